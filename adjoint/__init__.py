@@ -1,0 +1,1 @@
+"""Exact gradients through sampling, inversion and likelihood."""
