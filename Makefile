@@ -1,0 +1,44 @@
+# Every target makes .venv where there is none and installs into it; a .venv that you made yourself is kept and used.
+# Installing happens again only when pyproject.toml has changed.
+PYTHON ?= python3
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+BIN := .venv/bin
+
+.PHONY: help demo test lint slow
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo   install, then compare a dozen solvers on the embedded model (files in demo_out/)"
+	@echo "make test   install with the tools, then lint, types and tests (PYTEST_ARGS='-k order' for some of them)"
+	@echo "make lint   lint and types only"
+	@echo "make slow   the long tests"
+	@echo "PYTHON=python3.12 chooses the interpreter of a new .venv"
+
+demo: .venv/installed
+	$(BIN)/fewstep compare demo --out demo_out $(DEMO_ARGS)
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+slow: .venv/installed-dev
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+.venv/installed: pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install -e .
+	@touch $@
+
+.venv/installed-dev: pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install -e ".[dev]"
+	@touch .venv/installed $@
+
+# pip is the last thing that venv puts in place: an interrupted attempt is mended by the next one.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "fewstep needs Python 3.10 or newer; choose one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv

@@ -1,0 +1,77 @@
+"""The `fewstep` command: gathers the commands of the folders and ends every failure with one sentence and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage (a ValueError: what was given, what was expected, the fix).
+"""
+
+import errno
+import traceback
+from importlib import import_module
+from typing import Any
+
+import click
+
+from fewstep import __version__
+
+# Command -> module that defines it, imported on first use. Such a module imports torch only inside its functions.
+COMMANDS = {name: "fewstep.samplers.cli" for name in ("sample", "compare", "solvers", "grids")}
+
+
+def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta["fewstep.debug"] = True
+
+
+DEBUG = click.Option(
+    ["--debug"], is_flag=True, expose_value=False, callback=_remember_debug, help="Show the traceback of a failure."
+)
+
+
+class Failure(click.ClickException):
+    """A failure told in one sentence: the first line of its message."""
+
+    def __init__(self, error: Exception) -> None:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        told = " ".join(lines if isinstance(error, ValueError) else lines[:1])
+        super().__init__(told or f"{type(error).__name__} without a message; --debug shows where")
+
+
+class WrongUsage(Failure):
+    """The same for a ValueError, whose whole message is meant for the user."""
+
+    exit_code = 2
+
+
+class Commands(click.Group):
+    """A group whose commands are imported when they are asked for, each of them with `--debug`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(COMMANDS[cmd_name]), cmd_name)
+        if DEBUG not in command.params:
+            command.params.append(DEBUG)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # the reader of a pipe has seen enough: click ends quietly
+            if ctx.meta.get("fewstep.debug"):
+                traceback.print_exc()
+            raise (WrongUsage if isinstance(error, ValueError) else Failure)(error) from error
+
+
+@click.command(cls=Commands, params=[DEBUG], context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="fewstep %(version)s")
+def main() -> None:
+    """Good samples from a pretrained diffusion model in few network evaluations.
+
+    MODEL is a folder or hub id of a diffusers pipeline, or `demo`, the embedded one.
+    """

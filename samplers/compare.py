@@ -1,0 +1,139 @@
+"""Solvers against each other on shared noise: the error of every image to a long reference run, as a table.
+
+    error of image i at n evaluations = sqrt( mean over its entries of (x0_n - x0_reference)^2 )
+
+Nothing here knows the command line or a picture; pictures.py draws the rows.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import exp, log
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# The solvers that `compare` runs where none is named: one or two of each family, all deterministic.
+SOLVERS = (
+    "ddim",
+    "heun",
+    "dpm_2",
+    "dpm_3",
+    "dpmpp_2s",
+    "dpmpp_2m",
+    "dpmpp_3m",
+    "deis",
+    "unipc",
+    "res_multistep",
+    "ipndm_v",
+    "pndm",
+)
+NFES = (4, 5, 6, 8, 10, 15, 20)
+# Tried in turn for `--grid auto`; the ones that a schedule has no use for drop out.
+GRIDS = ("uniform", "quadratic", "logsnr", "karras", "beta")
+# The reference: a third-order multistep method, far past the point where its own error shows in any figure.
+REFERENCE: dict[str, Any] = {"solver": "dpmpp_3m", "nfe": 200, "grid": "logsnr"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One solver on one grid: at each nfe, the mean and the worst error of the images, and the images themselves."""
+
+    solver: str
+    grid: str
+    nfes: tuple[int, ...]
+    rmse: tuple[float, ...]
+    worst: tuple[float, ...]
+    samples: "tuple[Tensor, ...]"
+
+    @property
+    def score(self) -> float:
+        """Geometric mean of the errors over all nfe: what the best grid of a solver is chosen by."""
+        return exp(sum(log(max(e, 1e-30)) for e in self.rmse) / len(self.rmse))
+
+
+def image_errors(x0: "Tensor", truth: "Tensor") -> "Tensor":
+    """Root mean square difference of each image: (B, *shape), (B, *shape) -> (B,) in float64."""
+    return (x0.double() - truth.double()).flatten(1).square().mean(1).sqrt()
+
+
+def run_row(
+    draw: "Callable[..., Tensor]", truth: "Tensor", solver: str, nfes: Sequence[int], grid: str | None, **options: Any
+) -> Row:
+    """`draw(solver=, nfe=, grid=, **options) -> x0` at every nfe, compared with `truth`."""
+    samples = tuple(draw(solver=solver, nfe=n, grid=grid, **options) for n in nfes)
+    errors = [image_errors(x0, truth) for x0 in samples]
+    return Row(
+        solver,
+        grid or "default",
+        tuple(nfes),
+        tuple(float(e.mean()) for e in errors),
+        tuple(float(e.max()) for e in errors),
+        tuple(x0.cpu() for x0 in samples),
+    )
+
+
+def best_row(
+    draw: "Callable[..., Tensor]",
+    truth: "Tensor",
+    solver: str,
+    nfes: Sequence[int],
+    grids: Sequence[str | None],
+    **options: Any,
+) -> Row:
+    """The row of the grid with the smallest geometric mean error; a grid that does not fit the solver is passed over.
+
+    Raises:
+        ValueError: the solver runs on none of the grids (the last reason is told).
+    """
+    rows, reason = [], None
+    for grid in grids:
+        try:
+            rows.append(run_row(draw, truth, solver, nfes, grid, **options))
+        except ValueError as error:
+            reason = error
+    if not rows:
+        raise ValueError(f"solver {solver!r} runs on none of the grids {list(grids)}: {reason}") from reason
+    return min(rows, key=lambda row: row.score)
+
+
+def text_table(rows: Sequence[Row]) -> str:
+    """Aligned columns, one line a solver; the smallest error of each column carries a star."""
+    best = [min(row.rmse[j] for row in rows) for j in range(len(rows[0].nfes))]
+    head = ["solver", "grid", *(f"nfe {n}" for n in rows[0].nfes)]
+    body = [
+        [
+            row.solver,
+            row.grid,
+            *(f"{e:.5f}{'*' if e == least else ' '}" for e, least in zip(row.rmse, best, strict=True)),
+        ]
+        for row in rows
+    ]
+    widths = [max(len(line[j].rstrip()) for line in [head, *body]) for j in range(2)]
+    widths += [max(len(line[j]) for line in body) for j in range(2, len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        named = [cell.ljust(width) for cell, width in zip(cells[:2], widths, strict=False)]
+        return "  ".join([*named, *(cell.rjust(w) for cell, w in zip(cells[2:], widths[2:], strict=True))]).rstrip()
+
+    return "\n".join([line([*head[:2], *(h + " " for h in head[2:])]), *map(line, body)])
+
+
+def csv_table(rows: Sequence[Row]) -> str:
+    """One line a solver and nfe: solver,grid,nfe,rmse,worst."""
+    lines = ["solver,grid,nfe,rmse,worst"]
+    for row in rows:
+        lines += [
+            f"{row.solver},{row.grid},{n},{e!r},{w!r}" for n, e, w in zip(row.nfes, row.rmse, row.worst, strict=True)
+        ]
+    return "\n".join(lines)
+
+
+def json_table(rows: Sequence[Row], **about: Any) -> str:
+    """The same as JSON, beside whatever tells how it was made."""
+    listed = [
+        {"solver": r.solver, "grid": r.grid, "nfe": list(r.nfes), "rmse": list(r.rmse), "worst": list(r.worst)}
+        for r in rows
+    ]
+    return json.dumps({**about, "rows": listed}, indent=1)

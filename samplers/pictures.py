@@ -1,0 +1,104 @@
+"""The pictures: a grid of samples, the curves and the sheet of a comparison. Files are written whole."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fewstep.files import whole
+
+from .compare import Row
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+INK, PAPER, GAP = (24, 24, 24), (255, 255, 255), 4
+# Okabe and Ito's colours (told apart with any colour vision), without yellow, which is too pale for a line on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p", "*", "d")
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
+
+
+def save_image(image: "Image", path: Path) -> None:
+    """Write a picture whole; its format is the suffix, PNG by default."""
+    with whole(path) as temporary:
+        image.save(temporary, format=None if path.suffix else "PNG")
+
+
+def tile(images: "Sequence[Image]", columns: int) -> "Image":
+    """The images row by row, `columns` in a row, with a thin gap."""
+    from PIL import Image
+
+    width, height = (max(size) for size in zip(*(image.size for image in images), strict=True))
+    rows = -(-len(images) // columns)
+    gap = max(1, width // 28)
+    sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), PAPER)
+    for k, image in enumerate(images):
+        sheet.paste(image, (k % columns * (width + gap), k // columns * (height + gap)))
+    return sheet
+
+
+def image_sheet(rows: "Sequence[tuple[str, Sequence[Sequence[Image]]]]", columns: Sequence[str], path: Path) -> None:
+    """Rows of (label, one list of images a column) under column titles; a cell shows as many as fit its strip."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(size=15)
+    side = max(rows[0][1][0][0].size)
+    scale = max(1, 56 // side) if side <= 56 else min(1.0, 128 / side)
+    shown = max(1, min(len(rows[0][1][0]), 176 // max(1, int(side * scale))))
+    strips = [[_strip(cell[:shown], scale) for cell in cells] for _, cells in rows]
+    width, height = strips[0][0].size
+    draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    left = int(max(draw.textlength(label, font) for label, _ in rows)) + 4 * GAP
+    top = 24
+    sheet = Image.new("RGB", (left + len(columns) * (width + 3 * GAP), top + len(rows) * (height + GAP) + GAP), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for j, title in enumerate(columns):
+        draw.text((left + j * (width + 3 * GAP) + width // 2, top // 2), title, INK, font, anchor="mm")
+    for i, (label, _) in enumerate(rows):
+        y = top + i * (height + GAP)
+        draw.text((left - 2 * GAP, y + height // 2), label, INK, font, anchor="rm")
+        for j, strip in enumerate(strips[i]):
+            sheet.paste(strip, (left + j * (width + 3 * GAP), y))
+    save_image(sheet, path)
+
+
+def _strip(images: "Sequence[Image]", scale: float) -> "Image":
+    """A few images in one row, small ones enlarged by whole pixels, large ones reduced."""
+    from PIL import Image
+
+    resample = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    size = tuple(max(1, round(s * scale)) for s in images[0].size)
+    return tile([image.resize((size[0], size[1]), resample) for image in images], len(images))
+
+
+def plot_curves(rows: Sequence[Row], title: str, path: Path) -> None:
+    """Error over network evaluations, both axes logarithmic, one line a solver, the legend ordered by the last point."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator, ScalarFormatter
+
+    figure = Figure(figsize=(9.0, 5.6), layout="constrained")
+    axes = figure.subplots()
+    for k, row in enumerate(rows):
+        axes.plot(
+            row.nfes,
+            row.rmse,
+            label=row.solver,
+            color=COLOURS[k % len(COLOURS)],
+            marker=MARKERS[k % len(MARKERS)],
+            linestyle=DASHES[k // len(COLOURS) % len(DASHES)],
+            linewidth=1.8,
+            markersize=6.5,
+            markeredgecolor="white",
+            markeredgewidth=0.7,
+        )
+    axes.set(xscale="log", yscale="log", xlabel="network evaluations", ylabel="RMSE to the reference", title=title)
+    axes.set_xticks(rows[0].nfes)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.grid(True, which="both", color="0.9", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    lines = sorted(zip(axes.get_lines(), rows, strict=True), key=lambda pair: -pair[1].rmse[-1])
+    axes.legend(handles=[line for line, _ in lines], loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    with whole(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
