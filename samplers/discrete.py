@@ -125,6 +125,14 @@ class Discrete(VP):
     def t_min(self) -> float:  # type: ignore[override]
         return 1.0 / self.num_train_timesteps
 
+    def model_time(self, t: ArrayLike) -> Array:
+        """The (fractional) training step t N - 1; -1 at clean data."""
+        return np.asarray(t, np.float64)[()] * self.num_train_timesteps - 1
+
+    def time_of_model(self, tau: ArrayLike) -> Array:
+        """(tau + 1) / N."""
+        return (np.asarray(tau, np.float64)[()] + 1) / self.num_train_timesteps
+
     @cached_property
     def _c_nodes(self) -> Array:
         """c = 1 - alpha at t = 0, 1/N, ..., 1, without cancellation for the first nodes."""

@@ -11,7 +11,7 @@ def near(name: str, names: Iterable[str], count: int = 4) -> list[str]:
         return "".join(c for c in text.lower() if c.isalnum() or c == "+")
 
     folded: dict[str, str] = {fold(other): other for other in names}
-    hits = difflib.get_close_matches(fold(name), folded, n=count, cutoff=0.5)
+    hits = difflib.get_close_matches(fold(name), folded, n=count, cutoff=0.6)
     hits += [key for key in folded if key not in hits and fold(name) and (fold(name) in key or key in fold(name))]
     return [folded[key] for key in hits[:count]]
 
