@@ -1,0 +1,279 @@
+"""Exponential Runge-Kutta: single-step solvers in lam whose coefficients are phi functions.
+
+With z = -h and x0 outputs, or z = +h and eps outputs (h = lam_t - lam_s), stage i and the step itself read
+
+    X_i = A_i x + B_i sum_{j<i} a_ij(z) m_j,      x_t = A x + B sum_j b_j(z) m_j,
+    x0: A_i = sigma_i / sigma_s, B_i = alpha_i h;     eps: A_i = alpha_i / alpha_s, B_i = -sigma_i h.
+
+A scheme gives the nodes c and, for columns j >= 2, a_ij and b_j; the first column follows from consistency,
+a_i1 = c_i phi_1(c_i z) - sum_{j>=2} a_ij. Calls that do not fill a full step are spent on a scheme with fewer stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..phi import phi
+from ..registry import Path, Solution, solver
+from ..schedule import Nodes
+from ..tableau import CARRY, INPUT, KEEP, Row
+from ..weights import euler_weight, linear
+from .multistep import _form, safe_form
+
+# nodes c_1..c_s, a[i][j] for i = 3..s over columns 2..i-1 (row 2 has none), b over columns 2..s
+Scheme = tuple[tuple[float, ...], list[list[float]], list[float]]
+
+_DPM = "Lu et al., DPM-Solver: A Fast ODE Solver for Diffusion Probabilistic Model Sampling in Around 10 Steps, 2022, arXiv:2206.00927"
+_DPMPP = "Lu et al., DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models, 2022, arXiv:2211.01095"
+_HO = "Hochbruck and Ostermann, Exponential integrators, Acta Numerica, 2010"
+_RES = (
+    "Zhang et al., Improved Order Analysis and Design of Exponential Integrator for Diffusion Models Sampling, 2023, arXiv:2308.02157"
+)
+
+
+def exp_euler(z: float) -> Scheme:
+    """One stage, order 1."""
+    return (0.0,), [], []
+
+
+def etd2(z: float, c2: float = 0.5, weak: bool = False) -> Scheme:
+    """Two stages, order 2: b_2 = phi_2 / c2; the weak form phi_1 / (2 c2) is DPM-Solver-2."""
+    return (0.0, c2), [], [phi(1, z) / (2 * c2) if weak else phi(2, z) / c2]
+
+
+def ho3(z: float, c2: float = 1 / 3) -> Scheme:
+    """Three stages, order 3 with c3 = 2/3: a_32 = 4/(9 c2) phi_2(c3 z), b = (., 0, 3/2 phi_2). c2 = 1/3 is DPM-Solver-3."""
+    return (0.0, c2, 2 / 3), [[4 / (9 * c2) * phi(2, 2 / 3 * z)]], [0.0, 1.5 * phi(2, z)]
+
+
+def dpm3_taylor(z: float, c2: float = 1 / 3, c3: float = 2 / 3) -> Scheme:
+    """DPM-Solver-3 with both outputs in the final row (D1, D2 from divided differences). Order 3 needs c3 = 2/3."""
+    p2, p3 = phi(2, z), phi(3, z)
+    b2 = (c3 * p2 - 2 * p3) / (c2 * (c3 - c2))
+    b3 = (2 * p3 - c2 * p2) / (c3 * (c3 - c2))
+    return (0.0, c2, c3), [[c3**2 / c2 * phi(2, c3 * z)]], [b2, b3]
+
+
+def res3(z: float, c2: float = 0.5, c3: float = 1.0) -> Scheme:
+    """RES-3s, order 3 for any c2, c3: 2 (gamma c2 + c3) = 3 (gamma c2^2 + c3^2)."""
+    gamma = (3 * c3**2 - 2 * c3) / (c2 * (2 - 3 * c2))
+    a32 = gamma * c2 * phi(2, c2 * z) + c3**2 / c2 * phi(2, c3 * z)
+    b3 = phi(2, z) / (gamma * c2 + c3)
+    return (0.0, c2, c3), [[a32]], [gamma * b3, b3]
+
+
+def krogstad(z: float) -> Scheme:
+    """ETDRK4-B of Krogstad, four stages, order 4."""
+    half, p2, p3 = phi(2, z / 2), phi(2, z), phi(3, z)
+    b = 2 * p2 - 4 * p3
+    return (0.0, 0.5, 0.5, 1.0), [[half], [0.0, 2 * p2]], [b, b, 4 * p3 - p2]
+
+
+def cox_matthews(z: float) -> Scheme:
+    """ETDRK4 of Cox and Matthews, four stages, order 4.
+
+    Its a_41 = phi_1(z/2) (e^{z/2} - 1) / 2 is what consistency gives: phi_1(z) - phi_1(z/2).
+    """
+    half, p2, p3 = phi(1, z / 2), phi(2, z), phi(3, z)
+    b = 2 * p2 - 4 * p3
+    return (0.0, 0.5, 0.5, 1.0), [[0.5 * half], [0.0, half]], [b, b, 4 * p3 - p2]
+
+
+def ho5(z: float) -> Scheme:
+    """Hochbruck-Ostermann, five stages, stiff order 4."""
+    h2, h3, p2, p3 = phi(2, z / 2), phi(3, z / 2), phi(2, z), phi(3, z)
+    a52 = 0.5 * h2 - p3 + 0.25 * p2 - 0.5 * h3
+    return (
+        (0.0, 0.5, 0.5, 1.0, 0.5),
+        [[h2], [p2, p2], [a52, a52, 0.25 * h2 - a52]],
+        [0.0, 0.0, 4 * p3 - p2, 4 * p2 - 8 * p3],
+    )
+
+
+def exprk5s8(z: float) -> Scheme:
+    """EXPRK5S8 of Luan and Ostermann, eight stages, stiff order 5."""
+    c = (0.0, 1 / 2, 1 / 2, 1 / 4, 1 / 2, 1 / 5, 2 / 3, 1.0)
+
+    def p(k: int, i: int | None = None) -> float:
+        return phi(k, z if i is None else c[i - 1] * z)
+
+    a64 = 8 / 25 * p(2, 6) - 32 / 125 * p(3, 6)
+    a65 = -2 / 25 * p(2, 6) + 16 / 125 * p(3, 6)
+    a74 = -125 / 162 * a64
+    a75 = 125 / 1944 * a64 - 16 / 27 * p(2, 7) + 320 / 81 * p(3, 7)
+    a76 = 3125 / 3888 * a64 + 100 / 27 * p(2, 7) - 800 / 81 * p(3, 7)
+    F = (
+        5 / 32 * a64 - 1 / 28 * p(2, 6) + 36 / 175 * p(2, 7) - 48 / 25 * p(3, 7)
+        + 6 / 175 * p(4, 6) + 192 / 35 * p(4, 7) + 6 * p(4)
+    )  # fmt: skip
+    a = [
+        [1 / 2 * p(2, 3)],
+        [0.0, 1 / 8 * p(2, 4)],
+        [0.0, -1 / 2 * p(2, 5) + 2 * p(3, 5), 2 * p(2, 5) - 4 * p(3, 5)],
+        [0.0, 0.0, a64, a65],
+        [0.0, 0.0, a74, a75, a76],
+        [0.0, 0.0, 0.0, 208 / 3 * p(3) - 16 / 3 * p(2) - 40 * F, -250 / 3 * p(3) + 250 / 21 * p(2) + 250 / 7 * F,
+         -27 * p(3) + 27 / 14 * p(2) + 135 / 7 * F],
+    ]  # fmt: skip
+    b = [0.0, 0.0, 0.0, 0.0, 125 / 14 * p(2) - 625 / 14 * p(3) + 1125 / 14 * p(4),
+         -27 / 14 * p(2) + 162 / 7 * p(3) - 405 / 7 * p(4), 1 / 2 * p(2) - 13 / 2 * p(3) + 45 / 2 * p(4)]  # fmt: skip
+    return c, a, b
+
+
+# what a step with fewer calls than the solver's own uses
+_SMALLER: Mapping[int, Callable[[float], Scheme]] = {1: exp_euler, 2: etd2, 3: res3, 4: krogstad, 5: ho5}
+
+
+def step_rows(path: Path, s: Nodes, t: Nodes, form: str, scheme: Callable[[float], Scheme]) -> list[Row]:
+    """The rows of one step s -> t: one a stage, the state kept in carry until the last."""
+    form = safe_form(form, s)
+    if not all(map(_finite, (s, t))):
+        return [Row(s, form, {INPUT: linear(form, s, t), 0: euler_weight(form, s, t)})]
+    h = t.lam - s.lam
+    z = -h if form == "x0" else h
+    c, a, b = scheme(z)
+    stages = [path.between(s, t, ci) for ci in c]
+    rows = []
+    for i, node in enumerate(stages):
+        target, ci, later = (stages[i + 1], c[i + 1], a[i - 1] if i else []) if i + 1 < len(c) else (t, 1.0, b)
+        first = ci * phi(1, ci * z) - sum(later)
+        size = (target.alpha if form == "x0" else -target.sigma) * h
+        # output of stage j is m_{k-(i-j)} at the row of stage i
+        terms: dict[Any, float] = {i - j: size * w for j, w in enumerate([first, *later])}
+        terms[CARRY if i else INPUT] = linear(form, s, target)
+        keep = None if i + 1 == len(c) else (KEEP if i else {INPUT: 1.0})
+        rows.append(Row(node, form, terms, keep))
+    return rows
+
+
+def _finite(node: Nodes) -> bool:
+    return node.sigma > 0 and node.alpha > 0
+
+
+def singlestep(path: Path, order: int, form: str, scheme: Callable[[float], Scheme], stages: int) -> Solution:
+    """Full steps with `scheme`, steps of fewer calls with the best smaller one."""
+    rows: list[Row] = []
+    for calls, s, t in path.steps():
+        rows += step_rows(path, s, t, form, scheme if calls == stages else _SMALLER[calls])
+    return Solution(rows, order)
+
+
+_ENDS = {"singular_ends": "start end"}
+
+
+def _correction(name: str, correction: str) -> bool:
+    if correction not in ("dpmsolver", "taylor"):
+        raise ValueError(f"{name}: `correction` must be 'dpmsolver' or 'taylor'; got {correction!r}")
+    return correction == "dpmsolver"
+
+
+def _node(name: str, value: float, label: str = "c2", top: float = 1.0) -> float:
+    if not 0 < value <= top:
+        raise ValueError(f"{name}: `{label}` must be in (0, {top:g}]; got {value!r}")
+    return float(value)
+
+
+def _dpm(path: Path, name: str, stages: int, form: str, correction: str, c2: float) -> Solution:
+    """DPM-Solver-2 and -3 of either form."""
+    weak = _correction(name, correction)
+    c2 = _node(name, c2, top=1.0 if stages == 2 else 0.66)
+    two = lambda z: etd2(z, c2, weak) if stages == 2 else etd2(z, 0.5, weak)  # noqa: E731
+    three = lambda z: ho3(z, c2) if weak else dpm3_taylor(z, c2)  # noqa: E731
+    table = {1: exp_euler, 2: two, 3: three}
+    rows: list[Row] = []
+    for calls, s, t in path.steps():
+        rows += step_rows(path, s, t, form, table[calls])
+    return Solution(rows, stages)
+
+
+@solver("dpm_1", order=1, prediction="eps", reference=_DPM)
+def dpm_1(path: Path) -> Solution:
+    """DPM-Solver-1, x_t = (alpha_t/alpha_s) x - sigma_t (e^h - 1) eps: equal to `ddim`. Order 1."""
+    return singlestep(path, 1, "eps", exp_euler, 1)
+
+
+@solver("dpm_2", order=2, prediction="eps", reference=_DPM, calls=2, aliases=("DPMSolverSinglestepScheduler",), **_ENDS)
+def dpm_2(path: Path, *, correction: str = "dpmsolver", c2: float = 0.5) -> Solution:
+    """DPM-Solver-2, singlestep on eps, 2 evaluations a step, order 2. correction: "dpmsolver" (weak) or "taylor" (phi_2)."""
+    return _dpm(path, "dpm_2", 2, "eps", correction, c2)
+
+
+@solver("dpm_3", order=3, prediction="eps", reference=_DPM, calls=3, **_ENDS)
+def dpm_3(path: Path, *, correction: str = "dpmsolver", c2: float = 1 / 3) -> Solution:
+    """DPM-Solver-3, singlestep on eps, 3 evaluations a step, order 3 with its third node at 2/3 (other nodes lose an order)."""
+    return _dpm(path, "dpm_3", 3, "eps", correction, c2)
+
+
+def fast_plan(nfe: int, calls: int, reserved: bool) -> tuple[int, ...]:
+    """DPM-Solver-fast: threes, then (2, 1), (1) or (2), so that the counts sum to nfe; `reserved`: a 1 follows anyway."""
+    if reserved or nfe < 3:
+        return (3,) * (nfe // 3) + ((nfe % 3,) if nfe % 3 else ())
+    return (3,) * (nfe // 3 - 1) + (2, 1) if nfe % 3 == 0 else (3,) * (nfe // 3) + (nfe % 3,)
+
+
+@solver("dpm_fast", order=2, prediction="eps", reference=_DPM, calls=3, plan=fast_plan, **_ENDS)
+def dpm_fast(path: Path, *, correction: str = "dpmsolver") -> Solution:
+    """DPM-Solver-fast: steps of DPM-Solver-3 and, last, a 2 and/or a 1, spending any number of evaluations."""
+    return Solution(_dpm(path, "dpm_fast", 3, "eps", correction, 1 / 3).rows, 2)
+
+
+@solver("dpmpp_2s", order=2, prediction="x0", reference=_DPMPP, calls=2, aliases=("DPM++ 2S",), **_ENDS)
+def dpmpp_2s(path: Path, *, correction: str = "dpmsolver", c2: float = 0.5) -> Solution:
+    """DPM-Solver++(2S), singlestep on x0, 2 evaluations a step, order 2. correction: "dpmsolver" (weak) or "taylor"."""
+    return _dpm(path, "dpmpp_2s", 2, "x0", correction, c2)
+
+
+@solver("dpmpp_3s", order=3, prediction="x0", reference=_DPMPP, calls=3, **_ENDS)
+def dpmpp_3s(path: Path, *, correction: str = "dpmsolver", c2: float = 1 / 3) -> Solution:
+    """DPM-Solver++(3S), singlestep on x0, 3 evaluations a step, order 3."""
+    return _dpm(path, "dpmpp_3s", 3, "x0", correction, c2)
+
+
+@solver("etd_rk2", order=2, prediction="x0", reference=_HO, calls=2, **_ENDS)
+def etd_rk2(path: Path, *, c2: float = 1.0, form: str = "x0") -> Solution:
+    """Exponential Runge-Kutta of order 2, 2 evaluations a step; c2 = 1 is Cox-Matthews' ETD2RK."""
+    return singlestep(path, 2, _form(form), lambda z: etd2(z, _node("etd_rk2", c2)), 2)
+
+
+@solver("etd_rk3", order=3, prediction="x0", reference=_HO, calls=3, **_ENDS)
+def etd_rk3(path: Path, *, c2: float = 0.5, form: str = "x0") -> Solution:
+    """Exponential Runge-Kutta of order 3 with c3 = 2/3, 3 evaluations a step; c2 = 1/3 on eps is DPM-Solver-3."""
+    return singlestep(path, 3, _form(form), lambda z: ho3(z, _node("etd_rk3", c2)), 3)
+
+
+@solver("etd_rk4", order=4, prediction="x0", calls=4, **_ENDS,
+        reference="Krogstad, Generalized integrating factor methods for stiff PDEs, 2005; Cox and Matthews, 2002")  # fmt: skip
+def etd_rk4(path: Path, *, variant: str = "krogstad", form: str = "x0") -> Solution:
+    """Exponential Runge-Kutta of order 4, 4 evaluations a step. variant: "krogstad" or "cox_matthews"."""
+    schemes = {"krogstad": krogstad, "cox_matthews": cox_matthews}
+    if variant not in schemes:
+        raise ValueError(f"etd_rk4: `variant` must be one of {', '.join(schemes)}; got {variant!r}")
+    return singlestep(path, 4, _form(form), schemes[variant], 4)
+
+
+@solver("etd_rk4_5s", order=4, prediction="x0", reference=_HO, calls=5, **_ENDS)
+def etd_rk4_5s(path: Path, *, form: str = "x0") -> Solution:
+    """Hochbruck-Ostermann exponential Runge-Kutta, 5 evaluations a step, stiff order 4."""
+    return singlestep(path, 4, _form(form), ho5, 5)
+
+
+@solver("etd_rk5", order=5, prediction="x0", calls=8, **_ENDS,
+        reference="Luan and Ostermann, Explicit exponential Runge-Kutta methods of high order for parabolic problems, 2014")  # fmt: skip
+def etd_rk5(path: Path, *, form: str = "x0") -> Solution:
+    """Exponential Runge-Kutta EXPRK5S8, 8 evaluations a step, stiff order 5: for references rather than for few steps."""
+    return singlestep(path, 5, _form(form), exprk5s8, 8)
+
+
+@solver("res_2s", order=2, prediction="x0", reference=_RES, calls=2, **_ENDS)
+def res_2s(path: Path, *, c2: float = 0.5) -> Solution:
+    """Refined exponential solver, 2 stages: ETD2RK on x0 with c2 = 1/2. Order 2."""
+    return singlestep(path, 2, "x0", lambda z: etd2(z, _node("res_2s", c2)), 2)
+
+
+@solver("res_3s", order=3, prediction="x0", reference=_RES, calls=3, **_ENDS)
+def res_3s(path: Path, *, c2: float = 0.5, c3: float = 1.0) -> Solution:
+    """Refined exponential solver, 3 stages, order 3 for any nodes c2 != 2/3, c3."""
+    if abs(c2 - 2 / 3) < 1e-6 or abs(3 * c3 - 2) < 1e-6:
+        raise ValueError(f"res_3s: nodes 2/3 are singular; got c2 = {c2!r}, c3 = {c3!r}. Use etd_rk3, whose c3 is 2/3")
+    return singlestep(path, 3, "x0", lambda z: res3(z, _node("res_3s", c2), _node("res_3s", c3, "c3")), 3)

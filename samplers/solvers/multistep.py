@@ -1,0 +1,205 @@
+"""Multistep solvers: one network call a step, history of earlier outputs.
+
+Every entry is the Lagrange row of `weights.py`,
+
+    x_t = (S_t / S_s) x_s + sum_j b_j m_{k-j},     b_j = S_t int l_j(g) dG,
+
+for one choice of form (x0, eps or flow velocity) and polynomial variable g (lam, t or G). The order builds up 1, 2, 3 ...
+at the start and may taper at the end; a step into sigma = 0 with g = lam, or out of alpha = 0, is first order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import expm1
+
+from ..registry import Path, Solution, solver
+from ..schedule import Nodes
+from ..tableau import INPUT, Row, Terms
+from ..weights import euler_weight, lagrange_row, linear
+
+_DPM = "Lu et al., DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models, 2022, arXiv:2211.01095"
+_DEIS = "Zhang and Chen, Fast Sampling of Diffusion Models with Exponential Integrator, 2022, arXiv:2204.13902"
+
+
+def orders(path: Path, order: int, taper: bool | str, form: str, var: str) -> list[int]:
+    """Order of each step: built up from usable history, lowered near the end.
+
+    taper: True lowers the last steps to ..., 2, 1 in runs of fewer than 15 steps, "always" in all, False never.
+    Steps into sigma = 0 are first order when the polynomial is in lam, which is infinite there. A first output at
+    alpha = 0 is used once and then forgotten, except by velocities: it has no eps, and no finite lam.
+    """
+    n, out, usable = len(path.groups), [], 0
+    for k in range(n):
+        usable = 1 if k and path.nodes[k - 1].alpha == 0 and form != "flow" else usable + 1
+        p = min(order, usable)
+        if taper == "always" or (taper and n < 15):
+            p = min(p, n - k)
+        if path.nodes[k + 1].sigma == 0 and var == "lam":
+            p = 1
+        out.append(p)
+    return out
+
+
+def safe_form(form: str, s: Nodes) -> str:
+    """The form itself, or x0 where eps is undefined (alpha = 0)."""
+    return "x0" if form == "eps" and s.alpha == 0 else form
+
+
+Correction = Callable[[Path, list[Nodes], Nodes], "list[float] | None"]
+
+
+def multistep(path: Path, *, form: str, order: int, var: str, taper: bool | str, public: Correction | None = None) -> Solution:
+    """Rows of the Lagrange formula; `public` may replace the weights of a step by a published variant's."""
+    if order < 1:
+        raise ValueError(f"`order` must be at least 1; got {order}")
+    rows = []
+    for k, (p, s, t) in enumerate(zip(orders(path, order, taper, form, var), path.nodes[:-1], path.nodes[1:], strict=True)):
+        kind = safe_form(form, s)
+        past = [path.nodes[k - j] for j in range(p)]
+        weights = public(path, past, t) if public else None
+        weights = weights or lagrange_row(path.schedule, kind, var, s, t, past)
+        terms: Terms = {INPUT: linear(kind, s, t), **dict(enumerate(weights))}
+        rows.append(Row(s, kind, terms))
+    return Solution(rows, order)
+
+
+def _limit(name: str, order: int, highest: int) -> int:
+    if isinstance(order, bool) or order not in range(1, highest + 1):
+        raise ValueError(f"{name}: `order` must be 1..{highest}; got {order!r}")
+    return order
+
+
+@solver("ddim", order=1, prediction="x0", aliases=("DDIMScheduler", "dpmpp_1", "dpm++1", "etd_euler"),
+        reference="Song, Meng, Ermon, Denoising Diffusion Implicit Models, 2020, arXiv:2010.02502")  # fmt: skip
+def ddim(path: Path) -> Solution:
+    """DDIM, the first-order exponential step: x_t = alpha_t x0 + sigma_t eps. Order 1, 1 evaluation a step."""
+    return multistep(path, form="x0", order=1, var="lam", taper=False)
+
+
+@solver("euler", order=1, prediction="x0", aliases=("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler"),
+        reference="Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022, arXiv:2206.00364")  # fmt: skip
+def euler(path: Path) -> Solution:
+    """Euler on dy/drho = eps, y = x/alpha (for flows on dx/dt = v): the same row as `ddim`. Order 1."""
+    return multistep(path, form="x0", order=1, var="lam", taper=False)
+
+
+def _half_weights(path: Path, past: list[Nodes], t: Nodes) -> list[float] | None:
+    """The published midpoint 2M and the half-weight 3M of public code, on x0."""
+    s = past[0]
+    h = t.lam - s.lam
+    if len(past) == 2:
+        r0 = (s.lam - past[1].lam) / h
+        b = -t.alpha * expm1(-h)
+        return [b * (1 + 0.5 / r0), -b * 0.5 / r0]
+    if len(past) == 3:
+        exact = lagrange_row(path.schedule, "x0", "lam", s, t, past)
+        two = lagrange_row(path.schedule, "x0", "lam", s, t, past[:2])
+        r0, r1 = (s.lam - past[1].lam) / h, (past[1].lam - past[2].lam) / h
+        # D2 enters the exact row as 2 (d0 - d1) / (r0 + r1); public code halves it and keeps the rest.
+        slope = _slope_weights(r0, r1)
+        phi2 = (two[0] - euler_weight("x0", s, t)) * r0
+        full = [a - b for a, b in zip(exact, [euler_weight("x0", s, t), 0.0, 0.0], strict=True)]
+        curve = [f - phi2 * d for f, d in zip(full, slope, strict=True)]
+        return [e - 0.5 * c for e, c in zip(exact, curve, strict=True)]
+    return None
+
+
+def _slope_weights(r0: float, r1: float) -> list[float]:
+    """Weights on m0, m1, m2 of D1 = d0 + r0 / (r0 + r1) (d0 - d1)."""
+    a = 1 + r0 / (r0 + r1)
+    b = r0 / (r0 + r1)
+    return [a / r0, -a / r0 - b / r1, b / r1]
+
+
+def _variant(name: str, variant: str) -> Correction | None:
+    known = {"exact": None, "public": _half_weights}
+    if variant not in known:
+        raise ValueError(f"{name}: `variant` must be one of {', '.join(known)}; got {variant!r}")
+    return known[variant]
+
+
+@solver("dpmpp_2m", order=2, prediction="x0", reference=_DPM, aliases=("DPM++ 2M", "DPMSolverMultistepScheduler"))
+def dpmpp_2m(path: Path, *, variant: str = "public", lower_order_final: bool | str = True) -> Solution:
+    """DPM-Solver++(2M): x0 extrapolated linearly in lam. Order 2, 1 evaluation a step.
+
+    x_t = (sigma_t/sigma_s) x_s - alpha_t (e^-h - 1) [(1 + 1/2r) m0 - m1/2r],  r = h_prev / h      (variant "public")
+    x_t = (sigma_t/sigma_s) x_s + alpha_t h [phi_1(-h) m0 + phi_2(-h) (m0 - m1)/r]                 (variant "exact")
+    """
+    return multistep(path, form="x0", order=2, var="lam", taper=lower_order_final, public=_variant("dpmpp_2m", variant))
+
+
+@solver("dpmpp_3m", order=3, prediction="x0", reference=_DPM, aliases=("DPM++ 3M",))
+def dpmpp_3m(path: Path, *, variant: str = "exact", lower_order_final: bool | str = True) -> Solution:
+    """DPM-Solver++(3M): x0 extrapolated quadratically in lam. Order 3, 1 evaluation a step.
+
+    x_t = (sigma_t/sigma_s) x_s + alpha_t h [phi_1 m0 + phi_2 D1 + phi_3 D2](-h),  D2 = 2 (d0 - d1)/(r0 + r1).
+    Public code uses half of D2, which is second order: variant="public" reproduces it.
+    """
+    return multistep(path, form="x0", order=3, var="lam", taper=lower_order_final, public=_variant("dpmpp_3m", variant))
+
+
+@solver("deis", order=3, prediction="eps", reference=_DEIS, aliases=("deis_tab", "tab3"))
+def deis(path: Path, *, order: int = 3, lower_order_final: bool | str = False) -> Solution:
+    """DEIS tAB: eps extrapolated by a polynomial in t of degree order - 1 (tAB0..tAB3). Orders 1-4, default 3.
+
+    x_t = (alpha_t/alpha_s) x_s + alpha_t sum_j eps_j int l_j(t) drho.
+    """
+    return multistep(path, form="eps", order=_limit("deis", order, 4), var="t", taper=lower_order_final)
+
+
+@solver("deis_rho_ab", order=3, prediction="eps", reference=_DEIS)
+def deis_rho_ab(path: Path, *, order: int = 3, lower_order_final: bool | str = False) -> Solution:
+    """DEIS rho-AB: variable-step Adams-Bashforth on dy/drho = eps, y = x/alpha. Orders 1-4, default 3."""
+    return multistep(path, form="eps", order=_limit("deis_rho_ab", order, 4), var="G", taper=lower_order_final)
+
+
+@solver("deis_log_rho", order=3, prediction="eps", reference=_DEIS, aliases=("DEISMultistepScheduler", "dpm_multistep"))
+def deis_log_rho(path: Path, *, order: int = 3, lower_order_final: bool | str = True) -> Solution:
+    """DEIS in log rho: eps extrapolated in lam, the noise form of multistep DPM-Solver. Orders 1-4, default 3."""
+    return multistep(path, form="eps", order=_limit("deis_log_rho", order, 4), var="lam", taper=lower_order_final)
+
+
+@solver("lms", order=4, prediction="eps", aliases=("LMSDiscreteScheduler",),
+        reference="Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022, arXiv:2206.00364")  # fmt: skip
+def lms(path: Path, *, order: int = 4, lower_order_final: bool | str = False) -> Solution:
+    """Linear multistep in sigma = rho: the rows of `deis_rho_ab` with order 4. Orders 1-4."""
+    return multistep(path, form="eps", order=_limit("lms", order, 4), var="G", taper=lower_order_final)
+
+
+@solver("ipndm_v", order=4, prediction="eps", reference=_DEIS)
+def ipndm_v(path: Path, *, order: int = 4, lower_order_final: bool | str = False) -> Solution:
+    """Improved PNDM with variable-step Adams-Bashforth weights in rho: the rows of `lms`. Orders 1-4, default 4."""
+    return multistep(path, form="eps", order=_limit("ipndm_v", order, 4), var="G", taper=lower_order_final)
+
+
+@solver("abnorsett", order=4, prediction="x0",
+        reference="Norsett, An A-stable modification of the Adams-Bashforth methods, 1969; Hochbruck, Ostermann, "
+        "Exponential multistep methods of Adams-type, 2011")  # fmt: skip
+def abnorsett(path: Path, *, order: int = 4, form: str = "x0", lower_order_final: bool | str = True) -> Solution:
+    """Exponential Adams-Bashforth (Norsett) on the real, non-uniform nodes in lam. Orders 1-5, default 4."""
+    return multistep(path, form=_form(form), order=_limit("abnorsett", order, 5), var="lam", taper=lower_order_final)
+
+
+@solver("res_multistep", order=2, prediction="x0",
+        reference="Zhang et al., Improved Order Analysis and Design of Exponential Integrator for Diffusion Models Sampling, "
+        "2023, arXiv:2308.02157")  # fmt: skip
+def res_multistep(path: Path, *, order: int = 2, lower_order_final: bool | str = True) -> Solution:
+    """Refined exponential solver, multistep: exact phi weights on x0 in lam. Orders 1-4, default 2."""
+    return multistep(path, form="x0", order=_limit("res_multistep", order, 4), var="lam", taper=lower_order_final)
+
+
+@solver("cab", order=2, prediction="flow",
+        reference="Adams-Bashforth in the rectified coordinate y = x/(alpha+sigma), r = sigma/(alpha+sigma), dy/dr = eps - x0")  # fmt: skip
+def cab(path: Path, *, order: int = 2, lower_order_final: bool | str = False) -> Solution:
+    """Adams-Bashforth on the velocity in the rectified coordinate, which makes any schedule a straight flow. Orders 1-4.
+
+    y = x/(alpha+sigma), r = sigma/(alpha+sigma), dy/dr = eps - x0: no singular end; for flow models plain AB in t.
+    """
+    return multistep(path, form="flow", order=_limit("cab", order, 4), var="G", taper=lower_order_final)
+
+
+def _form(form: str) -> str:
+    if form not in ("x0", "eps"):
+        raise ValueError(f"`form` must be 'x0' or 'eps'; got {form!r}")
+    return form

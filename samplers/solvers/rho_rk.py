@@ -1,0 +1,99 @@
+"""Classical Runge-Kutta where the equation has no linear part: dy/dG = m.
+
+    var "rho":  y = x/alpha,          G = sigma/alpha,           m = eps         (EDM Heun, DEIS rho-RK)
+    var "flow": y = x/(alpha+sigma),  G = sigma/(alpha+sigma),   m = eps - x0    (Heun in t of flow models; no singular end)
+
+Stage i sits at G_i = G_s + c_i (G_t - G_s) with y_i = y_s + (G_t - G_s) sum_j a_ij m_j.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..registry import Path, Solution, solver
+from ..schedule import Nodes
+from ..tableau import CARRY, INPUT, KEEP, Row
+from ..weights import euler_weight, linear, scale
+from .multistep import safe_form
+
+# Butcher arrays: rows a_2 .. a_s, then b; the nodes are the row sums
+BUTCHER: dict[str, tuple[int, Sequence[Sequence[float]]]] = {
+    "euler": (1, [[1]]),
+    "heun": (2, [[1], [1 / 2, 1 / 2]]),
+    "midpoint": (2, [[1 / 2], [0, 1]]),
+    "ralston": (2, [[2 / 3], [1 / 4, 3 / 4]]),
+    "kutta3": (3, [[1 / 2], [-1, 2], [1 / 6, 4 / 6, 1 / 6]]),
+    "heun3": (3, [[1 / 3], [0, 2 / 3], [1 / 4, 0, 3 / 4]]),
+    "ralston3": (3, [[1 / 2], [0, 3 / 4], [2 / 9, 1 / 3, 4 / 9]]),
+    "houwen3": (3, [[8 / 15], [1 / 4, 5 / 12], [1 / 4, 0, 3 / 4]]),
+    "ssprk3": (3, [[1], [1 / 4, 1 / 4], [1 / 6, 1 / 6, 2 / 3]]),
+    "rk4": (4, [[1 / 2], [0, 1 / 2], [0, 0, 1], [1 / 6, 1 / 3, 1 / 3, 1 / 6]]),
+}
+_SMALLER = {1: "euler", 2: "heun", 3: "kutta3", 4: "rk4"}
+_DEIS = "Zhang and Chen, Fast Sampling of Diffusion Models with Exponential Integrator, 2022, arXiv:2204.13902"
+_EDM = "Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022, arXiv:2206.00364"
+
+
+def rk_rows(path: Path, s: Nodes, t: Nodes, var: str, butcher: Sequence[Sequence[float]]) -> list[Row]:
+    """The rows of one classical Runge-Kutta step s -> t in the given variable."""
+    form = safe_form("eps" if var == "rho" else "flow", s)
+    if form == "x0" or len(butcher) == 1:
+        return [Row(s, form, {INPUT: linear(form, s, t), 0: euler_weight(form, s, t)})]
+    nodes = [s, *(path.between(s, t, min(1.0, sum(a)), var) for a in butcher[:-1])]
+    span = euler_weight(form, s, t) / scale(form, t)
+    rows = []
+    for i, (node, weights) in enumerate(zip(nodes, butcher, strict=True)):
+        target = nodes[i + 1] if i + 1 < len(nodes) else t
+        size = span * scale(form, target)
+        terms: dict[Any, float] = {i - j: size * w for j, w in enumerate(weights)}
+        terms[CARRY if i else INPUT] = linear(form, s, target)
+        keep = None if i + 1 == len(nodes) else (KEEP if i else {INPUT: 1.0})
+        rows.append(Row(node, form, terms, keep))
+    return rows
+
+
+def runge_kutta(path: Path, method: Sequence[Sequence[float]], order: int, var: str | None) -> Solution:
+    """Full steps with `method`, steps of fewer calls with a smaller one."""
+    var = resolve_var(path, var)
+    rows: list[Row] = []
+    for calls, s, t in path.steps():
+        full = calls == len(method) and (var == "flow" or t.sigma > 0 or calls == 1)
+        rows += rk_rows(path, s, t, var, method if full else BUTCHER[_SMALLER[calls]][1])
+    return Solution(rows, order)
+
+
+def resolve_var(path: Path, var: str | None) -> str:
+    """The variable asked for, or flow time for flow schedules and rho otherwise."""
+    if var not in (None, "rho", "flow"):
+        raise ValueError(f"`var` must be 'rho', 'flow' or None; got {var!r}")
+    return var or ("flow" if path.schedule.kind == "flow" else "rho")
+
+
+@solver("heun", order=2, prediction="eps", reference=_EDM, calls=2, singular_ends="start end",
+        aliases=("HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "edm_heun"))  # fmt: skip
+def heun(path: Path, *, alpha: float = 1.0, var: str | None = None) -> Solution:
+    """Heun's method on dy/drho = eps (for flows on dx/dt = v): order 2, 2 evaluations a step, the last step Euler.
+
+    The one-parameter family: stage at G_s + alpha (G_t - G_s), weights 1 - 1/(2 alpha) and 1/(2 alpha); alpha = 1/2 is
+    the midpoint rule, 2/3 Ralston's.
+    """
+    if not 0 < alpha <= 1:
+        raise ValueError(f"heun: `alpha` must be in (0, 1]; got {alpha!r}")
+    return runge_kutta(path, [[alpha], [1 - 0.5 / alpha, 0.5 / alpha]], 2, var)
+
+
+def _calls(options: Mapping[str, Any]) -> int:
+    return len(BUTCHER.get(options["method"], (0, [[1]]))[1])
+
+
+@solver("deis_rho_rk", order=3, prediction="eps", reference=_DEIS, calls=_calls, singular_ends="start end")
+def deis_rho_rk(path: Path, *, method: str = "kutta3", var: str | None = None) -> Solution:
+    """DEIS rho-RK: a classical Runge-Kutta method on dy/drho = eps. Order and evaluations a step are the method's.
+
+    method: heun, midpoint, ralston (order 2), kutta3, heun3, ralston3, houwen3, ssprk3 (3), rk4 (4).
+    """
+    if method not in BUTCHER:
+        raise ValueError(f"deis_rho_rk: `method` must be one of {', '.join(BUTCHER)}; got {method!r}")
+    order, butcher = BUTCHER[method]
+    return runge_kutta(path, butcher, order, var)

@@ -1,0 +1,74 @@
+"""Stabilised Runge-Kutta with virtual stages (STORK type).
+
+Between two network calls a stabilised method of many stages (Runge-Kutta-Gegenbauer) is run on a Taylor model of the
+velocity, v(c H) = v_0 + c H v' + (c H)^2/2 v'', whose derivatives are divided differences of past outputs. The virtual
+stages do not depend on the state, so in the rectified coordinate (`weights.py`, form flow) a whole step is one row
+
+    y_t = y_s + H [v_0 + c2 H v' + c3 H^2 v''],     c2, c3 = the method's response to v = c and v = c^2/2.
+
+Consistent abscissae give c2 = 1/2 for any number of stages; c3 tends to 1/8 (1/6 would be the Adams value).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from ..registry import Path, Solution, solver
+from ..schedule import Nodes
+from ..tableau import INPUT, Row
+from ..weights import linear, scale
+from .multistep import _limit, orders
+
+
+@lru_cache(maxsize=64)
+def responses(stages: int) -> tuple[float, float, float]:
+    """(c1, c2, c3): one RKG2 step of unit length applied to v(c) = 1, c and c^2/2.
+
+    b_0 = 1, b_1 = 1/3, b_j = 4 (j-1)(j+4) / (3 j (j+1)(j+2)(j+3)),  w = 6 / ((s+4)(s-1)),
+    Y_j = mu Y_{j-1} + nu Y_{j-2} + (1 - mu - nu) Y_0 + mt v(c_{j-1}) + gt v(0),  c_j = (j^2 + 3 j - 4) / ((s+4)(s-1)).
+    """
+    b = [1.0, 1 / 3, *(4 * (j - 1) * (j + 4) / (3 * j * (j + 1) * (j + 2) * (j + 3)) for j in range(2, stages + 1))]
+    w = 6.0 / ((stages + 4) * (stages - 1))
+
+    def velocity(c: float) -> np.ndarray:
+        return np.array([1.0, c, c * c / 2])
+
+    c = [0.0, w, *((j * j + 3 * j - 4) / ((stages + 4) * (stages - 1)) for j in range(2, stages + 1))]
+    before, now = np.zeros(3), w * velocity(0.0)
+    for j in range(2, stages + 1):
+        mu, nu = (2 * j + 1) * b[j] / (j * b[j - 1]), -(j + 1) * b[j] / (j * b[j - 2])
+        mt = mu * w
+        gt = -mt * (1 - j * (j + 1) * b[j - 1] / 2)
+        before, now = now, mu * now + nu * before + mt * velocity(c[j - 1]) + gt * velocity(0.0)
+    return float(now[0]), float(now[1]), float(now[2])
+
+
+@solver("stork", order=2, prediction="flow", aliases=("STORKScheduler", "stork2"),
+        reference="Tan et al., STORK: Faster Diffusion And Flow Matching Sampling By Resolving Both Stiffness And "
+        "Structure-Dependence, 2025, arXiv:2505.24210")  # fmt: skip
+def stork(path: Path, *, order: int = 2, stages: int = 9, derivatives: int = 2) -> Solution:
+    """STORK-type rows: RKG2 of `stages` virtual stages on a Taylor model of the velocity. Order 2, 1 evaluation a step.
+
+    derivatives: highest time derivative in the Taylor model (1 or 2), from divided differences on the real spacing.
+    """
+    _limit("stork", order, 2)
+    if stages < 2 or derivatives not in (1, 2):
+        raise ValueError(f"stork: needs stages >= 2 and derivatives 1 or 2; got {stages!r}, {derivatives!r}")
+    coefficients = responses(stages)
+    rows = []
+    most = 1 if order == 1 else derivatives + 1
+    for k, (p, s, t) in enumerate(zip(orders(path, most, False, "flow", "G"), path.nodes[:-1], path.nodes[1:], strict=True)):
+        r = [_r(path.nodes[k - j]) for j in range(p)]
+        H = _r(t) - r[0]
+        # rows of the inverse Vandermonde matrix are v, v', v''/2 at s as combinations of past outputs
+        taylor = np.linalg.inv(np.vander((np.array(r) - r[0]) / H, increasing=True)) * np.array([[1.0], [1.0], [2.0]])[:p]
+        weights = scale("flow", t) * H * (np.array(coefficients[:p]) @ taylor)
+        rows.append(Row(s, "flow", {INPUT: linear("flow", s, t), **dict(enumerate(weights.tolist()))}))
+    return Solution(rows, order)
+
+
+def _r(node: Nodes) -> float:
+    """r = sigma / (alpha + sigma), the rectified time."""
+    return node.sigma / (node.alpha + node.sigma)

@@ -1,0 +1,95 @@
+"""UniPC: a predictor and a corrector that share every network output.
+
+Along nodes ... s, t with outputs m_j, h = lam_t - lam_s and D_j = m_j - m_0:
+
+    predict  x_t   = base - S B(h) sum_j a_j D_j / r_j          nodes s and p - 1 earlier ones       (UniP-p)
+    correct  x_t^c = the same with the output at x_t as one more node                              (UniC-p)
+
+The exact solution a = R^{-1} b makes B cancel and gives the Lagrange rows of `weights.py`; B(h) = h (bh1) or e^h - 1
+(bh2) is left only in UniP-2 and UniC-1, where the published method sets a = 1/2. A row holds the corrected state in
+`carry` and the next prediction in `input`, so one evaluation a step suffices; the last state is a prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import expm1
+
+from ..registry import Path, Solution, solver
+from ..schedule import Nodes
+from ..tableau import CARRY, INPUT, Row, Terms
+from ..weights import euler_weight, lagrange_row, linear
+from .multistep import _form, orders, safe_form
+
+_UNIPC = (
+    "Zhao et al., UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of Diffusion Models, 2023, arXiv:2302.04867"
+)
+
+
+def uni_weights(path: Path, form: str, kind: str, s: Nodes, t: Nodes, nodes: Sequence[Nodes]) -> list[float]:
+    """Weights at `nodes`: nodes[0] = s and one other make the two cases where B(h) matters; else the exact row."""
+    if kind == "exact" or len(nodes) != 2:
+        return lagrange_row(path.schedule, form, "lam", s, t, nodes)
+    h = t.lam - s.lam
+    z, size = (-h, t.alpha) if form == "x0" else (h, t.sigma)
+    B = z if kind == "bh1" else expm1(z)
+    r = (nodes[1].lam - s.lam) / h
+    half = -size * B * 0.5 / r
+    return [euler_weight(form, s, t) - half, half]
+
+
+def _order_list(path: Path, form: str, order: int | Sequence[int], taper: bool | str) -> list[int]:
+    """One predictor order a step, within what the history and the ends of the grid allow."""
+    if isinstance(order, int):
+        if isinstance(order, bool) or not 1 <= order <= 4:
+            raise ValueError(f"unipc: `order` must be 1..4 or a list of them; got {order!r}")
+        return orders(path, order, taper, form, "lam")
+    if len(order) != len(path.groups) or not all(isinstance(p, int) and 1 <= p <= 4 for p in order):
+        raise ValueError(f"unipc: an order schedule needs {len(path.groups)} entries of 1..4; got {list(order)!r}")
+    return [min(p, most) for p, most in zip(order, orders(path, 4, False, form, "lam"), strict=True)]
+
+
+@solver("unipc", order=4, prediction="x0", reference=_UNIPC, aliases=("UniPCMultistepScheduler", "unipc_bh2", "uni_pc"))
+def unipc(
+    path: Path,
+    *,
+    order: int | Sequence[int] = 3,
+    weights: str = "bh2",
+    form: str = "x0",
+    corrector: bool = True,
+    disable_corrector: Sequence[int] = (),
+    lower_order_final: bool | str = "always",
+) -> Solution:
+    """UniPC-p: UniP-p predictor and UniC-p corrector, order p + 1 at 1 evaluation a step (default p = 3).
+
+    order: 1..4, or a list with one order a step. weights: "bh1", "bh2" or "exact". form: "x0" or "eps".
+    corrector: False gives UniP alone, of order p. disable_corrector: steps whose result is not corrected.
+    """
+    if weights not in ("bh1", "bh2", "exact"):
+        raise ValueError(f"unipc: `weights` must be 'bh1', 'bh2' or 'exact'; got {weights!r}")
+    form = _form(form)
+    plan = _order_list(path, form, order, lower_order_final)
+    rows = []
+    for k, (p, s, t) in enumerate(zip(plan, path.nodes[:-1], path.nodes[1:], strict=True)):
+        kind = safe_form(form, s)
+        anchor: Terms = {INPUT: 1.0}
+        if corrector and k and k - 1 not in disable_corrector and path.nodes[k - 1].alpha > 0:
+            anchor = _corrected(path, form, weights, k, plan[k - 1])
+        nodes = [path.nodes[k - j] for j in range(p)]
+        predicted = dict(enumerate(uni_weights(path, kind, weights, s, t, nodes)))
+        a = linear(kind, s, t)
+        terms: dict = {register: a * value for register, value in anchor.items()}
+        for j, value in predicted.items():
+            terms[j] = terms.get(j, 0.0) + value
+        rows.append(Row(s, kind, terms, anchor))
+    top = max(plan) if not isinstance(order, int) else order
+    return Solution(rows, top + bool(corrector))
+
+
+def _corrected(path: Path, form: str, weights: str, k: int, p: int) -> Terms:
+    """Terms of the state at node k after UniC-p over the step k-1 -> k; m_{k-j} is register j, so node k is register 0."""
+    s, t = path.nodes[k - 1], path.nodes[k]
+    nodes = [s, t, *(path.nodes[k - 1 - j] for j in range(1, p))]
+    values = uni_weights(path, form, weights, s, t, nodes)
+    registers = [1, 0, *range(2, p + 1)]
+    return {CARRY: linear(form, s, t), **dict(zip(registers, values, strict=True))}

@@ -1,0 +1,110 @@
+"""The one formula behind every multistep and Adams-type row.
+
+The probability-flow ODE is exact in the linear part whatever the network output m is called:
+
+    form   m          x = S y          dy = m dG            S             G
+    x0     x0         x / sigma        x0  d(alpha/sigma)   sigma         alpha / sigma = e^lam
+    eps    eps        x / alpha        eps d(sigma/alpha)   alpha         sigma / alpha = e^-lam
+    flow   eps - x0   x / (alpha+sigma)  v d(r)             alpha+sigma   r = sigma / (alpha + sigma)
+
+so that a step from s to t with m interpolated by the Lagrange basis l_j of a monotone variable g through any nodes is
+
+    x_t = (S_t / S_s) x_s + sum_j b_j m_j,      b_j = S_t int_s^t l_j(g) dG.
+
+`lagrange_row` returns b. With g = lam the integrals are phi functions (DPM-Solver++, UniP/UniC, ABNorsett, DEIS in
+log rho, exponential Adams-Moulton); with g = G they are plain Adams weights (rho-AB, LMS, iPNDM_v, CAB); g = t gives
+DEIS tAB. Nodes may lie behind s (predictor), at t (corrector) or between (stages).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import factorial
+
+import numpy as np
+
+from .phi import phis
+from .schedule import Nodes, NoiseSchedule
+
+FORMS = ("x0", "eps", "flow")
+_GAUSS = {n: np.polynomial.legendre.leggauss(n) for n in (8, 24)}
+
+
+def scale(form: str, node: Nodes) -> float:
+    """S of the table above at a node."""
+    return float({"x0": node.sigma, "eps": node.alpha, "flow": node.alpha + node.sigma}[form])
+
+
+def linear(form: str, s: Nodes, t: Nodes) -> float:
+    """a = S_t / S_s, the exact linear part of a step from s to t."""
+    return scale(form, t) / scale(form, s)
+
+
+def euler_weight(form: str, s: Nodes, t: Nodes) -> float:
+    """b = S_t (G_t - G_s), written as differences so that sigma_t = 0 (x0, eps, flow) and alpha_s = 0 (x0, flow) hold."""
+    if form == "x0":
+        return float(t.alpha - s.alpha * (t.sigma / s.sigma))
+    if form == "eps":
+        return float(t.sigma - s.sigma * (t.alpha / s.alpha))
+    return float((t.sigma * s.alpha - t.alpha * s.sigma) / (s.alpha + s.sigma))
+
+
+def _basis(nodes: np.ndarray) -> np.ndarray:
+    """p[j, k] with l_j(u) = sum_k p[j, k] u^k for the Lagrange basis on `nodes`."""
+    return np.linalg.inv(np.vander(nodes, increasing=True)).T
+
+
+def lagrange_row(
+    schedule: NoiseSchedule, form: str, var: str, s: Nodes, t: Nodes, nodes: Sequence[Nodes]
+) -> list[float]:
+    """Weights b_j of the outputs at `nodes` for the step s -> t.
+
+    Args:
+        schedule: needed only for var = "t", whose integrand is t(lam).
+        form: "x0", "eps" or "flow": what the outputs are.
+        var: variable of the polynomial: "lam", "t", or "G" (the form's own variable: plain Adams weights).
+        s, t: ends of the step.
+        nodes: where the outputs were taken, distinct in `var`.
+
+    Returns:
+        One float64 weight a node; exact for outputs that are polynomials of degree len(nodes) - 1 in `var`.
+    """
+    if len(nodes) == 1:
+        return [euler_weight(form, s, t)]
+    if var == "lam" and form != "flow":
+        h = t.lam - s.lam
+        z, scaled = (-h, t.alpha * h) if form == "x0" else (h, -t.sigma * h)
+        p = _basis(np.array([(n.lam - s.lam) / h for n in nodes]))
+        ph = phis(float(z), len(nodes))
+        moments = np.array([factorial(k) * ph[k + 1] for k in range(len(nodes))])
+        return [float(b) for b in scaled * (p @ moments)]
+    return _by_quadrature(schedule, form, var, s, t, nodes)
+
+
+def _integrator(form: str, lam: np.ndarray) -> np.ndarray:
+    """G(lam) of the form."""
+    return {"x0": np.exp(lam), "eps": np.exp(-lam), "flow": 1.0 / (1.0 + np.exp(lam))}[form]
+
+
+def _by_quadrature(
+    schedule: NoiseSchedule, form: str, var: str, s: Nodes, t: Nodes, nodes: Sequence[Nodes]
+) -> list[float]:
+    """b_j = S_t int l_j(g) dG by Gauss-Legendre: in G itself when g = G (exact) or when an end is infinite, else in lam."""
+    G_s, G_t = (_integrator(form, np.asarray(n.lam)) for n in (s, t))
+    finite = np.isfinite(s.lam) and np.isfinite(t.lam)
+    in_G = var == "G" or not finite
+    x, w = _GAUSS[8 if var == "G" else 24]
+    lo, hi = (G_s, G_t) if in_G else (s.lam, t.lam)
+    q = lo + 0.5 * (hi - lo) * (x + 1.0)
+    w = 0.5 * (hi - lo) * w
+    if var == "G":
+        g, at = q, np.array([float(_integrator(form, np.asarray(n.lam))) for n in nodes])
+    else:
+        lam = {"x0": np.log, "eps": lambda v: -np.log(v), "flow": lambda v: np.log1p(-v) - np.log(v)}[form](q) if in_G else q
+        w = w if in_G else w * {"x0": np.exp(lam), "eps": -np.exp(-lam), "flow": -0.25 / np.cosh(lam / 2) ** 2}[form]
+        g = lam if var == "lam" else schedule.t_of_lam(lam)
+        at = np.array([float(n.lam if var == "lam" else n.t) for n in nodes])
+    span = at.max() - at.min()
+    p = _basis((at - at[0]) / span)
+    values = np.vander((g - at[0]) / span, len(nodes), increasing=True)
+    return [float(b) for b in scale(form, t) * (p @ (w @ values))]
