@@ -13,7 +13,12 @@ import click
 from fewstep import __version__
 
 # Command -> module that defines it, imported on first use. Such a module imports torch only inside its functions.
-COMMANDS = {name: "fewstep.samplers.cli" for name in ("sample", "compare", "solvers", "grids")}
+COMMANDS = {
+    "sample": "fewstep.samplers.cli",
+    "compare": "fewstep.samplers.cli",
+    "solvers": "fewstep.samplers.catalogue",
+    "grids": "fewstep.samplers.catalogue",
+}
 
 
 def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:

@@ -37,7 +37,7 @@ REFERENCE: dict[str, Any] = {"solver": "dpmpp_3m", "nfe": 200, "grid": "logsnr"}
 
 
 @dataclass(frozen=True)
-class Row:
+class Curve:
     """One solver on one grid: at each nfe, the mean and the worst error of the images, and the images themselves."""
 
     solver: str
@@ -58,13 +58,13 @@ def image_errors(x0: "Tensor", truth: "Tensor") -> "Tensor":
     return (x0.double() - truth.double()).flatten(1).square().mean(1).sqrt()
 
 
-def run_row(
+def run_curve(
     draw: "Callable[..., Tensor]", truth: "Tensor", solver: str, nfes: Sequence[int], grid: str | None, **options: Any
-) -> Row:
+) -> Curve:
     """`draw(solver=, nfe=, grid=, **options) -> x0` at every nfe, compared with `truth`."""
     samples = tuple(draw(solver=solver, nfe=n, grid=grid, **options) for n in nfes)
     errors = [image_errors(x0, truth) for x0 in samples]
-    return Row(
+    return Curve(
         solver,
         grid or "default",
         tuple(nfes),
@@ -74,14 +74,14 @@ def run_row(
     )
 
 
-def best_row(
+def best_curve(
     draw: "Callable[..., Tensor]",
     truth: "Tensor",
     solver: str,
     nfes: Sequence[int],
     grids: Sequence[str | None],
     **options: Any,
-) -> Row:
+) -> Curve:
     """The row of the grid with the smallest geometric mean error; a grid that does not fit the solver is passed over.
 
     Raises:
@@ -90,7 +90,7 @@ def best_row(
     rows, reason = [], None
     for grid in grids:
         try:
-            rows.append(run_row(draw, truth, solver, nfes, grid, **options))
+            rows.append(run_curve(draw, truth, solver, nfes, grid, **options))
         except ValueError as error:
             reason = error
     if not rows:
@@ -98,7 +98,7 @@ def best_row(
     return min(rows, key=lambda row: row.score)
 
 
-def text_table(rows: Sequence[Row]) -> str:
+def text_table(rows: Sequence[Curve]) -> str:
     """Aligned columns, one line a solver; the smallest error of each column carries a star."""
     best = [min(row.rmse[j] for row in rows) for j in range(len(rows[0].nfes))]
     head = ["solver", "grid", *(f"nfe {n}" for n in rows[0].nfes)]
@@ -120,7 +120,7 @@ def text_table(rows: Sequence[Row]) -> str:
     return "\n".join([line([*head[:2], *(h + " " for h in head[2:])]), *map(line, body)])
 
 
-def csv_table(rows: Sequence[Row]) -> str:
+def csv_table(rows: Sequence[Curve]) -> str:
     """One line a solver and nfe: solver,grid,nfe,rmse,worst."""
     lines = ["solver,grid,nfe,rmse,worst"]
     for row in rows:
@@ -130,7 +130,7 @@ def csv_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def json_table(rows: Sequence[Row], **about: Any) -> str:
+def json_table(rows: Sequence[Curve], **about: Any) -> str:
     """The same as JSON, beside whatever tells how it was made."""
     listed = [
         {"solver": r.solver, "grid": r.grid, "nfe": list(r.nfes), "rmse": list(r.rmse), "worst": list(r.worst)}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fewstep.files import whole
 
-from .compare import Row
+from .compare import Curve
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,8 +71,8 @@ def _strip(images: "Sequence[Image]", scale: float) -> "Image":
     return tile([image.resize((size[0], size[1]), resample) for image in images], len(images))
 
 
-def plot_curves(rows: Sequence[Row], title: str, path: Path) -> None:
-    """Error over network evaluations, both axes logarithmic, one line a solver, the legend ordered by the last point."""
+def plot_curves(rows: Sequence[Curve], title: str, path: Path) -> None:
+    """Error over network evaluations, both axes logarithmic, one line a solver; the legend follows the last points."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator, ScalarFormatter
 
@@ -99,6 +99,8 @@ def plot_curves(rows: Sequence[Row], title: str, path: Path) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     lines = sorted(zip(axes.get_lines(), rows, strict=True), key=lambda pair: -pair[1].rmse[-1])
-    axes.legend(handles=[line for line, _ in lines], loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    axes.legend(
+        handles=[line for line, _ in lines], loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=3
+    )
     with whole(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")

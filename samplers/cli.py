@@ -1,0 +1,180 @@
+"""The commands `fewstep sample` and `fewstep compare`. torch is imported inside them, never by `--help`."""
+
+import ast
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+T = TypeVar("T")
+
+
+class Listed(click.ParamType):
+    """Values between commas: "4,5,6"."""
+
+    def __init__(self, item: Callable[[str], Any], name: str) -> None:
+        self.item, self.name = item, name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        if not isinstance(value, str):
+            return tuple(value)
+        try:
+            items = tuple(self.item(part.strip()) for part in value.split(",") if part.strip())
+        except ValueError:
+            items = ()
+        return items or self.fail(f"{value!r} is not a list of {self.name} between commas.", param, ctx)
+
+
+NUMBERS = Listed(int, "whole numbers")
+NAMES = Listed(str, "names")
+
+
+def parsed(text: str) -> tuple[str, Any]:
+    """key=value with the value read as number, true/false/none or list where it looks like one, else as text."""
+    key, equals, value = text.partition("=")
+    if not (equals and key.isidentifier()):
+        raise click.BadParameter(f"{text!r} is not key=value", param_hint="--option")
+    words = {"true": True, "false": False, "none": None}
+    if value.lower() in words:
+        return key, words[value.lower()]
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
+
+
+def checked_names(solvers: Sequence[str], nfes: Sequence[int], grid: str | None, options: dict[str, Any]) -> None:
+    """ValueError for an unknown solver, grid or option and for nfe < 1, before anything is loaded."""
+    from .grids import find
+    from .registry import SOLVERS, checked_options, resolve
+
+    for name in solvers:
+        checked_options(SOLVERS[resolve(name)[0]], options)
+    if grid is not None:
+        find(grid)
+    for nfe in nfes:
+        if nfe < 1:
+            raise ValueError(f"`--nfe` counts network evaluations, at least 1; got {nfe}")
+
+
+def watched(items: Sequence[T], label: str) -> Iterator[T]:
+    """The items with a progress bar on a terminal, with one plain line each (on stderr) elsewhere."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(items, desc=label, leave=False)
+        return
+    for k, item in enumerate(items, 1):
+        click.echo(f"{label} {k}/{len(items)}: {item}", err=True)
+        yield item
+
+
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The argument and options that say what is sampled: shared by `sample` and `compare`."""
+    shared = (
+        click.argument("model", default="demo"),
+        click.option("--seed", default=0, show_default=True, help="Seed of the first image; image i has seed + i."),
+        click.option("--classes", type=NUMBERS, help="Class labels, used in turn: 3 or 0,1,2  [default: all in turn]"),
+        click.option("--prompt", help="Text, for a pipeline that takes one."),
+        click.option("--guidance", type=float, help="Guidance scale  [default: the pipeline's]"),
+        click.option("--device", help="cpu, cuda, mps ...  [default: a GPU where there is one]"),
+        click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32"),
+        click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Images at once."),
+        click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Solver option, e.g. order=3."),
+    )
+    for decorate in reversed(shared):
+        command = decorate(command)
+    return command
+
+
+@click.command()
+@model_options
+@click.option("--solver", default="dpmpp_2m", show_default=True, help="A name that `fewstep solvers` lists.")
+@click.option("--nfe", type=int, default=8, show_default=True, help="Network evaluations.")
+@click.option("--grid", help="A name that `fewstep grids` lists  [default: the model's]")
+@click.option("-n", "--number", type=click.IntRange(1), default=64, show_default=True, help="Images.")
+@click.option("--out", default="samples.png", show_default=True, help="A picture, or DIR/ for one PNG an image.")
+def sample(solver: str, nfe: int, grid: str | None, number: int, seed: int, out: str, **how: Any) -> None:
+    """Sample MODEL with one solver into a grid of images (or a folder of them).
+
+    Every image has its own seed, so that asking for more of them changes none.
+    """
+    options = dict(map(parsed, how.pop("options")))
+    checked_names([solver], [nfe], grid, options)
+    from .pictures import save_image, tile
+    from .source import Source
+
+    source = Source.load(how.pop("model"), **how)
+    chunks = source.chunks(range(seed, seed + number))
+    images = [
+        image
+        for seeds in watched(chunks, "batch")
+        for image in source.images(source.draw(seeds, solver=solver, nfe=nfe, grid=grid, **options))
+    ]
+    if out.endswith("/") or Path(out).is_dir():
+        for image_seed, image in zip(range(seed, seed + number), images, strict=True):
+            save_image(image, Path(out) / f"{image_seed:06d}.png")
+    else:
+        save_image(tile(images, round(number**0.5)), Path(out))
+    click.echo(f"{out}: {number} images, {solver}, {nfe} evaluations, seeds {seed} to {seed + number - 1}")
+
+
+@click.command()
+@model_options
+@click.option("--solvers", type=NAMES, help="Names between commas  [default: a dozen of all families]")
+@click.option("--nfe", "nfes", type=NUMBERS, default="4,5,6,8,10,15,20", show_default=True, help="Network evaluations.")
+@click.option("--grid", help="A grid for all, or `auto`: the best of a few for each solver  [default: the model's]")
+@click.option("-n", "--number", type=click.IntRange(1), default=16, show_default=True, help="Images.")
+@click.option("--out", default="compare", show_default=True, help="Folder for the curves, the sheet and the figures.")
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json", "csv"]), default="text", help="Of what is printed."
+)
+def compare(
+    solvers: Sequence[str] | None,
+    nfes: Sequence[int],
+    grid: str | None,
+    number: int,
+    seed: int,
+    out: str,
+    form: str,
+    **how: Any,
+) -> None:
+    """Compare solvers on MODEL: error to a 200-evaluation reference on shared noise, per solver and evaluations.
+
+    Prints a table (a star marks the best of a column) and writes curves.png, samples.png and results.json.
+    """
+    from . import compare as comparison
+
+    options = dict(map(parsed, how.pop("options")))
+    solvers = solvers or comparison.SOLVERS
+    checked_names(solvers, nfes, None if grid == "auto" else grid, options)
+    from fewstep.files import whole
+
+    from .pictures import image_sheet, plot_curves
+    from .source import Source
+
+    source = Source.load(how.pop("model"), **how)
+    seeds = range(seed, seed + number)
+
+    def draw(**solver: Any) -> Any:
+        return source.draw(seeds, **solver)
+
+    (truth,) = [draw(**spec) for spec in watched([comparison.REFERENCE], "reference")]
+    grids = comparison.GRIDS if grid == "auto" else (grid,)
+    rows = [
+        comparison.best_curve(draw, truth, name, nfes, grids, **options) for name in watched(list(solvers), "solver")
+    ]
+    about = {"model": source.name, "images": number, "seed": seed, "reference": comparison.REFERENCE}
+    folder = Path(out)
+    plot_curves(rows, f"{source.name}: {number} images, {comparison.told()}", folder / "curves.png")
+    shown = range(min(number, 6))
+    cells = [(row.solver, [source.images(x0[list(shown)]) for x0 in (*row.samples, truth)]) for row in rows]
+    image_sheet(cells, [*(f"nfe {n}" for n in nfes), "reference"], folder / "samples.png")
+    with whole(folder / "results.json") as path:
+        path.write_text(comparison.json_table(rows, **about) + "\n")
+    click.echo({"text": comparison.text_table, "csv": comparison.csv_table}.get(form, comparison.json_table)(rows))
+    if form == "text":
+        click.echo(f"RMSE to {comparison.told()}; mean over {number} images; * best of its column")
+    click.echo("\n".join(f"wrote {folder / name}" for name in ("curves.png", "samples.png", "results.json")), err=True)
