@@ -1,0 +1,84 @@
+"""Plays a table: each row becomes a `Step`, a pure function (state, output, noises) -> state.
+
+A step is at most four tensor operations, reads nothing from the device and changes nothing, so it can be compiled,
+captured in a graph and differentiated. `lowering.py` makes the steps of a Tableau.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+Tensor = torch.Tensor
+Post = Callable[[Tensor], Tensor]
+# (register, weight) pairs; weight None stands for 1
+Terms = tuple[tuple[int, Tensor | None], ...]
+
+
+class State(NamedTuple):
+    """What a sampler carries from call to call: anchor, next network input, earlier outputs (newest first)."""
+
+    carry: Tensor
+    input: Tensor
+    history: tuple[Tensor, ...] = ()
+
+
+@dataclass(eq=False)
+class Step:
+    """Row `index` of a table, bound to a device and a prediction type. Registers: carry, input, m, noises, const, history.
+
+    t: time of the call in the schedule's unit. model_time: 0-dim tensor, what the network is shown.
+    x0_terms: predicted x0 from (input, output). m_terms: m from the same pair, or from (input, x0) when `post` acts on x0
+    in between. input, carry: the two lines of W; carry is "same" (as input), "keep" (unchanged) or terms.
+    stacked: registers and weight vectors of long lines, done as one stack and one product a line.
+    keep: how many outputs, this one included, later rows still read. slots: noises this row reads.
+    """
+
+    index: int
+    t: float
+    model_time: Tensor
+    x0_terms: Terms
+    m_terms: Terms
+    input: Terms
+    carry: Terms | str
+    keep: int
+    slots: tuple[int, ...] = ()
+    stacked: tuple[tuple[int, ...], tuple[Tensor, ...]] | None = None
+    post: Post | None = None
+    constant: Tensor | None = None
+    next: Step | None = None
+
+    def __call__(self, state: State, output: Tensor, noises: Sequence[Tensor] = ()) -> State:
+        """The state after this row, given the network's output at state.input."""
+        output = output.to(state.input.dtype)
+        source = output if self.post is None else self.post(self.x0(state.input, output))
+        m = combine(self.m_terms, (state.input, source))
+        constant = () if self.constant is None else (self.constant,)
+        registers = (state.carry, state.input, m, *noises, *constant, *state.history)
+        if self.stacked is None:
+            after = combine(self.input, registers)
+            carry = None if isinstance(self.carry, str) else combine(self.carry, registers)
+        else:
+            used, lines = self.stacked
+            flat = torch.stack([registers[i] for i in used]).flatten(1).t()
+            after, *rest = (torch.mv(flat, w).view_as(m) for w in lines)
+            carry = rest[0] if rest else None
+        if carry is None:
+            carry = state.carry if self.carry == "keep" else after
+        return State(carry, after, (m, *state.history)[: self.keep])
+
+    def x0(self, x: Tensor, output: Tensor) -> Tensor:
+        """The clean sample that the network's output at x predicts, before clipping."""
+        return combine(self.x0_terms, (x, output.to(x.dtype)))
+
+
+def combine(terms: Terms, registers: Sequence[Tensor]) -> Tensor:
+    """sum_i w_i register_i, one fused multiply-add a term."""
+    (i, w), *rest = terms
+    out = registers[i] if w is None else registers[i] * w
+    for j, v in rest:
+        out = out + registers[j] if v is None else torch.addcmul(out, registers[j], v)
+    return out
