@@ -1,0 +1,28 @@
+"""The small digit classifier that judges samples of the demo model and, later, guides them."""
+
+from torch import Tensor, nn
+
+
+class DigitClassifier(nn.Module):
+    """A five-layer network for digits: (B, 1, 28, 28) in [-1, 1] -> (B, 10) logits; about 93,000 parameters.
+
+    It is smooth (SiLU, average pooling), so that gradients with respect to the image are useful as guidance.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 32, 3, padding=1), nn.GroupNorm(4, 32), nn.SiLU(), nn.AvgPool2d(2),
+            nn.Conv2d(32, 48, 3, padding=1), nn.GroupNorm(4, 48), nn.SiLU(), nn.AvgPool2d(2),
+            nn.Conv2d(48, 64, 3, padding=1), nn.GroupNorm(4, 64), nn.SiLU(), nn.AvgPool2d(2),
+            nn.Flatten(), nn.Linear(64 * 3 * 3, 64), nn.SiLU(),
+        )  # fmt: skip
+        self.head = nn.Linear(64, 10)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Features before the last layer: (B, 1, 28, 28) in [-1, 1] -> (B, 64), for Frechet distances between digits."""
+        return self.body(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of the ten classes: (B, 1, 28, 28) in [-1, 1] -> (B, 10)."""
+        return self.head(self.features(x))

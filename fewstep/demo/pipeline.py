@@ -1,0 +1,161 @@
+"""The diffusers pipeline around the embedded network: class-conditional digits, with or without guidance."""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin, UNet2DModel
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from torch import Tensor
+
+NULL_CLASS = 10  # the class label that means "any digit"
+_OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+class DigitsPipeline(DiffusionPipeline):
+    """Draws digits: x_T ~ N(0, I), then the scheduler's steps along the network's eps_hat(x_t, t, class).
+
+    With a guidance scale w other than 1 each step evaluates both the class c asked for and the null class in one batch
+    of 2B, and follows eps_hat(null) + w (eps_hat(c) - eps_hat(null)).
+
+    `save_pretrained` and `from_pretrained` work as for every pipeline. The class lives in this package, so a saved
+    pipeline is opened with `DigitsPipeline.from_pretrained(folder)`, or by the general `DiffusionPipeline` with
+    `custom_pipeline=` the path of this file.
+
+    Reference: Classifier-Free Diffusion Guidance, Ho and Salimans, 2022, arXiv:2207.12598.
+    """
+
+    model_cpu_offload_seq = "unet"
+    _callback_tensor_inputs = ["latents"]
+
+    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: int | list[int] | Tensor | None = None,
+        batch_size: int | None = None,
+        guidance_scale: float = 1.0,
+        num_inference_steps: int = 10,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        timesteps: list[int] | None = None,
+        sigmas: list[float] | None = None,
+        callback_on_step_end: Callable[[Any, int, Tensor, dict], dict | None] | None = None,
+        callback_on_step_end_tensor_inputs: tuple[str, ...] = ("latents",),
+        eta: float | None = None,
+    ) -> ImagePipelineOutput | tuple:
+        """Draw one digit for each class label.
+
+        Args:
+            class_labels: digits 0..9, one for all images or one each; None (the null class) draws no particular digit.
+            batch_size: number of images B; None takes it from the class labels or the latents, or is 1.
+            guidance_scale: w above; 1 is the plain conditional model, one network evaluation of B images a step.
+            num_inference_steps: steps of the scheduler; with a fewstep scheduler, network evaluations.
+            generator: one for the batch, or a list with one an image (then no image depends on the batch).
+            latents: (B, 1, 28, 28) standard normal start to use instead of drawing one.
+            output_type: "pil" images, "np" (B, 28, 28, 1) or "pt" (B, 1, 28, 28) in [0, 1], or "latent": the last
+                state as it is, about [-1, 1].
+            return_dict: False returns the tuple (images,).
+            timesteps, sigmas: explicit times for schedulers that take them, instead of `num_inference_steps`.
+            callback_on_step_end: f(pipeline, index, t, {"latents": x}) after each step; may return new latents.
+            callback_on_step_end_tensor_inputs: names of the tensors shown to it: "latents".
+            eta: passed to schedulers whose step takes it (DDIM: 0 is the ODE, 1 is ancestral sampling).
+
+        Raises:
+            ValueError: before any network evaluation, on a class outside 0..9, latents of a wrong shape, a count
+                below 1, numbers of labels, generators and latents that disagree, or an unknown output type.
+        """
+        labels = self._labels(class_labels, batch_size, latents)
+        shape = (len(labels), self.unet.config.in_channels, *2 * [self.unet.config.sample_size])
+        self._check(num_inference_steps, guidance_scale, generator, latents, output_type, shape)
+        if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
+            raise ValueError(f"callback_on_step_end_tensor_inputs: {sorted(unknown)} unknown; only 'latents' exists")
+        device, dtype = self._execution_device, self.unet.dtype
+        self._set_times(num_inference_steps, timesteps, sigmas, device)
+
+        if latents is None:
+            latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+        x = latents.to(device=device, dtype=dtype) * self.scheduler.init_noise_sigma
+        labels, guided = labels.to(device), guidance_scale != 1
+        if guided:
+            labels = torch.cat([labels, torch.full_like(labels, NULL_CLASS)])
+        options = self._step_options(generator, eta)
+        self._num_timesteps = len(self.scheduler.timesteps)
+        for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
+            x_t = self.scheduler.scale_model_input(torch.cat([x, x]) if guided else x, t)
+            output = self.unet(x_t, t, class_labels=labels).sample
+            if guided:
+                conditional, null = output.chunk(2)
+                output = null + guidance_scale * (conditional - null)
+            x = self.scheduler.step(output, t, x, **options, return_dict=False)[0]
+            if callback_on_step_end is not None:
+                x = (callback_on_step_end(self, i, t, {"latents": x}) or {}).get("latents", x)
+        self.maybe_free_model_hooks()
+        images = self._decode(x, output_type)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    @staticmethod
+    def _labels(class_labels: int | list[int] | Tensor | None, batch_size: int | None, latents: Tensor | None) -> Tensor:
+        """One int64 class a sample: (B,), the null class where none was asked for."""
+        if class_labels is None:
+            labels = torch.tensor(NULL_CLASS)
+        else:
+            labels = torch.as_tensor(class_labels).cpu()
+            integral = not labels.is_floating_point() and labels.dtype != torch.bool
+            if labels.ndim > 1 or labels.numel() == 0 or not integral or labels.min() < 0 or labels.max() > 9:
+                raise ValueError(f"class_labels must be digits 0..9, one for all images or a flat list; got {class_labels}")
+        if batch_size is None:
+            batch_size = len(labels) if labels.ndim else len(latents) if latents is not None else 1
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number of at least 1; got {batch_size}")
+        if labels.ndim and len(labels) != batch_size:
+            raise ValueError(f"{len(labels)} class labels for batch_size={batch_size}; leave batch_size away or make them agree")
+        return labels.long().expand(batch_size)
+
+    @staticmethod
+    def _check(
+        num_inference_steps: int, guidance_scale: float, generator: Any, latents: Tensor | None, output_type: str, shape: tuple
+    ) -> None:
+        if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps must be a whole number of at least 1; got {num_inference_steps}")
+        if not math.isfinite(guidance_scale):
+            raise ValueError(f"guidance_scale must be a finite number (1 is no guidance); got {guidance_scale}")
+        if isinstance(generator, list) and len(generator) != shape[0]:
+            raise ValueError(f"{len(generator)} generators for {shape[0]} images; pass one, or a list with one an image")
+        if latents is not None and tuple(latents.shape) != shape:
+            raise ValueError(f"latents must have the shape {shape}; got {tuple(latents.shape)}")
+        if output_type not in _OUTPUT_TYPES:
+            raise ValueError(f"output_type must be one of {', '.join(_OUTPUT_TYPES)}; got {output_type!r}")
+
+    def _set_times(self, n: int, timesteps: list | None, sigmas: list | None, device: torch.device) -> None:
+        given = {name: value for name, value in (("timesteps", timesteps), ("sigmas", sigmas)) if value is not None}
+        if refused := given.keys() - inspect.signature(self.scheduler.set_timesteps).parameters.keys():
+            raise ValueError(
+                f"{type(self.scheduler).__name__}.set_timesteps takes no {' and no '.join(sorted(refused))}; "
+                "pass num_inference_steps, or use a scheduler that does, such as fewstep's"
+            )
+        self.scheduler.set_timesteps(**(given or {"num_inference_steps": n}), device=device)
+
+    def _step_options(self, generator: Any, eta: float | None) -> dict[str, Any]:
+        accepted = inspect.signature(self.scheduler.step).parameters
+        options = {"generator": generator, "eta": eta}
+        return {name: value for name, value in options.items() if value is not None and name in accepted}
+
+    def _decode(self, x: Tensor, output_type: str) -> Any:
+        """The last state as asked for; images in [0, 1] are (x + 1) / 2, clamped."""
+        if output_type == "latent":
+            return x
+        images = ((x + 1) / 2).clamp(0, 1)
+        if output_type == "pt":
+            return images
+        arrays = images.permute(0, 2, 3, 1).float().cpu().numpy()
+        return arrays if output_type == "np" else [Image.fromarray(np.uint8(a[..., 0] * 255 + 0.5)) for a in arrays]
