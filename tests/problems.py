@@ -1,0 +1,86 @@
+"""Denoising problems whose scores are known exactly, for any schedule and any prediction type."""
+
+from __future__ import annotations
+
+import torch
+from fewstep.samplers import Denoiser, NoiseSchedule
+
+Tensor = torch.Tensor
+PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
+
+
+def output(prediction: str, x0: Tensor, eps: Tensor, alpha: float, sigma: float) -> Tensor:
+    """What a perfect network of this prediction type returns."""
+    return {
+        "epsilon": eps,
+        "sample": x0,
+        "v_prediction": alpha * eps - sigma * x0,
+        "flow_prediction": eps - x0,
+    }[prediction]
+
+
+class Mixture:
+    """sum_k weight_k N(mean_k, std_k^2 I): E[x0 | x] and E[eps | x] in closed form, finite at sigma = 0 and alpha = 0.
+
+    By default the three-component mixture in two dimensions on which the orders of convergence are measured. One
+    component in any shape of state is the Gaussian, whose probability flow `flow` is known too.
+    """
+
+    def __init__(
+        self,
+        means: object = ((1.0, 0.5), (-1.2, 0.3), (0.2, -1.1)),
+        stds: object = (0.35, 0.25, 0.4),
+        weights: object = (0.4, 0.35, 0.25),
+    ):
+        self.means, self.stds, self.weights = (torch.tensor(v, dtype=torch.float64) for v in (means, stds, weights))
+
+    def predict(self, x: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor]:
+        """(E[x0 | x], E[eps | x]) at x (B, *shape), in its shape and dtype."""
+        wide = x.to(torch.float64).flatten(1)
+        means = self.means.reshape(len(self.stds), -1).to(x.device)
+        stds, weights = self.stds.to(x.device), self.weights.to(x.device)
+        variance = alpha**2 * stds**2 + sigma**2
+        gap = wide[:, None] - alpha * means  # (B, K, D), or (B, 1, D) with a scalar mean
+        log_w = weights.log() - 0.5 * wide.shape[1] * variance.log() - gap.square().sum(-1) / (2 * variance)
+        w = torch.softmax(log_w, -1)[..., None]
+        x0 = (w * (means + (alpha * stds**2 / variance)[:, None] * gap)).sum(1)
+        eps = (w * (sigma / variance)[:, None] * gap).sum(1)
+        return x0.view_as(x).to(x.dtype), eps.view_as(x).to(x.dtype)
+
+    def denoiser(
+        self, schedule: NoiseSchedule, prediction: str = "epsilon", learned_variance: bool = False
+    ) -> Denoiser:
+        """The exact network: it reads its own alpha and sigma off the time it is shown."""
+
+        def fn(x: Tensor, tau: Tensor) -> Tensor:
+            t = schedule.time_of_model(float(tau))
+            alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+            out = output(prediction, *self.predict(x, alpha, sigma), alpha, sigma)
+            return torch.cat([out, 100 * torch.ones_like(out)], 1) if learned_variance else out
+
+        return Denoiser(fn, schedule, prediction)
+
+
+class Gaussian(Mixture):
+    """N(mean, std^2 I) for states of any shape."""
+
+    def __init__(self, mean: float = 0.3, std: float = 0.6):
+        super().__init__([[mean]], [std], [1.0])
+        self.mean, self.std = mean, std
+
+    def flow(self, schedule: NoiseSchedule, x: Tensor, s: float, t: float) -> Tensor:
+        """The probability flow from time s to t: x - alpha mean scales with the marginal's standard deviation."""
+
+        def marginal(at: float) -> tuple[float, float]:
+            alpha, sigma = float(schedule.alpha(at)), float(schedule.sigma(at))
+            return alpha * self.mean, (alpha**2 * self.std**2 + sigma**2) ** 0.5
+
+        (m_s, d_s), (m_t, d_t) = marginal(s), marginal(t)
+        return m_t + (x - m_s) * (d_t / d_s)
+
+
+def starts(schedule: NoiseSchedule, t: float, n: int = 16, seed: int = 0, shape: tuple[int, ...] = (2,)) -> Tensor:
+    """n float64 states of the marginal of unit data at time t."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(n, *shape, generator=generator, dtype=torch.float64)
+    return noise * float(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2) ** 0.5
