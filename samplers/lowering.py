@@ -39,7 +39,11 @@ def lower(
         ValueError: the output says nothing about what a row needs (eps prediction at alpha = 0).
     """
     calls = Nodes(*(c[:-1] for c in tableau.nodes))
-    x0 = np.stack(convert(prediction, ["x0"] * tableau.nfe, calls)) if post or "x0" in tableau.forms else _x0(prediction, calls)
+    x0 = (
+        np.stack(convert(prediction, ["x0"] * tableau.nfe, calls))
+        if post or "x0" in tableau.forms
+        else _x0(prediction, calls)
+    )
     to_m = np.stack(convert("sample" if post else prediction, tableau.forms, calls))
     keep, live = _needs(tableau)
     factor = np.ones(tableau.nfe)

@@ -1,7 +1,7 @@
 """phi functions, the only transcendental part of every exponential method.
 
-    phi_0(z) = e^z,   phi_{k+1}(z) = (phi_k(z) - 1/k!) / z,   phi_k(0) = 1/k!
-    phi_{k+1}(z) = int_0^1 e^{(1-u) z} u^k / k! du
+phi_0(z) = e^z,   phi_{k+1}(z) = (phi_k(z) - 1/k!) / z,   phi_k(0) = 1/k!
+phi_{k+1}(z) = int_0^1 e^{(1-u) z} u^k / k! du
 """
 
 from __future__ import annotations

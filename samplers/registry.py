@@ -14,7 +14,7 @@ import numpy as np
 
 from .errors import unknown
 from .grids import make_grid
-from .schedule import Nodes, NoiseSchedule
+from .schedule import Node, NoiseSchedule
 from .tableau import Row, Tableau, Terms
 
 FAMILIES = ("multistep", "pndm", "exponential_rk", "rho_rk", "unipc", "stork")
@@ -25,14 +25,14 @@ class Path:
     """Where a solver goes: group boundaries of the grid and how many network calls each group may spend."""
 
     schedule: NoiseSchedule
-    nodes: tuple[Nodes, ...]
+    nodes: tuple[Node, ...]
     groups: tuple[int, ...]
 
-    def steps(self) -> Iterator[tuple[int, Nodes, Nodes]]:
+    def steps(self) -> Iterator[tuple[int, Node, Node]]:
         """(calls, s, t) of each group."""
         return zip(self.groups, self.nodes[:-1], self.nodes[1:], strict=True)
 
-    def between(self, s: Nodes, t: Nodes, c: float, var: str = "lam") -> Nodes:
+    def between(self, s: Node, t: Node, c: float, var: str = "lam") -> Node:
         """The node a fraction c of the way from s to t in lam, t, rho = sigma/alpha or r = sigma/(alpha+sigma)."""
         if c == 0.0 or c == 1.0:
             return t if c else s
@@ -48,9 +48,9 @@ class Path:
         return scalar_node(self.schedule, self.schedule.t_of_lam(lam))
 
 
-def scalar_node(schedule: NoiseSchedule, t: Any) -> Nodes:
-    """A Nodes of Python floats."""
-    return Nodes(*(float(v) for v in schedule.nodes(float(t))))
+def scalar_node(schedule: NoiseSchedule, t: Any) -> Node:
+    """One node."""
+    return Node(*(float(v) for v in schedule.nodes(float(t))))
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,9 @@ def build(
             raise ValueError("`nfe` is missing: give the number of network evaluations, or an explicit grid of times")
         intervals = len(grid) - 1
         calls = entry.calls(chosen) if callable(entry.calls) else entry.calls
-        nfe = intervals * calls - (calls - 1) * (calls > 1 and schedule.sigma(float(grid[-1])) == 0 and "end" in entry.singular_ends)
+        nfe = intervals * calls - (calls - 1) * (
+            calls > 1 and schedule.sigma(float(grid[-1])) == 0 and "end" in entry.singular_ends
+        )
     if isinstance(nfe, bool) or int(nfe) != nfe or nfe < 1:
         raise ValueError(f"`nfe` must be a whole number of network evaluations, at least 1; got {nfe!r}")
     if explicit:
@@ -242,12 +244,14 @@ def compile_path(
 ) -> Tableau:
     """Rows of `entry` along given boundaries; `model_times` (one a boundary, the end may be missing) are kept exactly."""
     columns = schedule.nodes(np.asarray(times, float))
-    nodes = tuple(Nodes(*map(float, row)) for row in zip(*columns, strict=True))
+    nodes = tuple(Node(*map(float, row)) for row in zip(*columns, strict=True))
     solution = entry.fn(Path(schedule, nodes, groups), **options)
     shown = schedule.model_time(np.array([row.at.t for row in solution.rows]))
     if model_times is not None:
         told = dict(zip((n.t for n in nodes), map(float, model_times), strict=False))
-        shown = np.array([told.get(row.at.t, own) for row, own in zip(solution.rows, np.atleast_1d(shown), strict=True)])
+        shown = np.array(
+            [told.get(row.at.t, own) for row, own in zip(solution.rows, np.atleast_1d(shown), strict=True)]
+        )
     return Tableau.from_rows(
         entry.name, schedule, solution.rows, nodes[-1], order=solution.order, groups=groups,
         model_times=np.atleast_1d(shown), prologue=solution.prologue, options=options,

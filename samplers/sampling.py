@@ -88,7 +88,9 @@ def sample(
     _validate(denoiser, x_T, check, generator, noise_seeds)
     if isinstance(solver, Tableau):
         if (nfe, grid, t_start, t_end) != (None,) * 4 or solver_options:
-            raise ValueError("a Tableau is already compiled: pass nfe, grid, t_start, t_end and options to build() instead")
+            raise ValueError(
+                "a Tableau is already compiled: pass nfe, grid, t_start, t_end and options to build() instead"
+            )
         tableau = solver
     else:
         tableau = build(solver, denoiser.schedule, 10 if nfe is None and grid is None else nfe, grid, t_start=t_start, t_end=t_end, **solver_options)  # fmt: skip
@@ -101,9 +103,13 @@ def sample(
         output = denoiser.call(state.input.to(x_T.dtype), step.model_time)
         after = step(state, output, [noise(step.index + 1, slot, state.input) for slot in step.slots])
         if callback or hook:
-            after = _tell(Progress(step, float(tableau.times[step.index + 1]), state, output, after), after, callback, hook)
+            after = _tell(
+                Progress(step, float(tableau.times[step.index + 1]), state, output, after), after, callback, hook
+            )
         if check == "each":
-            _require_finite(after.input, f"row {step.index} (t = {step.t:.6g}, model time {float(step.model_time):.6g})")
+            _require_finite(
+                after.input, f"row {step.index} (t = {step.t:.6g}, model time {float(step.model_time):.6g})"
+            )
         state = after
     if check == "end":
         _require_finite(state.input, 'the result; check="each" names the step where it starts')
@@ -158,7 +164,9 @@ def _validate(denoiser: Any, x: Any, check: str, generator: Any, seeds: Any) -> 
 def _require_finite(x: Tensor, where: str) -> None:
     if not bool(torch.isfinite(x).all()):
         bad = int((~torch.isfinite(x)).flatten(1).any(1).sum()) if x.ndim > 1 else 1
-        raise ValueError(f"the network's output led to values that are not finite in {bad} of {x.shape[0]} samples at {where}")
+        raise ValueError(
+            f"the network's output led to values that are not finite in {bad} of {x.shape[0]} samples at {where}"
+        )
 
 
 def _bar(steps: Sequence[Step], show: bool) -> Any:

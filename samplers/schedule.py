@@ -28,6 +28,15 @@ class Nodes(NamedTuple):
     lam: Array
 
 
+class Node(NamedTuple):
+    """One point of a schedule: `Nodes` of Python floats."""
+
+    t: float
+    alpha: float
+    sigma: float
+    lam: float
+
+
 def log(x: Array) -> Array:
     """Natural logarithm with log(0) = -inf and no warning."""
     with np.errstate(divide="ignore"):

@@ -19,14 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from .schedule import Nodes, NoiseSchedule
+from .schedule import Node, Nodes, NoiseSchedule
 
+Terms = Mapping[Any, float]  # {register: coefficient}
 CARRY, INPUT, CONST = "carry", "input", "const"
-KEEP: Mapping[Hashable, float] = {CARRY: 1.0}
+KEEP: Terms = {CARRY: 1.0}
 # what a row's m is, as (coefficient of x0, coefficient of eps)
 FORMS = {"x0": (1.0, 0.0), "eps": (0.0, 1.0), "flow": (-1.0, 1.0)}
-
-Terms = Mapping[Hashable, float]
 
 
 def noise(slot: int = 0) -> tuple[str, int]:
@@ -42,7 +41,7 @@ class Row:
     register is CARRY, INPUT, an int j for m_{k-j}, noise(slot) or CONST; carry=None means "same as input".
     """
 
-    at: Nodes
+    at: Node
     form: str
     input: Terms
     carry: Terms | None = None
@@ -80,7 +79,7 @@ class Tableau:
         name: str,
         schedule: NoiseSchedule,
         rows: Sequence[Row],
-        end: Nodes,
+        end: Node,
         *,
         order: int,
         groups: Sequence[int],
@@ -93,7 +92,13 @@ class Tableau:
         history = 1 + max((k for k in used if isinstance(k, int)), default=0)
         slots = 1 + max((k[1] for k in used if isinstance(k, tuple)), default=-1)
         constant = CONST in used
-        columns: list[Hashable] = [CARRY, INPUT, *range(history), *(("z", i) for i in range(slots)), *([CONST] * constant)]
+        columns: list[Hashable] = [
+            CARRY,
+            INPUT,
+            *range(history),
+            *(("z", i) for i in range(slots)),
+            *([CONST] * constant),
+        ]
         place = {register: i for i, register in enumerate(columns)}
 
         def pack(carry: Terms, inputs: Terms) -> np.ndarray:
@@ -116,7 +121,9 @@ class Tableau:
         if not (np.isfinite(self.W).all() and np.isfinite(self.model_times).all()):
             raise ValueError(f"{self.name}: a coefficient is not finite; {self._advice()}")
         if self.W.shape != (self.nfe, 2, self.registers) or sum(self.groups) != self.nfe:
-            raise ValueError(f"{self.name}: W has shape {self.W.shape} and groups {self.groups} for {self.nfe} evaluations")
+            raise ValueError(
+                f"{self.name}: W has shape {self.W.shape} and groups {self.groups} for {self.nfe} evaluations"
+            )
         if not self.constant:
             self._prove_consistency()
 
@@ -176,9 +183,7 @@ class Tableau:
         """Unit vectors of the noise slots of a row, (Z, width)."""
         return np.eye(width)[2 + row * self.slots : 2 + (row + 1) * self.slots]
 
-    def _advance(
-        self, W: np.ndarray, state: np.ndarray, outputs: list[np.ndarray], draws: np.ndarray
-    ) -> np.ndarray:
+    def _advance(self, W: np.ndarray, state: np.ndarray, outputs: list[np.ndarray], draws: np.ndarray) -> np.ndarray:
         blank = [np.zeros(state.shape[1])] * (self.history - len(outputs))
         return W[:, : 2 + self.history + self.slots] @ np.vstack([state, *outputs, *blank, draws])
 

@@ -13,7 +13,7 @@ so that a step from s to t with m interpolated by the Lagrange basis l_j of a mo
 
 `lagrange_row` returns b. With g = lam the integrals are phi functions (DPM-Solver++, UniP/UniC, ABNorsett, DEIS in
 log rho, exponential Adams-Moulton); with g = G they are plain Adams weights (rho-AB, LMS, iPNDM_v, CAB); g = t gives
-DEIS tAB. Nodes may lie behind s (predictor), at t (corrector) or between (stages).
+DEIS tAB. Node may lie behind s (predictor), at t (corrector) or between (stages).
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from math import factorial
 import numpy as np
 
 from .phi import phis
-from .schedule import Nodes, NoiseSchedule
+from .schedule import Node, NoiseSchedule
 
 FORMS = ("x0", "eps", "flow")
 _GAUSS = {n: np.polynomial.legendre.leggauss(n) for n in (8, 24)}
 
 
-def scale(form: str, node: Nodes) -> float:
+def scale(form: str, node: Node) -> float:
     """S of the table above at a node."""
     return float({"x0": node.sigma, "eps": node.alpha, "flow": node.alpha + node.sigma}[form])
 
 
-def linear(form: str, s: Nodes, t: Nodes) -> float:
+def linear(form: str, s: Node, t: Node) -> float:
     """a = S_t / S_s, the exact linear part of a step from s to t."""
     return scale(form, t) / scale(form, s)
 
 
-def euler_weight(form: str, s: Nodes, t: Nodes) -> float:
+def euler_weight(form: str, s: Node, t: Node) -> float:
     """b = S_t (G_t - G_s), written as differences so that sigma_t = 0 (x0, eps, flow) and alpha_s = 0 (x0, flow) hold."""
     if form == "x0":
         return float(t.alpha - s.alpha * (t.sigma / s.sigma))
@@ -54,9 +54,7 @@ def _basis(nodes: np.ndarray) -> np.ndarray:
     return np.linalg.inv(np.vander(nodes, increasing=True)).T
 
 
-def lagrange_row(
-    schedule: NoiseSchedule, form: str, var: str, s: Nodes, t: Nodes, nodes: Sequence[Nodes]
-) -> list[float]:
+def lagrange_row(schedule: NoiseSchedule, form: str, var: str, s: Node, t: Node, nodes: Sequence[Node]) -> list[float]:
     """Weights b_j of the outputs at `nodes` for the step s -> t.
 
     Args:
@@ -87,7 +85,7 @@ def _integrator(form: str, lam: np.ndarray) -> np.ndarray:
 
 
 def _by_quadrature(
-    schedule: NoiseSchedule, form: str, var: str, s: Nodes, t: Nodes, nodes: Sequence[Nodes]
+    schedule: NoiseSchedule, form: str, var: str, s: Node, t: Node, nodes: Sequence[Node]
 ) -> list[float]:
     """b_j = S_t int l_j(g) dG by Gauss-Legendre: in G itself when g = G (exact) or when an end is infinite, else in lam."""
     G_s, G_t = (_integrator(form, np.asarray(n.lam)) for n in (s, t))
@@ -100,7 +98,11 @@ def _by_quadrature(
     if var == "G":
         g, at = q, np.array([float(_integrator(form, np.asarray(n.lam))) for n in nodes])
     else:
-        lam = {"x0": np.log, "eps": lambda v: -np.log(v), "flow": lambda v: np.log1p(-v) - np.log(v)}[form](q) if in_G else q
+        lam = (
+            {"x0": np.log, "eps": lambda v: -np.log(v), "flow": lambda v: np.log1p(-v) - np.log(v)}[form](q)
+            if in_G
+            else q
+        )
         w = w if in_G else w * {"x0": np.exp(lam), "eps": -np.exp(-lam), "flow": -0.25 / np.cosh(lam / 2) ** 2}[form]
         g = lam if var == "lam" else schedule.t_of_lam(lam)
         at = np.array([float(n.lam if var == "lam" else n.t) for n in nodes])

@@ -16,20 +16,14 @@ from typing import Any
 
 from ..phi import phi
 from ..registry import Path, Solution, solver
-from ..schedule import Nodes
+from ..schedule import Node
 from ..tableau import CARRY, INPUT, KEEP, Row
 from ..weights import euler_weight, linear
+from . import references as ref
 from .multistep import _form, safe_form
 
 # nodes c_1..c_s, a[i][j] for i = 3..s over columns 2..i-1 (row 2 has none), b over columns 2..s
 Scheme = tuple[tuple[float, ...], list[list[float]], list[float]]
-
-_DPM = "Lu et al., DPM-Solver: A Fast ODE Solver for Diffusion Probabilistic Model Sampling in Around 10 Steps, 2022, arXiv:2206.00927"
-_DPMPP = "Lu et al., DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models, 2022, arXiv:2211.01095"
-_HO = "Hochbruck and Ostermann, Exponential integrators, Acta Numerica, 2010"
-_RES = (
-    "Zhang et al., Improved Order Analysis and Design of Exponential Integrator for Diffusion Models Sampling, 2023, arXiv:2308.02157"
-)
 
 
 def exp_euler(z: float) -> Scheme:
@@ -125,7 +119,7 @@ def exprk5s8(z: float) -> Scheme:
 _SMALLER: Mapping[int, Callable[[float], Scheme]] = {1: exp_euler, 2: etd2, 3: res3, 4: krogstad, 5: ho5}
 
 
-def step_rows(path: Path, s: Nodes, t: Nodes, form: str, scheme: Callable[[float], Scheme]) -> list[Row]:
+def step_rows(path: Path, s: Node, t: Node, form: str, scheme: Callable[[float], Scheme]) -> list[Row]:
     """The rows of one step s -> t: one a stage, the state kept in carry until the last."""
     form = safe_form(form, s)
     if not all(map(_finite, (s, t))):
@@ -147,7 +141,7 @@ def step_rows(path: Path, s: Nodes, t: Nodes, form: str, scheme: Callable[[float
     return rows
 
 
-def _finite(node: Nodes) -> bool:
+def _finite(node: Node) -> bool:
     return node.sigma > 0 and node.alpha > 0
 
 
@@ -187,19 +181,21 @@ def _dpm(path: Path, name: str, stages: int, form: str, correction: str, c2: flo
     return Solution(rows, stages)
 
 
-@solver("dpm_1", order=1, prediction="eps", reference=_DPM)
+@solver("dpm_1", order=1, prediction="eps", reference=ref.DPM)
 def dpm_1(path: Path) -> Solution:
     """DPM-Solver-1, x_t = (alpha_t/alpha_s) x - sigma_t (e^h - 1) eps: equal to `ddim`. Order 1."""
     return singlestep(path, 1, "eps", exp_euler, 1)
 
 
-@solver("dpm_2", order=2, prediction="eps", reference=_DPM, calls=2, aliases=("DPMSolverSinglestepScheduler",), **_ENDS)
+@solver(
+    "dpm_2", order=2, prediction="eps", reference=ref.DPM, calls=2, aliases=("DPMSolverSinglestepScheduler",), **_ENDS
+)
 def dpm_2(path: Path, *, correction: str = "dpmsolver", c2: float = 0.5) -> Solution:
     """DPM-Solver-2, singlestep on eps, 2 evaluations a step, order 2. correction: "dpmsolver" (weak) or "taylor" (phi_2)."""
     return _dpm(path, "dpm_2", 2, "eps", correction, c2)
 
 
-@solver("dpm_3", order=3, prediction="eps", reference=_DPM, calls=3, **_ENDS)
+@solver("dpm_3", order=3, prediction="eps", reference=ref.DPM, calls=3, **_ENDS)
 def dpm_3(path: Path, *, correction: str = "dpmsolver", c2: float = 1 / 3) -> Solution:
     """DPM-Solver-3, singlestep on eps, 3 evaluations a step, order 3 with its third node at 2/3 (other nodes lose an order)."""
     return _dpm(path, "dpm_3", 3, "eps", correction, c2)
@@ -212,38 +208,37 @@ def fast_plan(nfe: int, calls: int, reserved: bool) -> tuple[int, ...]:
     return (3,) * (nfe // 3 - 1) + (2, 1) if nfe % 3 == 0 else (3,) * (nfe // 3) + (nfe % 3,)
 
 
-@solver("dpm_fast", order=2, prediction="eps", reference=_DPM, calls=3, plan=fast_plan, **_ENDS)
+@solver("dpm_fast", order=2, prediction="eps", reference=ref.DPM, calls=3, plan=fast_plan, **_ENDS)
 def dpm_fast(path: Path, *, correction: str = "dpmsolver") -> Solution:
     """DPM-Solver-fast: steps of DPM-Solver-3 and, last, a 2 and/or a 1, spending any number of evaluations."""
     return Solution(_dpm(path, "dpm_fast", 3, "eps", correction, 1 / 3).rows, 2)
 
 
-@solver("dpmpp_2s", order=2, prediction="x0", reference=_DPMPP, calls=2, aliases=("DPM++ 2S",), **_ENDS)
+@solver("dpmpp_2s", order=2, prediction="x0", reference=ref.DPMPP, calls=2, aliases=("DPM++ 2S",), **_ENDS)
 def dpmpp_2s(path: Path, *, correction: str = "dpmsolver", c2: float = 0.5) -> Solution:
     """DPM-Solver++(2S), singlestep on x0, 2 evaluations a step, order 2. correction: "dpmsolver" (weak) or "taylor"."""
     return _dpm(path, "dpmpp_2s", 2, "x0", correction, c2)
 
 
-@solver("dpmpp_3s", order=3, prediction="x0", reference=_DPMPP, calls=3, **_ENDS)
+@solver("dpmpp_3s", order=3, prediction="x0", reference=ref.DPMPP, calls=3, **_ENDS)
 def dpmpp_3s(path: Path, *, correction: str = "dpmsolver", c2: float = 1 / 3) -> Solution:
     """DPM-Solver++(3S), singlestep on x0, 3 evaluations a step, order 3."""
     return _dpm(path, "dpmpp_3s", 3, "x0", correction, c2)
 
 
-@solver("etd_rk2", order=2, prediction="x0", reference=_HO, calls=2, **_ENDS)
+@solver("etd_rk2", order=2, prediction="x0", reference=ref.HOCHBRUCK, calls=2, **_ENDS)
 def etd_rk2(path: Path, *, c2: float = 1.0, form: str = "x0") -> Solution:
     """Exponential Runge-Kutta of order 2, 2 evaluations a step; c2 = 1 is Cox-Matthews' ETD2RK."""
     return singlestep(path, 2, _form(form), lambda z: etd2(z, _node("etd_rk2", c2)), 2)
 
 
-@solver("etd_rk3", order=3, prediction="x0", reference=_HO, calls=3, **_ENDS)
+@solver("etd_rk3", order=3, prediction="x0", reference=ref.HOCHBRUCK, calls=3, **_ENDS)
 def etd_rk3(path: Path, *, c2: float = 0.5, form: str = "x0") -> Solution:
     """Exponential Runge-Kutta of order 3 with c3 = 2/3, 3 evaluations a step; c2 = 1/3 on eps is DPM-Solver-3."""
     return singlestep(path, 3, _form(form), lambda z: ho3(z, _node("etd_rk3", c2)), 3)
 
 
-@solver("etd_rk4", order=4, prediction="x0", calls=4, **_ENDS,
-        reference="Krogstad, Generalized integrating factor methods for stiff PDEs, 2005; Cox and Matthews, 2002")  # fmt: skip
+@solver("etd_rk4", order=4, prediction="x0", calls=4, **_ENDS, reference=ref.KROGSTAD)
 def etd_rk4(path: Path, *, variant: str = "krogstad", form: str = "x0") -> Solution:
     """Exponential Runge-Kutta of order 4, 4 evaluations a step. variant: "krogstad" or "cox_matthews"."""
     schemes = {"krogstad": krogstad, "cox_matthews": cox_matthews}
@@ -252,26 +247,25 @@ def etd_rk4(path: Path, *, variant: str = "krogstad", form: str = "x0") -> Solut
     return singlestep(path, 4, _form(form), schemes[variant], 4)
 
 
-@solver("etd_rk4_5s", order=4, prediction="x0", reference=_HO, calls=5, **_ENDS)
+@solver("etd_rk4_5s", order=4, prediction="x0", reference=ref.HOCHBRUCK, calls=5, **_ENDS)
 def etd_rk4_5s(path: Path, *, form: str = "x0") -> Solution:
     """Hochbruck-Ostermann exponential Runge-Kutta, 5 evaluations a step, stiff order 4."""
     return singlestep(path, 4, _form(form), ho5, 5)
 
 
-@solver("etd_rk5", order=5, prediction="x0", calls=8, **_ENDS,
-        reference="Luan and Ostermann, Explicit exponential Runge-Kutta methods of high order for parabolic problems, 2014")  # fmt: skip
+@solver("etd_rk5", order=5, prediction="x0", calls=8, **_ENDS, reference=ref.LUAN)
 def etd_rk5(path: Path, *, form: str = "x0") -> Solution:
     """Exponential Runge-Kutta EXPRK5S8, 8 evaluations a step, stiff order 5: for references rather than for few steps."""
     return singlestep(path, 5, _form(form), exprk5s8, 8)
 
 
-@solver("res_2s", order=2, prediction="x0", reference=_RES, calls=2, **_ENDS)
+@solver("res_2s", order=2, prediction="x0", reference=ref.RES, calls=2, **_ENDS)
 def res_2s(path: Path, *, c2: float = 0.5) -> Solution:
     """Refined exponential solver, 2 stages: ETD2RK on x0 with c2 = 1/2. Order 2."""
     return singlestep(path, 2, "x0", lambda z: etd2(z, _node("res_2s", c2)), 2)
 
 
-@solver("res_3s", order=3, prediction="x0", reference=_RES, calls=3, **_ENDS)
+@solver("res_3s", order=3, prediction="x0", reference=ref.RES, calls=3, **_ENDS)
 def res_3s(path: Path, *, c2: float = 0.5, c3: float = 1.0) -> Solution:
     """Refined exponential solver, 3 stages, order 3 for any nodes c2 != 2/3, c3."""
     if abs(c2 - 2 / 3) < 1e-6 or abs(3 * c3 - 2) < 1e-6:

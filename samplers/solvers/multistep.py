@@ -14,12 +14,10 @@ from collections.abc import Callable
 from math import expm1
 
 from ..registry import Path, Solution, solver
-from ..schedule import Nodes
+from ..schedule import Node
 from ..tableau import INPUT, Row, Terms
 from ..weights import euler_weight, lagrange_row, linear
-
-_DPM = "Lu et al., DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models, 2022, arXiv:2211.01095"
-_DEIS = "Zhang and Chen, Fast Sampling of Diffusion Models with Exponential Integrator, 2022, arXiv:2204.13902"
+from . import references as ref
 
 
 def orders(path: Path, order: int, taper: bool | str, form: str, var: str) -> list[int]:
@@ -41,20 +39,24 @@ def orders(path: Path, order: int, taper: bool | str, form: str, var: str) -> li
     return out
 
 
-def safe_form(form: str, s: Nodes) -> str:
+def safe_form(form: str, s: Node) -> str:
     """The form itself, or x0 where eps is undefined (alpha = 0)."""
     return "x0" if form == "eps" and s.alpha == 0 else form
 
 
-Correction = Callable[[Path, list[Nodes], Nodes], "list[float] | None"]
+Correction = Callable[[Path, list[Node], Node], "list[float] | None"]
 
 
-def multistep(path: Path, *, form: str, order: int, var: str, taper: bool | str, public: Correction | None = None) -> Solution:
+def multistep(
+    path: Path, *, form: str, order: int, var: str, taper: bool | str, public: Correction | None = None
+) -> Solution:
     """Rows of the Lagrange formula; `public` may replace the weights of a step by a published variant's."""
     if order < 1:
         raise ValueError(f"`order` must be at least 1; got {order}")
     rows = []
-    for k, (p, s, t) in enumerate(zip(orders(path, order, taper, form, var), path.nodes[:-1], path.nodes[1:], strict=True)):
+    for k, (p, s, t) in enumerate(
+        zip(orders(path, order, taper, form, var), path.nodes[:-1], path.nodes[1:], strict=True)
+    ):
         kind = safe_form(form, s)
         past = [path.nodes[k - j] for j in range(p)]
         weights = public(path, past, t) if public else None
@@ -70,21 +72,27 @@ def _limit(name: str, order: int, highest: int) -> int:
     return order
 
 
-@solver("ddim", order=1, prediction="x0", aliases=("DDIMScheduler", "dpmpp_1", "dpm++1", "etd_euler"),
-        reference="Song, Meng, Ermon, Denoising Diffusion Implicit Models, 2020, arXiv:2010.02502")  # fmt: skip
+@solver(
+    "ddim", order=1, prediction="x0", aliases=("DDIMScheduler", "dpmpp_1", "dpm++1", "etd_euler"), reference=ref.DDIM
+)
 def ddim(path: Path) -> Solution:
     """DDIM, the first-order exponential step: x_t = alpha_t x0 + sigma_t eps. Order 1, 1 evaluation a step."""
     return multistep(path, form="x0", order=1, var="lam", taper=False)
 
 
-@solver("euler", order=1, prediction="x0", aliases=("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler"),
-        reference="Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022, arXiv:2206.00364")  # fmt: skip
+@solver(
+    "euler",
+    order=1,
+    prediction="x0",
+    aliases=("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler"),
+    reference=ref.EDM,
+)
 def euler(path: Path) -> Solution:
     """Euler on dy/drho = eps, y = x/alpha (for flows on dx/dt = v): the same row as `ddim`. Order 1."""
     return multistep(path, form="x0", order=1, var="lam", taper=False)
 
 
-def _half_weights(path: Path, past: list[Nodes], t: Nodes) -> list[float] | None:
+def _half_weights(path: Path, past: list[Node], t: Node) -> list[float] | None:
     """The published midpoint 2M and the half-weight 3M of public code, on x0."""
     s = past[0]
     h = t.lam - s.lam
@@ -119,7 +127,7 @@ def _variant(name: str, variant: str) -> Correction | None:
     return known[variant]
 
 
-@solver("dpmpp_2m", order=2, prediction="x0", reference=_DPM, aliases=("DPM++ 2M", "DPMSolverMultistepScheduler"))
+@solver("dpmpp_2m", order=2, prediction="x0", reference=ref.DPMPP, aliases=("DPM++ 2M", "DPMSolverMultistepScheduler"))
 def dpmpp_2m(path: Path, *, variant: str = "public", lower_order_final: bool | str = True) -> Solution:
     """DPM-Solver++(2M): x0 extrapolated linearly in lam. Order 2, 1 evaluation a step.
 
@@ -129,7 +137,7 @@ def dpmpp_2m(path: Path, *, variant: str = "public", lower_order_final: bool | s
     return multistep(path, form="x0", order=2, var="lam", taper=lower_order_final, public=_variant("dpmpp_2m", variant))
 
 
-@solver("dpmpp_3m", order=3, prediction="x0", reference=_DPM, aliases=("DPM++ 3M",))
+@solver("dpmpp_3m", order=3, prediction="x0", reference=ref.DPMPP, aliases=("DPM++ 3M",))
 def dpmpp_3m(path: Path, *, variant: str = "exact", lower_order_final: bool | str = True) -> Solution:
     """DPM-Solver++(3M): x0 extrapolated quadratically in lam. Order 3, 1 evaluation a step.
 
@@ -139,7 +147,7 @@ def dpmpp_3m(path: Path, *, variant: str = "exact", lower_order_final: bool | st
     return multistep(path, form="x0", order=3, var="lam", taper=lower_order_final, public=_variant("dpmpp_3m", variant))
 
 
-@solver("deis", order=3, prediction="eps", reference=_DEIS, aliases=("deis_tab", "tab3"))
+@solver("deis", order=3, prediction="eps", reference=ref.DEIS, aliases=("deis_tab", "tab3"))
 def deis(path: Path, *, order: int = 3, lower_order_final: bool | str = False) -> Solution:
     """DEIS tAB: eps extrapolated by a polynomial in t of degree order - 1 (tAB0..tAB3). Orders 1-4, default 3.
 
@@ -148,49 +156,45 @@ def deis(path: Path, *, order: int = 3, lower_order_final: bool | str = False) -
     return multistep(path, form="eps", order=_limit("deis", order, 4), var="t", taper=lower_order_final)
 
 
-@solver("deis_rho_ab", order=3, prediction="eps", reference=_DEIS)
+@solver("deis_rho_ab", order=3, prediction="eps", reference=ref.DEIS)
 def deis_rho_ab(path: Path, *, order: int = 3, lower_order_final: bool | str = False) -> Solution:
     """DEIS rho-AB: variable-step Adams-Bashforth on dy/drho = eps, y = x/alpha. Orders 1-4, default 3."""
     return multistep(path, form="eps", order=_limit("deis_rho_ab", order, 4), var="G", taper=lower_order_final)
 
 
-@solver("deis_log_rho", order=3, prediction="eps", reference=_DEIS, aliases=("DEISMultistepScheduler", "dpm_multistep"))
+@solver(
+    "deis_log_rho", order=3, prediction="eps", reference=ref.DEIS, aliases=("DEISMultistepScheduler", "dpm_multistep")
+)
 def deis_log_rho(path: Path, *, order: int = 3, lower_order_final: bool | str = True) -> Solution:
     """DEIS in log rho: eps extrapolated in lam, the noise form of multistep DPM-Solver. Orders 1-4, default 3."""
     return multistep(path, form="eps", order=_limit("deis_log_rho", order, 4), var="lam", taper=lower_order_final)
 
 
-@solver("lms", order=4, prediction="eps", aliases=("LMSDiscreteScheduler",),
-        reference="Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022, arXiv:2206.00364")  # fmt: skip
+@solver("lms", order=4, prediction="eps", aliases=("LMSDiscreteScheduler",), reference=ref.EDM)
 def lms(path: Path, *, order: int = 4, lower_order_final: bool | str = False) -> Solution:
     """Linear multistep in sigma = rho: the rows of `deis_rho_ab` with order 4. Orders 1-4."""
     return multistep(path, form="eps", order=_limit("lms", order, 4), var="G", taper=lower_order_final)
 
 
-@solver("ipndm_v", order=4, prediction="eps", reference=_DEIS)
+@solver("ipndm_v", order=4, prediction="eps", reference=ref.DEIS)
 def ipndm_v(path: Path, *, order: int = 4, lower_order_final: bool | str = False) -> Solution:
     """Improved PNDM with variable-step Adams-Bashforth weights in rho: the rows of `lms`. Orders 1-4, default 4."""
     return multistep(path, form="eps", order=_limit("ipndm_v", order, 4), var="G", taper=lower_order_final)
 
 
-@solver("abnorsett", order=4, prediction="x0",
-        reference="Norsett, An A-stable modification of the Adams-Bashforth methods, 1969; Hochbruck, Ostermann, "
-        "Exponential multistep methods of Adams-type, 2011")  # fmt: skip
+@solver("abnorsett", order=4, prediction="x0", reference=ref.ADAMS)
 def abnorsett(path: Path, *, order: int = 4, form: str = "x0", lower_order_final: bool | str = True) -> Solution:
     """Exponential Adams-Bashforth (Norsett) on the real, non-uniform nodes in lam. Orders 1-5, default 4."""
     return multistep(path, form=_form(form), order=_limit("abnorsett", order, 5), var="lam", taper=lower_order_final)
 
 
-@solver("res_multistep", order=2, prediction="x0",
-        reference="Zhang et al., Improved Order Analysis and Design of Exponential Integrator for Diffusion Models Sampling, "
-        "2023, arXiv:2308.02157")  # fmt: skip
+@solver("res_multistep", order=2, prediction="x0", reference=ref.RES)
 def res_multistep(path: Path, *, order: int = 2, lower_order_final: bool | str = True) -> Solution:
     """Refined exponential solver, multistep: exact phi weights on x0 in lam. Orders 1-4, default 2."""
     return multistep(path, form="x0", order=_limit("res_multistep", order, 4), var="lam", taper=lower_order_final)
 
 
-@solver("cab", order=2, prediction="flow",
-        reference="Adams-Bashforth in the rectified coordinate y = x/(alpha+sigma), r = sigma/(alpha+sigma), dy/dr = eps - x0")  # fmt: skip
+@solver("cab", order=2, prediction="flow", reference=ref.CAB)
 def cab(path: Path, *, order: int = 2, lower_order_final: bool | str = False) -> Solution:
     """Adams-Bashforth on the velocity in the rectified coordinate, which makes any schedule a straight flow. Orders 1-4.
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..registry import Path, Solution, solver
-from ..schedule import Nodes
+from ..schedule import Node
 from ..tableau import CARRY, INPUT, KEEP, Row
 from ..weights import euler_weight, linear
+from . import references as ref
 from .multistep import _limit, safe_form
 
 # Adams-Bashforth weights on equal steps, newest first
@@ -24,11 +25,11 @@ ADAMS: Mapping[int, tuple[float, ...]] = {
     3: (23 / 12, -16 / 12, 5 / 12),
     4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
 }
-_PNDM = "Liu et al., Pseudo Numerical Methods for Diffusion Models on Manifolds, 2022, arXiv:2202.09778"
-_DEIS = "Zhang and Chen, Fast Sampling of Diffusion Models with Exponential Integrator, 2022, arXiv:2204.13902"
 
 
-def transfer(s: Nodes, t: Nodes, average: Mapping[int, float], anchor: str, *, at: Nodes | None = None, keep: bool = False) -> Row:
+def transfer(
+    s: Node, t: Node, average: Mapping[int, float], anchor: str, *, at: Node | None = None, keep: bool = False
+) -> Row:
     """Row of T(anchor, sum_j average_j m_{k-j}, s, t) after the call at node `at` (default s); `keep` holds the anchor."""
     form = safe_form("eps", s)
     b = euler_weight(form, s, t)
@@ -36,7 +37,7 @@ def transfer(s: Nodes, t: Nodes, average: Mapping[int, float], anchor: str, *, a
     return Row(at or s, form, {anchor: linear(form, s, t), **{j: b * w for j, w in average.items()}}, carry)
 
 
-def adams_row(s: Nodes, t: Nodes, order: int, past: list[int], rows: list[Row]) -> None:
+def adams_row(s: Node, t: Node, order: int, past: list[int], rows: list[Row]) -> None:
     """Append the Adams-Bashforth row s -> t; `past` lists the rows whose outputs count, oldest first, and grows by one."""
     k = len(rows)
     past.append(k)
@@ -57,8 +58,16 @@ def plms_plan(nfe: int, calls: int, reserved: bool) -> tuple[int, ...]:
     return (2, *(1,) * (nfe - 2)) if nfe > 2 else (1,) * nfe
 
 
-@solver("pndm", order=2, prediction="eps", reference=_PNDM, calls=4, plan=prk_plan, singular_ends="start end",
-        aliases=("F-PNDM",))  # fmt: skip
+@solver(
+    "pndm",
+    order=2,
+    prediction="eps",
+    reference=ref.PNDM,
+    calls=4,
+    plan=prk_plan,
+    singular_ends="start end",
+    aliases=("F-PNDM",),
+)
 def pndm(path: Path) -> Solution:
     """PNDM: pseudo Runge-Kutta steps (4 evaluations each, three of them if they fit), then PLMS of order 4. Order 2.
 
@@ -82,8 +91,16 @@ def pndm(path: Path) -> Solution:
     return Solution(rows, 2)
 
 
-@solver("plms", order=2, prediction="eps", reference=_PNDM, calls=2, plan=plms_plan, singular_ends="start",
-        aliases=("PNDMScheduler", "S-PNDM"))  # fmt: skip
+@solver(
+    "plms",
+    order=2,
+    prediction="eps",
+    reference=ref.PNDM,
+    calls=2,
+    plan=plms_plan,
+    singular_ends="start",
+    aliases=("PNDMScheduler", "S-PNDM"),
+)
 def plms(path: Path, *, order: int = 4) -> Solution:
     """PLMS with an improved-Euler start (2 evaluations in the first step), as Stable Diffusion's PNDM runs it. Order 2."""
     _limit("plms", order, 4)
@@ -98,7 +115,7 @@ def plms(path: Path, *, order: int = 4) -> Solution:
     return Solution(rows, 2)
 
 
-@solver("ipndm", order=2, prediction="eps", reference=_DEIS, aliases=("IPNDMScheduler",))
+@solver("ipndm", order=2, prediction="eps", reference=ref.DEIS, aliases=("IPNDMScheduler",))
 def ipndm(path: Path, *, order: int = 4) -> Solution:
     """Improved PNDM: Adams-Bashforth weights of equal steps from the first step on, no Runge-Kutta start. Order 2.
 

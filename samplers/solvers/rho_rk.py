@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..registry import Path, Solution, solver
-from ..schedule import Nodes
+from ..schedule import Node
 from ..tableau import CARRY, INPUT, KEEP, Row
 from ..weights import euler_weight, linear, scale
+from . import references as ref
 from .multistep import safe_form
 
 # Butcher arrays: rows a_2 .. a_s, then b; the nodes are the row sums
@@ -31,11 +32,9 @@ BUTCHER: dict[str, tuple[int, Sequence[Sequence[float]]]] = {
     "rk4": (4, [[1 / 2], [0, 1 / 2], [0, 0, 1], [1 / 6, 1 / 3, 1 / 3, 1 / 6]]),
 }
 _SMALLER = {1: "euler", 2: "heun", 3: "kutta3", 4: "rk4"}
-_DEIS = "Zhang and Chen, Fast Sampling of Diffusion Models with Exponential Integrator, 2022, arXiv:2204.13902"
-_EDM = "Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022, arXiv:2206.00364"
 
 
-def rk_rows(path: Path, s: Nodes, t: Nodes, var: str, butcher: Sequence[Sequence[float]]) -> list[Row]:
+def rk_rows(path: Path, s: Node, t: Node, var: str, butcher: Sequence[Sequence[float]]) -> list[Row]:
     """The rows of one classical Runge-Kutta step s -> t in the given variable."""
     form = safe_form("eps" if var == "rho" else "flow", s)
     if form == "x0" or len(butcher) == 1:
@@ -70,8 +69,15 @@ def resolve_var(path: Path, var: str | None) -> str:
     return var or ("flow" if path.schedule.kind == "flow" else "rho")
 
 
-@solver("heun", order=2, prediction="eps", reference=_EDM, calls=2, singular_ends="start end",
-        aliases=("HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "edm_heun"))  # fmt: skip
+@solver(
+    "heun",
+    order=2,
+    prediction="eps",
+    reference=ref.EDM,
+    calls=2,
+    singular_ends="start end",
+    aliases=("HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "edm_heun"),
+)
 def heun(path: Path, *, alpha: float = 1.0, var: str | None = None) -> Solution:
     """Heun's method on dy/drho = eps (for flows on dx/dt = v): order 2, 2 evaluations a step, the last step Euler.
 
@@ -87,7 +93,7 @@ def _calls(options: Mapping[str, Any]) -> int:
     return len(BUTCHER.get(options["method"], (0, [[1]]))[1])
 
 
-@solver("deis_rho_rk", order=3, prediction="eps", reference=_DEIS, calls=_calls, singular_ends="start end")
+@solver("deis_rho_rk", order=3, prediction="eps", reference=ref.DEIS, calls=_calls, singular_ends="start end")
 def deis_rho_rk(path: Path, *, method: str = "kutta3", var: str | None = None) -> Solution:
     """DEIS rho-RK: a classical Runge-Kutta method on dy/drho = eps. Order and evaluations a step are the method's.
 

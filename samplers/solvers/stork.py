@@ -16,9 +16,10 @@ from functools import lru_cache
 import numpy as np
 
 from ..registry import Path, Solution, solver
-from ..schedule import Nodes
+from ..schedule import Node
 from ..tableau import INPUT, Row
 from ..weights import linear, scale
+from . import references as ref
 from .multistep import _limit, orders
 
 
@@ -45,9 +46,7 @@ def responses(stages: int) -> tuple[float, float, float]:
     return float(now[0]), float(now[1]), float(now[2])
 
 
-@solver("stork", order=2, prediction="flow", aliases=("STORKScheduler", "stork2"),
-        reference="Tan et al., STORK: Faster Diffusion And Flow Matching Sampling By Resolving Both Stiffness And "
-        "Structure-Dependence, 2025, arXiv:2505.24210")  # fmt: skip
+@solver("stork", order=2, prediction="flow", aliases=("STORKScheduler", "stork2"), reference=ref.STORK)
 def stork(path: Path, *, order: int = 2, stages: int = 9, derivatives: int = 2) -> Solution:
     """STORK-type rows: RKG2 of `stages` virtual stages on a Taylor model of the velocity. Order 2, 1 evaluation a step.
 
@@ -59,16 +58,20 @@ def stork(path: Path, *, order: int = 2, stages: int = 9, derivatives: int = 2) 
     coefficients = responses(stages)
     rows = []
     most = 1 if order == 1 else derivatives + 1
-    for k, (p, s, t) in enumerate(zip(orders(path, most, False, "flow", "G"), path.nodes[:-1], path.nodes[1:], strict=True)):
+    for k, (p, s, t) in enumerate(
+        zip(orders(path, most, False, "flow", "G"), path.nodes[:-1], path.nodes[1:], strict=True)
+    ):
         r = [_r(path.nodes[k - j]) for j in range(p)]
         H = _r(t) - r[0]
         # rows of the inverse Vandermonde matrix are v, v', v''/2 at s as combinations of past outputs
-        taylor = np.linalg.inv(np.vander((np.array(r) - r[0]) / H, increasing=True)) * np.array([[1.0], [1.0], [2.0]])[:p]
+        taylor = (
+            np.linalg.inv(np.vander((np.array(r) - r[0]) / H, increasing=True)) * np.array([[1.0], [1.0], [2.0]])[:p]
+        )
         weights = scale("flow", t) * H * (np.array(coefficients[:p]) @ taylor)
         rows.append(Row(s, "flow", {INPUT: linear("flow", s, t), **dict(enumerate(weights.tolist()))}))
     return Solution(rows, order)
 
 
-def _r(node: Nodes) -> float:
+def _r(node: Node) -> float:
     """r = sigma / (alpha + sigma), the rectified time."""
     return node.sigma / (node.alpha + node.sigma)

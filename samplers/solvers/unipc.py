@@ -16,17 +16,14 @@ from collections.abc import Sequence
 from math import expm1
 
 from ..registry import Path, Solution, solver
-from ..schedule import Nodes
+from ..schedule import Node
 from ..tableau import CARRY, INPUT, Row, Terms
 from ..weights import euler_weight, lagrange_row, linear
+from . import references as ref
 from .multistep import _form, orders, safe_form
 
-_UNIPC = (
-    "Zhao et al., UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of Diffusion Models, 2023, arXiv:2302.04867"
-)
 
-
-def uni_weights(path: Path, form: str, kind: str, s: Nodes, t: Nodes, nodes: Sequence[Nodes]) -> list[float]:
+def uni_weights(path: Path, form: str, kind: str, s: Node, t: Node, nodes: Sequence[Node]) -> list[float]:
     """Weights at `nodes`: nodes[0] = s and one other make the two cases where B(h) matters; else the exact row."""
     if kind == "exact" or len(nodes) != 2:
         return lagrange_row(path.schedule, form, "lam", s, t, nodes)
@@ -49,7 +46,9 @@ def _order_list(path: Path, form: str, order: int | Sequence[int], taper: bool |
     return [min(p, most) for p, most in zip(order, orders(path, 4, False, form, "lam"), strict=True)]
 
 
-@solver("unipc", order=4, prediction="x0", reference=_UNIPC, aliases=("UniPCMultistepScheduler", "unipc_bh2", "uni_pc"))
+@solver(
+    "unipc", order=4, prediction="x0", reference=ref.UNIPC, aliases=("UniPCMultistepScheduler", "unipc_bh2", "uni_pc")
+)
 def unipc(
     path: Path,
     *,
