@@ -32,7 +32,8 @@ class Denoiser:
             raise ValueError(f"`fn` must be a callable fn(x, tau) -> output; got {type(fn).__name__}")
         if not isinstance(schedule, NoiseSchedule):
             raise ValueError(
-                f"`schedule` must be a NoiseSchedule; got {type(schedule).__name__}. NoiseSchedule.from_config reads a diffusers config"
+                f"`schedule` must be a NoiseSchedule; got {type(schedule).__name__}. "
+                "NoiseSchedule.from_config reads a diffusers config"
             )
         prediction_coefficients(prediction, schedule.nodes(np.array([schedule.t_min])))
         self.fn, self.schedule, self.prediction = fn, schedule, prediction

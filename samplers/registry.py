@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -239,7 +239,7 @@ def compile_path(
     schedule: NoiseSchedule,
     times: np.ndarray,
     groups: tuple[int, ...],
-    model_times: Sequence[float] | None,
+    model_times: Iterable[float] | None,
     options: Mapping[str, Any],
 ) -> Tableau:
     """Rows of `entry` along given boundaries; `model_times` (one a boundary, the end may be missing) are kept exactly."""

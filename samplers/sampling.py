@@ -93,7 +93,9 @@ def sample(
             )
         tableau = solver
     else:
-        tableau = build(solver, denoiser.schedule, 10 if nfe is None and grid is None else nfe, grid, t_start=t_start, t_end=t_end, **solver_options)  # fmt: skip
+        if nfe is None and grid is None:
+            nfe = 10
+        tableau = build(solver, denoiser.schedule, nfe, grid, t_start=t_start, t_end=t_end, **solver_options)
     began = time.perf_counter()
     wide = torch.float64 if x_T.dtype == torch.float64 else torch.float32
     steps = lower(tableau, denoiser.prediction, x_T.device, wide, post)

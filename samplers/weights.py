@@ -18,7 +18,8 @@ DEIS tAB. Node may lie behind s (predictor), at t (corrector) or between (stages
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import factorial
 
 import numpy as np
@@ -79,33 +80,44 @@ def lagrange_row(schedule: NoiseSchedule, form: str, var: str, s: Node, t: Node,
     return _by_quadrature(schedule, form, var, s, t, nodes)
 
 
-def _integrator(form: str, lam: np.ndarray) -> np.ndarray:
-    """G(lam) of the form."""
-    return {"x0": np.exp(lam), "eps": np.exp(-lam), "flow": 1.0 / (1.0 + np.exp(lam))}[form]
+@dataclass(frozen=True)
+class _Clock:
+    """A form's own variable G as a function of lam, its derivative and its inverse."""
+
+    G: Callable[[np.ndarray], np.ndarray]
+    dG: Callable[[np.ndarray], np.ndarray]
+    lam: Callable[[np.ndarray], np.ndarray]
+
+
+_CLOCKS = {
+    "x0": _Clock(np.exp, np.exp, np.log),
+    "eps": _Clock(lambda lam: np.exp(-lam), lambda lam: -np.exp(-lam), lambda G: -np.log(G)),
+    "flow": _Clock(
+        lambda lam: 1.0 / (1.0 + np.exp(lam)),
+        lambda lam: -0.25 / np.cosh(lam / 2) ** 2,
+        lambda G: np.log1p(-G) - np.log(G),
+    ),
+}
 
 
 def _by_quadrature(
     schedule: NoiseSchedule, form: str, var: str, s: Node, t: Node, nodes: Sequence[Node]
 ) -> list[float]:
     """b_j = S_t int l_j(g) dG by Gauss-Legendre: in G itself when g = G (exact) or when an end is infinite, else in lam."""
-    G_s, G_t = (_integrator(form, np.asarray(n.lam)) for n in (s, t))
-    finite = np.isfinite(s.lam) and np.isfinite(t.lam)
-    in_G = var == "G" or not finite
+    clock = _CLOCKS[form]
+    in_G = var == "G" or not (np.isfinite(s.lam) and np.isfinite(t.lam))
+    lo, hi = (float(clock.G(np.float64(n.lam))) if in_G else n.lam for n in (s, t))
     x, w = _GAUSS[8 if var == "G" else 24]
-    lo, hi = (G_s, G_t) if in_G else (s.lam, t.lam)
-    q = lo + 0.5 * (hi - lo) * (x + 1.0)
-    w = 0.5 * (hi - lo) * w
+    q, w = lo + 0.5 * (hi - lo) * (x + 1.0), 0.5 * (hi - lo) * w
+    lam = clock.lam(q) if in_G else q
+    if not in_G:
+        w = w * clock.dG(lam)
     if var == "G":
-        g, at = q, np.array([float(_integrator(form, np.asarray(n.lam))) for n in nodes])
+        g, at = q, clock.G(np.array([n.lam for n in nodes]))
+    elif var == "t":
+        g, at = schedule.t_of_lam(lam), np.array([n.t for n in nodes])
     else:
-        lam = (
-            {"x0": np.log, "eps": lambda v: -np.log(v), "flow": lambda v: np.log1p(-v) - np.log(v)}[form](q)
-            if in_G
-            else q
-        )
-        w = w if in_G else w * {"x0": np.exp(lam), "eps": -np.exp(-lam), "flow": -0.25 / np.cosh(lam / 2) ** 2}[form]
-        g = lam if var == "lam" else schedule.t_of_lam(lam)
-        at = np.array([float(n.lam if var == "lam" else n.t) for n in nodes])
+        g, at = lam, np.array([n.lam for n in nodes])
     span = at.max() - at.min()
     p = _basis((at - at[0]) / span)
     values = np.vander((g - at[0]) / span, len(nodes), increasing=True)
