@@ -12,6 +12,7 @@ _LAZY = {
     "Scheduler": "fewstep.samplers.scheduler",
     "sample": "fewstep.samplers.sampling",
     "build": "fewstep.samplers.registry",
+    "load": "fewstep.samplers.storage",
     "load_demo_pipeline": "fewstep.demo",
 }
 __all__ = ["__version__", "samplers", *_LAZY]

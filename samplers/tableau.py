@@ -191,6 +191,12 @@ class Tableau:
         """(p, q), each (nfe,), with m_k = p_k x + q_k output for a network that predicts `prediction`."""
         return convert(prediction, self.forms, Nodes(*(c[:-1] for c in self.nodes)))
 
+    def save(self, path: Any) -> None:
+        """Write the table as JSON with exact float64; `fewstep.load` reads it back."""
+        from .storage import save
+
+        save(self, path)
+
     def __str__(self) -> str:
         head = f"{self.name}: order {self.order}, {self.nfe} evaluations, {'SDE' if self.stochastic else 'ODE'}"
         names = ["carry", "input", *(f"m[-{j}]" if j else "m" for j in range(self.history))]
