@@ -21,7 +21,8 @@ class Denoiser:
         fn: maps x (B, *shape) and tau (0-dim tensor, schedule.model_time(t)) to the network's output, of x's shape or
             with twice the channels (learned variance: the second half is dropped).
         schedule: NoiseSchedule the network was trained on.
-        prediction: "epsilon", "sample" (x0), "v_prediction" (alpha eps - sigma x0) or "flow_prediction" (eps - x0).
+        prediction: "epsilon", "sample" (x0), "v_prediction" (alpha eps - sigma x0), "flow_prediction" (eps - x0)
+            or "score" (-eps / sigma).
 
     `denoiser(x, t)` is the raw output at time t of the schedule; `.x0(x, t)` and `.eps(x, t)` convert it.
     `.nfe` counts calls over the object's life.

@@ -221,6 +221,7 @@ def prediction_coefficients(prediction: str, nodes: Nodes) -> tuple[np.ndarray, 
         "sample": (one, zero),
         "v_prediction": (-nodes.sigma, nodes.alpha),
         "flow_prediction": (-one, one),
+        "score": (zero, -1.0 / np.where(nodes.sigma > 0, nodes.sigma, np.inf)),
     }
     if prediction not in table:
         raise ValueError(f"unknown prediction {prediction!r}; expected one of {', '.join(table)}")
