@@ -107,6 +107,38 @@ def _sigma_range(sigma_min: float, sigma_max: float) -> None:
 
 
 @dataclass(frozen=True, eq=False)
+class VPSigma(VP):
+    """VP in the time t = sigma / alpha, so alpha = 1 / sqrt(1 + t^2); networks see log(t) / 4 (EDM's noise label)."""
+
+    sigma_min: float
+    sigma_max: float
+    default_grid: ClassVar[str] = "karras"
+
+    def __post_init__(self) -> None:
+        _sigma_range(self.sigma_min, self.sigma_max)
+
+    t_max = property(lambda self: self.sigma_max)  # type: ignore[assignment]
+    t_min = property(lambda self: self.sigma_min)  # type: ignore[assignment]
+
+    def log_alpha(self, t: ArrayLike) -> Array:
+        return -0.5 * np.log1p(np.asarray(t, np.float64)[()] ** 2)
+
+    def lam(self, t: ArrayLike) -> Array:
+        return -log(np.asarray(t, np.float64))[()]
+
+    def t_of_lam(self, lam: ArrayLike) -> Array:
+        return np.exp(-np.asarray(lam, np.float64))[()]
+
+    def model_time(self, t: ArrayLike) -> Array:
+        """log(t) / 4."""
+        return 0.25 * log(np.asarray(t, np.float64))[()]
+
+    def time_of_model(self, tau: ArrayLike) -> Array:
+        """exp(4 tau)."""
+        return np.exp(4 * np.asarray(tau, np.float64))[()]
+
+
+@dataclass(frozen=True, eq=False)
 class VE(_SigmaTime):
     """Variance exploding in sigma (Song et al., arXiv 2011.13456); ends at sigma_min."""
 

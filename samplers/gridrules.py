@@ -18,6 +18,7 @@ from .errors import unknown
 from .schedule import Array, NoiseSchedule
 
 GridFn = Callable[..., Array]
+Ramp = Callable[[Array, float, float], Array]  # (u in [0, 1], lam at u = 0, lam at u = 1) -> lam
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _by_level(
     n: int,
     t_start: float,
     t_end: float,
-    lam_at: Callable[[Array, float, float], Array],
+    lam_at: Ramp,
     sigma_min: float | None = None,
 ) -> Array:
     """Times whose lam is `lam_at(u, lam_first, lam_last)` for equidistant u in [0, 1], with the given ends put back."""
@@ -165,12 +166,44 @@ def leading(schedule: NoiseSchedule, n: int, t_start: float, t_end: float, *, st
     return _on_steps(schedule, index, t_end)
 
 
+def linear_ramp(u: Array, first: float, last: float) -> Array:
+    """lam itself equidistant."""
+    return first + u * (last - first)
+
+
+def power_ramp(rho: float) -> Ramp:
+    """lam of (sigma / alpha)^(1/rho) equidistant; written relative to the first level, so nothing overflows."""
+
+    def lam_at(u: Array, first: float, last: float) -> Array:
+        return first - rho * np.log1p(u * np.expm1((first - last) / rho))
+
+    return lam_at
+
+
+def _beta_quantile(u: Array, a: float, b: float) -> Array:
+    from scipy.special import betaincinv
+
+    if not (a > 0 and b > 0):
+        raise ValueError(f"`a` and `b` of a beta grid must be positive; got a={a!r}, b={b!r}.")
+    return betaincinv(a, b, u)
+
+
+def beta_ramp(a: float = 0.6, b: float = 0.6) -> Ramp:
+    """lam of sigma / alpha at the quantiles of Beta(a, b) between the two ends."""
+
+    def lam_at(u: Array, first: float, last: float) -> Array:
+        low, high = np.exp(-last), np.exp(-first)
+        return -np.log(low + _beta_quantile(1 - u, a, b) * (high - low))
+
+    return lam_at
+
+
 @grid("logsnr", _DPM)
 @grid("exponential", _EDM)
 @grid("lu", _DPM)
 def logsnr(schedule: NoiseSchedule, n: int, t_start: float, t_end: float, *, sigma_min: float | None = None) -> Array:
     """Equidistant in lam = log(alpha / sigma), that is geometric in sigma / alpha."""
-    return _by_level(schedule, n, t_start, t_end, lambda u, a, b: a + u * (b - a), sigma_min)
+    return _by_level(schedule, n, t_start, t_end, linear_ramp, sigma_min)
 
 
 @grid("polyexponential", _EDM)
@@ -181,15 +214,6 @@ def polyexponential(
     return _by_level(schedule, n, t_start, t_end, lambda u, a, b: b + (1 - u) ** power * (a - b), sigma_min)
 
 
-def _power_ramp(rho: float) -> Callable[[Array, float, float], Array]:
-    """lam of (sigma / alpha)^(1/rho) equidistant; written relative to the first level, so nothing overflows."""
-
-    def lam_at(u: Array, first: float, last: float) -> Array:
-        return first - rho * np.log1p(u * np.expm1((first - last) / rho))
-
-    return lam_at
-
-
 @grid("karras", _EDM)
 def karras(
     schedule: NoiseSchedule, n: int, t_start: float, t_end: float, *, rho: float = 7.0, sigma_min: float | None = None
@@ -197,7 +221,7 @@ def karras(
     """Equidistant in (sigma / alpha)^(1/rho); rho = 1 is linear in sigma, large rho tends to `exponential`."""
     if not rho > 0:
         raise ValueError(f"`rho` must be positive; got {rho!r}. The usual value is 7.")
-    return _by_level(schedule, n, t_start, t_end, _power_ramp(rho), sigma_min)
+    return _by_level(schedule, n, t_start, t_end, power_ramp(rho), sigma_min)
 
 
 @grid("edm", _EDM)
@@ -216,15 +240,7 @@ def edm(
     low, high = max(sigma_min, np.exp(-lam_last)), min(sigma_max, np.exp(-lam_first))
     if not low < high:
         return karras(schedule, n, t_start, t_end, rho=rho)
-    return _by_level(schedule, n, t_start, t_end, lambda u, *_: _power_ramp(rho)(u, -np.log(high), -np.log(low)))
-
-
-def _beta_quantile(u: Array, a: float, b: float) -> Array:
-    from scipy.special import betaincinv
-
-    if not (a > 0 and b > 0):
-        raise ValueError(f"`a` and `b` of a beta grid must be positive; got a={a!r}, b={b!r}.")
-    return betaincinv(a, b, u)
+    return _by_level(schedule, n, t_start, t_end, lambda u, *_: power_ramp(rho)(u, -np.log(high), -np.log(low)))
 
 
 @grid("beta", _BETA)
@@ -247,12 +263,7 @@ def beta_sigma(
     sigma_min: float | None = None,
 ) -> Array:
     """Quantiles of Beta(a, b) in sigma / alpha (the reading that diffusers follows)."""
-
-    def lam_at(u: Array, first: float, last: float) -> Array:
-        low, high = np.exp(-last), np.exp(-first)
-        return -np.log(low + _beta_quantile(1 - u, a, b) * (high - low))
-
-    return _by_level(schedule, n, t_start, t_end, lam_at, sigma_min)
+    return _by_level(schedule, n, t_start, t_end, beta_ramp(a, b), sigma_min)
 
 
 # sigma / alpha of the optimised ten-step schedules; the eleventh level is the smallest one of the model.

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 if TYPE_CHECKING:
     import torch
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]  # float64 throughout
 
 
 class Nodes(NamedTuple):
