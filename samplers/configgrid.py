@@ -185,11 +185,11 @@ def _steps(rule: Convention, chosen: Config, n: int, rho: Array) -> Array:
     if n == 1 and rule.closed:
         return np.array([last - 1.0])
     if spacing == "linspace":
-        index = np.linspace(0, last - 1, points)[::-1][:n]
+        index: Array = np.linspace(0, last - 1, points)[::-1][:n]
     elif spacing == "leading":
         index = (np.arange(points) * whole_stride(last, points))[::-1][:n]
         offset = 0 if rule.spacing_fixed else int(chosen.get("steps_offset", 0))
-        index = index + min(offset, total - 1 - index[0])
+        index = index + min(offset, total - 1 - float(index[0]))
     elif spacing == "trailing":
         stride = total / n if (n - 1) * total < n * last else last / n
         index = last - np.arange(n) * stride - 1
@@ -198,7 +198,10 @@ def _steps(rule: Convention, chosen: Config, n: int, rho: Array) -> Array:
     # Rounding before the shift by one, because ties go to the even neighbour.
     whole = np.round(index + 1) - 1 if spacing == "trailing" else np.round(index)
     rounds = rule.whole or spacing != "linspace"
-    return whole if rounds and (np.diff(whole) < 0).all() and whole[-1] >= 0 else np.maximum(index, 0.0)
+    for steps in (whole, index) if rounds else (index,):
+        if (np.diff(steps) < 0).all() and steps[-1] >= 0:
+            return steps
+    return np.asarray(np.linspace(0, last - 1, points)[::-1][:n])
 
 
 def _table(
@@ -218,7 +221,7 @@ def _table(
     if timesteps is not None:
         return _Levels(np.interp(timesteps, steps, rho), timesteps, end)
     index = _steps(rule, chosen, n, rho)
-    levels = np.interp(index, steps, rho)
+    levels: Array = np.interp(index, steps, rho)
     name = _map_of(chosen)
     if name is None:
         return _Levels(levels, np.round(index) if rule.whole else index, end)
@@ -274,9 +277,8 @@ def _flow_of_vp_class(
     config: Config, solver: str | None, n: int, total: int, base: Array | None, moved: Any
 ) -> _Levels:
     """Flow times of a class made for VP models (use_flow_sigmas); its network is shown whole times."""
-    own, name = str(config.get("_class_name")), class_of(config, solver)
-    if name not in FLOW_CLASSES:
-        name = own if own in FLOW_CLASSES else CLASS_OF_SOLVER[""]
+    names = (class_of(config, solver), class_of(config, None), CLASS_OF_SOLVER[""])
+    name = next(name for name in names if name in FLOW_CLASSES)
     chosen = explicit(config)
     sigma_map = _map_of(chosen)
     if base is not None:
@@ -289,15 +291,17 @@ def _flow_of_vp_class(
     elif name == "UniPCMultistepScheduler":
         levels = moved(np.linspace(1, 1 / total, n + 1)[:-1])
     else:
-        levels = moved(1.0 - np.linspace(1, 1 / total, n + 1))[::-1][:-1]
+        levels = moved((1.0 - np.linspace(1, 1 / total, n + 1))[:0:-1])
     levels = np.minimum(levels, 1 - 1e-6)  # alpha stays positive
-    return _Levels(levels, np.floor(levels * total), _end(CONVENTIONS[name], chosen))
+    # Classes that always stop at the last level would leave that noise in the sample: their flows go to the data.
+    rule = CONVENTIONS[name]
+    return _Levels(levels, np.floor(levels * total), "zero" if rule.end == "sigma_min" else _end(rule, chosen))
 
 
 def _sigma_time(config: Config, schedule: NoiseSchedule, kind: str, n: int, sigmas: Array | None) -> _Levels:
     """Levels of EDM and VE models and their network's noise label."""
-    audio = "Cosine" in str(config.get("_class_name"))
-    form = config.get("sigma_schedule", "exponential" if audio or kind == "ve" else "karras")
+    audio = kind == "edm" and "rho" not in config  # the class for audio has its own label and no rho
+    form = config.get("sigma_schedule", "karras" if kind == "edm" and not audio else "exponential")
     ramp = {"karras": power_ramp(float(config.get("rho", 7.0))), "exponential": linear_ramp}.get(form)
     if ramp is None:
         raise unknown("sigma_schedule", form, ("karras", "exponential"))

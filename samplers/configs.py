@@ -42,8 +42,7 @@ def schedule_from_config(config: Any, solver: str | None = None) -> NoiseSchedul
         shift = config.get("flow_shift" if flow_mode(config) else "shift")
         return Flow(1.0 if shift is None else float(shift), int(config.get("num_train_timesteps", 1000)))
     if kind == "edm":
-        low, high = (0.3, 500.0) if "Cosine" in str(config.get("_class_name")) else (0.002, 80.0)
-        low, high = config.get("sigma_min", low), config.get("sigma_max", high)
+        low, high = config.get("sigma_min", 0.002), config.get("sigma_max", 80.0)
         return NoiseSchedule.edm(float(low), float(high), float(config["sigma_data"]))
     if kind == "ve":
         return NoiseSchedule.ve(config.get("sigma_min", 0.01), config["sigma_max"])

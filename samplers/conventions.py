@@ -92,8 +92,9 @@ _BETAS_OF_CLASS: dict[str, dict[str, Any]] = {
 
 
 def as_config(config: Any) -> dict[str, Any]:
-    """A plain dict from a config mapping or a scheduler object."""
-    config = getattr(config, "config", config)
+    """A plain dict from a config mapping or a scheduler object; a scheduler adds its class name."""
+    if not isinstance(config, Mapping) and isinstance(own := getattr(config, "config", None), Mapping):
+        config = {"_class_name": type(config).__name__, **own}
     if not isinstance(config, Mapping):
         raise ValueError(
             f"expected a scheduler or its config (a dict); got {type(config).__name__}. Pass `pipe.scheduler.config`."
@@ -111,6 +112,7 @@ def class_of(config: Config, solver: str | None) -> str:
     """The diffusers class that belongs to a solver; without one, the config's own class if it is known."""
     if solver is None:
         own = str(config.get("_class_name"))
+        own = "UniPCMultistepScheduler" if own == "None" and "disable_corrector" in config else own
         return own if own in CONVENTIONS else CLASS_OF_SOLVER[""]
     if solver in CONVENTIONS:
         return solver
@@ -157,12 +159,12 @@ def table_of(config: Config, floor: float = PURE_NOISE) -> Array:
     """alpha^2 at the training steps, float64; with zero terminal SNR the last entry is `floor`."""
     c = {**_BETAS, **_BETAS_OF_CLASS.get(str(config.get("_class_name")), {}), **config}
     if c.get("trained_betas") is not None:
-        beta = np.asarray(c["trained_betas"], np.float64)
+        beta: Array = np.asarray(c["trained_betas"], np.float64)
         if beta.ndim != 1 or len(beta) < 2 or not (np.isfinite(beta) & (beta > 0) & (beta <= 1)).all():
             raise ValueError(f"`trained_betas` must be at least 2 numbers in (0, 1]; got {beta}.")
     else:
         beta = betas(c["beta_schedule"], c["beta_start"], c["beta_end"], c["num_train_timesteps"])
-    table = np.cumprod(1 - beta)
+    table: Array = np.cumprod(1 - beta)
     if scale := c.get("snr_shift_scale"):
         table = table / (scale + (1 - scale) * table)
     return zero_terminal_snr(table, floor) if c.get("rescale_betas_zero_snr") else np.asarray(table, np.float64)

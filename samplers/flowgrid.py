@@ -24,9 +24,10 @@ def dynamic_shift(mu: float, shift_type: str = "exponential") -> float:
 
 
 def stretch_to_terminal(t: Array, shift_terminal: float) -> Array:
-    """Flow times with 1 - t scaled so that the last equals shift_terminal; a single time at 1 stays."""
-    last = 1 - t[-1]
-    return 1 - (1 - t) * ((1 - shift_terminal) / last) if last > 0 else t
+    """Flow times with 1 - t scaled so that the last equals shift_terminal; a single time has no last one to move."""
+    if not 0 < shift_terminal < 1:
+        raise ValueError(f"`shift_terminal` must lie between 0 and 1; got {shift_terminal!r}.")
+    return 1 - (1 - t) * ((1 - shift_terminal) / (1 - t[-1])) if len(t) > 1 else t
 
 
 @grid("flow", "Esser et al., Scaling Rectified Flow Transformers, 2024, arXiv 2403.03206")

@@ -130,7 +130,7 @@ def _has_steps(schedule: NoiseSchedule) -> bool:
 @grid("trailing", _FLAWED)
 def trailing(schedule: NoiseSchedule, n: int, t_start: float, t_end: float) -> Array:
     """Training steps counted back from t_start by equal strides, rounded; `uniform` on a continuous schedule."""
-    times = np.linspace(t_start, t_end, n + 1)
+    times: Array = np.linspace(t_start, t_end, n + 1)
     if not _has_steps(schedule):
         return times
     times = _on_steps(schedule, schedule.model_time(times[:-1]), t_end)
