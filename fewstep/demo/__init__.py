@@ -1,4 +1,4 @@
-"""The embedded model: a class-conditional diffusion model of handwritten digits, trained by examples/train_digits.py."""
+"""The embedded model: class-conditional diffusion of handwritten digits, trained by examples/train_digits.py."""
 
 from __future__ import annotations
 

@@ -7,10 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin, UNet2DModel
+from diffusers import SchedulerMixin
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
+
+Labels = int | list[int] | Tensor | None
+Generators = torch.Generator | list[torch.Generator] | None
 
 NULL_CLASS = 10  # the class label that means "any digit"
 _OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -29,7 +34,9 @@ class DigitsPipeline(DiffusionPipeline):
     Reference: Classifier-Free Diffusion Guidance, Ho and Salimans, 2022, arXiv:2207.12598.
     """
 
-    model_cpu_offload_seq = "unet"
+    unet: UNet2DModel
+    scheduler: Any
+    model_cpu_offload_seq = "unet"  # type: ignore[assignment]  # diffusers declares it as None
     _callback_tensor_inputs = ["latents"]
 
     def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin) -> None:
@@ -39,11 +46,11 @@ class DigitsPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        class_labels: int | list[int] | Tensor | None = None,
+        class_labels: Labels = None,
         batch_size: int | None = None,
         guidance_scale: float = 1.0,
         num_inference_steps: int = 10,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: Generators = None,
         latents: Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -75,7 +82,7 @@ class DigitsPipeline(DiffusionPipeline):
                 below 1, numbers of labels, generators and latents that disagree, or an unknown output type.
         """
         labels = self._labels(class_labels, batch_size, latents)
-        shape = (len(labels), self.unet.config.in_channels, *2 * [self.unet.config.sample_size])
+        shape = (len(labels), self.unet.config["in_channels"], *2 * [self.unet.config["sample_size"]])
         self._check(num_inference_steps, guidance_scale, generator, latents, output_type, shape)
         if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
             raise ValueError(f"callback_on_step_end_tensor_inputs: {sorted(unknown)} unknown; only 'latents' exists")
@@ -104,7 +111,7 @@ class DigitsPipeline(DiffusionPipeline):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     @staticmethod
-    def _labels(class_labels: int | list[int] | Tensor | None, batch_size: int | None, latents: Tensor | None) -> Tensor:
+    def _labels(class_labels: Labels, batch_size: int | None, latents: Tensor | None) -> Tensor:
         """One int64 class a sample: (B,), the null class where none was asked for."""
         if class_labels is None:
             labels = torch.tensor(NULL_CLASS)
@@ -112,32 +119,45 @@ class DigitsPipeline(DiffusionPipeline):
             labels = torch.as_tensor(class_labels).cpu()
             integral = not labels.is_floating_point() and labels.dtype != torch.bool
             if labels.ndim > 1 or labels.numel() == 0 or not integral or labels.min() < 0 or labels.max() > 9:
-                raise ValueError(f"class_labels must be digits 0..9, one for all images or a flat list; got {class_labels}")
+                raise ValueError(
+                    f"class_labels must be digits 0..9, one for all images or a flat list; got {class_labels}"
+                )
         if batch_size is None:
             batch_size = len(labels) if labels.ndim else len(latents) if latents is not None else 1
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number of at least 1; got {batch_size}")
         if labels.ndim and len(labels) != batch_size:
-            raise ValueError(f"{len(labels)} class labels for batch_size={batch_size}; leave batch_size away or make them agree")
+            raise ValueError(
+                f"{len(labels)} class labels for batch_size={batch_size}; leave batch_size away or make them agree"
+            )
         return labels.long().expand(batch_size)
 
     @staticmethod
     def _check(
-        num_inference_steps: int, guidance_scale: float, generator: Any, latents: Tensor | None, output_type: str, shape: tuple
+        num_inference_steps: int,
+        guidance_scale: float,
+        generator: Any,
+        latents: Tensor | None,
+        output_type: str,
+        shape: tuple,
     ) -> None:
         if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
             raise ValueError(f"num_inference_steps must be a whole number of at least 1; got {num_inference_steps}")
         if not math.isfinite(guidance_scale):
             raise ValueError(f"guidance_scale must be a finite number (1 is no guidance); got {guidance_scale}")
         if isinstance(generator, list) and len(generator) != shape[0]:
-            raise ValueError(f"{len(generator)} generators for {shape[0]} images; pass one, or a list with one an image")
+            raise ValueError(
+                f"{len(generator)} generators for {shape[0]} images; pass one, or a list with one an image"
+            )
         if latents is not None and tuple(latents.shape) != shape:
             raise ValueError(f"latents must have the shape {shape}; got {tuple(latents.shape)}")
         if output_type not in _OUTPUT_TYPES:
             raise ValueError(f"output_type must be one of {', '.join(_OUTPUT_TYPES)}; got {output_type!r}")
 
     def _set_times(self, n: int, timesteps: list | None, sigmas: list | None, device: torch.device) -> None:
-        given = {name: value for name, value in (("timesteps", timesteps), ("sigmas", sigmas)) if value is not None}
+        given: dict[str, Any] = {
+            name: value for name, value in (("timesteps", timesteps), ("sigmas", sigmas)) if value is not None
+        }
         if refused := given.keys() - inspect.signature(self.scheduler.set_timesteps).parameters.keys():
             raise ValueError(
                 f"{type(self.scheduler).__name__}.set_timesteps takes no {' and no '.join(sorted(refused))}; "
@@ -145,7 +165,7 @@ class DigitsPipeline(DiffusionPipeline):
             )
         self.scheduler.set_timesteps(**(given or {"num_inference_steps": n}), device=device)
 
-    def _step_options(self, generator: Any, eta: float | None) -> dict[str, Any]:
+    def _step_options(self, generator: Generators, eta: float | None) -> dict[str, Any]:
         accepted = inspect.signature(self.scheduler.step).parameters
         options = {"generator": generator, "eta": eta}
         return {name: value for name, value in options.items() if value is not None and name in accepted}
