@@ -15,7 +15,7 @@ import torch
 
 from .player import Post, Step
 from .schedule import Nodes
-from .tableau import Tableau, convert
+from .tableau import Prediction, Tableau, convert
 
 MOST_OPERATIONS = 4
 CARRY, INPUT, M = 0, 1, 2  # columns of W and registers of a Step
@@ -23,7 +23,7 @@ CARRY, INPUT, M = 0, 1, 2  # columns of W and registers of a Step
 
 def lower(
     tableau: Tableau,
-    prediction: str,
+    prediction: Prediction,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     post: Post | None = None,
@@ -67,7 +67,7 @@ def lower(
     return steps
 
 
-def _x0(prediction: str, calls: Nodes) -> np.ndarray:
+def _x0(prediction: Prediction, calls: Nodes) -> np.ndarray:
     """Weights of predicted x0 for reports only: zero output where the network cannot tell (eps at alpha = 0)."""
     seen = calls.alpha > 0
     safe = Nodes(*(np.where(seen, c, d) for c, d in zip(calls, (0.0, 1.0, 1.0, 0.0), strict=True)))

@@ -12,7 +12,7 @@ that a constant x0 and a constant eps are integrated exactly through every row. 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -187,7 +187,7 @@ class Tableau:
         blank = [np.zeros(state.shape[1])] * (self.history - len(outputs))
         return W[:, : 2 + self.history + self.slots] @ np.vstack([state, *outputs, *blank, draws])
 
-    def conversion(self, prediction: str) -> tuple[np.ndarray, np.ndarray]:
+    def conversion(self, prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
         """(p, q), each (nfe,), with m_k = p_k x + q_k output for a network that predicts `prediction`."""
         return convert(prediction, self.forms, Nodes(*(c[:-1] for c in self.nodes)))
 
@@ -213,8 +213,10 @@ class Tableau:
         return "\n".join([*lines, f"end {self.times[-1]:>10.6g}"])
 
 
-def prediction_coefficients(prediction: str, nodes: Nodes) -> tuple[np.ndarray, np.ndarray]:
+def prediction_coefficients(prediction: Prediction, nodes: Nodes) -> tuple[np.ndarray, np.ndarray]:
     """(P, Q) of a network output o = P x0 + Q eps."""
+    if callable(prediction):
+        return prediction(nodes)
     zero, one = np.zeros_like(nodes.alpha), np.ones_like(nodes.alpha)
     table = {
         "epsilon": (zero, one),
@@ -228,7 +230,7 @@ def prediction_coefficients(prediction: str, nodes: Nodes) -> tuple[np.ndarray, 
     return table[prediction]
 
 
-def convert(prediction: str, forms: Sequence[str], nodes: Nodes) -> tuple[np.ndarray, np.ndarray]:
+def convert(prediction: Prediction, forms: Sequence[str], nodes: Nodes) -> tuple[np.ndarray, np.ndarray]:
     """(p, q) with m = p x + q o, where m = A x0 + B eps (the forms) and o = P x0 + Q eps (the prediction).
 
         p = (B P - A Q) / det,   q = (A sigma - B alpha) / det,   det = sigma P - alpha Q
