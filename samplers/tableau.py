@@ -22,6 +22,8 @@ import numpy as np
 from .schedule import Node, Nodes, NoiseSchedule
 
 Terms = Mapping[Any, float]  # {register: coefficient}
+# what a network returns: a name, or nodes -> (P, Q) of its output P x0 + Q eps
+Prediction = str | Callable[[Nodes], tuple[np.ndarray, np.ndarray]]
 CARRY, INPUT, CONST = "carry", "input", "const"
 KEEP: Terms = {CARRY: 1.0}
 # what a row's m is, as (coefficient of x0, coefficient of eps)
