@@ -1,0 +1,201 @@
+"""From a scheduler config to steps that can be played, each stage cached: config -> Model -> Timetable -> Bound."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from .configs import grid_from_config, reading, schedule_from_config
+from .discrete import Discrete
+from .flowgrid import dynamic_shift
+from .grids import find, make_grid
+from .lowering import lower
+from .player import Post, Step
+from .postprocess import Clip, DynamicThreshold
+from .registry import SOLVERS, Entry, checked_options, compile_path, resolve, resume
+from .schedule import Array, Nodes, NoiseSchedule
+from .tableau import Prediction, Tableau
+
+OWN = ("solver", "grid", "solver_options")  # entries of a config that are ours
+ALPHA_FLOOR = 2.0**-12  # keeps sigma / alpha finite where alpha = 0, for display
+
+
+class Shared:
+    """Immutable and cached: a copy is the object itself."""
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Model(Shared):
+    """What a config says: its schedule, what the network returns, which solver runs on which grid."""
+
+    config: Mapping[str, Any]
+    schedule: NoiseSchedule
+    prediction: Prediction
+    post: Post | None
+    sigma_data: float | None
+    entry: Entry
+    options: Mapping[str, Any]
+    grid: Any
+
+    @cached_property
+    def training(self) -> Nodes:
+        """Points of the whole training range, noisiest first, and the end of sampling."""
+        return self.schedule.nodes(make_grid(None, self.schedule, self.schedule.num_train_timesteps))
+
+
+def config_key(config: Mapping[str, Any]) -> str:
+    """A config as text: what a Model is cached by."""
+
+    def plain(value: Any) -> Any:
+        if hasattr(value, "tolist"):
+            return value.tolist()
+        raise ValueError(f"a scheduler config holds numbers, strings, lists; got {type(value).__name__}")
+
+    return json.dumps(dict(config), sort_keys=True, default=plain)
+
+
+@lru_cache(maxsize=64)
+def model(key: str) -> Model:
+    """The Model of a config given as `config_key` text; ValueError where it makes no sense."""
+    config = json.loads(key)
+    solver, grid, options = (config.pop(name, None) for name in OWN)
+    name, folk_grid = resolve(solver or "dpmpp_2m")
+    entry = SOLVERS[name]
+    if entry.kind != "tableau":
+        raise ValueError(f"{name!r} chooses its own steps, which a pipeline cannot follow; call sample(...) instead")
+    grid = folk_grid if grid is None else grid
+    if isinstance(grid, str):
+        find(grid)
+    said = reading({"clip_sample": False, **config}, name)
+    post: Post | None = None
+    if said.thresholding:
+        post = DynamicThreshold(said.dynamic_thresholding_ratio, said.sample_max_value)
+    elif said.clip_sample:
+        post = Clip(said.clip_sample_range)
+    prediction = said.prediction if said.sigma_data is None else edm_output(said.sigma_data, said.prediction)
+    schedule = schedule_from_config(config, name)
+    return Model(config, schedule, prediction, post, said.sigma_data, entry, checked_options(entry, options or {}), grid)
+
+
+def edm_output(sigma_data: float, prediction: str) -> Prediction:
+    """(P, Q) of the raw network F of EDM, x0 = c_skip x + c_out F: F = (sigma/sigma_data x0 - sigma_data eps) / c.
+
+    c = sqrt(sigma^2 + sigma_data^2); models trained on v return -F. (Karras et al., 2022, arXiv:2206.00364, Table 1.)
+    """
+    signs = {"epsilon": 1.0, "v_prediction": -1.0}
+    if prediction not in signs:
+        raise ValueError(f"EDM models predict 'epsilon' or 'v_prediction'; the config says {prediction!r}")
+    sign = signs[prediction]
+
+    def coefficients(nodes: Nodes) -> tuple[Array, Array]:
+        c = np.hypot(nodes.sigma, sigma_data)
+        return sign * nodes.sigma / (sigma_data * c), -sign * sigma_data / c
+
+    return coefficients
+
+
+@dataclass(frozen=True, eq=False)
+class Timetable(Shared):
+    """A compiled run. timesteps: (n,), one a network call; sigmas: (n + 1,). Both on the CPU, never handed out."""
+
+    model: Model
+    tableau: Tableau
+    timesteps: torch.Tensor
+    sigmas: torch.Tensor
+
+    @cached_property
+    def input_scales(self) -> list[float] | None:
+        """Factor on the network's input of every call, under EDM preconditioning."""
+        if self.model.sigma_data is None:
+            return None
+        return [(s**2 + self.model.sigma_data**2) ** -0.5 for s in self.tableau.nodes.sigma.tolist()]
+
+
+@lru_cache(maxsize=128)
+def timetable(
+    key: str, n: int | None, sigmas: tuple[float, ...] | None, timesteps: tuple[float, ...] | None, mu: float | None
+) -> Timetable:
+    """The Timetable of a config for n network evaluations, or explicit sigmas or timesteps."""
+    m = model(key)
+    times, shown, groups = _groups(m, n, sigmas, timesteps, mu)
+    tableau = compile_path(m.entry, m.schedule, times, groups, shown, m.options)
+    return Timetable(m, tableau, model_clock(m.schedule, tableau.model_times), public_sigmas(m.schedule, tableau.nodes))
+
+
+Path = tuple[Array, "Array | None"]
+
+
+def _groups(m: Model, n: int | None, sigmas: Any, timesteps: Any, mu: float | None) -> tuple[Any, Any, tuple[int, ...]]:
+    """Step boundaries, the network's times there, and the calls of each step: exactly n calls in all.
+
+    A solver with several calls a step takes fewer boundaries from the same rule, or from the same explicit curve.
+    """
+    explicit = sigmas is not None or timesteps is not None
+    rule: Callable[[int | None], Path] = lambda n: _from_config(m, n, sigmas, timesteps, mu)  # noqa: E731
+    if m.grid is not None and not explicit:
+        rule = lambda n: (_from_name(m, n, mu), None)  # noqa: E731
+    times, shown = rule(n)
+    calls = len(times) - 1
+    ends = bool(m.schedule.alpha(times[0]) == 0), bool(m.schedule.sigma(times[-1]) == 0)
+    groups = m.entry.groups(calls, *ends, m.options)
+    if len(groups) == calls:
+        return times, shown, groups
+    if not explicit:
+        return *rule(len(groups)), groups
+    fewer = make_grid(times, m.schedule, len(groups))
+    return fewer, None if timesteps is None else np.interp(fewer[:-1], times[-2::-1], np.flip(shown)), groups
+
+
+def _from_config(m: Model, n: int | None, sigmas: Any, timesteps: Any, mu: float | None) -> Path:
+    return grid_from_config(m.config, m.schedule, n, m.entry.name, sigmas=sigmas, timesteps=timesteps, mu=mu)
+
+
+def _from_name(m: Model, n: int | None, mu: float | None) -> Array:
+    """A grid by name or array in place of the config's own."""
+    if n is None:
+        raise ValueError("pass `num_inference_steps`, `sigmas` or `timesteps` to set_timesteps")
+    options = {}
+    if m.grid == "flow" and m.config.get("use_dynamic_shifting"):
+        if mu is None:
+            raise ValueError("this config uses dynamic shifting: pass `mu` (pipelines derive it from the image size)")
+        options["shift"] = dynamic_shift(mu, m.config.get("time_shift_type") or "exponential")
+    return make_grid(m.grid, m.schedule, n, **options)
+
+
+def model_clock(schedule: NoiseSchedule, shown: Array) -> torch.Tensor:
+    """Times for the network: int64 where all are whole steps of discrete training, else float32."""
+    whole = isinstance(schedule, Discrete) and bool((shown == np.round(shown)).all())
+    return torch.tensor(shown, dtype=torch.int64 if whole else torch.float32)
+
+
+def public_sigmas(schedule: NoiseSchedule, nodes: Nodes) -> torch.Tensor:
+    """What schedulers call sigmas: sigma of flow, VE and EDM models, sigma / alpha of VP models; float32."""
+    level = nodes.sigma / np.maximum(nodes.alpha, ALPHA_FLOOR) if schedule.kind == "vp" else nodes.sigma
+    return torch.tensor(level, dtype=torch.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Bound(Shared):
+    """The steps of a Timetable from network call `begin` on, for one device and state dtype."""
+
+    begin: int
+    device: torch.device
+    dtype: torch.dtype
+    tableau: Tableau
+    steps: tuple[Step, ...]
+
+
+@lru_cache(maxsize=128)
+def bind(table: Timetable, begin: int, device: torch.device, dtype: torch.dtype) -> Bound:
+    """Steps of the table, recompiled from call `begin`, with their weights on the device."""
+    tableau = resume(table.tableau, begin)
+    return Bound(begin, device, dtype, tableau, lower(tableau, table.model.prediction, device, dtype, table.model.post))

@@ -1,0 +1,415 @@
+"""`Scheduler`: plays a table inside any diffusers pipeline. It knows the contract of a scheduler and no coefficient.
+
+A saved pipeline names this module. Import fewstep's Scheduler before loading it back: `from fewstep import Scheduler`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
+from diffusers.utils import BaseOutput
+
+from .conventions import as_config
+from .denoiser import like_state
+from .discrete import Discrete
+from .errors import unknown
+from .noise import GeneratorNoise
+from .played import OWN, Bound, Model, Timetable, bind, config_key, model, model_clock, public_sigmas, timetable
+from .player import State, Step
+from .registry import SOLVERS, resolve
+from .sampling import first_state
+
+Tensor = torch.Tensor
+
+# Entries that describe the network and its data: taken from another class's config even where they are its defaults.
+MODEL_KEYS = frozenset(
+    "num_train_timesteps beta_start beta_end beta_schedule trained_betas prediction_type rescale_betas_zero_snr "
+    "snr_shift_scale timestep_type sigma_min sigma_max sigma_data sigma_schedule rho sampling_eps beta_min beta_max shift "
+    "flow_shift use_flow_sigmas use_dynamic_shifting time_shift_type base_shift max_shift base_image_seq_len "
+    "max_image_seq_len shift_terminal invert_sigmas clip_sample clip_sample_range variance_type".split()
+)
+ORIGINAL = "_original"  # config entry: the class that a config came from, and which of our arguments it lacked
+
+
+@dataclass
+class SchedulerOutput(BaseOutput):
+    """prev_sample: input of the next network call, (B, ...). pred_original_sample: the clean sample now predicted."""
+
+    prev_sample: Tensor
+    pred_original_sample: Tensor
+
+
+class StepTuple(tuple):
+    """(prev_sample, pred_original_sample), the second computed when somebody reads it."""
+
+    make: Callable[[], Tensor]
+
+    @classmethod
+    def lazy(cls, previous: Tensor, make: Callable[[], Tensor]) -> StepTuple:
+        out = cls((previous, None))
+        out.make = make
+        return out
+
+    def __getitem__(self, i: Any) -> Any:
+        return tuple.__getitem__(self, 0) if i == 0 else (tuple.__getitem__(self, 0), self.make())[i]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield tuple.__getitem__(self, 0)
+        yield self.make()
+
+
+class _Done:
+    """What stands after the last step."""
+
+    slots = ()
+
+    def __call__(self, *_: Any) -> Any:
+        raise ValueError("every step of this run has been taken: call set_timesteps() before stepping again")
+
+
+DONE = _Done()
+
+
+class Scheduler(SchedulerMixin, ConfigMixin):
+    """Any table solver as a diffusers scheduler: `pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, "unipc")`.
+
+    The state is x_t = alpha_t x0 + sigma_t eps of the model's own schedule: unit noise for VP and flow models, sigma_max
+    for EDM and VE models. It is accumulated in float32 (float64 for float64 samples) and returned in the sample's dtype.
+    `timesteps` lists every network call, the stages of a step included, so set_timesteps(n) costs n evaluations.
+
+    Args:
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: the model, for
+            construction by hand. `from_config` reads any scheduler's config, with spacings, shifts and all.
+        solver: name or alias in SOLVERS. grid: name in GRIDS, list of decreasing times, or None for the grid that the
+            config describes. solver_options: of the solver, e.g. {"order": 3}.
+
+    Raises:
+        ValueError: unknown solver, grid or option; a config that describes no noise schedule.
+    """
+
+    _compatibles = [
+        *(kind.name for kind in KarrasDiffusionSchedulers),
+        "FlowMatchEulerDiscreteScheduler",
+        "FlowMatchHeunDiscreteScheduler",
+        "EDMDPMSolverMultistepScheduler",
+    ]
+    order = 1
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: Sequence[float] | np.ndarray | None = None,
+        prediction_type: str = "epsilon",
+        solver: str = "dpmpp_2m",
+        grid: str | list[float] | None = None,
+        solver_options: dict[str, Any] | None = None,
+    ):
+        pass  # registering the arguments reads them
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Any = None,
+        solver: str | None = None,
+        grid: str | Sequence[float] | None = None,
+        learned: None = None,
+        return_unused_kwargs: bool = False,
+        **solver_options: Any,
+    ) -> Any:
+        """The scheduler for a model whose diffusers scheduler (or its config) is given.
+
+        Args:
+            config: scheduler, or config dict of any diffusers scheduler or of this one.
+            solver: SOLVERS name; default: the config's own if it was ours once, else "dpmpp_2m".
+            grid: GRIDS name or decreasing times in the schedule's unit; None: the grid the config describes.
+            **solver_options: options of the solver; entries of a config (timestep_spacing="trailing") are replaced.
+
+        Raises:
+            ValueError: unknown solver, grid or option; no noise schedule; `learned`, which takes None only.
+        """
+        if learned is not None:
+            raise ValueError("`learned` takes None: this version has no learned solvers. Choose one with `solver=`")
+        entries = as_config(config)
+        if entries.get("_class_name") != cls.__name__:
+            entries = cls._adopted(entries)
+        if solver is not None:
+            entries.update(solver=solver, grid=None, solver_options={})
+        if grid is not None:
+            entries["grid"] = grid if isinstance(grid, str) else np.asarray(grid, np.float64).tolist()
+        replaced = cls._options(entries, solver_options)
+        known = set(entries.pop("_use_default_values", ())) - set(replaced) - set(OWN)
+        return super().from_config({**entries, "_use_default_values": list(known)}, return_unused_kwargs)
+
+    @classmethod
+    def _adopted(cls, entries: dict[str, Any]) -> dict[str, Any]:
+        """Another class's config: without what it never said about sampling, with a note of where it came from."""
+        unsaid = set(entries.pop("_use_default_values", ())) - MODEL_KEYS
+        entries = {key: value for key, value in entries.items() if key not in unsaid}
+        lacks = [key for key in cls._get_init_keys(cls) if key not in entries]
+        return {**entries, ORIGINAL: {"class": entries.get("_class_name"), "lacks": sorted(lacks)}}
+
+    @classmethod
+    def _options(cls, entries: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
+        """Sort keywords into options of the solver and replaced config entries; the names of the latter."""
+        known = SOLVERS[resolve(entries.get("solver") or "dpmpp_2m")[0]].options
+        options = {key: value for key, value in given.items() if key in known}
+        replaced = {key: value for key, value in given.items() if key not in known}
+        for key in replaced:
+            keys = set(entries) | {k for c in cls._get_compatibles() for k in cls._get_init_keys(c)}
+            if key not in keys - {"self", "kwargs"}:
+                raise unknown(f"option of solver {entries.get('solver') or 'dpmpp_2m'!r} or config entry", key, [*known, *keys])
+        if options:
+            entries["solver_options"] = {**(entries.get("solver_options") or {}), **options}
+        entries.update(replaced)
+        return [*replaced, *(["solver_options"] if options else [])]
+
+    def register_to_config(self, **entries: Any) -> None:
+        """Store config entries, then read the model and the solver off the whole config."""
+        super().register_to_config(**{**entries, "_class_name": type(self).__name__})
+        self._configure()
+
+    def _configure(self) -> None:
+        """What exists before set_timesteps: the training range as timesteps and sigmas."""
+        self._read = self._internal_dict
+        original = self._read.get(ORIGINAL) or {}
+        hidden = set(original.get("lacks", ())) - set(OWN)
+        entries = {k: v for k, v in self._read.items() if k[0] != "_" and v is not None and k not in hidden}
+        entries.setdefault("num_train_timesteps", 1000)
+        if original.get("class"):
+            entries["_class_name"] = original["class"]
+        self._key = config_key(entries)
+        self._model: Model = model(self._key)
+        schedule, nodes = self._model.schedule, self._model.training
+        self.timesteps = model_clock(schedule, np.asarray(schedule.model_time(nodes.t[:-1])))
+        self.sigmas = public_sigmas(schedule, nodes)
+        self.init_noise_sigma = float(nodes.sigma[0]) if schedule.kind == "ve" else 1.0
+        self.num_inference_steps: int | None = None
+        if isinstance(schedule, Discrete):
+            table = schedule.alphas_cumprod
+            self.alphas_cumprod = torch.tensor(table, dtype=torch.float32)
+            self.alphas = torch.tensor(np.append(table[0], table[1:] / table[:-1]), dtype=torch.float32)
+            self.betas = torch.tensor(1 - np.append(table[0], table[1:] / table[:-1]), dtype=torch.float32)
+        self._asked: tuple[Any, ...] | None = None
+        self._table: Timetable | None = None
+        self._bound: Bound | None = None
+        self._restart()
+
+    def _restart(self) -> None:
+        self._begin_index: int | None = None
+        self._step: Step | _Done | None = None
+        self._state: State | None = None
+        self._returned: Tensor | None = None
+        self._version: int | None = None
+
+    def __len__(self) -> int:
+        return self._model.schedule.num_train_timesteps
+
+    @property
+    def step_index(self) -> int | None:
+        """Network calls behind the next step; None before the first step."""
+        if self._step is None or self._bound is None:
+            return None
+        return len(self.timesteps) if isinstance(self._step, _Done) else self._bound.begin + self._step.index
+
+    @property
+    def begin_index(self) -> int | None:
+        """Network call at which the run begins, as set_begin_index said."""
+        return self._begin_index
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Begin the run at network call `begin_index`: its solver starts afresh on the remaining calls."""
+        if begin_index < 0:
+            raise ValueError(f"`begin_index` must not be negative; got {begin_index}")
+        self._begin_index = begin_index
+        if self._table is not None and self._bound is not None and begin_index < self._table.tableau.nfe:
+            if self._step is None:
+                self._bound = bind(self._table, begin_index, self._bound.device, self._bound.dtype)
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: torch.device | str | None = None,
+        sigmas: Sequence[float] | np.ndarray | Tensor | None = None,
+        mu: float | None = None,
+        timesteps: Sequence[float] | np.ndarray | Tensor | None = None,
+    ) -> None:
+        """Prepare a run of exactly n network evaluations; forgets the previous one.
+
+        Args:
+            num_inference_steps: n. device: of `timesteps`, and where step() is expected.
+            sigmas: explicit levels, decreasing, n or n + 1 with a final 0; flow levels are shifted here, once.
+            mu: dynamic shift; required where the config uses dynamic shifting, else ignored.
+            timesteps: explicit times for the network; with `sigmas`, those drive the solver.
+
+        Raises:
+            ValueError: n < 1, lengths that differ, levels that do not decrease, a missing `mu`.
+        """
+        if self._internal_dict is not self._read:  # pipelines that correct a config replace it as a whole
+            self._configure()
+        shift = None if mu is None else float(mu)
+        self._asked = (num_inference_steps, _floats(sigmas), _floats(timesteps), shift)
+        self._table = timetable(self._key, *self._asked)
+        self.timesteps = self._table.timesteps.to(device, copy=True)
+        self.sigmas = self._table.sigmas.clone()
+        self.num_inference_steps = self._table.tableau.nfe
+        if self._model.schedule.kind == "ve":
+            self.init_noise_sigma = float(self._table.tableau.nodes.sigma[0])
+        self._clock = self.timesteps
+        self._bound = bind(self._table, 0, self.timesteps.device, torch.float32)
+        self._restart()
+
+    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+        """The network's input for a state: the state itself, but times 1/sqrt(sigma^2 + sigma_data^2) for EDM models."""
+        scales = None if self._table is None else self._table.input_scales
+        if scales is None:
+            return sample
+        index = self.step_index
+        if index is None:
+            index = self._locate(timestep) if self._begin_index is None else self._begin_index
+        return sample * scales[index]
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        eta: float = 0.0,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        variance_noise: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """The state at the next network call, from the network's output at this one.
+
+        Args:
+            model_output: (B, C, ...), or (B, 2C, ...) with a learned variance, of any floating dtype.
+            timestep: read only at the first step of a run that has no begin index. sample: state, (B, C, ...).
+            eta: accepted for pipelines that pass it; the ODE tables have no noise to scale.
+            generator: one, or a list with one a sample; used by rows with noise. variance_noise: their noise, given.
+            return_dict: False for a tuple (prev_sample, pred_original_sample), the second computed when it is read.
+
+        Raises:
+            ValueError: before set_timesteps, after the last step, or a model output of another shape.
+        """
+        step = self._step or self._first_step(timestep, sample)
+        state = self._state
+        if sample is not self._returned or (self._version is not None and sample._version != self._version):
+            state = self._entered(sample)
+        noises = self._noises(step, state, generator, variance_noise) if step.slots else ()
+        after = step(state, like_state(model_output, sample), noises)
+        self._step, self._state = step.next or DONE, after
+        previous = self._returned = after.input.to(sample.dtype)
+        self._version = None if previous is after.input else _version(previous)
+
+        def predicted() -> Tensor:
+            x0 = step.x0(state.input, like_state(model_output, sample))
+            return (x0 if step.post is None else step.post(x0)).to(sample.dtype)
+
+        if return_dict:
+            return SchedulerOutput(previous, predicted())
+        return (previous, predicted()) if torch.compiler.is_compiling() else StepTuple.lazy(previous, predicted)
+
+    def _first_step(self, timestep: Any, sample: Tensor) -> Step:
+        """Step zero of the run: at the begin index, else where `timestep` stands in `timesteps`."""
+        if self._table is None or self._bound is None:
+            raise ValueError("call set_timesteps() before step()")
+        begin = self._begin_index
+        if begin is None:
+            begin = 0 if torch.compiler.is_compiling() else self._locate(timestep)
+        dtype = torch.float64 if sample.dtype == torch.float64 else torch.float32
+        if (self._bound.begin, self._bound.device, self._bound.dtype) != (begin, sample.device, dtype):
+            self._bound = bind(self._table, begin, sample.device, dtype)
+        return self._bound.steps[0]
+
+    def _locate(self, timestep: Any) -> int:
+        """Index of a timestep: by place for views of `timesteps`, which reads no value, else the nearest entry."""
+        assert self._table is not None
+        if isinstance(timestep, Tensor):
+            if timestep.untyped_storage().data_ptr() == self._clock.untyped_storage().data_ptr():
+                return timestep.storage_offset()
+            timestep = timestep.reshape(-1)[0]
+        shown = self._table.tableau.model_times
+        return int(np.argmin(np.abs(shown - float(timestep))))
+
+    def _entered(self, sample: Tensor) -> State:
+        """The state with an input from outside: a first sample, or an edited one, which moves the anchor with it."""
+        assert self._bound is not None
+        x, state = sample.to(self._bound.dtype), self._state
+        if state is None:
+            return first_state(self._bound.tableau, x, GeneratorNoise(None))
+        carry = x if state.carry is state.input else state.carry + (x - state.input)
+        return State(carry, x, state.history)
+
+    @staticmethod
+    def _noises(step: Any, state: State, generator: Any, given: Tensor | None) -> list[Tensor]:
+        source = GeneratorNoise(generator)
+        drawn = [source(step.index + 1, slot, state.input) for slot in step.slots]
+        return drawn if given is None else [given.to(state.input.dtype), *drawn[1:]]
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """alpha x0 + sigma eps at the level of the next call of the run, or, without a begin index, of each timestep.
+
+        Args:
+            original_samples, noise: (B, ...). timesteps: (B,) or (1,), entries of `timesteps` or any training times.
+        """
+        alpha, sigma = self._levels(timesteps)
+        shape = (-1, *(1,) * (original_samples.ndim - 1))
+        wide = torch.float64 if original_samples.dtype == torch.float64 else torch.float32
+        a, s = (torch.tensor(v, dtype=wide, device=original_samples.device).view(shape) for v in (alpha, sigma))
+        return (a * original_samples + s * noise).to(original_samples.dtype)
+
+    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+        """`add_noise` with the argument order of flow schedulers."""
+        return self.add_noise(sample, noise, timestep)
+
+    def _levels(self, timesteps: Any) -> tuple[Any, Any]:
+        """(alpha, sigma), one a sample."""
+        schedule = self._model.schedule
+        if self._table is not None and self._begin_index is not None:
+            index = self._begin_index if self.step_index is None else self.step_index
+            nodes = self._table.tableau.nodes
+            return [float(nodes.alpha[index])], [float(nodes.sigma[index])]
+        values = np.atleast_1d(np.asarray(_floats(timesteps), np.float64))
+        times = schedule.time_of_model(values)
+        if self._table is not None:  # an entry of the run means its level, which rounding may have moved off its time
+            shown = self._table.tableau.model_times.astype(np.float32)
+            hit = shown[None] == values.astype(np.float32)[:, None]
+            times = np.where(hit.any(1), self._table.tableau.times[hit.argmax(1)], times)
+        return schedule.alpha(times), schedule.sigma(times)
+
+    def __getstate__(self) -> dict[str, Any]:
+        bound = None if self._bound is None else (self._bound.begin, self._bound.device, self._bound.dtype)
+        rebuilt = ("_model", "_table", "_bound", "_step", "_read")
+        return {**{k: v for k, v in self.__dict__.items() if k not in rebuilt}, "at": (bound, self.step_index)}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        bound, index = saved.pop("at")
+        self.__dict__.update(saved)
+        self._read, self._model = self._internal_dict, model(self._key)
+        self._table = None if self._asked is None else timetable(self._key, *self._asked)
+        self._bound = None if bound is None else bind(self._table, *bound)
+        self._step = None
+        if index is not None:
+            steps = self._bound.steps
+            self._step = steps[index - self._bound.begin] if index < self._bound.begin + len(steps) else DONE
+
+
+def _floats(values: Any) -> tuple[float, ...] | None:
+    """Numbers of a list, array or tensor, as something to cache by."""
+    if values is None:
+        return None
+    return tuple(np.atleast_1d(np.asarray(getattr(values, "tolist", lambda: values)(), np.float64)).ravel().tolist())
+
+
+def _version(x: Tensor) -> int | None:
+    """A counter of in-place changes, known to the host; None where there is none."""
+    return None if torch.compiler.is_compiling() or x.is_inference() else x._version
