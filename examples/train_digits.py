@@ -95,12 +95,16 @@ class Training:
         self.random = torch.Generator().manual_seed(seed)  # on the CPU: the same training on every device
         alphas_cumprod = DDIMScheduler(**SCHEDULE).alphas_cumprod.to(device)
         self.alpha, self.sigma = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
+        # x0_hat = (x_t - sigma eps_hat) / alpha magnifies the errors of eps_hat where alpha is small. Unweighted, they
+        # leave a trace of the initial noise in the image: speckle.
+        self.weight = 1 / (alphas_cumprod + 0.01)
+        self.weight /= self.weight.mean()
         self.n_done, self.seconds = 0, 0.0
         # In bfloat16 the input conv could not tell small noise on a pixel of -1; the other layers can do with it.
         unet.conv_in.forward = torch.autocast(device.type, enabled=False)(unet.conv_in.forward)
 
     def loss(self, images: Tensor, labels: Tensor, batch: int) -> Tensor:
-        """|eps_hat - eps|^2 of one batch; its times are spread evenly over the schedule, which lowers the variance."""
+        """Weighted |eps_hat - eps|^2 of one batch; its times are spread evenly over the schedule, which lowers the variance."""
         pick = torch.randint(len(images), (batch,), generator=self.random)
         drop = torch.rand(batch, generator=self.random) < 0.1
         tau = (torch.rand(1, generator=self.random) + torch.arange(batch) / batch) % 1
@@ -110,7 +114,7 @@ class Training:
         x_t = self.alpha[t].view(-1, 1, 1, 1) * x0 + self.sigma[t].view(-1, 1, 1, 1) * eps
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             output = self.unet(x_t, t, class_labels=y).sample
-        return F.mse_loss(output.float(), eps)
+        return (self.weight[t] * (output.float() - eps).square().mean((1, 2, 3))).mean()
 
     def step(self, images: Tensor, labels: Tensor, batch: int, progress: float, warmup: int = 200) -> float:
         """One update at learning rate lr * min(1, n / warmup) * cos^2(pi/2 * progress); returns the loss."""
@@ -194,7 +198,7 @@ def share_as_asked(classifier: DigitClassifier, images: Tensor, labels: Tensor) 
     return (guesses == labels).float().mean().item()
 
 
-def judge(out: Path, classifier: DigitClassifier, device: torch.device, samples: int, nfe: int = 50) -> None:
+def judge(out: Path, classifier: DigitClassifier, device: torch.device, samples: int, nfe: int) -> None:
     """Draw samples with DDIM, print how many are what was asked for, and write a sheet of them (rows 0 to 9)."""
     unet = UNet2DModel.from_pretrained(out, torch_dtype=torch.float32).to(device)
     pipe = DigitsPipeline(unet, DDIMScheduler.from_pretrained(out))
@@ -231,7 +235,8 @@ POSITIVE = click.FloatRange(0, min_open=True)
 @click.option("--seed", default=0, show_default=True, help="Of weights, noise and order of the data.")
 @click.option("--every", type=click.IntRange(1), default=200, show_default=True, help="Updates between checkpoints.")
 @click.option("--samples", type=click.IntRange(10), default=1000, show_default=True, help="Samples to judge (tens).")
-def main(out, data, init, resume, steps, minutes, batch, lr, ema, bf16, device, seed, every, samples) -> None:
+@click.option("--nfe", type=click.IntRange(1), default=50, show_default=True, help="DDIM steps of these samples.")
+def main(out, data, init, resume, steps, minutes, batch, lr, ema, bf16, device, seed, every, samples, nfe) -> None:
     """Train a class-conditional diffusion model of MNIST digits and a classifier that judges it."""
     if samples % 10:
         raise click.BadParameter(f"{samples} is not a multiple of the ten classes", param_hint="--samples")
@@ -251,7 +256,7 @@ def main(out, data, init, resume, steps, minutes, batch, lr, ema, bf16, device, 
     classifier = train_classifier(digits, target)
     weights = {name: w.half().contiguous().cpu() for name, w in classifier.state_dict().items()}
     replace(out / "classifier.safetensors", lambda part: save_file(weights, part))
-    judge(out, classifier, target, samples)
+    judge(out, classifier, target, samples, nfe)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """The embedded digits model: a real diffusers pipeline that draws the digit it is asked for."""
 
+import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from click.testing import CliRunner
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UNet2DModel
 
 from fewstep import load_demo_pipeline
 from fewstep.demo import load_demo_classifier
@@ -174,3 +177,60 @@ def test_bad_input_is_refused_before_any_network_call(pipe, options, message):
     finally:
         handle.remove()
     assert not calls
+
+
+@pytest.fixture(scope="module")
+def script():
+    """The training script as a module."""
+    path = Path(__file__).parents[1] / "examples" / "train_digits.py"
+    spec = importlib.util.spec_from_file_location("train_digits", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Noise in the form of the digits data set."""
+    random = np.random.default_rng(0)
+    arrays = {}
+    for split in ("train", "test"):
+        arrays[f"{split}_images"] = random.integers(0, 256, (256, 28, 28), np.uint8)
+        arrays[f"{split}_labels"] = random.integers(0, 10, 256, np.uint8)
+    np.savez(tmp_path / "data.npz", **arrays)
+    return tmp_path / "data.npz"
+
+
+def test_training_that_was_interrupted_ends_where_the_other_does(script, data, tmp_path):
+    digits = script.load_digits(data)["train"]
+    assert digits[0].shape == (256, 1, 28, 28) and digits[0].min() == -1 and digits[0].max() == 1
+
+    def start(weights_seed):
+        torch.manual_seed(weights_seed)
+        return script.Training(UNet2DModel(**script.UNET), torch.device("cpu"), 1e-3, 0.9, False, seed=weights_seed)
+
+    straight, first, second = start(0), start(0), start(1)
+    straight_losses = [straight.step(*digits, 4, 0.1) for _ in range(4)]
+    losses = [first.step(*digits, 4, 0.1) for _ in range(2)]
+    first.save(tmp_path / "checkpoint.pt")
+    second.restore(tmp_path / "checkpoint.pt")
+    losses += [second.step(*digits, 4, 0.1) for _ in range(2)]
+    assert losses == straight_losses and second.n_done == 4
+    for a, b in zip(straight.ema.shadow_params, second.ema.shadow_params, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_training_command_writes_a_model_and_resumes(script, data, tmp_path):
+    out = tmp_path / "out"
+    options = ["--data", str(data), "--out", str(out), "--batch", "4", "--samples", "10", "--nfe", "2"]
+    for extra in (["--steps", "2"], ["--steps", "3", "--resume"]):
+        result = CliRunner().invoke(script.main, options + extra, catch_exceptions=False)
+        assert result.exit_code == 0 and "samples are as asked" in result.output
+    assert torch.load(out / "checkpoint.pt", weights_only=True)["n_done"] == 3
+    assert {p.name for p in out.iterdir()} == {
+        "checkpoint.pt", "classifier.safetensors", "config.json", "diffusion_pytorch_model.safetensors",
+        "samples-guidance-1.png", "samples-guidance-2.png", "scheduler_config.json",
+    }  # fmt: skip
+    assert UNet2DModel.from_pretrained(out).num_parameters() == load_demo_pipeline().unet.num_parameters()
+    result = CliRunner().invoke(script.main, ["--out", str(tmp_path / "empty"), "--resume"])
+    assert result.exit_code == 2 and "checkpoint.pt" in result.output

@@ -27,9 +27,8 @@ class DigitsPipeline(DiffusionPipeline):
     With a guidance scale w other than 1 each step evaluates both the class c asked for and the null class in one batch
     of 2B, and follows eps_hat(null) + w (eps_hat(c) - eps_hat(null)).
 
-    `save_pretrained` and `from_pretrained` work as for every pipeline. The class lives in this package, so a saved
-    pipeline is opened with `DigitsPipeline.from_pretrained(folder)`, or by the general `DiffusionPipeline` with
-    `custom_pipeline=` the path of this file.
+    `save_pretrained` works as for every pipeline. Open the folder with `DigitsPipeline.from_pretrained(folder)`: the
+    general `DiffusionPipeline.from_pretrained` only knows the classes of diffusers itself.
 
     Reference: Classifier-Free Diffusion Guidance, Ho and Salimans, 2022, arXiv:2207.12598.
     """
