@@ -31,7 +31,6 @@ class Tiny:
     name: str
     build: Callable[[], tuple[Any, dict[str, Any]]]
     stock: type
-    quantised: bool = False  # decodes through a codebook, which amplifies rounding
 
     def make(self) -> tuple[Any, dict[str, Any]]:
         with torch.random.fork_rng(devices=[]):
@@ -47,17 +46,14 @@ class Tiny:
 PIPELINES: dict[str, Tiny] = {}
 
 
-def tiny(stock: type, **facts: Any) -> Callable[[Any], Any]:
+def tiny(stock: type, build: Any) -> Any:
     """Register a builder under its own name."""
-
-    def register(build: Any) -> Any:
-        PIPELINES[build.__name__] = Tiny(build.__name__, build, stock, **facts)
-        return build
-
-    return register
+    PIPELINES[build.__name__] = Tiny(build.__name__, build, stock)
+    return build
 
 
-vp, flow = tiny(DDIMScheduler), tiny(FlowMatchEulerDiscreteScheduler)
+vp = functools.partial(tiny, DDIMScheduler)
+flow = functools.partial(tiny, FlowMatchEulerDiscreteScheduler)
 
 
 def generate(
@@ -383,7 +379,7 @@ def _codebook(latent_channels: int, **options: Any) -> Any:
     )  # fmt: skip
 
 
-@tiny(DDIMScheduler, quantised=True)
+@vp
 def kandinsky() -> Any:
     unet = conditional_unet(
         out_channels=8, addition_embed_type="image", encoder_hid_dim=8, encoder_hid_dim_type="image_proj",
@@ -403,7 +399,7 @@ class _Words:
         return SimpleNamespace(input_ids=torch.arange(7).repeat(len(prompt), 1))
 
 
-@tiny(DDIMScheduler, quantised=True)
+@vp
 def ldm() -> Any:
     from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
 
