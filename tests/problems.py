@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from fewstep.samplers import Denoiser, NoiseSchedule
 
 Tensor = torch.Tensor

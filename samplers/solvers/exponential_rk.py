@@ -208,10 +208,10 @@ def fast_plan(nfe: int, calls: int, reserved: bool) -> tuple[int, ...]:
     return (3,) * (nfe // 3 - 1) + (2, 1) if nfe % 3 == 0 else (3,) * (nfe // 3) + (nfe % 3,)
 
 
-@solver("dpm_fast", order=2, prediction="eps", reference=ref.DPM, calls=3, plan=fast_plan, **_ENDS)
+@solver("dpm_fast", order=3, prediction="eps", reference=ref.DPM, calls=3, plan=fast_plan, **_ENDS)
 def dpm_fast(path: Path, *, correction: str = "dpmsolver") -> Solution:
-    """DPM-Solver-fast: steps of DPM-Solver-3 and, last, a 2 and/or a 1, spending any number of evaluations."""
-    return Solution(_dpm(path, "dpm_fast", 3, "eps", correction, 1 / 3).rows, 2)
+    """DPM-Solver-fast: steps of DPM-Solver-3 (order 3) and, last, a 2 and/or a 1, spending any number of evaluations."""
+    return _dpm(path, "dpm_fast", 3, "eps", correction, 1 / 3)
 
 
 @solver("dpmpp_2s", order=2, prediction="x0", reference=ref.DPMPP, calls=2, aliases=("DPM++ 2S",), **_ENDS)

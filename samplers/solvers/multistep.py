@@ -144,7 +144,9 @@ def dpmpp_3m(path: Path, *, variant: str = "exact", lower_order_final: bool | st
     x_t = (sigma_t/sigma_s) x_s + alpha_t h [phi_1 m0 + phi_2 D1 + phi_3 D2](-h),  D2 = 2 (d0 - d1)/(r0 + r1).
     Public code uses half of D2, which is second order: variant="public" reproduces it.
     """
-    return multistep(path, form="x0", order=3, var="lam", taper=lower_order_final, public=_variant("dpmpp_3m", variant))
+    public = _variant("dpmpp_3m", variant)
+    rows = multistep(path, form="x0", order=3, var="lam", taper=lower_order_final, public=public).rows
+    return Solution(rows, 2 if public else 3)
 
 
 @solver("deis", order=3, prediction="eps", reference=ref.DEIS, aliases=("deis_tab", "tab3"))
