@@ -12,12 +12,14 @@ import numpy as np
 import torch
 
 from .configs import grid_from_config, reading, schedule_from_config
+from .continuous import EDM
 from .discrete import Discrete
 from .flowgrid import dynamic_shift
 from .grids import find, make_grid
 from .lowering import lower
 from .player import Post, Step
 from .postprocess import Clip, DynamicThreshold
+from .preconditioning import LabelledEDM
 from .registry import SOLVERS, Entry, checked_options, compile_path, resolve, resume
 from .schedule import Array, Nodes, NoiseSchedule
 from .tableau import Prediction, Tableau
@@ -41,7 +43,6 @@ class Model(Shared):
     schedule: NoiseSchedule
     prediction: Prediction
     post: Post | None
-    sigma_data: float | None
     entry: Entry
     options: Mapping[str, Any]
     grid: Any
@@ -50,6 +51,32 @@ class Model(Shared):
     def training(self) -> Nodes:
         """Points of the whole training range, noisiest first, and the end of sampling."""
         return self.schedule.nodes(make_grid(None, self.schedule, self.schedule.num_train_timesteps))
+
+    @cached_property
+    def beta_tables(self) -> dict[str, Array]:
+        """betas, alphas and alphas_cumprod of a discrete-time model, float64; empty for others."""
+        if not isinstance(self.schedule, Discrete):
+            return {}
+        table = self.schedule.alphas_cumprod
+        alphas = np.append(table[0], table[1:] / table[:-1])
+        return {"betas": 1 - alphas, "alphas": alphas, "alphas_cumprod": table}
+
+    def levels(self, table: Timetable | None, timesteps: Array) -> tuple[Array, Array]:
+        """(alpha, sigma) at times of the network; an entry of a run means the run's level there, rounded or not."""
+        times = self.schedule.time_of_model(timesteps)
+        if table is not None:
+            shown = table.tableau.model_times.astype(np.float32)
+            hit = shown[None] == timesteps.astype(np.float32)[:, None]
+            times = np.where(hit.any(1), table.tableau.times[hit.argmax(1)], times)
+        return self.schedule.alpha(times), self.schedule.sigma(times)
+
+
+def numbers(values: Any) -> tuple[float, ...] | None:
+    """Numbers of a list, an array or a tensor, as something to cache by."""
+    if values is None:
+        return None
+    array = np.asarray(getattr(values, "tolist", lambda: values)(), np.float64)
+    return tuple(np.atleast_1d(array).ravel().tolist())
 
 
 def config_key(config: Mapping[str, Any]) -> str:
@@ -81,26 +108,12 @@ def model(key: str) -> Model:
         post = DynamicThreshold(said.dynamic_thresholding_ratio, said.sample_max_value)
     elif said.clip_sample:
         post = Clip(said.clip_sample_range)
-    prediction = said.prediction if said.sigma_data is None else edm_output(said.sigma_data, said.prediction)
     schedule = schedule_from_config(config, name)
-    return Model(config, schedule, prediction, post, said.sigma_data, entry, checked_options(entry, options or {}), grid)
-
-
-def edm_output(sigma_data: float, prediction: str) -> Prediction:
-    """(P, Q) of the raw network F of EDM, x0 = c_skip x + c_out F: F = (sigma/sigma_data x0 - sigma_data eps) / c.
-
-    c = sqrt(sigma^2 + sigma_data^2); models trained on v return -F. (Karras et al., 2022, arXiv:2206.00364, Table 1.)
-    """
-    signs = {"epsilon": 1.0, "v_prediction": -1.0}
-    if prediction not in signs:
-        raise ValueError(f"EDM models predict 'epsilon' or 'v_prediction'; the config says {prediction!r}")
-    sign = signs[prediction]
-
-    def coefficients(nodes: Nodes) -> tuple[Array, Array]:
-        c = np.hypot(nodes.sigma, sigma_data)
-        return sign * nodes.sigma / (sigma_data * c), -sign * sigma_data / c
-
-    return coefficients
+    prediction: Prediction = said.prediction
+    if isinstance(schedule, EDM):
+        schedule = LabelledEDM(schedule.sigma_min, schedule.sigma_max, schedule.sigma_data, audio="rho" not in config)
+        prediction = schedule.output(said.prediction)
+    return Model(config, schedule, prediction, post, entry, checked_options(entry, options or {}), grid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,12 +125,15 @@ class Timetable(Shared):
     timesteps: torch.Tensor
     sigmas: torch.Tensor
 
+    def nearest(self, timestep: float) -> int:
+        """Index of the entry nearest to a time of the network, the first of equals."""
+        return int(np.argmin(np.abs(self.tableau.model_times.astype(np.float32) - np.float32(timestep))))
+
     @cached_property
     def input_scales(self) -> list[float] | None:
         """Factor on the network's input of every call, under EDM preconditioning."""
-        if self.model.sigma_data is None:
-            return None
-        return [(s**2 + self.model.sigma_data**2) ** -0.5 for s in self.tableau.nodes.sigma.tolist()]
+        schedule = self.model.schedule
+        return schedule.input_scale(self.tableau.nodes.sigma) if isinstance(schedule, LabelledEDM) else None
 
 
 @lru_cache(maxsize=128)
@@ -152,7 +168,9 @@ def _groups(m: Model, n: int | None, sigmas: Any, timesteps: Any, mu: float | No
     if not explicit:
         return *rule(len(groups)), groups
     fewer = make_grid(times, m.schedule, len(groups))
-    return fewer, None if timesteps is None else np.interp(fewer[:-1], times[-2::-1], np.flip(shown)), groups
+    if timesteps is None or shown is None:
+        return fewer, None, groups
+    return fewer, np.interp(fewer[:-1], times[-2::-1], shown[::-1]), groups
 
 
 def _from_config(m: Model, n: int | None, sigmas: Any, timesteps: Any, mu: float | None) -> Path:

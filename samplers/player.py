@@ -51,6 +51,10 @@ class Step:
     constant: Tensor | None = None
     next: Step | None = None
 
+    def __deepcopy__(self, memo: object) -> Step:
+        """A step changes nothing and is never changed: a copy is the step itself."""
+        return self
+
     def __call__(self, state: State, output: Tensor, noises: Sequence[Tensor] = ()) -> State:
         """The state after this row, given the network's output at state.input."""
         output = output.to(state.input.dtype)

@@ -5,66 +5,38 @@ A saved pipeline names this module. Import fewstep's Scheduler before loading it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
-from diffusers.utils import BaseOutput
 
-from .conventions import as_config
+from .adoption import Adopting, described
 from .denoiser import like_state
-from .discrete import Discrete
-from .errors import unknown
 from .noise import GeneratorNoise
-from .played import OWN, Bound, Model, Timetable, bind, config_key, model, model_clock, public_sigmas, timetable
+from .played import (
+    Bound,
+    Model,
+    Shared,
+    Timetable,
+    bind,
+    config_key,
+    model,
+    model_clock,
+    numbers,
+    public_sigmas,
+    timetable,
+)
 from .player import State, Step
-from .registry import SOLVERS, resolve
 from .sampling import first_state
+from .stepoutput import SchedulerOutput, StepTuple
 
 Tensor = torch.Tensor
 
-# Entries that describe the network and its data: taken from another class's config even where they are its defaults.
-MODEL_KEYS = frozenset(
-    "num_train_timesteps beta_start beta_end beta_schedule trained_betas prediction_type rescale_betas_zero_snr "
-    "snr_shift_scale timestep_type sigma_min sigma_max sigma_data sigma_schedule rho sampling_eps beta_min beta_max shift "
-    "flow_shift use_flow_sigmas use_dynamic_shifting time_shift_type base_shift max_shift base_image_seq_len "
-    "max_image_seq_len shift_terminal invert_sigmas clip_sample clip_sample_range variance_type".split()
-)
-ORIGINAL = "_original"  # config entry: the class that a config came from, and which of our arguments it lacked
 
-
-@dataclass
-class SchedulerOutput(BaseOutput):
-    """prev_sample: input of the next network call, (B, ...). pred_original_sample: the clean sample now predicted."""
-
-    prev_sample: Tensor
-    pred_original_sample: Tensor
-
-
-class StepTuple(tuple):
-    """(prev_sample, pred_original_sample), the second computed when somebody reads it."""
-
-    make: Callable[[], Tensor]
-
-    @classmethod
-    def lazy(cls, previous: Tensor, make: Callable[[], Tensor]) -> StepTuple:
-        out = cls((previous, None))
-        out.make = make
-        return out
-
-    def __getitem__(self, i: Any) -> Any:
-        return tuple.__getitem__(self, 0) if i == 0 else (tuple.__getitem__(self, 0), self.make())[i]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        yield tuple.__getitem__(self, 0)
-        yield self.make()
-
-
-class _Done:
+class _Done(Shared):
     """What stands after the last step."""
 
     slots = ()
@@ -76,7 +48,7 @@ class _Done:
 DONE = _Done()
 
 
-class Scheduler(SchedulerMixin, ConfigMixin):
+class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
     """Any table solver as a diffusers scheduler: `pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, "unipc")`.
 
     The state is x_t = alpha_t x0 + sigma_t eps of the model's own schedule: unit noise for VP and flow models, sigma_max
@@ -116,89 +88,18 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     ):
         pass  # registering the arguments reads them
 
-    @classmethod
-    def from_config(
-        cls,
-        config: Any = None,
-        solver: str | None = None,
-        grid: str | Sequence[float] | None = None,
-        learned: None = None,
-        return_unused_kwargs: bool = False,
-        **solver_options: Any,
-    ) -> Any:
-        """The scheduler for a model whose diffusers scheduler (or its config) is given.
-
-        Args:
-            config: scheduler, or config dict of any diffusers scheduler or of this one.
-            solver: SOLVERS name; default: the config's own if it was ours once, else "dpmpp_2m".
-            grid: GRIDS name or decreasing times in the schedule's unit; None: the grid the config describes.
-            **solver_options: options of the solver; entries of a config (timestep_spacing="trailing") are replaced.
-
-        Raises:
-            ValueError: unknown solver, grid or option; no noise schedule; `learned`, which takes None only.
-        """
-        if learned is not None:
-            raise ValueError("`learned` takes None: this version has no learned solvers. Choose one with `solver=`")
-        entries = as_config(config)
-        if entries.get("_class_name") != cls.__name__:
-            entries = cls._adopted(entries)
-        if solver is not None:
-            entries.update(solver=solver, grid=None, solver_options={})
-        if grid is not None:
-            entries["grid"] = grid if isinstance(grid, str) else np.asarray(grid, np.float64).tolist()
-        replaced = cls._options(entries, solver_options)
-        known = set(entries.pop("_use_default_values", ())) - set(replaced) - set(OWN)
-        return super().from_config({**entries, "_use_default_values": list(known)}, return_unused_kwargs)
-
-    @classmethod
-    def _adopted(cls, entries: dict[str, Any]) -> dict[str, Any]:
-        """Another class's config: without what it never said about sampling, with a note of where it came from."""
-        unsaid = set(entries.pop("_use_default_values", ())) - MODEL_KEYS
-        entries = {key: value for key, value in entries.items() if key not in unsaid}
-        lacks = [key for key in cls._get_init_keys(cls) if key not in entries]
-        return {**entries, ORIGINAL: {"class": entries.get("_class_name"), "lacks": sorted(lacks)}}
-
-    @classmethod
-    def _options(cls, entries: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
-        """Sort keywords into options of the solver and replaced config entries; the names of the latter."""
-        known = SOLVERS[resolve(entries.get("solver") or "dpmpp_2m")[0]].options
-        options = {key: value for key, value in given.items() if key in known}
-        replaced = {key: value for key, value in given.items() if key not in known}
-        for key in replaced:
-            keys = set(entries) | {k for c in cls._get_compatibles() for k in cls._get_init_keys(c)}
-            if key not in keys - {"self", "kwargs"}:
-                raise unknown(f"option of solver {entries.get('solver') or 'dpmpp_2m'!r} or config entry", key, [*known, *keys])
-        if options:
-            entries["solver_options"] = {**(entries.get("solver_options") or {}), **options}
-        entries.update(replaced)
-        return [*replaced, *(["solver_options"] if options else [])]
-
-    def register_to_config(self, **entries: Any) -> None:
-        """Store config entries, then read the model and the solver off the whole config."""
-        super().register_to_config(**{**entries, "_class_name": type(self).__name__})
-        self._configure()
-
     def _configure(self) -> None:
         """What exists before set_timesteps: the training range as timesteps and sigmas."""
         self._read = self._internal_dict
-        original = self._read.get(ORIGINAL) or {}
-        hidden = set(original.get("lacks", ())) - set(OWN)
-        entries = {k: v for k, v in self._read.items() if k[0] != "_" and v is not None and k not in hidden}
-        entries.setdefault("num_train_timesteps", 1000)
-        if original.get("class"):
-            entries["_class_name"] = original["class"]
-        self._key = config_key(entries)
+        self._key = config_key(described(self._read))
         self._model: Model = model(self._key)
         schedule, nodes = self._model.schedule, self._model.training
         self.timesteps = model_clock(schedule, np.asarray(schedule.model_time(nodes.t[:-1])))
         self.sigmas = public_sigmas(schedule, nodes)
         self.init_noise_sigma = float(nodes.sigma[0]) if schedule.kind == "ve" else 1.0
         self.num_inference_steps: int | None = None
-        if isinstance(schedule, Discrete):
-            table = schedule.alphas_cumprod
-            self.alphas_cumprod = torch.tensor(table, dtype=torch.float32)
-            self.alphas = torch.tensor(np.append(table[0], table[1:] / table[:-1]), dtype=torch.float32)
-            self.betas = torch.tensor(1 - np.append(table[0], table[1:] / table[:-1]), dtype=torch.float32)
+        for name, table in self._model.beta_tables.items():
+            setattr(self, name, torch.tensor(table, dtype=torch.float32))
         self._asked: tuple[Any, ...] | None = None
         self._table: Timetable | None = None
         self._bound: Bound | None = None
@@ -206,7 +107,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
 
     def _restart(self) -> None:
         self._begin_index: int | None = None
-        self._step: Step | _Done | None = None
+        self._step: Any = None  # the Step to take next, or DONE
         self._state: State | None = None
         self._returned: Tensor | None = None
         self._version: int | None = None
@@ -257,7 +158,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         if self._internal_dict is not self._read:  # pipelines that correct a config replace it as a whole
             self._configure()
         shift = None if mu is None else float(mu)
-        self._asked = (num_inference_steps, _floats(sigmas), _floats(timesteps), shift)
+        self._asked = (num_inference_steps, numbers(sigmas), numbers(timesteps), shift)
         self._table = timetable(self._key, *self._asked)
         self.timesteps = self._table.timesteps.to(device, copy=True)
         self.sigmas = self._table.sigmas.clone()
@@ -301,7 +202,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
             ValueError: before set_timesteps, after the last step, or a model output of another shape.
         """
         step = self._step or self._first_step(timestep, sample)
-        state = self._state
+        state: Any = self._state
         if sample is not self._returned or (self._version is not None and sample._version != self._version):
             state = self._entered(sample)
         noises = self._noises(step, state, generator, variance_noise) if step.slots else ()
@@ -335,10 +236,9 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         assert self._table is not None
         if isinstance(timestep, Tensor):
             if timestep.untyped_storage().data_ptr() == self._clock.untyped_storage().data_ptr():
-                return timestep.storage_offset()
+                return int(timestep.storage_offset())
             timestep = timestep.reshape(-1)[0]
-        shown = self._table.tableau.model_times
-        return int(np.argmin(np.abs(shown - float(timestep))))
+        return self._table.nearest(float(timestep))
 
     def _entered(self, sample: Tensor) -> State:
         """The state with an input from outside: a first sample, or an edited one, which moves the anchor with it."""
@@ -373,18 +273,11 @@ class Scheduler(SchedulerMixin, ConfigMixin):
 
     def _levels(self, timesteps: Any) -> tuple[Any, Any]:
         """(alpha, sigma), one a sample."""
-        schedule = self._model.schedule
-        if self._table is not None and self._begin_index is not None:
-            index = self._begin_index if self.step_index is None else self.step_index
-            nodes = self._table.tableau.nodes
-            return [float(nodes.alpha[index])], [float(nodes.sigma[index])]
-        values = np.atleast_1d(np.asarray(_floats(timesteps), np.float64))
-        times = schedule.time_of_model(values)
-        if self._table is not None:  # an entry of the run means its level, which rounding may have moved off its time
-            shown = self._table.tableau.model_times.astype(np.float32)
-            hit = shown[None] == values.astype(np.float32)[:, None]
-            times = np.where(hit.any(1), self._table.tableau.times[hit.argmax(1)], times)
-        return schedule.alpha(times), schedule.sigma(times)
+        if self._table is None or self._begin_index is None:
+            return self._model.levels(self._table, np.array(numbers(timesteps)))
+        index = self._begin_index if self.step_index is None else self.step_index
+        nodes = self._table.tableau.nodes
+        return nodes.alpha[[index]], nodes.sigma[[index]]
 
     def __getstate__(self) -> dict[str, Any]:
         bound = None if self._bound is None else (self._bound.begin, self._bound.device, self._bound.dtype)
@@ -396,18 +289,11 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         self.__dict__.update(saved)
         self._read, self._model = self._internal_dict, model(self._key)
         self._table = None if self._asked is None else timetable(self._key, *self._asked)
-        self._bound = None if bound is None else bind(self._table, *bound)
-        self._step = None
-        if index is not None:
-            steps = self._bound.steps
-            self._step = steps[index - self._bound.begin] if index < self._bound.begin + len(steps) else DONE
-
-
-def _floats(values: Any) -> tuple[float, ...] | None:
-    """Numbers of a list, array or tensor, as something to cache by."""
-    if values is None:
-        return None
-    return tuple(np.atleast_1d(np.asarray(getattr(values, "tolist", lambda: values)(), np.float64)).ravel().tolist())
+        self._bound = self._step = None
+        if self._table is not None:
+            self._bound = bind(self._table, *bound)
+            steps = (*self._bound.steps, DONE)
+            self._step = None if index is None else steps[index - self._bound.begin]
 
 
 def _version(x: Tensor) -> int | None:

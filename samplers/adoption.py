@@ -1,0 +1,112 @@
+"""How a Scheduler takes over the config of another scheduler class, and gives it back unharmed.
+
+Its config is the other's, entry by entry, plus our own three. What describes the network counts even where it is the
+other class's default; what describes sampling counts only if somebody chose it, as in diffusers' own conversions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from diffusers.configuration_utils import ConfigMixin
+
+from .conventions import as_config
+from .errors import unknown
+from .played import OWN
+from .registry import SOLVERS, resolve
+
+MODEL_KEYS = frozenset(
+    "num_train_timesteps beta_start beta_end beta_schedule trained_betas prediction_type rescale_betas_zero_snr "
+    "snr_shift_scale timestep_type sigma_min sigma_max sigma_data sigma_schedule rho sampling_eps beta_min beta_max shift "
+    "flow_shift use_flow_sigmas use_dynamic_shifting time_shift_type base_shift max_shift base_image_seq_len "
+    "max_image_seq_len shift_terminal invert_sigmas clip_sample clip_sample_range variance_type".split()
+)
+ORIGINAL = "_original"  # config entry: the class that a config came from, and which arguments of ours it lacked
+DEFAULTS = "_use_default_values"  # config entry of diffusers: names of entries that nobody chose
+
+
+def adopted(entries: Mapping[str, Any], own: Iterable[str]) -> dict[str, Any]:
+    """Another class's config without what it never said about sampling; `own`: names of our constructor's arguments."""
+    unsaid = {DEFAULTS, *entries.get(DEFAULTS, ())} - MODEL_KEYS
+    kept = {key: value for key, value in entries.items() if key not in unsaid}
+    lacks = sorted(key for key in own if key not in kept)
+    return {**kept, ORIGINAL: {"class": kept.get("_class_name"), "lacks": lacks}}
+
+
+def described(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of our config that say something, under the class name they came with."""
+    original = config.get(ORIGINAL) or {}
+    filled = set(original.get("lacks", ())) - set(OWN)  # defaults of our constructor, unknown to the original
+    entries = {k: v for k, v in config.items() if k[0] != "_" and v is not None and k not in filled}
+    entries.setdefault("num_train_timesteps", 1000)
+    if original.get("class"):
+        entries["_class_name"] = original["class"]
+    return entries
+
+
+def apply_keywords(entries: dict[str, Any], given: Mapping[str, Any], config_keys: Any) -> dict[str, Any]:
+    """Config with keywords put in: options of its solver, or entries of a config (`config_keys()` lists those known)."""
+    name = entries.get("solver") or "dpmpp_2m"
+    known = SOLVERS[resolve(name)[0]].options
+    options = {**(entries.get("solver_options") or {}), **{k: v for k, v in given.items() if k in known}}
+    replaced = {key: value for key, value in given.items() if key not in known}
+    for key in replaced:
+        if key not in entries and key not in (keys := config_keys()):
+            raise unknown(f"option of solver {name!r} or config entry", key, [*known, *keys])
+    chosen = {*replaced, *OWN}
+    kept = [key for key in entries.get(DEFAULTS, ()) if key not in chosen]
+    return {**entries, "solver_options": options, **replaced, DEFAULTS: kept}
+
+
+class Adopting(ConfigMixin):
+    """The config side of a Scheduler: made from any scheduler's config, read again whenever the config changes."""
+
+    @classmethod
+    def from_config(  # type: ignore[override]
+        cls,
+        config: Any = None,
+        solver: str | None = None,
+        grid: str | Sequence[float] | None = None,
+        learned: None = None,
+        return_unused_kwargs: bool = False,
+        **solver_options: Any,
+    ) -> Any:
+        """The scheduler for a model whose diffusers scheduler (or its config) is given.
+
+        Args:
+            config: scheduler, or config dict of any diffusers scheduler or of this one.
+            solver: SOLVERS name; default: the config's own if it was ours once, else "dpmpp_2m".
+            grid: GRIDS name or decreasing times in the schedule's unit; None: the grid the config describes.
+            **solver_options: options of the solver; entries of a config (timestep_spacing="trailing") are replaced.
+
+        Raises:
+            ValueError: unknown solver, grid or option; no noise schedule; `learned`, which takes None only.
+        """
+        if learned is not None:
+            raise ValueError("`learned` takes None: this version has no learned solvers. Choose one with `solver=`")
+        entries = as_config(config)
+        if entries.get("_class_name") != cls.__name__:
+            entries = adopted(entries, cls._get_init_keys(cls) - {"self"})
+        if solver is not None:
+            entries.update(solver=solver, grid=None, solver_options={})
+        if grid is not None:
+            entries["grid"] = grid if isinstance(grid, str) else np.asarray(grid, np.float64).tolist()
+        if solver_options or solver is not None or grid is not None:
+            entries = apply_keywords(entries, solver_options, cls._config_keys)
+        return super().from_config(entries, return_unused_kwargs)
+
+    @classmethod
+    def _config_keys(cls) -> set[str]:
+        """Every entry that some diffusers scheduler's config may have."""
+        classes = cls._get_compatibles()  # type: ignore[attr-defined]
+        return {key for c in classes for key in cls._get_init_keys(c)} - {"self", "kwargs"}
+
+    def register_to_config(self, **entries: Any) -> None:
+        """Store config entries, then read the model and the solver off the whole config."""
+        super().register_to_config(**{**entries, "_class_name": type(self).__name__})
+        self._configure()
+
+    def _configure(self) -> None:
+        raise NotImplementedError
