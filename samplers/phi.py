@@ -7,7 +7,7 @@ phi_{k+1}(z) = int_0^1 e^{(1-u) z} u^k / k! du
 from __future__ import annotations
 
 from functools import lru_cache
-from math import expm1, factorial
+from math import exp, expm1, factorial
 
 _TERMS = 30
 
@@ -21,7 +21,7 @@ def phis(z: float, k: int) -> tuple[float, ...]:
     downward recurrence phi_i = z phi_{i+1} + 1/i!, which is stable there.
     """
     if abs(z) >= 0.5 + 0.5 * k:
-        out = [expm1(z) + 1.0]
+        out = [exp(z)]
         if k:
             out.append(expm1(z) / z)
         for i in range(1, k):
