@@ -68,12 +68,14 @@ def generate(
 
 @contextlib.contextmanager
 def recorded(scheduler: Any) -> Any:
-    """The samples that `scheduler.step` returns, collected in a list while the context lasts."""
+    """The state that `scheduler.step` meets first and those that it returns, in a list, while the context lasts."""
     states: list[torch.Tensor] = []
     step = scheduler.step
 
     @functools.wraps(step)
     def recording(*args: Any, **kwargs: Any) -> Any:
+        if not states:
+            states.append(args[2].clone())
         result = step(*args, **kwargs)
         states.append(result[0])
         return result
