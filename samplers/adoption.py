@@ -6,7 +6,8 @@ other class's default; what describes sampling counts only if somebody chose it,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,11 @@ ORIGINAL = "_original"  # config entry: the class that a config came from, and w
 DEFAULTS = "_use_default_values"  # config entry of diffusers: names of entries that nobody chose
 
 
-def adopted(entries: Mapping[str, Any], own: Iterable[str]) -> dict[str, Any]:
-    """Another class's config without what it never said about sampling; `own`: names of our constructor's arguments."""
-    unsaid = {DEFAULTS, *entries.get(DEFAULTS, ())} - MODEL_KEYS
-    kept = {key: value for key, value in entries.items() if key not in unsaid}
-    lacks = sorted(key for key in own if key not in kept)
+def adopted(entries: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Another class's config without what it never said about sampling; `own`: our constructor's arguments, defaults."""
+    unsaid = [k for k in entries.get(DEFAULTS, ()) if k not in MODEL_KEYS or (k in own and own[k] == entries[k])]
+    kept = {key: value for key, value in entries.items() if key not in unsaid and key != DEFAULTS}
+    lacks = sorted(key for key in own if key not in entries)
     return {**kept, ORIGINAL: {"class": kept.get("_class_name"), "lacks": lacks}}
 
 
@@ -88,7 +89,7 @@ class Adopting(ConfigMixin):
             raise ValueError("`learned` takes None: this version has no learned solvers. Choose one with `solver=`")
         entries = as_config(config)
         if entries.get("_class_name") != cls.__name__:
-            entries = adopted(entries, cls._get_init_keys(cls) - {"self"})
+            entries = adopted(entries, {p.name: p.default for p in inspect.signature(cls).parameters.values()})
         if solver is not None:
             entries.update(solver=solver, grid=None, solver_options={})
         if grid is not None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
+from diffusers.utils import DummyObject
 
 from .adoption import Adopting, described
 from .denoiser import like_state
@@ -87,6 +88,11 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
         solver_options: dict[str, Any] | None = None,
     ):
         pass  # registering the arguments reads them
+
+    @classmethod
+    def _get_compatibles(cls) -> list[type]:
+        """Of `_compatibles`, those whose own requirements are installed."""
+        return [c for c in super()._get_compatibles() if not isinstance(c, DummyObject)]
 
     def _configure(self) -> None:
         """What exists before set_timesteps: the training range as timesteps and sigmas."""
