@@ -150,11 +150,14 @@ class Discrete(VP):
 
         t = np.arange(self.num_train_timesteps + 1) / self.num_train_timesteps
         spline, safe = CubicSpline(t, self._c_nodes), PchipInterpolator(t, self._c_nodes).derivative()(t)
-        slopes = spline.derivative()(t)
-        while (bad := np.logical_not(_monotone(spline))).any():
-            replaced = np.append(bad, False) | np.append(False, bad)
-            slopes = np.where(replaced, safe, slopes)
-            spline = CubicHermiteSpline(t, self._c_nodes, slopes)
+        slopes, replaced = spline.derivative()(t), np.zeros(len(t), bool)
+        while True:
+            bad = np.logical_not(_monotone(spline))
+            bad &= np.logical_not(replaced[1:] & replaced[:-1])  # two PCHIP slopes are monotone up to rounding
+            if not bad.any():
+                break
+            replaced |= np.append(bad, False) | np.append(False, bad)
+            spline = CubicHermiteSpline(t, self._c_nodes, np.where(replaced, safe, slopes))
         return spline
 
     def _c(self, t: ArrayLike) -> Array:

@@ -163,7 +163,9 @@ def leading(schedule: NoiseSchedule, n: int, t_start: float, t_end: float, *, st
     steps = float(schedule.model_time(t_start)) + 1
     index = np.arange(n)[::-1] * whole_stride(steps, n)
     index += min(float(steps_offset), steps - 1 - index[0])
-    return _on_steps(schedule, index, t_end)
+    times = _on_steps(schedule, index, t_end)
+    times[0] = min(times[0], t_start)
+    return times
 
 
 def linear_ramp(u: Array, first: float, last: float) -> Array:
