@@ -1,0 +1,66 @@
+"""The examples run as they are shown, at a small size, on the embedded model and on a saved pipeline."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from pipelines import PIPELINES
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name, *arguments):
+    """The output of an example's command."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    result = CliRunner().invoke(module.main, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipeline")
+    PIPELINES["ddpm"].make()[0].save_pretrained(folder)
+    return folder
+
+
+def errors(output):
+    return {solver: float(value) for solver, value in re.findall(r"(\w+) at \d+ evaluations: ([\d.]+)", output)}
+
+
+def test_plugging_into_the_embedded_model(tmp_path):
+    out = tmp_path / "digits.png"
+    assert "10 images" in run("plug_into_pipeline", "--nfe", 3, "--out", out)
+    assert Image.open(out).size == (280, 28)
+
+
+def test_plugging_into_a_pipeline_of_ones_own(saved, tmp_path):
+    out = tmp_path / "own.png"
+    run("plug_into_pipeline", saved, "--call", '{"batch_size": 2}', "--solver", "dpmpp_2m", "--nfe", 3, "--out", out)
+    assert Image.open(out).size == (16, 8)
+
+
+def test_from_the_embedded_pipeline():
+    output = run("from_pipeline", "--nfe", 10, "--reference", 30)
+    found = errors(output)
+    assert 0 < found["dpmpp_2m"] < found["ddim"] < 0.5  # what the solvers are for
+    assert float(re.search(r"norm ([\d.e+-]+)", output)[1]) > 0
+
+
+def test_from_a_pipeline_of_ones_own(saved):
+    output = run("from_pipeline", saved, "--nfe", 3, "--reference", 6, "--solvers", "heun")
+    assert list(errors(output)) == ["heun"]
+
+
+def test_an_example_is_a_script():
+    result = subprocess.run(
+        [sys.executable, EXAMPLES / "plug_into_pipeline.py", "--help"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0 and "--solver" in result.stdout
