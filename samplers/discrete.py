@@ -210,7 +210,7 @@ class Discrete(VP):
             with np.errstate(invalid="ignore"):
                 t = np.where(np.isfinite(low - high), (low - flat) / (low - high), (target - c0) / (c1 - c0))
             t = (piece + np.clip(t, 0.0, 1.0)) / n
-        t = np.where(flat <= self._lam_nodes[-1], 1.0, np.where(np.isnan(flat), np.nan, t))
+        t = np.where(target >= self._c_nodes[-1], 1.0, np.where(np.isnan(flat), np.nan, t))
         return t.reshape(lam.shape)[()]
 
     def _invert(self, target: Array, lo: Array, hi: Array) -> Array:

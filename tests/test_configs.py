@@ -29,11 +29,12 @@ OPTIONS = {  # class -> (sigma maps, has final_sigmas_type)
     "EulerDiscreteScheduler": (MAPS[:4], True),
     "HeunDiscreteScheduler": (MAPS[:4], False),
     "LMSDiscreteScheduler": (MAPS[:4], False),
-    "KDPM2DiscreteScheduler": (MAPS[:4], False),
+    "KDPM2DiscreteScheduler": (MAPS[1:2], False),
     "EulerAncestralDiscreteScheduler": (MAPS[:1], False),
     "DDIMScheduler": (MAPS[:1], False),
     "DDPMScheduler": (MAPS[:1], False),
 }
+WHOLE_TABLE = [name for name in OPTIONS if name.startswith(("DPM", "DEIS", "UniPC", "SA"))]
 TWO_CALLS = ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler")
 
 
@@ -72,6 +73,8 @@ def cases():
     counter = itertools.count()
     for name, (maps, ends) in OPTIONS.items():
         for beta, sigma_map, spacing in itertools.product(BETAS, maps, ("linspace", "leading", "trailing")):
+            if sigma_map and name in WHOLE_TABLE and spacing != "trailing":
+                continue  # spacing has no say there
             i = next(counter)
             config = {**BETAS[beta], "timestep_spacing": spacing, "steps_offset": i % 2}
             if name == "DPMSolverSinglestepScheduler":
@@ -88,13 +91,14 @@ def test_grid_equals_the_live_class(name, config, n):
     scheduler = getattr(diffusers, name)(**config)
     levels, shown = ours(scheduler.config, n, name)
     their_levels, their_shown = theirs(scheduler, n)
-    # The classes tabulate in float32, which costs cosine betas (1 - 0.999) half of their digits.
-    cosine = config["beta_schedule"] == "squaredcos_cap_v2"
-    np.testing.assert_allclose(levels, their_levels, rtol=2e-4 if cosine else 1e-5, atol=1e-5)
+    # The classes tabulate alpha^2 in float32: 1 - alpha^2 keeps 4 digits at the first step of linear betas (1e-4), and
+    # 1 - beta as many at the last one of cosine betas (0.999). Sigma maps spread that error over all levels.
+    exact = config["beta_schedule"] == "scaled_linear"
+    np.testing.assert_allclose(levels, their_levels, rtol=1e-5 if exact else 2e-4, atol=1e-5)
     whole = np.array_equal(their_shown, np.round(their_shown))
     # Truncation makes their first time 998 or 999 by the last bit of a float32; ours is the truth, 999.
     mapped = any(config.get(key) for key in MAPS if key)
-    np.testing.assert_allclose(shown, their_shown, atol=(1.0 if whole and mapped else 0.05 if cosine else 0.005))
+    np.testing.assert_allclose(shown, their_shown, atol=1.0 if whole and mapped else 0.005 if exact else 0.1)
     if whole:
         assert np.mean(shown != their_shown) <= 1 / 5
 
