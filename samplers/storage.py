@@ -104,5 +104,7 @@ def schedule_from_dict(content: dict[str, Any]) -> NoiseSchedule:
     name = content["class"]
     if name not in _CLASSES:
         raise ValueError(f"unknown schedule class {name!r}; expected one of {', '.join(_CLASSES)}")
-    values = {k: np.array(v, float).tobytes() if isinstance(v, list) else v for k, v in content.items() if k != "class"}
+    values: dict[str, Any] = {
+        k: np.array(v, float).tobytes() if isinstance(v, list) else v for k, v in content.items() if k != "class"
+    }
     return _CLASSES[name](**values)
