@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from .schedule import Nodes, NoiseSchedule
 from .tableau import convert, prediction_coefficients
+
+if TYPE_CHECKING:
+    from .probing import PipelineDenoiser
 
 Tensor = torch.Tensor
 
@@ -64,7 +67,7 @@ class Denoiser:
         return float(p) * x + float(q) * self(x, t)
 
     @staticmethod
-    def from_pipeline(pipe: Any, **call_kwargs: Any) -> Denoiser:
+    def from_pipeline(pipe: Any, **call_kwargs: Any) -> PipelineDenoiser:
         """Any diffusers pipeline as a denoiser on its latents, with its own conditioning and guidance; see `probing`."""
         from .probing import denoiser_from_pipeline
 
