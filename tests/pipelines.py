@@ -11,15 +11,28 @@ import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from parts import (
+    GUIDED,
+    PIXELS_OUT,
+    POOLED,
+    SIZE,
+    Words,
+    autoencoder,
+    codebook,
+    conditional_unet,
+    ddim,
+    embeds,
+    flow_euler,
+    mask,
+    picture,
+)
 
 STEPS = 5
-PIXELS = 32
 
 logging.getLogger("diffusers").setLevel(logging.ERROR)
 
@@ -87,51 +100,6 @@ def recorded(scheduler: Any) -> Any:
         del scheduler.step
 
 
-def ddim(**options: Any) -> DDIMScheduler:
-    latent = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
-    return DDIMScheduler(**{**latent, "clip_sample": False, "set_alpha_to_one": False, **options})
-
-
-def flow_euler(**options: Any) -> FlowMatchEulerDiscreteScheduler:
-    return FlowMatchEulerDiscreteScheduler(**{"shift": 3.0, **options})
-
-
-def embeds(*shape: int, seed: int = 1) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def picture() -> torch.Tensor:
-    return torch.rand(1, 3, PIXELS, PIXELS, generator=torch.Generator().manual_seed(3))
-
-
-def mask() -> torch.Tensor:
-    half = torch.zeros(1, 1, PIXELS, PIXELS)
-    half[..., : PIXELS // 2] = 1
-    return half
-
-
-def autoencoder(latent_channels: int = 4, **options: Any) -> AutoencoderKL:
-    """Two levels: latents of half the size."""
-    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-    return AutoencoderKL(
-        block_out_channels=(4, 8), latent_channels=latent_channels, norm_num_groups=2, **blocks, **options
-    )
-
-
-def conditional_unet(in_channels: int = 4, **options: Any) -> UNet2DConditionModel:
-    sizes = {"block_out_channels": (4, 8), "layers_per_block": 1, "norm_num_groups": 2, "attention_head_dim": 2}
-    return UNet2DConditionModel(
-        **{**sizes, "sample_size": PIXELS // 2, "in_channels": in_channels, "out_channels": 4, "cross_attention_dim": 8,
-           "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-           "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), **options}
-    )  # fmt: skip
-
-
-GUIDED = {"prompt_embeds": embeds(1, 7, 8), "negative_prompt_embeds": embeds(1, 7, 8, seed=2), "guidance_scale": 3.0}
-SIZE = {"height": PIXELS, "width": PIXELS}
-PIXELS_OUT = {"output_type": "pt"}
-
-
 @vp
 def ddpm() -> Any:
     unet = diffusers.UNet2DModel(
@@ -190,9 +158,6 @@ def _stable_diffusion_xl(kind: str) -> Any:
     cls = getattr(diffusers, f"StableDiffusionXL{kind}Pipeline")
     absent = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
     return cls(vae=autoencoder(), unet=unet, scheduler=ddim(), add_watermarker=False, **absent)
-
-
-POOLED = {"pooled_prompt_embeds": embeds(1, 8), "negative_pooled_prompt_embeds": embeds(1, 8, seed=2)}
 
 
 @vp
@@ -374,13 +339,6 @@ def marigold() -> Any:
     return pipe, {"image": picture(), **PIXELS_OUT}
 
 
-def _codebook(latent_channels: int, **options: Any) -> Any:
-    return diffusers.VQModel(
-        block_out_channels=(4, 8), latent_channels=latent_channels, num_vq_embeddings=16, norm_num_groups=2,
-        down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2, **options,
-    )  # fmt: skip
-
-
 @vp
 def kandinsky() -> Any:
     unet = conditional_unet(
@@ -389,16 +347,9 @@ def kandinsky() -> Any:
         up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
         mid_block_type="UNetMidBlock2DSimpleCrossAttn", resnet_time_scale_shift="scale_shift",
     )  # fmt: skip
-    pipe = diffusers.KandinskyV22Pipeline(unet, ddim(), _codebook(4))
+    pipe = diffusers.KandinskyV22Pipeline(unet, ddim(), codebook(4))
     guided = {"image_embeds": embeds(1, 8), "negative_image_embeds": embeds(1, 8, seed=2), "guidance_scale": 3.0}
     return pipe, {**guided, **SIZE, **PIXELS_OUT}
-
-
-class _Words:
-    """A tokenizer for pipelines that take nothing but text: every prompt is the same tokens."""
-
-    def __call__(self, prompt: list[str], **_: Any) -> Any:
-        return SimpleNamespace(input_ids=torch.arange(7).repeat(len(prompt), 1))
 
 
 @vp
@@ -409,5 +360,5 @@ def ldm() -> Any:
         LDMBertConfig(vocab_size=16, max_position_embeddings=8, encoder_layers=1, encoder_ffn_dim=8,
                       encoder_attention_heads=2, head_dim=4, d_model=8)
     )  # fmt: skip
-    pipe = diffusers.LDMTextToImagePipeline(_codebook(4), bert, _Words(), conditional_unet(), ddim())
+    pipe = diffusers.LDMTextToImagePipeline(codebook(4), bert, Words(), conditional_unet(), ddim())
     return pipe, {"prompt": ["a digit"], "guidance_scale": 3.0, **SIZE, **PIXELS_OUT}
