@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import factorial
+from typing import Any
 
 import numpy as np
 
@@ -84,9 +85,9 @@ def lagrange_row(schedule: NoiseSchedule, form: str, var: str, s: Node, t: Node,
 class _Clock:
     """A form's own variable G as a function of lam, its derivative and its inverse."""
 
-    G: Callable[[np.ndarray], np.ndarray]
-    dG: Callable[[np.ndarray], np.ndarray]
-    lam: Callable[[np.ndarray], np.ndarray]
+    G: Callable[[Any], Any]
+    dG: Callable[[Any], Any]
+    lam: Callable[[Any], Any]
 
 
 _CLOCKS = {
@@ -106,16 +107,16 @@ def _by_quadrature(
     """b_j = S_t int l_j(g) dG by Gauss-Legendre: in G itself when g = G (exact) or when an end is infinite, else in lam."""
     clock = _CLOCKS[form]
     in_G = var == "G" or not (np.isfinite(s.lam) and np.isfinite(t.lam))
-    lo, hi = (float(clock.G(np.float64(n.lam))) if in_G else n.lam for n in (s, t))
+    lo, hi = (float(clock.G(n.lam)) if in_G else n.lam for n in (s, t))
     x, w = _GAUSS[8 if var == "G" else 24]
-    q, w = lo + 0.5 * (hi - lo) * (x + 1.0), 0.5 * (hi - lo) * w
+    q, w = np.asarray(lo + 0.5 * (hi - lo) * (x + 1.0)), 0.5 * (hi - lo) * w
     lam = clock.lam(q) if in_G else q
     if not in_G:
         w = w * clock.dG(lam)
     if var == "G":
         g, at = q, clock.G(np.array([n.lam for n in nodes]))
     elif var == "t":
-        g, at = schedule.t_of_lam(lam), np.array([n.t for n in nodes])
+        g, at = np.asarray(schedule.t_of_lam(lam)), np.array([n.t for n in nodes])
     else:
         g, at = lam, np.array([n.lam for n in nodes])
     span = at.max() - at.min()
