@@ -3,6 +3,7 @@
 import ast
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,7 +60,7 @@ def checked_names(solvers: Sequence[str], nfes: Sequence[int], grid: str | None,
             raise ValueError(f"`--nfe` counts network evaluations, at least 1; got {nfe}")
 
 
-def watched(items: Sequence[T], label: str) -> Iterator[T]:
+def watched(items: Sequence[T], label: str, told: Callable[[T], str] = str) -> Iterator[T]:
     """The items with a progress bar on a terminal, with one plain line each (on stderr) elsewhere."""
     if sys.stderr.isatty():
         from tqdm import tqdm
@@ -67,7 +68,7 @@ def watched(items: Sequence[T], label: str) -> Iterator[T]:
         yield from tqdm(items, desc=label, leave=False)
         return
     for k, item in enumerate(items, 1):
-        click.echo(f"{label} {k}/{len(items)}: {item}", err=True)
+        click.echo(f"{label} {k} of {len(items)}: {told(item)}", err=True)
         yield item
 
 
@@ -103,21 +104,18 @@ def sample(solver: str, nfe: int, grid: str | None, number: int, seed: int, out:
     """
     options = dict(map(parsed, how.pop("options")))
     checked_names([solver], [nfe], grid, options)
+
     from .pictures import save_image, tile
     from .source import Source
 
-    source = Source.load(how.pop("model"), **how)
-    chunks = source.chunks(range(seed, seed + number))
-    images = [
-        image
-        for seeds in watched(chunks, "batch")
-        for image in source.images(source.draw(seeds, solver=solver, nfe=nfe, grid=grid, **options))
-    ]
+    images = []
+    for batch in watched(Source(**how).batches(range(seed, seed + number)), "batch"):
+        images += batch.images(batch.draw(solver=solver, nfe=nfe, grid=grid, **options))
     if out.endswith("/") or Path(out).is_dir():
         for image_seed, image in zip(range(seed, seed + number), images, strict=True):
             save_image(image, Path(out) / f"{image_seed:06d}.png")
     else:
-        save_image(tile(images, round(number**0.5)), Path(out))
+        save_image(tile(images, ceil(number**0.5)), Path(out))
     click.echo(f"{out}: {number} images, {solver}, {nfe} evaluations, seeds {seed} to {seed + number - 1}")
 
 
@@ -148,33 +146,42 @@ def compare(
     from . import compare as comparison
 
     options = dict(map(parsed, how.pop("options")))
-    solvers = solvers or comparison.SOLVERS
+    solvers = solvers or comparison.DEFAULT_SOLVERS
     checked_names(solvers, nfes, None if grid == "auto" else grid, options)
+    import torch
+
     from fewstep.files import whole
 
     from .pictures import image_sheet, plot_curves
+    from .registry import resolve
     from .source import Source
 
-    source = Source.load(how.pop("model"), **how)
-    seeds = range(seed, seed + number)
+    source = Source(**how)
+    batches = source.batches(range(seed, seed + number))
+    usual = batches[0].denoiser.schedule.default_grid
 
     def draw(**solver: Any) -> Any:
-        return source.draw(seeds, **solver)
+        return torch.cat([batch.draw(**solver) for batch in batches])
 
-    (truth,) = [draw(**spec) for spec in watched([comparison.REFERENCE], "reference")]
-    grids = comparison.GRIDS if grid == "auto" else (grid,)
-    rows = [
-        comparison.best_curve(draw, truth, name, nfes, grids, **options) for name in watched(list(solvers), "solver")
-    ]
-    about = {"model": source.name, "images": number, "seed": seed, "reference": comparison.REFERENCE}
+    (truth,) = [draw(**spec) for spec in watched([comparison.REFERENCE], "reference", comparison.told)]
+    rows = []
+    for name in watched(solvers, "solver"):
+        solver, folk_grid = resolve(name)
+        tried = comparison.AUTO_GRIDS if grid == "auto" else (grid or folk_grid or usual,)
+        rows.append(comparison.best_curve(draw, truth, solver, nfes, tried, **options))
+    about = {"model": source.name, "images": number, "seed": seed, "reference": comparison.told(comparison.REFERENCE)}
     folder = Path(out)
-    plot_curves(rows, f"{source.name}: {number} images, {comparison.told()}", folder / "curves.png")
-    shown = range(min(number, 6))
-    cells = [(row.solver, [source.images(x0[list(shown)]) for x0 in (*row.samples, truth)]) for row in rows]
+    plot_curves(rows, f"{source.name}: {number} images, error to {about['reference']}", folder / "curves.png")
+    first = batches[0]
+    cells = [(row.solver, [first.images(x0[: len(first.seeds)]) for x0 in (*row.samples, truth)]) for row in rows]
     image_sheet(cells, [*(f"nfe {n}" for n in nfes), "reference"], folder / "samples.png")
     with whole(folder / "results.json") as path:
         path.write_text(comparison.json_table(rows, **about) + "\n")
-    click.echo({"text": comparison.text_table, "csv": comparison.csv_table}.get(form, comparison.json_table)(rows))
     if form == "text":
-        click.echo(f"RMSE to {comparison.told()}; mean over {number} images; * best of its column")
-    click.echo("\n".join(f"wrote {folder / name}" for name in ("curves.png", "samples.png", "results.json")), err=True)
+        click.echo(
+            f"{comparison.text_table(rows)}\nRMSE per image to {about['reference']}, mean of {number}; * best of its column"
+        )
+    else:
+        click.echo(comparison.csv_table(rows) if form == "csv" else comparison.json_table(rows, **about))
+    for name in ("curves.png", "samples.png", "results.json"):
+        click.echo(f"wrote {folder / name}", err=form != "text")

@@ -11,7 +11,7 @@ from .compare import Curve
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-INK, PAPER, GAP = (24, 24, 24), (255, 255, 255), 4
+INK, PAPER, GAP = "#181818", "white", 4
 # Okabe and Ito's colours (told apart with any colour vision), without yellow, which is too pale for a line on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p", "*", "d")
@@ -31,7 +31,8 @@ def tile(images: "Sequence[Image]", columns: int) -> "Image":
     width, height = (max(size) for size in zip(*(image.size for image in images), strict=True))
     rows = -(-len(images) // columns)
     gap = max(1, width // 28)
-    sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), PAPER)
+    mode = "L" if all(image.mode == "L" for image in images) else "RGB"
+    sheet = Image.new(mode, (columns * (width + gap) - gap, rows * (height + gap) - gap), PAPER)
     for k, image in enumerate(images):
         sheet.paste(image, (k % columns * (width + gap), k // columns * (height + gap)))
     return sheet
@@ -47,10 +48,10 @@ def image_sheet(rows: "Sequence[tuple[str, Sequence[Sequence[Image]]]]", columns
     shown = max(1, min(len(rows[0][1][0]), 176 // max(1, int(side * scale))))
     strips = [[_strip(cell[:shown], scale) for cell in cells] for _, cells in rows]
     width, height = strips[0][0].size
-    draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    left = int(max(draw.textlength(label, font) for label, _ in rows)) + 4 * GAP
+    left = int(max(font.getlength(label) for label, _ in rows)) + 4 * GAP
     top = 24
-    sheet = Image.new("RGB", (left + len(columns) * (width + 3 * GAP), top + len(rows) * (height + GAP) + GAP), PAPER)
+    mode = strips[0][0].mode
+    sheet = Image.new(mode, (left + len(columns) * (width + 3 * GAP), top + len(rows) * (height + GAP) + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
     for j, title in enumerate(columns):
         draw.text((left + j * (width + 3 * GAP) + width // 2, top // 2), title, INK, font, anchor="mm")

@@ -1,7 +1,5 @@
 """The `fewstep` command, on a terminal and in a pipe."""
 
-import csv
-import io
 import json
 import subprocess
 import sys
@@ -9,6 +7,7 @@ import time
 
 import pytest
 from click.testing import CliRunner, Result
+
 from fewstep.cli import main
 from fewstep.samplers import GRIDS, SOLVERS
 
@@ -80,7 +79,10 @@ def test_solver_shows_its_own_table() -> None:
 
 def test_a_closed_pipe_ends_quietly() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "fewstep", "solvers", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "fewstep", "solvers", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
