@@ -28,7 +28,7 @@ class Denoiser:
             or "score" (-eps / sigma).
 
     `denoiser(x, t)` is the raw output at time t of the schedule; `.x0(x, t)` and `.eps(x, t)` convert it.
-    `.nfe` counts calls over the object's life.
+    `.nfe` counts calls over the object's life, except those inside a graph that the caller compiles.
     """
 
     def __init__(self, fn: Callable[[Tensor, Tensor], Tensor], schedule: NoiseSchedule, prediction: str = "epsilon"):
@@ -45,7 +45,8 @@ class Denoiser:
 
     def call(self, x: Tensor, tau: Tensor) -> Tensor:
         """One network evaluation at model time tau: the output in x's shape."""
-        self.nfe += 1
+        if not torch.compiler.is_compiling():
+            self.nfe += 1
         return like_state(self.fn(x, tau), x)
 
     def __call__(self, x: Tensor, t: float) -> Tensor:

@@ -109,9 +109,8 @@ def sample(
                 Progress(step, float(tableau.times[step.index + 1]), state, output, after), after, callback, hook
             )
         if check == "each":
-            _require_finite(
-                after.input, f"row {step.index} (t = {step.t:.6g}, model time {float(step.model_time):.6g})"
-            )
+            shown = tableau.model_times[step.index]
+            _require_finite(after.input, f"row {step.index} (t = {step.t:.6g}, model time {shown:.6g})")
         state = after
     if check == "end":
         _require_finite(state.input, 'the result; check="each" names the step where it starts')
