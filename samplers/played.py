@@ -25,7 +25,7 @@ from .schedule import Array, Nodes, NoiseSchedule
 from .tableau import Prediction, Tableau
 
 OWN = ("solver", "grid", "solver_options")  # entries of a config that are ours
-ALPHA_FLOOR = 2.0**-12  # keeps sigma / alpha finite where alpha = 0, for display
+ALPHA_FLOOR = 2.0**-12  # stands for alpha = 0 in the sigma / alpha that is displayed
 
 
 class Shared:
@@ -174,7 +174,22 @@ def _groups(m: Model, n: int | None, sigmas: Any, timesteps: Any, mu: float | No
 
 
 def _from_config(m: Model, n: int | None, sigmas: Any, timesteps: Any, mu: float | None) -> Path:
-    return grid_from_config(m.config, m.schedule, n, m.entry.name, sigmas=sigmas, timesteps=timesteps, mu=mu)
+    times, shown = grid_from_config(m.config, m.schedule, n, m.entry.name, sigmas=sigmas, timesteps=timesteps, mu=mu)
+    return times, shown if timesteps is not None else _named(m.schedule, times[:-1], shown)
+
+
+def _named(schedule: NoiseSchedule, times: Array, shown: Array) -> Array:
+    """Whole training steps as classes show them, unless one names a level more than 2 % off the one it stands for.
+
+    That happens near the noisy end of cosine and zero-SNR tables, where x0 = (x - sigma eps) / alpha would be as wrong;
+    there the network sees the fractional step whose log(sigma / alpha), interpolated in the table, is right.
+    """
+    if not isinstance(schedule, Discrete):
+        return shown
+    log_rho = -schedule.lam(schedule.time_of_model(np.arange(schedule.num_train_timesteps)))
+    steps, levels = np.arange(len(log_rho)), -schedule.lam(times)
+    off = np.abs(np.interp(shown, steps, log_rho) - levels) > np.log(1.02)
+    return np.where(off & (levels > 0) & (levels < log_rho[-1]), np.interp(levels, log_rho, steps), shown)
 
 
 def _from_name(m: Model, n: int | None, mu: float | None) -> Array:
@@ -197,7 +212,8 @@ def model_clock(schedule: NoiseSchedule, shown: Array) -> torch.Tensor:
 
 def public_sigmas(schedule: NoiseSchedule, nodes: Nodes) -> torch.Tensor:
     """What schedulers call sigmas: sigma of flow, VE and EDM models, sigma / alpha of VP models; float32."""
-    level = nodes.sigma / np.maximum(nodes.alpha, ALPHA_FLOOR) if schedule.kind == "vp" else nodes.sigma
+    alpha = np.where(nodes.alpha > 0, nodes.alpha, ALPHA_FLOOR)
+    level = nodes.sigma / alpha if schedule.kind == "vp" else nodes.sigma
     return torch.tensor(level, dtype=torch.float32)
 
 
