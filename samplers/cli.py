@@ -121,7 +121,7 @@ def sample(solver: str, nfe: int, grid: str | None, number: int, seed: int, out:
 
 @click.command()
 @model_options
-@click.option("--solvers", type=NAMES, help="Names between commas  [default: a dozen of all families]")
+@click.option("--solvers", type=NAMES, help="Names between commas, or `all`  [default: a dozen]")
 @click.option("--nfe", "nfes", type=NUMBERS, default="4,5,6,8,10,15,20", show_default=True, help="Network evaluations.")
 @click.option("--grid", help="A grid for all, or `auto`: the best of a few for each solver  [default: the model's]")
 @click.option("-n", "--number", type=click.IntRange(1), default=16, show_default=True, help="Images.")
@@ -146,7 +146,7 @@ def compare(
     from . import compare as comparison
 
     options = dict(map(parsed, how.pop("options")))
-    solvers = solvers or comparison.DEFAULT_SOLVERS
+    solvers = comparison.ode_solvers() if solvers == ("all",) else solvers or comparison.DEFAULT_SOLVERS
     checked_names(solvers, nfes, None if grid == "auto" else grid, options)
     import torch
 

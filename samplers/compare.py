@@ -36,6 +36,13 @@ AUTO_GRIDS = ("uniform", "quadratic", "logsnr", "karras", "beta")
 REFERENCE: dict[str, Any] = {"solver": "dpmpp_3m", "nfe": 200, "grid": "karras"}
 
 
+def ode_solvers() -> tuple[str, ...]:
+    """Every registered solver that is a table and draws no noise."""
+    from .registry import SOLVERS
+
+    return tuple(name for name, entry in SOLVERS.items() if entry.kind == "tableau" and not entry.stochastic)
+
+
 def told(spec: dict[str, Any]) -> str:
     """A run in words."""
     return "{nfe} evaluations of {solver} on {grid}".format(**spec)
