@@ -7,13 +7,15 @@ import torch
 from fewstep.samplers import Denoiser, NoiseSchedule
 
 Tensor = torch.Tensor
-PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
+PREDICTIONS = ("epsilon", "score", "sample", "v_prediction", "flow_prediction")
+BLIND = ("epsilon", "score")  # these say nothing about x0 where alpha = 0
 
 
 def output(prediction: str, x0: Tensor, eps: Tensor, alpha: float, sigma: float) -> Tensor:
     """What a perfect network of this prediction type returns."""
     return {
         "epsilon": eps,
+        "score": -eps / sigma,
         "sample": x0,
         "v_prediction": alpha * eps - sigma * x0,
         "flow_prediction": eps - x0,
