@@ -1,6 +1,7 @@
 """What an installed copy promises: complete, cheap to import, and nothing beside the name `fewstep`."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -77,7 +78,12 @@ def test_unknown_attribute_is_an_attribute_error() -> None:
 def test_wheel_is_complete_and_works_from_another_directory(tmp_path: Path) -> None:
     pip = (sys.executable, "-m", "pip")
     build = ("--no-deps", "--no-build-isolation")
-    run(*pip, "wheel", *build, "--wheel-dir", str(tmp_path / "wheel"), str(ROOT))
+    source = tmp_path / "source"  # a copy: building in place would pack what an earlier build left behind
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, source / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    run(*pip, "wheel", *build, "--wheel-dir", str(tmp_path / "wheel"), str(source))
     (wheel,) = (tmp_path / "wheel").glob("*.whl")
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert inside == set(source_files())
