@@ -78,7 +78,7 @@ def grid_from_config(
         ValueError: n < 1, lengths that contradict each other, levels that do not decrease, a missing `mu`.
     """
     config = as_config(config)
-    given, shown = _given("sigmas", sigmas), _given("timesteps", timesteps)
+    given, shown = _given("sigmas", sigmas), _given("timesteps", timesteps, repeats=sigmas is not None)
     if given is not None and len(given) > 1 and given[-1] == 0:
         given = given[:-1]
     n, kind = _count(n, given, shown), kind_of(config)
@@ -103,14 +103,14 @@ def grid_from_config(
     return ConfigGrid(times, shown)
 
 
-def _given(name: str, values: Any) -> Array | None:
-    """Explicit values as float64; ValueError unless 1-D, finite, not negative and decreasing."""
+def _given(name: str, values: Any, repeats: bool = False) -> Array | None:
+    """Explicit values as float64; ValueError unless 1-D, finite, not negative and decreasing (or at least not rising)."""
     if values is None:
         return None
     array = np.atleast_1d(np.asarray(values.tolist() if hasattr(values, "tolist") else values, np.float64))
     if array.ndim != 1 or not len(array) or not np.isfinite(array).all() or array.min() < 0:
         raise ValueError(f"`{name}` must be a list of finite numbers, none negative; got {values}.")
-    rising = np.flatnonzero(np.diff(array) >= 0)
+    rising = np.flatnonzero(np.diff(array) > 0 if repeats else np.diff(array) >= 0)
     if rising.size:
         i = int(rising[0])
         raise ValueError(

@@ -188,7 +188,8 @@ def _named(schedule: NoiseSchedule, times: Array, shown: Array) -> Array:
         return shown
     log_rho = -schedule.lam(schedule.time_of_model(np.arange(schedule.num_train_timesteps)))
     steps, levels = np.arange(len(log_rho)), -schedule.lam(times)
-    off = np.abs(np.interp(shown, steps, log_rho) - levels) > np.log(1.02)
+    with np.errstate(invalid="ignore"):  # alpha = 0 has no level to be off
+        off = np.abs(np.interp(shown, steps, log_rho) - levels) > np.log(1.02)
     return np.where(off & (levels > 0) & (levels < log_rho[-1]), np.interp(levels, log_rho, steps), shown)
 
 

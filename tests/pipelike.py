@@ -1,0 +1,40 @@
+"""Exact networks as a pipeline calls them: they see a state and a timestep, and nothing of the scheduler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from problems import Mixture, output
+
+Tensor = torch.Tensor
+
+
+class Network:
+    """The exact network of a mixture for a discrete VP table or a flow, read off the timestep it is shown."""
+
+    def __init__(self, problem: Mixture, prediction: str, alphas_cumprod: Any = None):
+        self.problem, self.prediction = problem, prediction
+        table = None if alphas_cumprod is None else np.asarray(alphas_cumprod, np.float64)
+        self.log_rho = None if table is None else 0.5 * np.log((1 - table) / np.maximum(table, 1e-300))
+
+    def level(self, timestep: Any) -> tuple[float, float]:
+        """(alpha, sigma) at a timestep, fractional ones included."""
+        t = float(timestep)
+        if self.log_rho is None:
+            return 1 - t / 1000, t / 1000
+        rho = float(np.exp(np.interp(t, np.arange(len(self.log_rho)), self.log_rho)))
+        return 1 / np.hypot(1, rho), rho / np.hypot(1, rho)
+
+    def __call__(self, x: Tensor, timestep: Any) -> Tensor:
+        alpha, sigma = self.level(timestep)
+        return output(self.prediction, *self.problem.predict(x, alpha, sigma), alpha, sigma)
+
+
+def run(scheduler: Any, network: Network, x: Tensor, begin: int = 0, **step: Any) -> Tensor:
+    """The loop of a pipeline over the scheduler's timesteps from `begin` on, from a state of its own space."""
+    for t in scheduler.timesteps[begin:]:
+        seen = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        x = scheduler.step(network(seen, t), t, x, return_dict=False, **step)[0]
+    return x
