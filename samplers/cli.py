@@ -5,9 +5,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from math import ceil
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .compare import Curve
+    from .source import Batch
 
 T = TypeVar("T")
 
@@ -104,14 +110,17 @@ def sample(solver: str, nfe: int, grid: str | None, number: int, seed: int, out:
     """
     options = dict(map(parsed, how.pop("options")))
     checked_names([solver], [nfe], grid, options)
+    folder = out.endswith("/") or Path(out).is_dir()
 
-    from .pictures import save_image, tile
+    from .pictures import checked_suffix, save_image, tile
     from .source import Source
 
+    if not folder:
+        checked_suffix(Path(out))
     images = []
     for batch in watched(Source(**how).batches(range(seed, seed + number)), "batch"):
-        images += batch.images(batch.draw(solver=solver, nfe=nfe, grid=grid, **options))
-    if out.endswith("/") or Path(out).is_dir():
+        images += batch.images(batch.draw(solver=solver, nfe=nfe, grid=grid, progress=sys.stderr.isatty(), **options))
+    if folder:
         for image_seed, image in zip(range(seed, seed + number), images, strict=True):
             save_image(image, Path(out) / f"{image_seed:06d}.png")
     else:
@@ -148,40 +157,57 @@ def compare(
     options = dict(map(parsed, how.pop("options")))
     solvers = comparison.ode_solvers() if solvers == ("all",) else solvers or comparison.DEFAULT_SOLVERS
     checked_names(solvers, nfes, None if grid == "auto" else grid, options)
+
     import torch
 
-    from fewstep.files import whole
-
-    from .pictures import image_sheet, plot_curves
     from .registry import resolve
     from .source import Source
 
-    source = Source(**how)
-    batches = source.batches(range(seed, seed + number))
+    batches = Source(**how).batches(range(seed, seed + number))
     usual = batches[0].denoiser.schedule.default_grid
 
     def draw(**solver: Any) -> Any:
         return torch.cat([batch.draw(**solver) for batch in batches])
 
-    (truth,) = [draw(**spec) for spec in watched([comparison.REFERENCE], "reference", comparison.told)]
+    (truth,) = [
+        draw(**spec, progress=sys.stderr.isatty())
+        for spec in watched([comparison.REFERENCE], "reference", comparison.told)
+    ]
     rows = []
     for name in watched(solvers, "solver"):
         solver, folk_grid = resolve(name)
         tried = comparison.AUTO_GRIDS if grid == "auto" else (grid or folk_grid or usual,)
         rows.append(comparison.best_curve(draw, truth, solver, nfes, tried, **options))
-    about = {"model": source.name, "images": number, "seed": seed, "reference": comparison.told(comparison.REFERENCE)}
-    folder = Path(out)
-    plot_curves(rows, f"{source.name}: {number} images, error to {about['reference']}", folder / "curves.png")
-    first = batches[0]
-    cells = [(row.solver, [first.images(x0[: len(first.seeds)]) for x0 in (*row.samples, truth)]) for row in rows]
-    image_sheet(cells, [*(f"nfe {n}" for n in nfes), "reference"], folder / "samples.png")
-    with whole(folder / "results.json") as path:
-        path.write_text(comparison.json_table(rows, **about) + "\n")
+    about = {
+        "model": how["model"],
+        "images": number,
+        "seed": seed,
+        "reference": comparison.told(comparison.REFERENCE),
+    }
+    written = write_comparison(Path(out), rows, truth, batches[0], about)
     if form == "text":
-        click.echo(
-            f"{comparison.text_table(rows)}\nRMSE per image to {about['reference']}, mean of {number}; * best of its column"
-        )
+        click.echo(comparison.text_table(rows))
+        click.echo(f"RMSE per image to {about['reference']}, mean of {number}; * best of its column")
     else:
         click.echo(comparison.csv_table(rows) if form == "csv" else comparison.json_table(rows, **about))
-    for name in ("curves.png", "samples.png", "results.json"):
-        click.echo(f"wrote {folder / name}", err=form != "text")
+    for path in written:
+        click.echo(f"wrote {path}", err=form != "text")
+
+
+def write_comparison(
+    folder: Path, rows: "Sequence[Curve]", truth: "Tensor", batch: "Batch", about: dict[str, Any]
+) -> list[Path]:
+    """curves.png, samples.png and results.json; the sheet shows the first images of `batch`."""
+    from fewstep.files import whole
+
+    from .compare import json_table
+    from .pictures import image_sheet, plot_curves
+
+    curves, sheet, figures = (folder / name for name in ("curves.png", "samples.png", "results.json"))
+    plot_curves(rows, f"{about['model']}: {about['images']} images, error to {about['reference']}", curves)
+    some = len(batch.seeds)
+    cells = [(row.solver, [batch.images(x0[:some]) for x0 in (*row.samples, truth)]) for row in rows]
+    image_sheet(cells, [*(f"nfe {n}" for n in rows[0].nfes), "reference"], sheet)
+    with whole(figures) as path:
+        path.write_text(json_table(rows, **about) + "\n")
+    return [curves, sheet, figures]

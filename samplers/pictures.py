@@ -18,10 +18,22 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p", "*", "d")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
 
 
+def checked_suffix(path: Path) -> None:
+    """ValueError for a name that ends like no picture that can be written here."""
+    from PIL import Image
+
+    Image.init()
+    if path.suffix.lower() not in (
+        known := {s for s, kind in Image.registered_extensions().items() if kind in Image.SAVE}
+    ):
+        common = ", ".join(s for s in (".png", ".jpg", ".webp", ".tiff") if s in known)
+        raise ValueError(f"{str(path)!r} does not end like a picture; use {common}, or DIR/ for one file an image")
+
+
 def save_image(image: "Image", path: Path) -> None:
-    """Write a picture whole; its format is the suffix, PNG by default."""
+    """Write a picture whole; its format is the suffix."""
     with whole(path) as temporary:
-        image.save(temporary, format=None if path.suffix else "PNG")
+        image.save(temporary)
 
 
 def tile(images: "Sequence[Image]", columns: int) -> "Image":

@@ -122,7 +122,7 @@ class Source:
         prompt: str | None = None,
         guidance: float | None = None,
     ) -> None:
-        self.name, self.batch_size = model, batch_size
+        self.batch_size = batch_size
         self.pipe = load_pipeline(model, chosen_device(device), getattr(torch, dtype))
         if model == "demo" and classes is None:
             classes = range(10)

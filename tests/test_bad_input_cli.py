@@ -27,6 +27,8 @@ WRONG = {
     "prompt": (["sample", "--prompt", "a cat", "-n", "1"], "prompt"),
     "device": (["sample", "--device", "warp"], "warp"),
     "dtype": (["sample", "--dtype", "float8"], "float8"),
+    "picture": (["sample", "-n", "1", "--out", "grid.html"], ".png"),
+    "picture without a suffix": (["sample", "-n", "1", "--out", "grid"], "DIR/"),
     "folder": (["sample", "./no/such/folder"], "does not exist"),
     "command": (["sampel"], "sampel"),
     "shown solver": (["solvers", "dimm"], "ddim"),
