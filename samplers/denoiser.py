@@ -77,6 +77,11 @@ class Denoiser:
 
 def like_state(output: Tensor, x: Tensor) -> Tensor:
     """The output in x's shape: as it is, or the first half of its channels where it also predicts a variance."""
+    if not isinstance(output, Tensor):
+        raise ValueError(
+            f"the network returned {type(output).__name__}; expected a tensor of the state's shape (diffusers models hold "
+            "theirs in `.sample`)"
+        )
     if output.shape == x.shape:
         return output
     if output.ndim == x.ndim > 1 and output.shape[1] == 2 * x.shape[1] and output.shape[2:] == x.shape[2:]:

@@ -122,11 +122,17 @@ def _rule(
 def check_times(times: ArrayLike, schedule: NoiseSchedule, name: str | None = None) -> Array:
     """Explicit times as a float64 array; ValueError unless 1-D, finite, strictly decreasing, within [0, t_max]."""
     what = "`times`" if name is None else f"the times of grid {name!r}"
-    times = np.array(times, np.float64)
+    if hasattr(times, "tolist"):  # arrays, and tensors of any device
+        times = times.tolist()
+    try:
+        times = np.array(times, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{what} must be numbers; got {times!r}.") from None
     if times.ndim != 1 or len(times) < 2:
         raise ValueError(f"{what} must be a 1-D array of at least 2 values; got shape {times.shape}.")
     if not np.isfinite(times).all():
-        raise ValueError(f"{what} must be finite; got times[{int(np.argmin(np.isfinite(times)))}]={times.min()}.")
+        i = int(np.argmin(np.isfinite(times)))
+        raise ValueError(f"{what} must be finite; got times[{i}]={times[i]}.")
     rising = np.flatnonzero(np.diff(times) >= 0)
     if rising.size:
         i = int(rising[0])

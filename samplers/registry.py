@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from .errors import unknown
-from .grids import make_grid
+from .grids import check_times, make_grid
 from .schedule import Node, NoiseSchedule
 from .tableau import Row, Tableau, Terms
 
@@ -208,11 +209,18 @@ def build(
     """
     name, folk_grid = resolve(solver)
     entry = SOLVERS[name]
+    if not isinstance(schedule, NoiseSchedule):
+        raise ValueError(
+            f"`schedule` must be a NoiseSchedule; got {type(schedule).__name__}. NoiseSchedule.from_config reads a "
+            "diffusers config"
+        )
     if entry.kind != "tableau":
         raise ValueError(f"{name!r} chooses its own steps and has no table; call sample(..., solver={name!r}) instead")
     chosen = checked_options(entry, options)
     grid = folk_grid if grid is None else grid
     explicit = grid is not None and not isinstance(grid, str) and not callable(grid)
+    if explicit:
+        grid = check_times(grid, schedule)
     if nfe is None:
         if not explicit:
             raise ValueError("`nfe` is missing: give the number of network evaluations, or an explicit grid of times")
@@ -221,13 +229,15 @@ def build(
         nfe = intervals * calls - (calls - 1) * (
             calls > 1 and schedule.sigma(float(grid[-1])) == 0 and "end" in entry.singular_ends
         )
-    if isinstance(nfe, bool) or int(nfe) != nfe or nfe < 1:
+    if isinstance(nfe, bool) or not isinstance(nfe, Real) or not float(nfe).is_integer() or nfe < 1:
         raise ValueError(f"`nfe` must be a whole number of network evaluations, at least 1; got {nfe!r}")
     if explicit:
         first, last = float(grid[0]), float(grid[-1])
     else:
         first = float(schedule.t_max if t_start is None else t_start)
         last = float(schedule.t_end if t_end is None else t_end)
+    if groups is not None and sum(groups) != nfe:
+        raise ValueError(f"`groups` {tuple(groups)} spend {sum(groups)} evaluations; expected nfe = {nfe}")
     if groups is None:
         groups = entry.groups(int(nfe), bool(schedule.alpha(first) == 0), bool(schedule.sigma(last) == 0), chosen)
     times = make_grid(grid, schedule, len(groups), t_start, t_end)
@@ -248,7 +258,12 @@ def compile_path(
     solution = entry.fn(Path(schedule, nodes, groups), **options)
     shown = schedule.model_time(np.array([row.at.t for row in solution.rows]))
     if model_times is not None:
-        told = dict(zip((n.t for n in nodes), map(float, model_times), strict=False))
+        known = [float(tau) for tau in model_times]
+        if len(nodes) - len(known) not in (0, 1):
+            raise ValueError(
+                f"{len(known)} model times for {len(nodes)} step boundaries: give one a boundary (the last may be missing)"
+            )
+        told = dict(zip((n.t for n in nodes), known, strict=False))
         shown = np.array(
             [told.get(row.at.t, own) for row, own in zip(solution.rows, np.atleast_1d(shown), strict=True)]
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 
 from .denoiser import Denoiser
@@ -85,13 +87,15 @@ def sample(
     Raises:
         ValueError: any wrong argument, before the first network call; a network output that is not finite.
     """
-    _validate(denoiser, x_T, check, generator, noise_seeds)
+    _validate(denoiser, x_T, check, callback=callback, hook=hook, post=post)
+    _validate_noise(x_T, generator, noise_seeds)
     if isinstance(solver, Tableau):
-        if (nfe, grid, t_start, t_end) != (None,) * 4 or solver_options:
+        if any(given is not None for given in (nfe, grid, t_start, t_end)) or solver_options:
             raise ValueError(
                 "a Tableau is already compiled: pass nfe, grid, t_start, t_end and options to build() instead"
             )
         tableau = solver
+        _validate_place(tableau, denoiser)
     else:
         if nfe is None and grid is None:
             nfe = 10
@@ -145,7 +149,7 @@ def _tell(seen: Progress, after: State, callback: Any, hook: Any) -> State:
     return State(carry, moved, after.history)
 
 
-def _validate(denoiser: Any, x: Any, check: str, generator: Any, seeds: Any) -> None:
+def _validate(denoiser: Any, x: Any, check: str, **called: Any) -> None:
     if not isinstance(denoiser, Denoiser):
         raise ValueError(
             f"`denoiser` must be a Denoiser; got {type(denoiser).__name__}. Wrap a network with Denoiser(fn, schedule, "
@@ -156,10 +160,37 @@ def _validate(denoiser: Any, x: Any, check: str, generator: Any, seeds: Any) -> 
         raise ValueError(f"`x_T` must be a floating tensor of shape (B, *shape); got {what}")
     if check not in ("end", "each", "none"):
         raise ValueError(f'`check` must be "end", "each" or "none"; got {check!r}')
-    if seeds is not None and len(seeds) != x.shape[0]:
-        raise ValueError(f"{len(seeds)} noise seeds for a batch of {x.shape[0]}: give one seed a sample")
+    for name, function in called.items():
+        if function is not None and not callable(function):
+            raise ValueError(f"`{name}` must be a function of one argument; got {type(function).__name__}")
+
+
+def _validate_noise(x: Tensor, generator: Any, seeds: Any) -> None:
+    """One seed or generator a sample, or one generator for all."""
     if seeds is not None and generator is not None:
         raise ValueError("give either `generator` or `noise_seeds`, not both")
+    if seeds is not None and not (isinstance(seeds, Collection) and all(isinstance(s, Integral) for s in seeds)):
+        raise ValueError(f"`noise_seeds` must be whole numbers, one a sample; got {seeds!r}")
+    if seeds is not None and len(seeds) != x.shape[0]:
+        raise ValueError(f"{len(seeds)} noise seeds for a batch of {x.shape[0]}: give one seed a sample")
+    sources = generator if isinstance(generator, (list, tuple)) else [] if generator is None else [generator]
+    for source in sources:
+        if not isinstance(source, torch.Generator):
+            raise ValueError(f"`generator` must be a torch.Generator, or a list with one a sample; got {source!r}")
+    if sources is generator and len(sources) != x.shape[0]:
+        raise ValueError(f"{len(sources)} generators for a batch of {x.shape[0]}: pass one generator, or one a sample")
+
+
+def _validate_place(tableau: Tableau, denoiser: Denoiser) -> None:
+    """The table's nodes must lie on the schedule that the network was trained on."""
+    there = denoiser.schedule.nodes(tableau.times)
+    if not all(
+        np.allclose(getattr(there, f), getattr(tableau.nodes, f), rtol=1e-6, atol=1e-9) for f in ("alpha", "sigma")
+    ):
+        raise ValueError(
+            f"the table was compiled for {tableau.schedule!r}, the network belongs to {denoiser.schedule!r}; "
+            "build() it for the denoiser's schedule"
+        )
 
 
 def _require_finite(x: Tensor, where: str) -> None:

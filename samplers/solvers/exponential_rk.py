@@ -19,8 +19,9 @@ from ..registry import Path, Solution, solver
 from ..schedule import Node
 from ..tableau import CARRY, INPUT, KEEP, Row
 from ..weights import euler_weight, linear
+from . import options as opt
 from . import references as ref
-from .multistep import _form, safe_form
+from .multistep import safe_form
 
 # nodes c_1..c_s, a[i][j] for i = 3..s over columns 2..i-1 (row 2 has none), b over columns 2..s
 Scheme = tuple[tuple[float, ...], list[list[float]], list[float]]
@@ -156,22 +157,10 @@ def singlestep(path: Path, order: int, form: str, scheme: Callable[[float], Sche
 _ENDS = {"singular_ends": "start end"}
 
 
-def _correction(name: str, correction: str) -> bool:
-    if correction not in ("dpmsolver", "taylor"):
-        raise ValueError(f"{name}: `correction` must be 'dpmsolver' or 'taylor'; got {correction!r}")
-    return correction == "dpmsolver"
-
-
-def _node(name: str, value: float, label: str = "c2", top: float = 1.0) -> float:
-    if not 0 < value <= top:
-        raise ValueError(f"{name}: `{label}` must be in (0, {top:g}]; got {value!r}")
-    return float(value)
-
-
 def _dpm(path: Path, name: str, stages: int, form: str, correction: str, c2: float) -> Solution:
     """DPM-Solver-2 and -3 of either form."""
-    weak = _correction(name, correction)
-    c2 = _node(name, c2, top=1.0 if stages == 2 else 0.66)
+    weak = opt.one_of(name, "correction", correction, ("dpmsolver", "taylor")) == "dpmsolver"
+    c2 = opt.fraction(name, "c2", c2, 1.0 if stages == 2 else 0.66)
     two = lambda z: etd2(z, c2, weak) if stages == 2 else etd2(z, 0.5, weak)  # noqa: E731
     three = lambda z: ho3(z, c2) if weak else dpm3_taylor(z, c2)  # noqa: E731
     table = {1: exp_euler, 2: two, 3: three}
@@ -229,45 +218,48 @@ def dpmpp_3s(path: Path, *, correction: str = "dpmsolver", c2: float = 1 / 3) ->
 @solver("etd_rk2", order=2, prediction="x0", reference=ref.HOCHBRUCK, calls=2, **_ENDS)
 def etd_rk2(path: Path, *, c2: float = 1.0, form: str = "x0") -> Solution:
     """Exponential Runge-Kutta of order 2, 2 evaluations a step; c2 = 1 is Cox-Matthews' ETD2RK."""
-    return singlestep(path, 2, _form(form), lambda z: etd2(z, _node("etd_rk2", c2)), 2)
+    c2 = opt.fraction("etd_rk2", "c2", c2)
+    return singlestep(path, 2, opt.form("etd_rk2", form), lambda z: etd2(z, c2), 2)
 
 
 @solver("etd_rk3", order=3, prediction="x0", reference=ref.HOCHBRUCK, calls=3, **_ENDS)
 def etd_rk3(path: Path, *, c2: float = 0.5, form: str = "x0") -> Solution:
     """Exponential Runge-Kutta of order 3 with c3 = 2/3, 3 evaluations a step; c2 = 1/3 on eps is DPM-Solver-3."""
-    return singlestep(path, 3, _form(form), lambda z: ho3(z, _node("etd_rk3", c2)), 3)
+    c2 = opt.fraction("etd_rk3", "c2", c2)
+    return singlestep(path, 3, opt.form("etd_rk3", form), lambda z: ho3(z, c2), 3)
 
 
 @solver("etd_rk4", order=4, prediction="x0", calls=4, **_ENDS, reference=ref.KROGSTAD)
 def etd_rk4(path: Path, *, variant: str = "krogstad", form: str = "x0") -> Solution:
     """Exponential Runge-Kutta of order 4, 4 evaluations a step. variant: "krogstad" or "cox_matthews"."""
     schemes = {"krogstad": krogstad, "cox_matthews": cox_matthews}
-    if variant not in schemes:
-        raise ValueError(f"etd_rk4: `variant` must be one of {', '.join(schemes)}; got {variant!r}")
-    return singlestep(path, 4, _form(form), schemes[variant], 4)
+    scheme = schemes[opt.one_of("etd_rk4", "variant", variant, schemes)]
+    return singlestep(path, 4, opt.form("etd_rk4", form), scheme, 4)
 
 
 @solver("etd_rk4_5s", order=4, prediction="x0", reference=ref.HOCHBRUCK, calls=5, **_ENDS)
 def etd_rk4_5s(path: Path, *, form: str = "x0") -> Solution:
     """Hochbruck-Ostermann exponential Runge-Kutta, 5 evaluations a step, stiff order 4."""
-    return singlestep(path, 4, _form(form), ho5, 5)
+    return singlestep(path, 4, opt.form("etd_rk4_5s", form), ho5, 5)
 
 
 @solver("etd_rk5", order=5, prediction="x0", calls=8, **_ENDS, reference=ref.LUAN)
 def etd_rk5(path: Path, *, form: str = "x0") -> Solution:
     """Exponential Runge-Kutta EXPRK5S8, 8 evaluations a step, stiff order 5: for references rather than for few steps."""
-    return singlestep(path, 5, _form(form), exprk5s8, 8)
+    return singlestep(path, 5, opt.form("etd_rk5", form), exprk5s8, 8)
 
 
 @solver("res_2s", order=2, prediction="x0", reference=ref.RES, calls=2, **_ENDS)
 def res_2s(path: Path, *, c2: float = 0.5) -> Solution:
     """Refined exponential solver, 2 stages: ETD2RK on x0 with c2 = 1/2. Order 2."""
-    return singlestep(path, 2, "x0", lambda z: etd2(z, _node("res_2s", c2)), 2)
+    c2 = opt.fraction("res_2s", "c2", c2)
+    return singlestep(path, 2, "x0", lambda z: etd2(z, c2), 2)
 
 
 @solver("res_3s", order=3, prediction="x0", reference=ref.RES, calls=3, **_ENDS)
 def res_3s(path: Path, *, c2: float = 0.5, c3: float = 1.0) -> Solution:
     """Refined exponential solver, 3 stages, order 3 for any nodes c2 != 2/3, c3."""
+    c2, c3 = opt.fraction("res_3s", "c2", c2), opt.fraction("res_3s", "c3", c3)
     if abs(c2 - 2 / 3) < 1e-6 or abs(3 * c3 - 2) < 1e-6:
         raise ValueError(f"res_3s: nodes 2/3 are singular; got c2 = {c2!r}, c3 = {c3!r}. Use etd_rk3, whose c3 is 2/3")
-    return singlestep(path, 3, "x0", lambda z: res3(z, _node("res_3s", c2), _node("res_3s", c3, "c3")), 3)
+    return singlestep(path, 3, "x0", lambda z: res3(z, c2, c3), 3)

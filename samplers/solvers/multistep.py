@@ -17,6 +17,7 @@ from ..registry import Path, Solution, solver
 from ..schedule import Node
 from ..tableau import INPUT, Row, Terms
 from ..weights import euler_weight, lagrange_row, linear
+from . import options as opt
 from . import references as ref
 
 
@@ -27,6 +28,7 @@ def orders(path: Path, order: int, taper: bool | str, form: str, var: str) -> li
     Steps into sigma = 0 are first order when the polynomial is in lam, which is infinite there. A first output at
     alpha = 0 is used once and then forgotten, except by velocities: it has no eps, and no finite lam.
     """
+    opt.taper(taper)
     n, out, usable = len(path.groups), [], 0
     for k in range(n):
         usable = 1 if k and path.nodes[k - 1].alpha == 0 and form != "flow" else usable + 1
@@ -51,8 +53,6 @@ def multistep(
     path: Path, *, form: str, order: int, var: str, taper: bool | str, public: Correction | None = None
 ) -> Solution:
     """Rows of the Lagrange formula; `public` may replace the weights of a step by a published variant's."""
-    if order < 1:
-        raise ValueError(f"`order` must be at least 1; got {order}")
     rows = []
     for k, (p, s, t) in enumerate(
         zip(orders(path, order, taper, form, var), path.nodes[:-1], path.nodes[1:], strict=True)
@@ -64,12 +64,6 @@ def multistep(
         terms: Terms = {INPUT: linear(kind, s, t), **dict(enumerate(weights))}
         rows.append(Row(s, kind, terms))
     return Solution(rows, order)
-
-
-def _limit(name: str, order: int, highest: int) -> int:
-    if isinstance(order, bool) or order not in range(1, highest + 1):
-        raise ValueError(f"{name}: `order` must be 1..{highest}; got {order!r}")
-    return order
 
 
 @solver(
@@ -121,10 +115,7 @@ def _slope_weights(r0: float, r1: float) -> list[float]:
 
 
 def _variant(name: str, variant: str) -> Correction | None:
-    known = {"exact": None, "public": _half_weights}
-    if variant not in known:
-        raise ValueError(f"{name}: `variant` must be one of {', '.join(known)}; got {variant!r}")
-    return known[variant]
+    return _half_weights if opt.one_of(name, "variant", variant, ("exact", "public")) == "public" else None
 
 
 @solver("dpmpp_2m", order=2, prediction="x0", reference=ref.DPMPP, aliases=("DPM++ 2M", "DPMSolverMultistepScheduler"))
@@ -155,13 +146,15 @@ def deis(path: Path, *, order: int = 3, lower_order_final: bool | str = False) -
 
     x_t = (alpha_t/alpha_s) x_s + alpha_t sum_j eps_j int l_j(t) drho.
     """
-    return multistep(path, form="eps", order=_limit("deis", order, 4), var="t", taper=lower_order_final)
+    return multistep(path, form="eps", order=opt.whole("deis", "order", order, 4), var="t", taper=lower_order_final)
 
 
 @solver("deis_rho_ab", order=3, prediction="eps", reference=ref.DEIS)
 def deis_rho_ab(path: Path, *, order: int = 3, lower_order_final: bool | str = False) -> Solution:
     """DEIS rho-AB: variable-step Adams-Bashforth on dy/drho = eps, y = x/alpha. Orders 1-4, default 3."""
-    return multistep(path, form="eps", order=_limit("deis_rho_ab", order, 4), var="G", taper=lower_order_final)
+    return multistep(
+        path, form="eps", order=opt.whole("deis_rho_ab", "order", order, 4), var="G", taper=lower_order_final
+    )
 
 
 @solver(
@@ -169,31 +162,41 @@ def deis_rho_ab(path: Path, *, order: int = 3, lower_order_final: bool | str = F
 )
 def deis_log_rho(path: Path, *, order: int = 3, lower_order_final: bool | str = True) -> Solution:
     """DEIS in log rho: eps extrapolated in lam, the noise form of multistep DPM-Solver. Orders 1-4, default 3."""
-    return multistep(path, form="eps", order=_limit("deis_log_rho", order, 4), var="lam", taper=lower_order_final)
+    return multistep(
+        path, form="eps", order=opt.whole("deis_log_rho", "order", order, 4), var="lam", taper=lower_order_final
+    )
 
 
 @solver("lms", order=4, prediction="eps", aliases=("LMSDiscreteScheduler",), reference=ref.EDM)
 def lms(path: Path, *, order: int = 4, lower_order_final: bool | str = False) -> Solution:
     """Linear multistep in sigma = rho: the rows of `deis_rho_ab` with order 4. Orders 1-4."""
-    return multistep(path, form="eps", order=_limit("lms", order, 4), var="G", taper=lower_order_final)
+    return multistep(path, form="eps", order=opt.whole("lms", "order", order, 4), var="G", taper=lower_order_final)
 
 
 @solver("ipndm_v", order=4, prediction="eps", reference=ref.DEIS)
 def ipndm_v(path: Path, *, order: int = 4, lower_order_final: bool | str = False) -> Solution:
     """Improved PNDM with variable-step Adams-Bashforth weights in rho: the rows of `lms`. Orders 1-4, default 4."""
-    return multistep(path, form="eps", order=_limit("ipndm_v", order, 4), var="G", taper=lower_order_final)
+    return multistep(path, form="eps", order=opt.whole("ipndm_v", "order", order, 4), var="G", taper=lower_order_final)
 
 
 @solver("abnorsett", order=4, prediction="x0", reference=ref.ADAMS)
 def abnorsett(path: Path, *, order: int = 4, form: str = "x0", lower_order_final: bool | str = True) -> Solution:
     """Exponential Adams-Bashforth (Norsett) on the real, non-uniform nodes in lam. Orders 1-5, default 4."""
-    return multistep(path, form=_form(form), order=_limit("abnorsett", order, 5), var="lam", taper=lower_order_final)
+    return multistep(
+        path,
+        form=opt.form("abnorsett", form),
+        order=opt.whole("abnorsett", "order", order, 5),
+        var="lam",
+        taper=lower_order_final,
+    )
 
 
 @solver("res_multistep", order=2, prediction="x0", reference=ref.RES)
 def res_multistep(path: Path, *, order: int = 2, lower_order_final: bool | str = True) -> Solution:
     """Refined exponential solver, multistep: exact phi weights on x0 in lam. Orders 1-4, default 2."""
-    return multistep(path, form="x0", order=_limit("res_multistep", order, 4), var="lam", taper=lower_order_final)
+    return multistep(
+        path, form="x0", order=opt.whole("res_multistep", "order", order, 4), var="lam", taper=lower_order_final
+    )
 
 
 @solver("cab", order=2, prediction="flow", reference=ref.CAB)
@@ -202,10 +205,4 @@ def cab(path: Path, *, order: int = 2, lower_order_final: bool | str = False) ->
 
     y = x/(alpha+sigma), r = sigma/(alpha+sigma), dy/dr = eps - x0: no singular end; for flow models plain AB in t.
     """
-    return multistep(path, form="flow", order=_limit("cab", order, 4), var="G", taper=lower_order_final)
-
-
-def _form(form: str) -> str:
-    if form not in ("x0", "eps"):
-        raise ValueError(f"`form` must be 'x0' or 'eps'; got {form!r}")
-    return form
+    return multistep(path, form="flow", order=opt.whole("cab", "order", order, 4), var="G", taper=lower_order_final)

@@ -15,8 +15,9 @@ from ..registry import Path, Solution, solver
 from ..schedule import Node
 from ..tableau import CARRY, INPUT, KEEP, Row
 from ..weights import euler_weight, linear
+from . import options as opt
 from . import references as ref
-from .multistep import _limit, safe_form
+from .multistep import safe_form
 
 # Adams-Bashforth weights on equal steps, newest first
 ADAMS: Mapping[int, tuple[float, ...]] = {
@@ -103,7 +104,7 @@ def pndm(path: Path) -> Solution:
 )
 def plms(path: Path, *, order: int = 4) -> Solution:
     """PLMS with an improved-Euler start (2 evaluations in the first step), as Stable Diffusion's PNDM runs it. Order 2."""
-    _limit("plms", order, 4)
+    opt.whole("plms", "order", order, 4)
     rows: list[Row] = []
     past: list[int] = []
     for calls, s, t in path.steps():
@@ -121,7 +122,7 @@ def ipndm(path: Path, *, order: int = 4) -> Solution:
 
     Nominal orders 1-4: 1; 3/2, -1/2; 23/12, -16/12, 5/12; 55/24, -59/24, 37/24, -9/24. 1 evaluation a step.
     """
-    _limit("ipndm", order, 4)
+    opt.whole("ipndm", "order", order, 4)
     rows: list[Row] = []
     past: list[int] = []
     for _, s, t in path.steps():

@@ -15,6 +15,7 @@ from ..registry import Path, Solution, solver
 from ..schedule import Node
 from ..tableau import CARRY, INPUT, KEEP, Row
 from ..weights import euler_weight, linear, scale
+from . import options as opt
 from . import references as ref
 from .multistep import safe_form
 
@@ -64,8 +65,7 @@ def runge_kutta(path: Path, method: Sequence[Sequence[float]], order: int, var: 
 
 def resolve_var(path: Path, var: str | None) -> str:
     """The variable asked for, or flow time for flow schedules and rho otherwise."""
-    if var not in (None, "rho", "flow"):
-        raise ValueError(f"`var` must be 'rho', 'flow' or None; got {var!r}")
+    opt.one_of("Runge-Kutta", "var", var, ("rho", "flow", None))
     return var or ("flow" if path.schedule.kind == "flow" else "rho")
 
 
@@ -84,8 +84,7 @@ def heun(path: Path, *, alpha: float = 1.0, var: str | None = None) -> Solution:
     The one-parameter family: stage at G_s + alpha (G_t - G_s), weights 1 - 1/(2 alpha) and 1/(2 alpha); alpha = 1/2 is
     the midpoint rule, 2/3 Ralston's.
     """
-    if not 0 < alpha <= 1:
-        raise ValueError(f"heun: `alpha` must be in (0, 1]; got {alpha!r}")
+    alpha = opt.fraction("heun", "alpha", alpha)
     return runge_kutta(path, [[alpha], [1 - 0.5 / alpha, 0.5 / alpha]], 2, var)
 
 
@@ -99,7 +98,5 @@ def deis_rho_rk(path: Path, *, method: str = "kutta3", var: str | None = None) -
 
     method: heun, midpoint, ralston (order 2), kutta3, heun3, ralston3, houwen3, ssprk3 (3), rk4 (4).
     """
-    if method not in BUTCHER:
-        raise ValueError(f"deis_rho_rk: `method` must be one of {', '.join(BUTCHER)}; got {method!r}")
-    order, butcher = BUTCHER[method]
+    order, butcher = BUTCHER[opt.one_of("deis_rho_rk", "method", method, BUTCHER)]
     return runge_kutta(path, butcher, order, var)

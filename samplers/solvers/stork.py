@@ -19,8 +19,9 @@ from ..registry import Path, Solution, solver
 from ..schedule import Node
 from ..tableau import INPUT, Row
 from ..weights import linear, scale
+from . import options as opt
 from . import references as ref
-from .multistep import _limit, orders
+from .multistep import orders
 
 
 @lru_cache(maxsize=64)
@@ -52,10 +53,9 @@ def stork(path: Path, *, order: int = 2, stages: int = 9, derivatives: int = 2) 
 
     derivatives: highest time derivative in the Taylor model (1 or 2), from divided differences on the real spacing.
     """
-    _limit("stork", order, 2)
-    if stages < 2 or derivatives not in (1, 2):
-        raise ValueError(f"stork: needs stages >= 2 and derivatives 1 or 2; got {stages!r}, {derivatives!r}")
-    coefficients = responses(stages)
+    opt.whole("stork", "order", order, 2)
+    opt.whole("stork", "derivatives", derivatives, 2)
+    coefficients = responses(opt.whole("stork", "stages", stages, 1000, least=2))
     rows = []
     most = 1 if order == 1 else derivatives + 1
     for k, (p, s, t) in enumerate(

@@ -19,8 +19,9 @@ from ..registry import Path, Solution, solver
 from ..schedule import Node
 from ..tableau import CARRY, INPUT, Row, Terms
 from ..weights import euler_weight, lagrange_row, linear
+from . import options as opt
 from . import references as ref
-from .multistep import _form, orders, safe_form
+from .multistep import orders, safe_form
 
 
 def uni_weights(path: Path, form: str, kind: str, s: Node, t: Node, nodes: Sequence[Node]) -> list[float]:
@@ -37,12 +38,13 @@ def uni_weights(path: Path, form: str, kind: str, s: Node, t: Node, nodes: Seque
 
 def _order_list(path: Path, form: str, order: int | Sequence[int], taper: bool | str) -> list[int]:
     """One predictor order a step, within what the history and the ends of the grid allow."""
-    if isinstance(order, int):
-        if isinstance(order, bool) or not 1 <= order <= 4:
-            raise ValueError(f"unipc: `order` must be 1..4 or a list of them; got {order!r}")
-        return orders(path, order, taper, form, "lam")
-    if len(order) != len(path.groups) or not all(isinstance(p, int) and 1 <= p <= 4 for p in order):
-        raise ValueError(f"unipc: an order schedule needs {len(path.groups)} entries of 1..4; got {list(order)!r}")
+    if not isinstance(order, Sequence) or isinstance(order, str):
+        return orders(path, opt.whole("unipc", "order", order, 4), taper, form, "lam")
+    if len(order) != len(path.groups):
+        raise ValueError(
+            f"unipc: `order` must be 1..4 or a list with one a step, {len(path.groups)}; got {list(order)!r}"
+        )
+    order = [opt.whole("unipc", "order", p, 4) for p in order]
     return [min(p, most) for p, most in zip(order, orders(path, 4, False, form, "lam"), strict=True)]
 
 
@@ -64,15 +66,16 @@ def unipc(
     order: 1..4, or a list with one order a step. weights: "bh1", "bh2" or "exact". form: "x0" or "eps".
     corrector: False gives UniP alone, of order p. disable_corrector: steps whose result is not corrected.
     """
-    if weights not in ("bh1", "bh2", "exact"):
-        raise ValueError(f"unipc: `weights` must be 'bh1', 'bh2' or 'exact'; got {weights!r}")
-    form = _form(form)
+    opt.one_of("unipc", "weights", weights, ("bh1", "bh2", "exact"))
+    opt.one_of("unipc", "corrector", corrector, (True, False))
+    form = opt.form("unipc", form)
+    uncorrected = opt.several("unipc", "disable_corrector", disable_corrector)
     plan = _order_list(path, form, order, lower_order_final)
     rows = []
     for k, (p, s, t) in enumerate(zip(plan, path.nodes[:-1], path.nodes[1:], strict=True)):
         kind = safe_form(form, s)
         anchor: Terms = {INPUT: 1.0}
-        if corrector and k and k - 1 not in disable_corrector and path.nodes[k - 1].alpha > 0:
+        if corrector and k and k - 1 not in uncorrected and path.nodes[k - 1].alpha > 0:
             anchor = _corrected(path, form, weights, k, plan[k - 1])
         nodes = [path.nodes[k - j] for j in range(p)]
         predicted = dict(enumerate(uni_weights(path, kind, weights, s, t, nodes)))
@@ -81,7 +84,7 @@ def unipc(
         for j, value in predicted.items():
             terms[j] = terms.get(j, 0.0) + value
         rows.append(Row(s, kind, terms, anchor))
-    top = max(plan) if not isinstance(order, int) else order
+    top = max(plan) if isinstance(order, Sequence) else order
     return Solution(rows, top + bool(corrector))
 
 
