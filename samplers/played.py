@@ -179,18 +179,20 @@ def _from_config(m: Model, n: int | None, sigmas: Any, timesteps: Any, mu: float
 
 
 def _named(schedule: NoiseSchedule, times: Array, shown: Array) -> Array:
-    """Whole training steps as classes show them, unless one names a level more than 2 % off the one it stands for.
+    """Whole training steps as classes show them, unless one of them misnames its level: then all times are exact.
 
-    That happens near the noisy end of cosine and zero-SNR tables, where x0 = (x - sigma eps) / alpha would be as wrong;
-    there the network sees the fractional step whose log(sigma / alpha), interpolated in the table, is right.
+    That happens where sigma maps meet cosine and zero-SNR tables, at whose noisy end neighbours are far apart (more than
+    the 1 % of the usual tables): x0 = (x - sigma eps) / alpha would be as wrong, and classes repeat their first timestep.
+    An exact time is where log(sigma / alpha), linear between training steps, is that of the level.
     """
     if not isinstance(schedule, Discrete):
         return shown
     log_rho = -schedule.lam(schedule.time_of_model(np.arange(schedule.num_train_timesteps)))
     steps, levels = np.arange(len(log_rho)), -schedule.lam(times)
-    with np.errstate(invalid="ignore"):  # alpha = 0 has no level to be off
-        off = np.abs(np.interp(shown, steps, log_rho) - levels) > np.log(1.02)
-    return np.where(off & (levels > 0) & (levels < log_rho[-1]), np.interp(levels, log_rho, steps), shown)
+    exact = np.interp(levels, log_rho, steps)
+    apart = np.diff(log_rho)[np.minimum(exact.astype(int), len(steps) - 2)]
+    misnamed = (apart > 0.012) & (levels > 0) & (np.abs(exact - shown) > 1e-6)
+    return exact if misnamed.any() else shown
 
 
 def _from_name(m: Model, n: int | None, mu: float | None) -> Array:
