@@ -83,11 +83,15 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
     shared = (
         click.argument("model", default="demo"),
         click.option("--seed", default=0, show_default=True, help="Seed of the first image; image i has seed + i."),
-        click.option("--classes", type=NUMBERS, help="Class labels, used in turn: 3 or 0,1,2  [default: all in turn]"),
+        click.option(
+            "--classes", type=NUMBERS, metavar="0,1,...", help="Class labels, taken in turn by seed; demo: all."
+        ),
         click.option("--prompt", help="Text, for a pipeline that takes one."),
         click.option("--guidance", type=float, help="Guidance scale  [default: the pipeline's]"),
         click.option("--device", help="cpu, cuda, mps ...  [default: a GPU where there is one]"),
-        click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32"),
+        click.option(
+            "--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32", show_default=True
+        ),
         click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Images at once."),
         click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Solver option, e.g. order=3."),
     )
@@ -130,8 +134,10 @@ def sample(solver: str, nfe: int, grid: str | None, number: int, seed: int, out:
 
 @click.command()
 @model_options
-@click.option("--solvers", type=NAMES, help="Names between commas, or `all`  [default: a dozen]")
-@click.option("--nfe", "nfes", type=NUMBERS, default="4,5,6,8,10,15,20", show_default=True, help="Network evaluations.")
+@click.option("--solvers", type=NAMES, metavar="A,B,...", help="Names between commas, or `all`  [default: a dozen]")
+@click.option(
+    "--nfe", "nfes", type=NUMBERS, metavar="N,...", default="4,5,6,8,10,15,20", show_default=True, help="Evaluations."
+)
 @click.option("--grid", help="A grid for all, or `auto`: the best of a few for each solver  [default: the model's]")
 @click.option("-n", "--number", type=click.IntRange(1), default=16, show_default=True, help="Images.")
 @click.option("--out", default="compare", show_default=True, help="Folder for the curves, the sheet and the figures.")
