@@ -203,7 +203,7 @@ class Discrete(VP):
         piece = np.clip(np.searchsorted(-self._lam_nodes, -flat, side="right") - 1, 0, n - 1)
         target = -np.expm1(log_alpha_of_lam(flat))
         if self.interpolation == "cubic":
-            t = self._invert(target, piece / n, (piece + 1) / n)
+            t = self._invert(target, piece)
         else:
             low, high = self._lam_nodes[piece], self._lam_nodes[piece + 1]
             c0, c1 = self._c_nodes[piece], self._c_nodes[piece + 1]
@@ -213,18 +213,19 @@ class Discrete(VP):
         t = np.where(target >= self._c_nodes[-1], 1.0, np.where(np.isnan(flat), np.nan, t))
         return t.reshape(lam.shape)[()]
 
-    def _invert(self, target: Array, lo: Array, hi: Array) -> Array:
-        """Solve c(t) = target for t in [lo, hi], c increasing: Newton, bisection where it leaves the bracket."""
-        curve, slope = self._curve, self._curve.derivative()
-        t = 0.5 * (lo + hi)
-        for _ in range(60):
-            gap = curve(t) - target
-            lo, hi = np.where(gap < 0, t, lo), np.where(gap < 0, hi, t)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                new = t - gap / slope(t)
-            new = np.where((new >= lo) & (new <= hi), new, 0.5 * (lo + hi))
-            done = np.abs(new - t) <= 4e-16 * np.abs(new)
-            t = new
-            if done.all():
-                break
+    def _invert(self, target: Array, piece: Array) -> Array:
+        """Solve c(t) = target, c increasing, on the cubic of its piece: Newton, bisection where it leaves the bracket."""
+        a, b, slope, c0 = self._curve.c[:, piece]  # c(t) of a piece, in powers of d = t - start
+        start, lo, hi = piece / self.num_train_timesteps, 0.0, 1.0 / self.num_train_timesteps
+        d = np.clip((target - c0) / (self._c_nodes[piece + 1] - c0), 0.0, 1.0) * hi
+        with np.errstate(divide="ignore", invalid="ignore"):
+            for _ in range(60):
+                gap = ((a * d + b) * d + slope) * d + c0 - target
+                lo, hi = np.where(gap < 0, d, lo), np.where(gap < 0, hi, d)
+                new = d - gap / ((3 * a * d + 2 * b) * d + slope)
+                new = np.where((new >= lo) & (new <= hi), new, 0.5 * (lo + hi))
+                moved, d = np.abs(new - d), new
+                if (moved <= 4e-16 * (start + d)).all():
+                    break
+        t = start + d
         return np.where(target <= 0, 0.0, t)
