@@ -32,6 +32,19 @@ class Network:
         return output(self.prediction, *self.problem.predict(x, alpha, sigma), alpha, sigma)
 
 
+class EDMNetwork:
+    """The raw network F of EDM preconditioning around the exact denoiser; models trained on v return -F."""
+
+    def __init__(self, problem: Mixture, sigma_data: float, prediction: str = "epsilon"):
+        self.problem, self.sigma_data, self.sign = problem, sigma_data, -1 if prediction == "v_prediction" else 1
+
+    def __call__(self, seen: Tensor, timestep: Any) -> Tensor:
+        sigma = float(np.exp(4 * float(timestep)))
+        c = float(np.hypot(sigma, self.sigma_data))
+        x0, _ = self.problem.predict(seen * c, 1.0, sigma)
+        return self.sign * (x0 - (self.sigma_data / c) ** 2 * seen * c) / (sigma * self.sigma_data / c)
+
+
 def run(scheduler: Any, network: Network, x: Tensor, begin: int = 0, **step: Any) -> Tensor:
     """The loop of a pipeline over the scheduler's timesteps from `begin` on, from a state of its own space."""
     for t in scheduler.timesteps[begin:]:

@@ -3,8 +3,8 @@
 import diffusers
 import pytest
 import torch
-from pipelike import Network, run
-from problems import Mixture, starts
+from pipelike import EDMNetwork, Network, run
+from problems import Mixture, output, starts
 
 from fewstep import NoiseSchedule, Scheduler, sample
 
@@ -82,6 +82,57 @@ def test_equal_to_the_class(name):
     scheduler = Scheduler.from_config(theirs.config, **ours)
     found = {n: difference(theirs, scheduler, n, network) for n in steps}
     assert max(found.values()) < 2e-4, found
+
+
+EDM = {
+    "euler": ("EDMEulerScheduler", {}, "euler"),
+    "euler v": ("EDMEulerScheduler", {"prediction_type": "v_prediction", "sigma_data": 1.0}, "euler"),
+    "2m": ("EDMDPMSolverMultistepScheduler", {}, "dpmpp_2m"),
+}
+
+
+@pytest.mark.parametrize("name", EDM)
+def test_equal_to_the_edm_class(name):
+    cls, config, solver = EDM[name]
+    theirs = getattr(diffusers, cls)(**config)
+    network = EDMNetwork(
+        Mixture(means=((1.0,), (-1.2,), (0.2,))), theirs.config.sigma_data, theirs.config.prediction_type
+    )
+    ours = Scheduler.from_config(theirs, solver)
+    for n in STEPS:
+        ends = []
+        for scheduler in (theirs, ours):
+            scheduler.set_timesteps(n)
+            ends.append(run(scheduler, network, 80 * noise()))
+        assert distance(ends[1], ends[0]) < 2e-4
+
+
+@pytest.mark.parametrize("solver", ["dpm_2", "res_3s", "unipc"])
+def test_edm_networks_are_shown_the_labels_of_stages(solver):
+    """Stages inside a step have no class to compare with: they must lead to the answer."""
+    network = EDMNetwork(Mixture(means=((1.0,), (-1.2,), (0.2,))), 0.5)
+    ends = {}
+    for name, n in (("dpmpp_3m", 300), (solver, 20), (solver, 80)):
+        scheduler = Scheduler.from_config(diffusers.EDMEulerScheduler(), name)
+        scheduler.set_timesteps(n)
+        ends[n] = run(scheduler, network, 80 * noise())
+    assert distance(ends[80], ends[300]) < min(5e-3, distance(ends[20], ends[300]) / 8)
+
+
+def test_equal_to_euler_with_continuous_timesteps():
+    """Video models: v-prediction in a VP process labelled by log(sigma) / 4."""
+    config = {**SD, "timestep_type": "continuous", "prediction_type": "v_prediction", "use_karras_sigmas": True}
+    theirs = diffusers.EulerDiscreteScheduler(**config, sigma_min=0.002, sigma_max=700.0)
+    ours = Scheduler.from_config(theirs, "euler")
+    problem = Mixture(means=((1.0,), (-1.2,), (0.2,)))
+
+    def network(x, t):
+        rho = float(torch.exp(4 * t.double()))
+        alpha, sigma = (1 + rho**2) ** -0.5, rho * (1 + rho**2) ** -0.5
+        return output("v_prediction", *problem.predict(x, alpha, sigma), alpha, sigma)
+
+    for n in STEPS:
+        assert difference(theirs, ours, n, network) < 2e-4
 
 
 # Where ours differs on purpose: which of the two is right.
