@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .player import like_state
 from .schedule import Nodes, NoiseSchedule
 from .tableau import convert, prediction_coefficients
 
@@ -73,23 +74,6 @@ class Denoiser:
         from .probing import denoiser_from_pipeline
 
         return denoiser_from_pipeline(pipe, **call_kwargs)
-
-
-def like_state(output: Tensor, x: Tensor) -> Tensor:
-    """The output in x's shape: as it is, or the first half of its channels where it also predicts a variance."""
-    if not isinstance(output, Tensor):
-        raise ValueError(
-            f"the network returned {type(output).__name__}; expected a tensor of the state's shape (diffusers models hold "
-            "theirs in `.sample`)"
-        )
-    if output.shape == x.shape:
-        return output
-    if output.ndim == x.ndim > 1 and output.shape[1] == 2 * x.shape[1] and output.shape[2:] == x.shape[2:]:
-        return output[:, : x.shape[1]]
-    raise ValueError(
-        f"the network returned shape {tuple(output.shape)} for a state of shape {tuple(x.shape)}; expected the same shape, "
-        "or twice the channels with a learned variance"
-    )
 
 
 def clock(dtype: torch.dtype) -> torch.dtype:

@@ -50,3 +50,6 @@ class GeneratorNoise:
     def _draw(generator: torch.Generator | None, like: torch.Tensor) -> torch.Tensor:
         device = like.device if generator is None else generator.device
         return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
+
+
+Noise = NoiseSource | GeneratorNoise

@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 import torch
 
+from .noise import Noise
+from .tableau import Tableau
+
 Tensor = torch.Tensor
 Post = Callable[[Tensor], Tensor]
 # (register, weight) pairs; weight None stands for 1
@@ -86,3 +89,32 @@ def combine(terms: Terms, registers: Sequence[Tensor]) -> Tensor:
     for j, v in rest:
         out = out + registers[j] if v is None else torch.addcmul(out, registers[j], v)
     return out
+
+
+def first_state(tableau: Tableau, x: Tensor, noise: Noise) -> State:
+    """The state before the first network call: x itself, or what the table's prologue makes of it."""
+    if tableau.prologue is None:
+        return State(x, x)
+    line = tableau.prologue[1]
+    first = float(line[0] + line[1]) * x
+    for slot in range(tableau.slots):
+        if weight := float(line[2 + tableau.history + slot]):
+            first = first + weight * noise(0, slot, x)
+    return State(x, first)
+
+
+def like_state(output: Tensor, x: Tensor) -> Tensor:
+    """The output in x's shape: as it is, or the first half of its channels where it also predicts a variance."""
+    if not isinstance(output, Tensor):
+        raise ValueError(
+            f"the network returned {type(output).__name__}; expected a tensor of the state's shape (diffusers models hold "
+            "theirs in `.sample`)"
+        )
+    if output.shape == x.shape:
+        return output
+    if output.ndim == x.ndim > 1 and output.shape[1] == 2 * x.shape[1] and output.shape[2:] == x.shape[2:]:
+        return output[:, : x.shape[1]]
+    raise ValueError(
+        f"the network returned shape {tuple(output.shape)} for a state of shape {tuple(x.shape)}; expected the same shape, "
+        "or twice the channels with a learned variance"
+    )

@@ -13,13 +13,12 @@ import torch
 
 from .denoiser import Denoiser
 from .lowering import lower
-from .noise import GeneratorNoise, NoiseSource
-from .player import Post, State, Step
+from .noise import GeneratorNoise, Noise, NoiseSource
+from .player import Post, State, Step, first_state
 from .registry import build
 from .tableau import Tableau
 
 Tensor = torch.Tensor
-Noise = NoiseSource | GeneratorNoise
 Generators = torch.Generator | Sequence[torch.Generator]
 
 
@@ -122,18 +121,6 @@ def sample(
     if not return_info:
         return result
     return result, Info(tableau.nfe, tableau.nfe, 0, "done", time.perf_counter() - began, tableau)
-
-
-def first_state(tableau: Tableau, x: Tensor, noise: Noise) -> State:
-    """The state before the first network call: x itself, or what the table's prologue makes of it."""
-    if tableau.prologue is None:
-        return State(x, x)
-    line = tableau.prologue[1]
-    first = float(line[0] + line[1]) * x
-    for slot in range(tableau.slots):
-        if weight := float(line[2 + tableau.history + slot]):
-            first = first + weight * noise(0, slot, x)
-    return State(x, first)
 
 
 def _tell(seen: Progress, after: State, callback: Any, hook: Any) -> State:

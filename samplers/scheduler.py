@@ -15,7 +15,6 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 from diffusers.utils import DummyObject
 
 from .adoption import Adopting, described
-from .denoiser import like_state
 from .noise import GeneratorNoise
 from .played import (
     Bound,
@@ -30,8 +29,7 @@ from .played import (
     public_sigmas,
     timetable,
 )
-from .player import State, Step
-from .sampling import first_state
+from .player import State, Step, first_state, like_state
 from .stepoutput import SchedulerOutput, StepTuple
 
 Tensor = torch.Tensor
@@ -105,7 +103,9 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
         self.init_noise_sigma = float(nodes.sigma[0]) if schedule.kind == "ve" else 1.0
         self.num_inference_steps: int | None = None
         for name, table in self._model.beta_tables.items():
-            setattr(self, name, torch.tensor(table, dtype=torch.float32))
+            self.__dict__.pop(name, None)  # of an earlier config
+            if table is not None:
+                setattr(self, name, torch.tensor(table, dtype=torch.float32))
         self._asked: tuple[Any, ...] | None = None
         self._table: Timetable | None = None
         self._bound: Bound | None = None

@@ -12,8 +12,7 @@ from problems import BLIND, PREDICTIONS, Gaussian, Mixture, output, starts
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, NoiseSource, Tableau, build, sample
 from fewstep.samplers.lowering import lower
 from fewstep.samplers.noise import GeneratorNoise
-from fewstep.samplers.player import State
-from fewstep.samplers.sampling import first_state
+from fewstep.samplers.player import State, first_state
 from fewstep.samplers.schedule import Node, Nodes
 from fewstep.samplers.tableau import CARRY, CONST, INPUT, KEEP, Row, convert, noise
 
