@@ -92,7 +92,7 @@ def grid_from_config(
     else:
         found = _table(config, schedule, solver, n, given, shown)
     last = 0.0
-    if found.end == "sigma_min":
+    if found.end == "sigma_min" and given is None:
         smallest = schedule.t_min if kind == "flow" else float(np.exp(-schedule.lam(schedule.t_min)))
         last = min(smallest, found.levels[-1] * _REPEATED)
     times = sigmas_to_times(schedule, np.append(found.levels, last))

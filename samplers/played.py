@@ -53,10 +53,10 @@ class Model(Shared):
         return self.schedule.nodes(make_grid(None, self.schedule, self.schedule.num_train_timesteps))
 
     @cached_property
-    def beta_tables(self) -> dict[str, Array]:
-        """betas, alphas and alphas_cumprod of a discrete-time model, float64; empty for others."""
+    def beta_tables(self) -> dict[str, Array | None]:
+        """betas, alphas and alphas_cumprod, float64, of a discrete-time model; None for others."""
         if not isinstance(self.schedule, Discrete):
-            return {}
+            return dict.fromkeys(("betas", "alphas", "alphas_cumprod"))
         table = self.schedule.alphas_cumprod
         alphas = np.append(table[0], table[1:] / table[:-1])
         return {"betas": 1 - alphas, "alphas": alphas, "alphas_cumprod": table}
