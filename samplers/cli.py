@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from math import ceil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -140,7 +141,7 @@ def sample(solver: str, nfe: int, grid: str | None, number: int, seed: int, out:
 )
 @click.option("--grid", help="A grid for all, or `auto`: the best of a few for each solver  [default: the model's]")
 @click.option("-n", "--number", type=click.IntRange(1), default=16, show_default=True, help="Images.")
-@click.option("--out", default="compare", show_default=True, help="Folder for the curves, the sheet and the figures.")
+@click.option("--out", default="compare", show_default=True, help="Folder for curves, sheet and figures, or NAME.html.")
 @click.option(
     "--format", "form", type=click.Choice(["text", "json", "csv"]), default="text", help="Of what is printed."
 )
@@ -156,7 +157,8 @@ def compare(
 ) -> None:
     """Compare solvers on MODEL: error to a 200-evaluation reference on shared noise, per solver and evaluations.
 
-    Prints a table (a star marks the best of a column) and writes curves.png, samples.png and results.json.
+    Prints a table (a star marks the best of a column) and writes curves.png, samples.png and results.json,
+    or all of it as one page where --out ends in .html.
     """
     from . import compare as comparison
 
@@ -167,6 +169,7 @@ def compare(
     import torch
 
     from .registry import resolve
+    from .report import write_report
     from .source import Source
 
     batches = Source(**how).batches(range(seed, seed + number))
@@ -190,7 +193,13 @@ def compare(
         "seed": seed,
         "reference": comparison.told(comparison.REFERENCE),
     }
-    written = write_comparison(Path(out), rows, truth, batches[0], about)
+    if out.endswith(".html"):
+        with TemporaryDirectory() as folder:
+            *pictures, _ = write_comparison(Path(folder), rows, truth, batches[0], about)
+            write_report(Path(out), rows, pictures, about)
+        written = [Path(out)]
+    else:
+        written = write_comparison(Path(out), rows, truth, batches[0], about)
     if form == "text":
         click.echo(comparison.text_table(rows))
         click.echo(f"RMSE per image to {about['reference']}, mean of {number}; * best of its column")

@@ -188,3 +188,13 @@ def test_compare_in_a_pipe_is_pure_csv(tmp_path: Path, monkeypatch: pytest.Monke
     )
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
     assert [row["nfe"] for row in rows] == ["2", "3"] and {row["grid"] for row in rows} <= set(compare.AUTO_GRIDS)
+
+
+def test_compare_as_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "REFERENCE", {"solver": "dpmpp_2m", "nfe": 8, "grid": "uniform"})
+    result = run("compare", "--solvers", "ddim,unipc", "--nfe", "4,5", "-n", 1, "--out", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert result.stdout.splitlines()[-1] == f"wrote {tmp_path / 'report.html'}"
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+    assert page.count("<tr>") == 3 and page.count('class="best"') == 2 and page.count("data:image/png;base64,") == 2
+    assert "<td>unipc" in page and "8 evaluations of dpmpp_2m on uniform" in page
