@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from .errors import unknown
 from .schedule import VP, Array, log, log_alpha_of_lam
@@ -213,11 +213,12 @@ class Discrete(VP):
         t = np.where(target >= self._c_nodes[-1], 1.0, np.where(np.isnan(flat), np.nan, t))
         return t.reshape(lam.shape)[()]
 
-    def _invert(self, target: Array, piece: Array) -> Array:
+    def _invert(self, target: Array, piece: NDArray[np.intp]) -> Array:
         """Solve c(t) = target, c increasing, on the cubic of its piece: Newton, bisection where it leaves the bracket."""
         a, b, slope, c0 = self._curve.c[:, piece]  # c(t) of a piece, in powers of d = t - start
-        start, lo, hi = piece / self.num_train_timesteps, 0.0, 1.0 / self.num_train_timesteps
-        d = np.clip((target - c0) / (self._c_nodes[piece + 1] - c0), 0.0, 1.0) * hi
+        start, width = piece / self.num_train_timesteps, 1.0 / self.num_train_timesteps
+        lo, hi = np.zeros_like(start), np.full_like(start, width)
+        d = np.clip((target - c0) / (self._c_nodes[piece + 1] - c0), 0.0, 1.0) * width
         with np.errstate(divide="ignore", invalid="ignore"):
             for _ in range(60):
                 gap = ((a * d + b) * d + slope) * d + c0 - target

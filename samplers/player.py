@@ -71,8 +71,8 @@ class Step:
         else:
             used, lines = self.stacked
             flat = torch.stack([registers[i] for i in used]).flatten(1).t()
-            after, *rest = (torch.mv(flat, w).view_as(m) for w in lines)
-            carry = rest[0] if rest else None
+            after = product(flat, lines[0]).view_as(m)
+            carry = product(flat, lines[1]).view_as(m) if len(lines) > 1 else None
         if carry is None:
             carry = state.carry if self.carry == "keep" else after
         return State(carry, after, (m, *state.history)[: self.keep])
@@ -118,3 +118,12 @@ def like_state(output: Tensor, x: Tensor) -> Tensor:
         f"the network returned shape {tuple(output.shape)} for a state of shape {tuple(x.shape)}; expected the same shape, "
         "or twice the channels with a learned variance"
     )
+
+
+def product(matrix: Tensor, vector: Tensor) -> Tensor:
+    """matrix @ vector in the state's precision: the caller's autocast, which would round it, stays out of it."""
+    device = matrix.device.type
+    if not torch.is_autocast_enabled(device):
+        return torch.mv(matrix, vector)
+    with torch.autocast(device, enabled=False):
+        return torch.mv(matrix, vector)

@@ -147,6 +147,14 @@ def test_memory_layout_does_not_matter() -> None:
         )
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_autocast_of_the_caller_does_not_round_the_algebra(name: str) -> None:
+    denoiser, x = Gaussian().denoiser(VP, "sample"), starts(VP, 1.0, 3).float()
+    plain = sample(denoiser, x, name, 9)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(sample(denoiser, x, name, 9), plain)
+
+
 def test_x_T_is_not_touched() -> None:
     x = starts(VP, 1.0)
     before = x.clone()

@@ -25,7 +25,7 @@ from fewstep.samplers.lowering import lower
 from fewstep.samplers.phi import phis
 from fewstep.samplers.player import State
 
-STEPS, ROUNDS, SHAPE = 20, 15, (1, 4, 64, 64)
+STEPS, ROUNDS, RUNS, SHAPE = 20, 15, 5, (1, 4, 64, 64)
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 # name of ours: (options, diffusers class, its options)
 PAIRS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
@@ -67,14 +67,16 @@ def nothing() -> None:
 
 
 def medians(runs: dict[str, tuple[Callable[[], Any], Callable[[], Any]]], device: str) -> dict[str, float]:
-    """Median seconds of each (preparation, run), the run alone; they take turns."""
+    """Median seconds of each (preparation, run), the run alone; they take turns, a few runs a turn."""
     spent: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(ROUNDS + 1):
         for name, (prepare, run) in runs.items():
-            prepare()
-            once = seconds(run, device)
+            total = 0.0
+            for _ in range(RUNS):
+                prepare()
+                total += seconds(run, device)
             if turn:  # the first one warms up
-                spent[name].append(once)
+                spent[name].append(total / RUNS)
     return {name: statistics.median(times) for name, times in spent.items()}
 
 
