@@ -223,7 +223,7 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
 
         if return_dict:
             return SchedulerOutput(previous, predicted())
-        return (previous, predicted()) if torch.compiler.is_compiling() else StepTuple.lazy(previous, predicted)
+        return (previous, predicted()) if torch.compiler.is_compiling() else StepTuple((previous, predicted))
 
     def _first_step(self, timestep: Any, sample: Tensor) -> Step:
         """Step zero of the run: at the begin index, else where `timestep` stands in `timesteps`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,24 +19,16 @@ class SchedulerOutput(BaseOutput):
 
 
 class StepTuple(tuple):
-    """(prev_sample, pred_original_sample), the second computed when somebody reads it."""
+    """(prev_sample, pred_original_sample), made of prev_sample and a function for the other, called when it is read."""
 
-    make: Callable[[], Tensor]
-
-    @classmethod
-    def lazy(cls, previous: Tensor, make: Callable[[], Tensor]) -> StepTuple:
-        """The pair of `previous` and what `make()` returns."""
-        out = cls((previous, None))
-        out.make = make
-        return out
+    __slots__ = ()
 
     def __getitem__(self, i: Any) -> Any:
-        previous = tuple.__getitem__(self, 0)
-        return previous if i == 0 else (previous, self.make())[i]
+        return tuple.__getitem__(self, 0) if i == 0 else tuple(self)[i]
 
     def __iter__(self) -> Iterator[Tensor]:
         yield tuple.__getitem__(self, 0)
-        yield self.make()
+        yield tuple.__getitem__(self, 1)()
 
     def __reduce__(self) -> Any:
         return tuple, (tuple(self),)
