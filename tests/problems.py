@@ -35,19 +35,19 @@ class Mixture:
         stds: object = (0.35, 0.25, 0.4),
         weights: object = (0.4, 0.35, 0.25),
     ):
-        self.means, self.stds, self.weights = (torch.tensor(v, dtype=torch.float64) for v in (means, stds, weights))
+        means, stds, weights = (torch.tensor(v, dtype=torch.float64) for v in (means, stds, weights))
+        self.means, self.variances, self.log_weights = means.reshape(len(stds), -1), stds**2, weights.log()
 
     def predict(self, x: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor]:
         """(E[x0 | x], E[eps | x]) at x (B, *shape), in its shape and dtype."""
         wide = x.to(torch.float64).flatten(1)
-        means = self.means.reshape(len(self.stds), -1).to(x.device)
-        stds, weights = self.stds.to(x.device), self.weights.to(x.device)
-        variance = alpha**2 * stds**2 + sigma**2
-        gap = wide[:, None] - alpha * means  # (B, K, D), or (B, 1, D) with a scalar mean
-        log_w = weights.log() - 0.5 * wide.shape[1] * variance.log() - gap.square().sum(-1) / (2 * variance)
-        w = torch.softmax(log_w, -1)[..., None]
-        x0 = (w * (means + (alpha * stds**2 / variance)[:, None] * gap)).sum(1)
-        eps = (w * (sigma / variance)[:, None] * gap).sum(1)
+        variance = alpha**2 * self.variances + sigma**2
+        gap = wide[:, None] - alpha * self.means  # (B, K, D), a mean of one coordinate stands for all
+        scaled = gap / variance[:, None]
+        distance = (gap * scaled).sum(-1) + wide.shape[1] * variance.log()
+        w = torch.softmax(self.log_weights - 0.5 * distance, -1)[..., None]
+        x0 = (w * (self.means + alpha * self.variances[:, None] * scaled)).sum(1)
+        eps = sigma * (w * scaled).sum(1)
         return x0.view_as(x).to(x.dtype), eps.view_as(x).to(x.dtype)
 
     def denoiser(
