@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,15 @@ class GeneratorNoise:
     def _draw(generator: torch.Generator | None, like: torch.Tensor) -> torch.Tensor:
         device = like.device if generator is None else generator.device
         return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
+
+
+def drawn(
+    row: int, slots: Sequence[int], like: torch.Tensor, generator: Any, given: torch.Tensor | None = None
+) -> list[torch.Tensor]:
+    """The noises of a row from torch generators, the first of them `given` where the caller brings it."""
+    source = GeneratorNoise(generator)
+    noises = [source(row, slot, like) for slot in slots]
+    return noises if given is None else [given.to(like.dtype), *noises[1:]]
 
 
 Noise = NoiseSource | GeneratorNoise

@@ -83,11 +83,14 @@ class Probe(Scheduler):
         generator: Any = None,
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
+        per_token_timesteps: Tensor | None = None,
     ) -> Any:
         """The Halt to suspend the pipeline with."""
         if not self._asked_for:
             raise ValueError("this pipeline does not step its scheduler once for each of the scheduler's timesteps")
         self._asked_for = False
+        if per_token_timesteps is not None:
+            model_output = self._of_tokens(model_output, per_token_timesteps / timestep)
         return Halt(model_output, sample, lambda x: SchedulerOutput(x, x) if return_dict else (x, x))
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:

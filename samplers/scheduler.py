@@ -14,28 +14,16 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils import DummyObject
 
+from . import played
 from .adoption import Adopting, described
-from .noise import GeneratorNoise
-from .played import (
-    Bound,
-    Model,
-    Shared,
-    Timetable,
-    bind,
-    config_key,
-    model,
-    model_clock,
-    numbers,
-    public_sigmas,
-    timetable,
-)
+from .noise import GeneratorNoise, drawn
 from .player import State, Step, first_state, like_state
 from .stepoutput import SchedulerOutput, StepTuple
 
 Tensor = torch.Tensor
 
 
-class _Done(Shared):
+class _Done(played.Shared):
     """What stands after the last step."""
 
     slots = ()
@@ -95,11 +83,11 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
     def _configure(self) -> None:
         """What exists before set_timesteps: the training range as timesteps and sigmas."""
         self._read = self._internal_dict
-        self._key = config_key(described(self._read))
-        self._model: Model = model(self._key)
+        self._key = played.config_key(described(self._read))
+        self._model: played.Model = played.model(self._key)
         schedule, nodes = self._model.schedule, self._model.training
-        self.timesteps = model_clock(schedule, np.asarray(schedule.model_time(nodes.t[:-1])))
-        self.sigmas = public_sigmas(schedule, nodes)
+        self.timesteps = played.model_clock(schedule, np.asarray(schedule.model_time(nodes.t[:-1])))
+        self.sigmas = played.public_sigmas(schedule, nodes)
         self.init_noise_sigma = float(nodes.sigma[0]) if schedule.kind == "ve" else 1.0
         self.num_inference_steps: int | None = None
         for name, table in self._model.beta_tables.items():
@@ -107,8 +95,8 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
             if table is not None:
                 setattr(self, name, torch.tensor(table, dtype=torch.float32))
         self._asked: tuple[Any, ...] | None = None
-        self._table: Timetable | None = None
-        self._bound: Bound | None = None
+        self._table: played.Timetable | None = None
+        self._bound: played.Bound | None = None
         self._restart()
 
     def _restart(self) -> None:
@@ -140,7 +128,7 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
         self._begin_index = begin_index
         if self._table is not None and self._bound is not None and begin_index < self._table.tableau.nfe:
             if self._step is None:
-                self._bound = bind(self._table, begin_index, self._bound.device, self._bound.dtype)
+                self._bound = played.bind(self._table, begin_index, self._bound.device, self._bound.dtype)
 
     def set_timesteps(
         self,
@@ -164,15 +152,15 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
         if self._internal_dict is not self._read:  # pipelines that correct a config replace it as a whole
             self._configure()
         shift = None if mu is None else float(mu)
-        self._asked = (num_inference_steps, numbers(sigmas), numbers(timesteps), shift)
-        self._table = timetable(self._key, *self._asked)
+        self._asked = (num_inference_steps, played.numbers(sigmas), played.numbers(timesteps), shift)
+        self._table = played.timetable(self._key, *self._asked)
         self.timesteps = self._table.timesteps.to(device, copy=True)
         self.sigmas = self._table.sigmas.clone()
         self.num_inference_steps = self._table.tableau.nfe
         if self._model.schedule.kind == "ve":
             self.init_noise_sigma = float(self._table.tableau.nodes.sigma[0])
         self._clock = self.timesteps
-        self._bound = bind(self._table, 0, self.timesteps.device, torch.float32)
+        self._bound = played.bind(self._table, 0, self.timesteps.device, torch.float32)
         self._restart()
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
@@ -194,6 +182,7 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
+        per_token_timesteps: Tensor | None = None,
     ) -> Any:
         """The state at the next network call, from the network's output at this one.
 
@@ -203,15 +192,20 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
             eta: accepted for pipelines that pass it; the ODE tables have no noise to scale.
             generator: one, or a list with one a sample; used by rows with noise. variance_noise: their noise, given.
             return_dict: False for a tuple (prev_sample, pred_original_sample), the second computed when it is read.
+            per_token_timesteps: (B, N) for flow states (B, N, C) whose tokens have times of their own; the output is
+                minus the velocity then, as the pipelines that pass this have it. A token whose time is still
+                to come gets its clean sample right; its state is the caller's to keep.
 
         Raises:
             ValueError: before set_timesteps, after the last step, or a model output of another shape.
         """
         step = self._step or self._first_step(timestep, sample)
+        if per_token_timesteps is not None:
+            model_output = self._of_tokens(model_output, per_token_timesteps / step.model_time)
         state: Any = self._state
         if sample is not self._returned or (self._version is not None and sample._version != self._version):
             state = self._entered(sample)
-        noises = self._noises(step, state, generator, variance_noise) if step.slots else ()
+        noises = drawn(step.index + 1, step.slots, state.input, generator, variance_noise) if step.slots else ()
         after = step(state, like_state(model_output, sample), noises)
         self._step, self._state = step.next or DONE, after
         previous = self._returned = after.input.to(sample.dtype)
@@ -234,7 +228,7 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
             begin = 0 if torch.compiler.is_compiling() else self._locate(timestep)
         dtype = torch.float64 if sample.dtype == torch.float64 else torch.float32
         if (self._bound.begin, self._bound.device, self._bound.dtype) != (begin, sample.device, dtype):
-            self._bound = bind(self._table, begin, sample.device, dtype)
+            self._bound = played.bind(self._table, begin, sample.device, dtype)
         return self._bound.steps[0]
 
     def _locate(self, timestep: Any) -> int:
@@ -255,11 +249,11 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
         carry = x if state.carry is state.input else state.carry + (x - state.input)
         return State(carry, x, state.history)
 
-    @staticmethod
-    def _noises(step: Any, state: State, generator: Any, given: Tensor | None) -> list[Tensor]:
-        source = GeneratorNoise(generator)
-        drawn = [source(step.index + 1, slot, state.input) for slot in step.slots]
-        return drawn if given is None else [given.to(state.input.dtype), *drawn[1:]]
+    def _of_tokens(self, output: Tensor, share: Tensor) -> Tensor:
+        """The velocity at the time of the step that predicts the x0 of tokens at a share of it: x0 = x - t (share v)."""
+        if self._model.schedule.kind != "flow":
+            raise ValueError("`per_token_timesteps` belongs to flow models; this scheduler's model is none")
+        return -output * share.unsqueeze(-1)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """alpha x0 + sigma eps at the level of the next call of the run, or, without a begin index, of each timestep.
@@ -280,7 +274,7 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
     def _levels(self, timesteps: Any) -> tuple[Any, Any]:
         """(alpha, sigma), one a sample."""
         if self._table is None or self._begin_index is None:
-            return self._model.levels(self._table, np.array(numbers(timesteps)))
+            return self._model.levels(self._table, np.array(played.numbers(timesteps)))
         index = self._begin_index if self.step_index is None else self.step_index
         nodes = self._table.tableau.nodes
         return nodes.alpha[[index]], nodes.sigma[[index]]
@@ -293,11 +287,11 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
     def __setstate__(self, saved: dict[str, Any]) -> None:
         bound, index = saved.pop("at")
         self.__dict__.update(saved)
-        self._read, self._model = self._internal_dict, model(self._key)
-        self._table = None if self._asked is None else timetable(self._key, *self._asked)
+        self._read, self._model = self._internal_dict, played.model(self._key)
+        self._table = None if self._asked is None else played.timetable(self._key, *self._asked)
         self._bound = self._step = None
         if self._table is not None:
-            self._bound = bind(self._table, *bound)
+            self._bound = played.bind(self._table, *bound)
             steps = (*self._bound.steps, DONE)
             self._step = None if index is None else steps[index - self._bound.begin]
 

@@ -1,5 +1,7 @@
 """What a step costs beside the network, and what may happen to a state between two steps."""
 
+import dataclasses
+import itertools
 import statistics
 import time
 
@@ -8,12 +10,16 @@ import pytest
 import torch
 import torch._dynamo.testing
 from pipelike import Network, run
-from problems import Mixture
+from problems import Gaussian, Mixture
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fewstep import Denoiser, Scheduler, sample
-from fewstep.samplers import SOLVERS
+from fewstep.samplers import SOLVERS, Tableau
+from fewstep.samplers.lowering import lower
 from fewstep.samplers.postprocess import Clip, DynamicThreshold
+from fewstep.samplers.schedule import Nodes
+from fewstep.samplers.tableau import INPUT, Row
+from fewstep.samplers.tableau import noise as z
 
 SD = {"_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
@@ -176,6 +182,49 @@ def test_a_pipeline_gives_what_sample_gives(name):
     x = noise(3, 2).double()
     got = run(scheduler, lambda x, t: torch.tanh(x + float(t) / 1000), x)
     torch.testing.assert_close(got, sample(denoiser, x, table), rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def ancestral():
+    """A scheduler that plays DDIM with half its noise fresh in every row, as later solvers will."""
+    scheduler = Scheduler.from_config(SD, "ddim")
+    scheduler.set_timesteps(5)
+    bound, table = scheduler._bound, scheduler._bound.tableau
+    nodes = [Nodes(*map(float, node)) for node in zip(*table.nodes, strict=True)]
+    rows = []
+    for s, t in itertools.pairwise(nodes):
+        fresh = 0.5**0.5 * t.sigma
+        kept = (t.sigma**2 - fresh**2) ** 0.5 / s.sigma
+        rows.append(Row(s, "x0", {INPUT: kept, 0: t.alpha - s.alpha * kept, z(0): fresh}))
+    noisy = Tableau.from_rows("ancestral", table.schedule, rows, nodes[-1], order=1, groups=[1] * 5)
+    scheduler._bound = dataclasses.replace(bound, tableau=noisy, steps=lower(noisy, "epsilon"))
+    return scheduler
+
+
+def test_rows_with_noise_draw_it_from_the_generators(ancestral):
+    """As `sample` does; a list with one a sample gives every sample what it gets alone, `variance_noise` replaces a draw."""
+    problem, bound = Gaussian(0.5, 0.4), ancestral._bound
+    denoiser, x = problem.denoiser(bound.tableau.schedule), noise(3, 2)
+
+    def generators(n):
+        return [torch.Generator().manual_seed(i) for i in range(n)]
+
+    def play(x, generator, given=None):
+        ancestral.set_timesteps(5)
+        ancestral._bound = bound
+        for i, t in enumerate(ancestral.timesteps):
+            output, own = denoiser(x, bound.tableau.times[i]), None if given is None else given[i]
+            x = ancestral.step(output, t, x, generator=generator, variance_noise=own, return_dict=False)[0]
+        return x
+
+    assert bound.tableau.stochastic
+    for make in (lambda: torch.Generator().manual_seed(4), lambda: generators(3)):
+        got, want = play(x, make()), sample(denoiser, x, bound.tableau, generator=make())
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(play(x[:1], generators(1)), play(x, generators(3))[:1])
+    assert not torch.equal(play(x, generators(3)), play(x, torch.Generator().manual_seed(4)))
+    zs = [noise(3, 2, seed=9 + i) for i in range(5)]
+    assert torch.equal(play(x, None, zs), play(x, generators(3), zs))
 
 
 def test_edm_networks_get_a_scaled_input():
