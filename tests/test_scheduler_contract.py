@@ -178,6 +178,13 @@ def test_folk_names_and_named_grids():
     assert len(array.timesteps) == 3
 
 
+def test_latents_are_not_clipped_unless_a_config_says_so():
+    """A config that never heard of clip_sample is not read with DDIM's default, which is True."""
+    assert Scheduler.from_config(diffusers.PNDMScheduler(**SD), "ddim")._model.post is None
+    assert Scheduler.from_config(diffusers.DDIMScheduler(**SD), "ddim")._model.post is not None
+    assert Scheduler.from_config(diffusers.DDIMScheduler(**SD), "dpmpp_2m")._model.post is None
+
+
 def test_a_corrected_config_is_read_again():
     """Stable Diffusion pipelines replace the whole config at construction; Cosmos registers entries."""
     scheduler = Scheduler.from_config(diffusers.DDIMScheduler(clip_sample=True), "ddim")
