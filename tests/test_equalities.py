@@ -390,6 +390,20 @@ def test_stork_rows_are_the_stabilised_recursion_on_a_taylor_model() -> None:
     assert responses(200)[2] == pytest.approx(0.125, abs=1e-4)
 
 
+@everywhere
+def test_lower_orders_at_the_start_and_at_the_end(kind: str) -> None:
+    """A list of orders is the build-up written out; the taper acts below 15 steps, or always where it is asked for."""
+    written = {"order": [1, 2, 3, 3, 3, 3, 3, 3, 3]}
+    close(run(kind, "unipc", **written), run(kind, "unipc", order=3, **FULL))
+    close(run(kind, "unipc", order=[1, 2, 3, 3, 3, 3, 3, 2, 1]), run(kind, "unipc", order=3))
+    close(run(kind, "unipc", disable_corrector=range(9)), run(kind, "unipc", corrector=False))
+    schedule, first, last = SCHEDULES[kind]
+    for n, taper, last_order in ((14, True, 1), (15, True, 3), (15, "always", 1), (14, False, 3)):
+        ends = {"t_start": first, "t_end": last, "lower_order_final": taper}
+        table = build("dpmpp_3m", schedule, n, "logsnr", **ends)
+        assert np.count_nonzero(table.W[-1, 1, 2:]) == last_order
+
+
 # Uniform steps in lam --------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, NoiseSource, Tabl
 from fewstep.samplers.lowering import lower
 from fewstep.samplers.noise import GeneratorNoise
 from fewstep.samplers.player import State, first_state
+from fewstep.samplers.registry import resume
 from fewstep.samplers.schedule import Node, Nodes
 from fewstep.samplers.tableau import CARRY, CONST, INPUT, KEEP, Row, convert, noise
 
@@ -84,6 +85,23 @@ def test_a_table_can_be_printed() -> None:
         text = str(table)
         assert text.startswith(f"{name}: order {table.order}, 6 evaluations, ODE") and text.count("\n") >= 7
         assert f"end {table.times[-1]:>10.6g}" in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_table_resumes_at_any_call(name: str) -> None:
+    """The rest of the calls at their times; from the start of a step a one-step method goes on as it would have."""
+    for schedule in SCHEDULES.values():
+        table = build(name, schedule, 11)
+        assert resume(table, 0) is table
+        for begin in range(1, 11):
+            rest = resume(table, begin)
+            assert rest.nfe == 11 - begin and rest.times[0] == table.times[begin] and rest.times[-1] == table.times[-1]
+            if SOLVERS[name].fn.__module__.endswith(("exponential_rk", "rho_rk")) and begin in np.cumsum(table.groups):
+                assert np.array_equal(rest.times, table.times[begin:])
+                assert np.allclose(rest.W[:, 1, : table.registers], table.W[begin:, 1, : rest.registers], atol=1e-12)
+    for begin in (-1, 11):
+        with pytest.raises(ValueError, match=rf"begin index {begin} is outside 0..10"):
+            resume(table, begin)
 
 
 # Conversion ------------------------------------------------------------------------------------------------------
