@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from paths import FULL, SCHEDULES, close, everywhere, longhand, nodes_at, run
+from paths import FULL, SCHEDULES, close, everywhere, longhand, nodes_at, run, uneven
 from problems import Mixture, starts
 
 from fewstep.samplers import NoiseSchedule, build, sample
