@@ -78,17 +78,23 @@ def grid_from_config(
         ValueError: n < 1, lengths that contradict each other, levels that do not decrease, a missing `mu`.
     """
     config = as_config(config)
-    given, shown = _given("sigmas", sigmas), _given("timesteps", timesteps, repeats=sigmas is not None)
+    kind = kind_of(config)
+    least = -np.inf if kind == "edm" else 0.0  # EDM networks are shown log sigma / 4
+    given, shown = _given("sigmas", sigmas), _given("timesteps", timesteps, sigmas is not None, least)
     if given is not None and len(given) > 1 and given[-1] == 0:
         given = given[:-1]
-    n, kind = _count(n, given, shown), kind_of(config)
+    n = _count(n, given, shown)
     if kind == "vp":
         times = make_grid("uniform", schedule, n)
-        return ConfigGrid(times, np.asarray(schedule.model_time(times[:-1]), np.float64))
+        if given is not None:
+            times = make_grid(np.append(sigmas_to_times(schedule, given), schedule.t_end), schedule, n)
+        elif shown is not None:
+            times = make_grid(np.append(schedule.time_of_model(shown), schedule.t_end), schedule, n)
+        return ConfigGrid(times, np.asarray(schedule.model_time(times[:-1]) if shown is None else shown, np.float64))
     if kind == "flow":
         found = _flow(config, solver, n, given, shown, mu)
     elif kind in ("edm", "ve"):
-        found = _sigma_time(config, schedule, kind, n, given)
+        found = _sigma_time(config, schedule, kind, n, given, shown)
     else:
         found = _table(config, schedule, solver, n, given, shown)
     last = 0.0
@@ -103,12 +109,12 @@ def grid_from_config(
     return ConfigGrid(times, shown)
 
 
-def _given(name: str, values: Any, repeats: bool = False) -> Array | None:
+def _given(name: str, values: Any, repeats: bool = False, least: float = 0.0) -> Array | None:
     """Explicit values as float64; ValueError unless 1-D, finite, not negative and decreasing (or at least not rising)."""
     if values is None:
         return None
     array = np.atleast_1d(np.asarray(values.tolist() if hasattr(values, "tolist") else values, np.float64))
-    if array.ndim != 1 or not len(array) or not np.isfinite(array).all() or array.min() < 0:
+    if array.ndim != 1 or not len(array) or not np.isfinite(array).all() or array.min() < least:
         raise ValueError(f"`{name}` must be a list of finite numbers, none negative; got {values}.")
     rising = np.flatnonzero(np.diff(array) > 0 if repeats else np.diff(array) >= 0)
     if rising.size:
@@ -298,13 +304,18 @@ def _flow_of_vp_class(
     return _Levels(levels, np.floor(levels * total), "zero" if rule.end == "sigma_min" else _end(rule, chosen))
 
 
-def _sigma_time(config: Config, schedule: NoiseSchedule, kind: str, n: int, sigmas: Array | None) -> _Levels:
-    """Levels of EDM and VE models and their network's noise label."""
+def _sigma_time(
+    config: Config, schedule: NoiseSchedule, kind: str, n: int, sigmas: Array | None, timesteps: Array | None
+) -> _Levels:
+    """Levels of EDM and VE models and their network's noise label; explicit labels name their levels."""
     audio = kind == "edm" and "rho" not in config  # the class for audio has its own label and no rho
     form = config.get("sigma_schedule", "karras" if kind == "edm" and not audio else "exponential")
     ramp = {"karras": power_ramp(float(config.get("rho", 7.0))), "exponential": linear_ramp}.get(form)
     if ramp is None:
         raise unknown("sigma_schedule", form, ("karras", "exponential"))
+    if sigmas is None and timesteps is not None:
+        named = timesteps if kind == "ve" else np.tan(timesteps * np.pi / 2) if audio else np.exp(4 * timesteps)
+        return _Levels(named, timesteps, "zero")
     levels = _ramped(ramp, n, schedule.t_max, schedule.t_min) if sigmas is None else sigmas
     if kind == "ve":
         return _Levels(levels, levels, "zero")

@@ -320,3 +320,23 @@ def test_bad_input_is_named(config, given, message):
 def test_an_unused_mu_is_ignored():
     config = {"shift": 3.0}
     np.testing.assert_array_equal(ours(config, 5, "euler", mu=0.7)[0], ours(config, 5, "euler")[0])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"_class_name": "EDMEulerScheduler", "sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0},
+        {"_class_name": "CosineDPMSolverMultistepScheduler", "sigma_data": 1.0, "sigma_min": 0.3, "sigma_max": 500.0},
+        {"_class_name": "ScoreSdeVpScheduler", "beta_min": 0.1, "beta_max": 20.0},
+    ],
+    ids=lambda config: config["_class_name"],
+)
+def test_explicit_times_of_the_network_mean_their_levels(config: dict) -> None:
+    schedule = schedule_from_config(config)
+    usual = grid_from_config(config, schedule, 8)
+    chosen = usual.model_times[[0, 2, 3, 6]]
+    told = grid_from_config(config, schedule, None, timesteps=chosen)
+    assert np.allclose(told.times[:-1], usual.times[[0, 2, 3, 6]], rtol=1e-9)
+    assert np.array_equal(told.model_times, chosen)
+    levels = np.exp(-schedule.lam(usual.times[[0, 2, 3, 6]]))
+    assert np.allclose(grid_from_config(config, schedule, None, sigmas=levels).times[:-1], usual.times[[0, 2, 3, 6]])
