@@ -82,7 +82,7 @@ CHOICES = {
     "method": ("'euler', 'heun'", ("deis_rho_rk",)),
     "var": ("'rho', 'flow', None", ("heun", "deis_rho_rk")),
     "lower_order_final": (
-        "True, False, 'always'",
+        "True, False, 'zero', 'always'",
         tuple(n for n in SOLVERS if "lower_order_final" in SOLVERS[n].options),
     ),
     "corrector": ("True, False", ("unipc",)),

@@ -24,16 +24,18 @@ from . import references as ref
 def orders(path: Path, order: int, taper: bool | str, form: str, var: str) -> list[int]:
     """Order of each step: built up from usable history, lowered near the end.
 
-    taper: True lowers the last steps to ..., 2, 1 in runs of fewer than 15 steps, "always" in all, False never.
+    taper: True lowers the last steps to ..., 2, 1 in runs of fewer than 15 steps, "zero" also in all runs that end in
+    sigma = 0, "always" in all, False never.
     Steps into sigma = 0 are first order when the polynomial is in lam, which is infinite there. A first output at
     alpha = 0 is used once and then forgotten, except by velocities: it has no eps, and no finite lam.
     """
     opt.taper(taper)
     n, out, usable = len(path.groups), [], 0
+    lowered = taper == "always" or (taper and n < 15) or (taper == "zero" and path.nodes[-1].sigma == 0)
     for k in range(n):
         usable = 1 if k and path.nodes[k - 1].alpha == 0 and form != "flow" else usable + 1
         p = min(order, usable)
-        if taper == "always" or (taper and n < 15):
+        if lowered:
             p = min(p, n - k)
         if path.nodes[k + 1].sigma == 0 and var == "lam":
             p = 1

@@ -38,7 +38,7 @@ def several(solver: str, option: str, value: Any) -> frozenset[int]:
 
 def taper(value: Any) -> Any:
     """The value of `lower_order_final`."""
-    return one_of("multistep solver", "lower_order_final", value, (True, False, "always"))
+    return one_of("multistep solver", "lower_order_final", value, (True, False, "zero", "always"))
 
 
 def form(solver: str, value: Any) -> str:

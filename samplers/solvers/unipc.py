@@ -59,7 +59,7 @@ def unipc(
     form: str = "x0",
     corrector: bool = True,
     disable_corrector: Sequence[int] = (),
-    lower_order_final: bool | str = "always",
+    lower_order_final: bool | str = "zero",
 ) -> Solution:
     """UniPC-p: UniP-p predictor and UniC-p corrector, order p + 1 at 1 evaluation a step (default p = 3).
 
