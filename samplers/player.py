@@ -17,6 +17,7 @@ from .tableau import Tableau
 
 Tensor = torch.Tensor
 Post = Callable[[Tensor], Tensor]
+INPUT = 1  # register of the network's input
 # (register, weight) pairs; weight None stands for 1
 Terms = tuple[tuple[int, Tensor | None], ...]
 
@@ -69,10 +70,7 @@ class Step:
             after = combine(self.input, registers)
             carry = None if isinstance(self.carry, str) else combine(self.carry, registers)
         else:
-            used, lines = self.stacked
-            flat = torch.stack([registers[i] for i in used]).flatten(1).t()
-            after = product(flat, lines[0]).view_as(m)
-            carry = product(flat, lines[1]).view_as(m) if len(lines) > 1 else None
+            after, carry = stacked_sums(*self.stacked, registers)
         if carry is None:
             carry = state.carry if self.carry == "keep" else after
         return State(carry, after, (m, *state.history)[: self.keep])
@@ -120,10 +118,17 @@ def like_state(output: Tensor, x: Tensor) -> Tensor:
     )
 
 
-def product(matrix: Tensor, vector: Tensor) -> Tensor:
-    """matrix @ vector in the state's precision: the caller's autocast, which would round it, stays out of it."""
-    device = matrix.device.type
-    if not torch.is_autocast_enabled(device):
-        return torch.mv(matrix, vector)
-    with torch.autocast(device, enabled=False):
-        return torch.mv(matrix, vector)
+def stacked_sums(
+    used: Sequence[int], lines: Sequence[Tensor], registers: Sequence[Tensor]
+) -> tuple[Tensor, Tensor | None]:
+    """One or two weighted sums of the registers `used`: a stack and a product a line.
+
+    In the state's precision: the caller's autocast, which would round products, stays out of it.
+    """
+    like = registers[INPUT]
+    if torch.is_autocast_enabled(like.device.type):
+        with torch.autocast(like.device.type, enabled=False):
+            return stacked_sums(used, lines, registers)
+    flat = torch.stack([registers[i] for i in used]).flatten(1).t()
+    first = torch.mv(flat, lines[0]).view_as(like)
+    return first, torch.mv(flat, lines[1]).view_as(like) if len(lines) > 1 else None

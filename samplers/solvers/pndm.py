@@ -49,8 +49,8 @@ def adams_row(s: Node, t: Node, order: int, past: list[int], rows: list[Row]) ->
 
 
 def prk_plan(nfe: int, calls: int, reserved: bool) -> tuple[int, ...]:
-    """Up to three pseudo Runge-Kutta steps of four calls, always followed by a multistep one."""
-    starts = min(3, max(0, (nfe - (not reserved)) // 4))
+    """Three pseudo Runge-Kutta steps of four calls where a multistep one can follow them; else multistep ones only."""
+    starts = 3 if nfe >= 12 + (not reserved) else 0
     return (4,) * starts + (1,) * (nfe - 4 * starts)
 
 
@@ -70,7 +70,7 @@ def plms_plan(nfe: int, calls: int, reserved: bool) -> tuple[int, ...]:
     aliases=("F-PNDM",),
 )
 def pndm(path: Path) -> Solution:
-    """PNDM: pseudo Runge-Kutta steps (4 evaluations each, three of them if they fit), then PLMS of order 4. Order 2.
+    """PNDM: three pseudo Runge-Kutta steps (4 evaluations each), then PLMS of order 4. Order 2; `ipndm` below 13 evaluations.
 
     e = (e1 + 2 e2 + 2 e3 + e4)/6 with e2, e3 at the middle in t and e4 at the end; then
     e = (55 e_k - 59 e_{k-1} + 37 e_{k-2} - 9 e_{k-3})/24.
