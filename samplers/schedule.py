@@ -6,6 +6,7 @@ Units of time: VP and flow 0..1 (0 is data), VE and EDM t = sigma. Every class s
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -48,7 +49,7 @@ def log_alpha_of_lam(lam: ArrayLike) -> Array:
     return -0.5 * np.logaddexp(0.0, -2 * np.asarray(lam, np.float64))
 
 
-class NoiseSchedule:
+class NoiseSchedule(ABC):
     """What the forward process does to data: alpha(t), sigma(t), lam(t), t_of_lam(lam), model_time(t).
 
     Immutable, hashable, picklable; equal when built from equal numbers. All functions take and return float64 and are
@@ -62,21 +63,21 @@ class NoiseSchedule:
     t_min: float
     t_end: float = 0.0
 
+    @abstractmethod
     def alpha(self, t: ArrayLike) -> Array:
         """Signal level at time t."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sigma(self, t: ArrayLike) -> Array:
         """Noise level at time t."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lam(self, t: ArrayLike) -> Array:
         """Half log signal-to-noise ratio, log(alpha / sigma)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def t_of_lam(self, lam: ArrayLike) -> Array:
         """The time at which log(alpha / sigma) equals lam."""
-        raise NotImplementedError
 
     def model_time(self, t: ArrayLike) -> Array:
         """What the network is shown at time t: t itself on a continuous schedule."""
@@ -187,8 +188,9 @@ class VP(NoiseSchedule):
 
     kind = "vp"
 
+    @abstractmethod
     def log_alpha(self, t: ArrayLike) -> Array:
-        raise NotImplementedError
+        """log(alpha) at time t."""
 
     def alpha(self, t: ArrayLike) -> Array:
         return np.exp(self.log_alpha(t))
