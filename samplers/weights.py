@@ -108,7 +108,7 @@ def _by_quadrature(
     clock = _CLOCKS[form]
     in_G = var == "G" or not (np.isfinite(s.lam) and np.isfinite(t.lam))
     lo, hi = (float(clock.G(n.lam)) if in_G else n.lam for n in (s, t))
-    x, w = _GAUSS[8 if var == "G" else 24]
+    x, w = map(np.asarray, _GAUSS[8 if var == "G" else 24])
     q, w = np.asarray(lo + 0.5 * (hi - lo) * (x + 1.0)), 0.5 * (hi - lo) * w
     lam = clock.lam(q) if in_G else q
     if not in_G:

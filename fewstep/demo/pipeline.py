@@ -177,4 +177,8 @@ class DigitsPipeline(DiffusionPipeline):
         if output_type == "pt":
             return images
         arrays = images.permute(0, 2, 3, 1).float().cpu().numpy()
-        return arrays if output_type == "np" else [Image.fromarray(np.uint8(a[..., 0] * 255 + 0.5)) for a in arrays]
+        return (
+            arrays
+            if output_type == "np"
+            else [Image.fromarray((a[..., 0] * 255 + 0.5).astype(np.uint8)) for a in arrays]
+        )

@@ -38,7 +38,7 @@ def responses(stages: int) -> tuple[float, float, float]:
         return np.array([1.0, c, c * c / 2])
 
     c = [0.0, w, *((j * j + 3 * j - 4) / ((stages + 4) * (stages - 1)) for j in range(2, stages + 1))]
-    before, now = np.zeros(3), w * velocity(0.0)
+    before, now = np.asarray(np.zeros(3)), np.asarray(w * velocity(0.0))
     for j in range(2, stages + 1):
         mu, nu = (2 * j + 1) * b[j] / (j * b[j - 1]), -(j + 1) * b[j] / (j * b[j - 2])
         mt = mu * w
