@@ -7,6 +7,7 @@ other class's default; what describes sampling counts only if somebody chose it,
 from __future__ import annotations
 
 import inspect
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -109,5 +110,6 @@ class Adopting(ConfigMixin):
         super().register_to_config(**{**entries, "_class_name": type(self).__name__})
         self._configure()
 
+    @abstractmethod
     def _configure(self) -> None:
-        raise NotImplementedError
+        """Read the model and the solver off the config."""
