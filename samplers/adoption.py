@@ -1,6 +1,6 @@
 """How a Scheduler takes over the config of another scheduler class, and gives it back unharmed.
 
-Its config is the other's, entry by entry, plus our own three. What describes the network counts even where it is the
+Its config is the other's, entry by entry, plus our own four. What describes the network counts even where it is the
 other class's default; what describes sampling counts only if somebody chose it, as in diffusers' own conversions.
 """
 
@@ -55,7 +55,7 @@ def apply_keywords(entries: dict[str, Any], given: Mapping[str, Any], config_key
     options = {**(entries.get("solver_options") or {}), **{k: v for k, v in given.items() if k in known}}
     replaced = {key: value for key, value in given.items() if key not in known}
     for key in replaced:
-        if key not in entries and key not in (keys := config_keys()):
+        if key not in (*entries, *OWN) and key not in (keys := config_keys()):
             raise unknown(f"option of solver {name!r} or config entry", key, [*known, *keys])
     chosen = {*replaced, *OWN}
     kept = [key for key in entries.get(DEFAULTS, ()) if key not in chosen]

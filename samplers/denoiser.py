@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from .player import like_state
+from .predictions import convert, prediction_coefficients
 from .schedule import Nodes, NoiseSchedule
-from .tableau import convert, prediction_coefficients
 
 if TYPE_CHECKING:
     from .probing import PipelineDenoiser
@@ -27,12 +27,20 @@ class Denoiser:
         schedule: NoiseSchedule the network was trained on.
         prediction: "epsilon", "sample" (x0), "v_prediction" (alpha eps - sigma x0), "flow_prediction" (eps - x0)
             or "score" (-eps / sigma).
+        vector_time: whether fn takes any batch with a time of its own for every sample, tau of shape (B,). Samplers that
+            choose steps sample by sample, or visit many times at once, are faster with it.
 
     `denoiser(x, t)` is the raw output at time t of the schedule; `.x0(x, t)` and `.eps(x, t)` convert it.
     `.nfe` counts calls over the object's life, except those inside a graph that the caller compiles.
     """
 
-    def __init__(self, fn: Callable[[Tensor, Tensor], Tensor], schedule: NoiseSchedule, prediction: str = "epsilon"):
+    def __init__(
+        self,
+        fn: Callable[[Tensor, Tensor], Tensor],
+        schedule: NoiseSchedule,
+        prediction: str = "epsilon",
+        vector_time: bool = False,
+    ):
         if not callable(fn):
             raise ValueError(f"`fn` must be a callable fn(x, tau) -> output; got {type(fn).__name__}")
         if not isinstance(schedule, NoiseSchedule):
@@ -41,7 +49,7 @@ class Denoiser:
                 "NoiseSchedule.from_config reads a diffusers config"
             )
         prediction_coefficients(prediction, schedule.nodes(np.array([schedule.t_min])))
-        self.fn, self.schedule, self.prediction = fn, schedule, prediction
+        self.fn, self.schedule, self.prediction, self.vector_time = fn, schedule, prediction, vector_time
         self.nfe = 0
 
     def call(self, x: Tensor, tau: Tensor) -> Tensor:
@@ -55,18 +63,33 @@ class Denoiser:
         tau = torch.as_tensor(self.schedule.model_time(float(t)), dtype=clock(x.dtype), device=x.device)
         return self.call(x, tau)
 
-    def x0(self, x: Tensor, t: float) -> Tensor:
+    def x0(self, x: Tensor, t: Any) -> Tensor:
         """Predicted clean sample at (x, t)."""
-        return self._form("x0", x, t)
+        return self.predict("x0", x, t)
 
-    def eps(self, x: Tensor, t: float) -> Tensor:
+    def eps(self, x: Tensor, t: Any) -> Tensor:
         """Predicted noise at (x, t)."""
-        return self._form("eps", x, t)
+        return self.predict("eps", x, t)
 
-    def _form(self, form: str, x: Tensor, t: float) -> Tensor:
-        node = Nodes(*(np.array([float(v)]) for v in self.schedule.nodes(float(t))))
-        (p,), (q,) = convert(self.prediction, [form], node)
-        return float(p) * x + float(q) * self(x, t)
+    def predict(self, form: str, x: Tensor, t: Any, post: Any = None) -> Tensor:
+        """The output at (x, t) as "x0", "eps" or "flow" (eps - x0), in x's dtype: one network evaluation.
+
+        t: a number, or one a sample, (B,), which needs `vector_time` unless they are equal. post: acts on predicted x0.
+        """
+        times = np.asarray(t, np.float64)
+        if times.ndim and (times == times.flat[0]).all():
+            times = np.asarray(times.flat[0])
+        if times.ndim and not self.vector_time:
+            raise ValueError(
+                f"this denoiser takes one time for the whole batch; got {times.size} different ones. If its fn takes tau of "
+                "shape (B,), say so: Denoiser(fn, schedule, prediction, vector_time=True)"
+            )
+        nodes = Nodes(*(np.atleast_1d(v) for v in self.schedule.nodes(times)))
+        tau = torch.as_tensor(self.schedule.model_time(times), dtype=clock(x.dtype), device=x.device)
+        output = self.call(x, tau)
+        if post is not None:
+            output = post(_mix(convert(self.prediction, ["x0"] * len(nodes.t), nodes), x, output))
+        return _mix(convert("sample" if post else self.prediction, [form] * len(nodes.t), nodes), x, output)
 
     @staticmethod
     def from_pipeline(pipe: Any, **call_kwargs: Any) -> PipelineDenoiser:
@@ -74,6 +97,17 @@ class Denoiser:
         from .probing import denoiser_from_pipeline
 
         return denoiser_from_pipeline(pipe, **call_kwargs)
+
+
+def _mix(pair: Any, x: Tensor, output: Tensor) -> Tensor:
+    """p x + q o with one pair of weights for all or one a sample."""
+    p, q = (float(w[0]) if len(w) == 1 else _column(w, x) for w in pair)
+    return p * x + q * output.to(x.dtype)
+
+
+def _column(weights: Any, x: Tensor) -> Tensor:
+    """One number a sample, (B, 1, ...), in x's dtype and place."""
+    return torch.as_tensor(weights, dtype=torch.float64).to(x.device, x.dtype).view(-1, *(1,) * (x.ndim - 1))
 
 
 def clock(dtype: torch.dtype) -> torch.dtype:

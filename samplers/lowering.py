@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from .player import Post, Step
-from .schedule import Nodes
-from .tableau import Prediction, Tableau, convert
+from .predictions import Prediction, convert, mean_weight
+from .schedule import Array, Nodes
+from .tableau import Draw, Tableau
 
 MOST_OPERATIONS = 4
 CARRY, INPUT, M = 0, 1, 2  # columns of W and registers of a Step
@@ -33,45 +34,78 @@ def lower(
 
     Args:
         tableau: what to play. prediction: "epsilon", "sample", "v_prediction" or "flow_prediction".
-        post: maps predicted x0 to x0 (clipping, dynamic thresholding). constant: tensor for the const register.
+        post: maps predicted x0 to x0 (clipping, dynamic thresholding). constant: tensor for the const register, the mean
+            mu of a mean-reverting schedule.
 
     Raises:
         ValueError: the output says nothing about what a row needs (eps prediction at alpha = 0).
     """
     calls = Nodes(*(c[:-1] for c in tableau.nodes))
-    x0 = (
-        np.stack(convert(prediction, ["x0"] * tableau.nfe, calls))
-        if post or "x0" in tableau.forms
-        else _x0(prediction, calls)
-    )
-    to_m = np.stack(convert("sample" if post else prediction, tableau.forms, calls))
+    x0 = _predicted_x0(tableau, prediction, calls, strict=post is not None)
+    source = "sample" if post else prediction
+    to_m = np.stack(convert(source, tableau.forms, calls))
+    W = _with_mean(tableau, source, to_m)
     keep, live = _needs(tableau)
-    factor = np.ones(tableau.nfe)
-    plans: list[dict[str, Any]] = []
-    for k in range(tableau.nfe):
-        W, pair = tableau.W[k].copy(), to_m[:, k].copy()
-        for j in range(1, tableau.history):
-            W[:, M + j] *= factor[k - j] if k >= j else 0.0
-        if keep[k] == 0 and not post:  # nobody reads m later: fold its making into the lines
-            W[:, INPUT] += W[:, M] * pair[0]
-            W[:, M] *= pair[1]
-            pair = np.array([0.0, 1.0])
-        elif not post:
-            factor[k] = pair[np.argmax(np.abs(pair))]
-            W[:, M] *= factor[k]
-            pair = pair / factor[k]
-        plans.append(_plan(tableau, k, W, pair, x0[:, k], keep[k], live[k]))
+    if tableau.elementwise:
+        kept = [0, *keep]  # history of a row: what the one before keeps
+        plans = [
+            _wide_plan(tableau, k, W[k], to_m[:, k], x0[:, k], keep[k], live[k], kept[k]) for k in range(tableau.nfe)
+        ]
+    else:
+        plans = _plans(tableau, W, to_m, x0, keep, live, fold=post is None)
     steps = _bind(plans, tableau, torch.device(device), dtype, post, constant)
     for now, after in zip(steps[:-1], steps[1:], strict=True):
         now.next = after
     return steps
 
 
-def _x0(prediction: Prediction, calls: Nodes) -> np.ndarray:
-    """Weights of predicted x0 for reports only: zero output where the network cannot tell (eps at alpha = 0)."""
-    seen = calls.alpha > 0
-    safe = Nodes(*(np.where(seen, c, d) for c, d in zip(calls, (0.0, 1.0, 1.0, 0.0), strict=True)))
-    return np.stack(convert(prediction, ["x0"] * len(seen), safe))
+def _plans(
+    tableau: Tableau, W: Array, to_m: Array, x0: Array, keep: list[int], live: list[bool], fold: bool
+) -> list[dict[str, Any]]:
+    """Plans of scalar rows: m scaled so that one of its weights is 1, or made within the lines where nobody keeps it."""
+    factor, plans = np.ones(tableau.nfe), []
+    for k in range(tableau.nfe):
+        lines, pair = W[k].copy(), to_m[:, k].copy()
+        for j in range(1, tableau.history):
+            lines[:, M + j] *= factor[k - j] if k >= j else 0.0
+        if keep[k] == 0 and fold:
+            lines[:, INPUT] += lines[:, M] * pair[0]
+            lines[:, M] *= pair[1]
+            pair = np.array([0.0, 1.0])
+        elif fold:
+            factor[k] = pair[np.argmax(np.abs(pair))]
+            lines[:, M] *= factor[k]
+            pair = pair / factor[k]
+        plans.append(_plan(tableau, k, lines, pair, x0[:, k], keep[k], live[k]))
+    return plans
+
+
+def _with_mean(tableau: Tableau, source: Prediction, to_m: Array) -> Array:
+    """W with the mean that outputs contain, m = p x + q o + r mu, moved into the const column."""
+    if tableau.schedule.kind != "mean-reverting":
+        return tableau.W
+    calls = Nodes(*(c[:-1] for c in tableau.nodes))
+    r = mean_weight(source, tableau.forms, calls, *to_m)
+    W = tableau.W.copy()
+    for k in range(tableau.nfe):
+        for j in range(min(tableau.history, k + 1)):
+            W[k, :, -1] += W[k, :, M + j] * r[k - j]
+    return W
+
+
+def _predicted_x0(tableau: Tableau, prediction: Prediction, calls: Nodes, strict: bool) -> Array:
+    """Weights of predicted x0 on (input, output, mean), (3, nfe).
+
+    Where nothing but reports needs it, a network that cannot tell (eps at alpha = 0) counts as returning zero.
+    """
+    if not strict and "x0" not in tableau.forms:
+        seen = calls.alpha > 0
+        calls = Nodes(*(np.where(seen, c, d) for c, d in zip(calls, (0.0, 1.0, 1.0, 0.0), strict=True)))
+    x0 = ["x0"] * tableau.nfe
+    p, q = convert(prediction, x0, calls)
+    reverting = tableau.schedule.kind == "mean-reverting"
+    r = mean_weight(prediction, x0, calls, p, q) if reverting else np.zeros_like(p)
+    return np.stack([p, q, r])
 
 
 def _needs(tableau: Tableau) -> tuple[list[int], list[bool]]:
@@ -87,12 +121,12 @@ def _needs(tableau: Tableau) -> tuple[list[int], list[bool]]:
     return keep, live
 
 
-def _is_kept(W: np.ndarray) -> bool:
+def _is_kept(W: Array) -> bool:
     """Whether the carry line is the identity."""
     return W[0, CARRY] == 1.0 and not W[0, 1:].any()
 
 
-def _terms(weights: np.ndarray, first: int | None = None) -> tuple[tuple[int, float | None], ...]:
+def _terms(weights: Array, first: int | None = None) -> tuple[tuple[int, float | None], ...]:
     """(register, weight) of the non-zero weights, a weight of one (None) in front; a line of zeros keeps one term."""
     found = [(i, None if w == 1.0 else float(w)) for i, w in enumerate(weights) if w] or [(0, 0.0)]
     return tuple(sorted(found, key=lambda term: term[1] is not None))
@@ -102,16 +136,10 @@ def _cost(terms: Sequence[tuple[int, Any]]) -> int:
     return len(terms) - (terms[0][1] is None)
 
 
-def _plan(
-    tableau: Tableau, k: int, W: np.ndarray, pair: np.ndarray, x0: np.ndarray, keep: int, live: bool
-) -> dict[str, Any]:
+def _plan(tableau: Tableau, k: int, W: Array, pair: Array, x0: Array, keep: int, live: bool) -> dict[str, Any]:
     """Row k with float weights where Step holds tensors."""
-    first = M + tableau.history
-    slots = tuple(i for i in range(tableau.slots) if W[:, first + i].any())
-    tail = [first + i for i in slots] + [first + tableau.slots] * tableau.constant
-    W = W[:, [CARRY, INPUT, M, *tail, *range(M + 1, first)]]  # a Step's registers: history last, its length varies
-    same = not live or np.array_equal(W[0], W[1])
-    kept = not same and _is_kept(W)
+    draws = tableau.draws(k + 1)
+    W, same, kept = _registers(tableau, W, draws, live)
     m_terms, lines = _terms(pair), [_terms(W[1])]
     if not (same or kept):
         lines.append(_terms(W[0]))
@@ -127,8 +155,45 @@ def _plan(
         "input": lines[0],
         "carry": "same" if same else "keep" if kept else lines[1],
         "keep": keep,
-        "slots": slots,
+        "draws": draws,
         "stacked": stacked,
+    }
+
+
+def _registers(tableau: Tableau, W: Array, draws: Sequence[Draw], live: bool) -> tuple[Array, bool, bool]:
+    """(W over a Step's registers, whether carry equals input, whether it is kept). History last: its length varies."""
+    first = M + tableau.history
+    tail = [first + draw.slot for draw in draws] + [first + tableau.slots] * tableau.constant
+    W = W[:, [CARRY, INPUT, M, *tail, *range(M + 1, first)]]
+    same = not live or np.array_equal(W[0], W[1])
+    return W, same, not same and _is_kept(W)
+
+
+def _wide_plan(
+    tableau: Tableau, k: int, W: Array, pair: Array, x0: Array, keep: int, live: bool, past: int
+) -> dict[str, Any]:
+    """Row k of a table whose weights differ by element: every line over the network's output, m itself one of them."""
+    draws = tableau.draws(k + 1)
+    W, same, kept = _registers(tableau, W, draws, live)
+    W = W[:, : W.shape[1] - (tableau.history - 1) + past].copy()
+    W[:, INPUT] += W[:, M] * pair[0]
+    W[:, M] *= pair[1]
+    lines = [W[1]] if same or kept else [W[1], W[0]]
+    if keep:
+        m = np.zeros_like(W[0])
+        m[INPUT], m[M] = pair
+        lines.append(m)
+    return {
+        "index": k,
+        "t": float(tableau.times[k]),
+        "x0_terms": _terms(x0),
+        "m_terms": (),
+        "input": (),
+        "carry": "same" if same else "keep" if kept else (),
+        "keep": keep,
+        "draws": draws,
+        "stacked": None,
+        "wide": np.stack(lines)[:, :, None],
     }
 
 
@@ -168,7 +233,14 @@ def _bind(
 
     clock = torch.float64 if dtype == torch.float64 else torch.float32
     shown = torch.tensor(tableau.model_times, dtype=torch.float64).to(device, clock).unbind()
+    wide = [plan.pop("wide", None) for plan in plans]
     return tuple(
-        Step(**{**plan, **{name: place(plan[name]) for name in tensors}}, model_time=tau, post=post, constant=constant)
-        for plan, tau in zip(plans, shown, strict=True)
+        Step(
+            **{**plan, **{name: place(plan[name]) for name in tensors}},
+            model_time=tau,
+            wide=None if lines is None else torch.tensor(lines, dtype=torch.float64).to(device, dtype),
+            post=post,
+            constant=constant,
+        )
+        for plan, tau, lines in zip(plans, shown, wide, strict=True)
     )

@@ -17,14 +17,16 @@ from .discrete import Discrete
 from .flowgrid import dynamic_shift
 from .grids import find, make_grid
 from .lowering import lower
+from .noise import check_kind
 from .player import Post, Step
 from .postprocess import Clip, DynamicThreshold
 from .preconditioning import LabelledEDM
-from .registry import SOLVERS, Entry, checked_options, compile_path, resolve, resume
+from .predictions import Prediction
+from .registry import SOLVERS, Entry, checked_options, compile_path, no_table, resolve, resume
 from .schedule import Array, Nodes, NoiseSchedule
-from .tableau import Prediction, Tableau
+from .tableau import Tableau
 
-OWN = ("solver", "grid", "solver_options")  # entries of a config that are ours
+OWN = ("solver", "grid", "solver_options", "noise")  # entries of a config that are ours
 ALPHA_FLOOR = 2.0**-12  # stands for alpha = 0 in the sigma / alpha that is displayed
 
 
@@ -94,11 +96,12 @@ def config_key(config: Mapping[str, Any]) -> str:
 def model(key: str) -> Model:
     """The Model of a config given as `config_key` text; ValueError where it makes no sense."""
     config = json.loads(key)
-    solver, grid, options = (config.pop(name, None) for name in OWN)
+    solver, grid, options, noise = (config.pop(name, None) for name in OWN)
     name, folk_grid = resolve(solver or "dpmpp_2m")
     entry = SOLVERS[name]
     if entry.kind != "tableau":
-        raise ValueError(f"{name!r} chooses its own steps, which a pipeline cannot follow; call sample(...) instead")
+        raise no_table(name)
+    check_kind(noise or "independent")
     grid = folk_grid if grid is None else grid
     if isinstance(grid, str):
         find(grid)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from .noise import Noise
-from .tableau import Tableau
+from .tableau import Draw, Tableau
 
 Tensor = torch.Tensor
 Post = Callable[[Tensor], Tensor]
@@ -35,10 +35,12 @@ class Step:
     """Row `index` of a table, bound to a device and a prediction type. Registers: carry, input, m, noises, const, history.
 
     t: time of the call in the schedule's unit. model_time: 0-dim tensor, what the network is shown.
-    x0_terms: predicted x0 from (input, output). m_terms: m from the same pair, or from (input, x0) when `post` acts on x0
-    in between. input, carry: the two lines of W; carry is "same" (as input), "keep" (unchanged) or terms.
+    x0_terms: predicted x0 from (input, output, constant). m_terms: m from (input, output), or from (input, x0) when `post`
+    acts on x0 in between. input, carry: the two lines of W; carry is "same" (as input), "keep" (unchanged) or terms.
     stacked: registers and weight vectors of long lines, done as one stack and one product a line.
-    keep: how many outputs, this one included, later rows still read. slots: noises this row reads.
+    wide: weights (lines, R, 1, *shape) of all registers, the output in place of m, where they differ by element: the lines
+    are input, carry unless it is a word, and m where it is kept.
+    keep: how many outputs, this one included, later rows still read. draws: noises this row reads.
     """
 
     index: int
@@ -49,8 +51,9 @@ class Step:
     input: Terms
     carry: Terms | str
     keep: int
-    slots: tuple[int, ...] = ()
+    draws: tuple[Draw, ...] = ()
     stacked: tuple[tuple[int, ...], tuple[Tensor, ...]] | None = None
+    wide: Tensor | None = None
     post: Post | None = None
     constant: Tensor | None = None
     next: Step | None = None
@@ -63,21 +66,34 @@ class Step:
         """The state after this row, given the network's output at state.input."""
         output = output.to(state.input.dtype)
         source = output if self.post is None else self.post(self.x0(state.input, output))
-        m = combine(self.m_terms, (state.input, source))
         constant = () if self.constant is None else (self.constant,)
-        registers = (state.carry, state.input, m, *noises, *constant, *state.history)
-        if self.stacked is None:
-            after = combine(self.input, registers)
-            carry = None if isinstance(self.carry, str) else combine(self.carry, registers)
+        if self.wide is not None:
+            after, carry, m = self._wide(state, source, (*noises, *constant))
         else:
-            after, carry = stacked_sums(*self.stacked, registers)
+            m = combine(self.m_terms, (state.input, source))
+            registers = (state.carry, state.input, m, *noises, *constant, *state.history)
+            if self.stacked is None:
+                after = combine(self.input, registers)
+                carry = None if isinstance(self.carry, str) else combine(self.carry, registers)
+            else:
+                after, carry = stacked_sums(*self.stacked, registers)
         if carry is None:
             carry = state.carry if self.carry == "keep" else after
         return State(carry, after, (m, *state.history)[: self.keep])
 
+    def _wide(self, state: State, source: Tensor, extra: Sequence[Tensor]) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The lines with a weight for every element: one stack, one product, one sum."""
+        assert self.wide is not None
+        registers = (state.carry, state.input, source, *extra, *state.history)
+        stack = torch.stack([register.expand_as(state.input) for register in registers])
+        after, *others = (stack * self.wide).sum(1).unbind()
+        carry = None if isinstance(self.carry, str) else others.pop(0)
+        return after, carry, others[0] if others else after
+
     def x0(self, x: Tensor, output: Tensor) -> Tensor:
         """The clean sample that the network's output at x predicts, before clipping."""
-        return combine(self.x0_terms, (x, output.to(x.dtype)))
+        constant = () if self.constant is None else (self.constant,)
+        return combine(self.x0_terms, (x, output.to(x.dtype), *constant))
 
 
 def combine(terms: Terms, registers: Sequence[Tensor]) -> Tensor:
@@ -95,9 +111,8 @@ def first_state(tableau: Tableau, x: Tensor, noise: Noise) -> State:
         return State(x, x)
     line = tableau.prologue[1]
     first = float(line[0] + line[1]) * x
-    for slot in range(tableau.slots):
-        if weight := float(line[2 + tableau.history + slot]):
-            first = first + weight * noise(0, slot, x)
+    for draw in tableau.draws(0):
+        first = first + float(line[2 + tableau.history + draw.slot]) * noise(draw, x)
     return State(x, first)
 
 

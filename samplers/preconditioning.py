@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 
 from .continuous import EDM
 from .errors import unknown
+from .predictions import Prediction
 from .schedule import Array, Nodes, log
-from .tableau import Prediction
 
 
 @dataclass(frozen=True, eq=False)

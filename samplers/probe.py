@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from .played import public_sigmas
+from .predictions import Prediction
 from .schedule import Array, NoiseSchedule
 from .scheduler import Scheduler, SchedulerOutput
-from .tableau import Prediction
 
 Tensor = torch.Tensor
 

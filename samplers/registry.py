@@ -18,16 +18,28 @@ from .grids import check_times, make_grid
 from .schedule import Node, NoiseSchedule
 from .tableau import Row, Tableau, Terms
 
-FAMILIES = ("multistep", "pndm", "exponential_rk", "rho_rk", "unipc", "stork")
+FAMILIES = (
+    "solvers.multistep",
+    "solvers.pndm",
+    "solvers.exponential_rk",
+    "solvers.rho_rk",
+    "solvers.unipc",
+    "solvers.stork",
+)
 
 
 @dataclass(frozen=True)
 class Path:
-    """Where a solver goes: group boundaries of the grid and how many network calls each group may spend."""
+    """Where a solver goes: group boundaries of the grid and how many network calls each group may spend.
+
+    landings: {group: node} for groups that end elsewhere than at the next boundary, from where noise takes the state up
+    to it; see solvers/jumps.py.
+    """
 
     schedule: NoiseSchedule
     nodes: tuple[Node, ...]
     groups: tuple[int, ...]
+    landings: Mapping[int, Node] = field(default_factory=dict)
 
     def steps(self) -> Iterator[tuple[int, Node, Node]]:
         """(calls, s, t) of each group."""
@@ -56,23 +68,31 @@ def scalar_node(schedule: NoiseSchedule, t: Any) -> Node:
 
 @dataclass(frozen=True)
 class Solution:
-    """What a family returns: rows, their order, and (SDEs) the terms of the first network input."""
+    """What a family returns: rows, their order, what they conserve, and where they went if not along the path.
+
+    groups and jumps: calls of each step, and landings, where they differ from the path's. See Tableau for the words.
+    """
 
     rows: Sequence[Row]
     order: int
     prologue: Terms | None = None
+    conserves: str = "x0 eps"
+    groups: tuple[int, ...] | None = None
+    jumps: Mapping[int, Node] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Entry:
     """A registered solver.
 
-    order: at default options. stochastic: draws noise. kind: "tableau" or "driver". prediction: what its rows combine.
-    options: keyword options with their defaults. calls: network calls of a full step (or a function of the options).
+    order: at default options (weak order of SDEs). stochastic: draws noise at default options. prediction: what its rows
+    combine. kind: "tableau", or "driver" for one that chooses its steps as it goes. options: keyword options with their
+    defaults. calls: network calls of a full step (or a function of the options). main: of nfe evaluations, those that go
+    along the grid, where others are spent on the way. adaptive: a driver whose nfe is a limit, not a plan.
     """
 
     name: str
-    fn: Callable[..., Solution]
+    fn: Callable[..., Any]
     order: int
     prediction: str
     reference: str
@@ -82,7 +102,8 @@ class Entry:
     plan: Callable[..., tuple[int, ...]] | None = None
     singular_ends: str = ""
     aliases: tuple[str, ...] = ()
-    fixed_grid: bool = field(default=False)
+    main: Callable[[int, Mapping[str, Any]], int] | None = None
+    adaptive: bool = False
 
     @cached_property
     def options(self) -> dict[str, Any]:
@@ -91,7 +112,8 @@ class Entry:
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
     def groups(self, nfe: int, singular_start: bool, singular_end: bool, options: Mapping[str, Any]) -> tuple[int, ...]:
-        """Network calls of each step so that they sum to nfe."""
+        """Network calls of each step of the grid: their sum is nfe, or what `main` leaves of it."""
+        nfe = self.main(nfe, options) if self.main else nfe
         calls = self.calls(options) if callable(self.calls) else self.calls
         first = int(singular_start and "start" in self.singular_ends and calls > 1)
         last = int(singular_end and "end" in self.singular_ends and calls > 1)
@@ -124,6 +146,11 @@ def solver(name: str, *, order: int, prediction: str, reference: str, **facts: A
     return register
 
 
+def driver(name: str, *, order: int, prediction: str, reference: str, **facts: Any) -> Callable[[Any], Any]:
+    """Register a driver `f(task, *, options) -> Outcome`, a sampler whose steps depend on the state."""
+    return solver(name, order=order, prediction=prediction, reference=reference, kind="driver", **facts)
+
+
 def _plain(name: str) -> str:
     """A name without case, spaces and dashes: "DPM++ 2M" -> "dpm++2m"."""
     return re.sub(r"[\s_\-]+", "", name.lower())
@@ -135,7 +162,7 @@ class _Solvers(Mapping[str, Entry]):
     @cached_property
     def _table(self) -> dict[str, Entry]:
         for family in FAMILIES:
-            import_module(f"fewstep.samplers.solvers.{family}")
+            import_module(f"fewstep.samplers.{family}")
         return dict(_ENTRIES)
 
     def __getitem__(self, name: str) -> Entry:
@@ -215,7 +242,7 @@ def build(
             "diffusers config"
         )
     if entry.kind != "tableau":
-        raise ValueError(f"{name!r} chooses its own steps and has no table; call sample(..., solver={name!r}) instead")
+        raise no_table(name)
     chosen = checked_options(entry, options)
     grid = folk_grid if grid is None else grid
     explicit = grid is not None and not isinstance(grid, str) and not callable(grid)
@@ -226,9 +253,9 @@ def build(
             raise ValueError("`nfe` is missing: give the number of network evaluations, or an explicit grid of times")
         intervals = len(grid) - 1
         calls = entry.calls(chosen) if callable(entry.calls) else entry.calls
-        nfe = intervals * calls - (calls - 1) * (
-            calls > 1 and schedule.sigma(float(grid[-1])) == 0 and "end" in entry.singular_ends
-        )
+        short = int(calls > 1 and schedule.sigma(float(grid[-1])) == 0 and "end" in entry.singular_ends)
+        groups = (calls,) * (intervals - short) + (1,) * short
+        nfe = sum(groups)
     if isinstance(nfe, bool) or not isinstance(nfe, Real) or not float(nfe).is_integer() or nfe < 1:
         raise ValueError(f"`nfe` must be a whole number of network evaluations, at least 1; got {nfe!r}")
     if explicit:
@@ -244,6 +271,14 @@ def build(
     return compile_path(entry, schedule, times, tuple(groups), model_times, chosen)
 
 
+def no_table(name: str) -> ValueError:
+    """The error for a driver where a table is needed."""
+    return ValueError(
+        f"{name!r} chooses its steps as it goes and has no table, which pipelines and build() need; call "
+        f"sample(denoiser, x_T, solver={name!r}) instead (Denoiser.from_pipeline(pipe) makes the denoiser)"
+    )
+
+
 def compile_path(
     entry: Entry,
     schedule: NoiseSchedule,
@@ -251,11 +286,12 @@ def compile_path(
     groups: tuple[int, ...],
     model_times: Iterable[float] | None,
     options: Mapping[str, Any],
+    landings: Mapping[int, Node] | None = None,
 ) -> Tableau:
     """Rows of `entry` along given boundaries; `model_times` (one a boundary, the end may be missing) are kept exactly."""
     columns = schedule.nodes(np.asarray(times, float))
     nodes = tuple(Node(*map(float, row)) for row in zip(*columns, strict=True))
-    solution = entry.fn(Path(schedule, nodes, groups), **options)
+    solution = entry.fn(Path(schedule, nodes, groups, landings or {}), **options)
     shown = schedule.model_time(np.array([row.at.t for row in solution.rows]))
     if model_times is not None:
         known = [float(tau) for tau in model_times]
@@ -268,8 +304,9 @@ def compile_path(
             [told.get(row.at.t, own) for row, own in zip(solution.rows, np.atleast_1d(shown), strict=True)]
         )
     return Tableau.from_rows(
-        entry.name, schedule, solution.rows, nodes[-1], order=solution.order, groups=groups,
+        entry.name, schedule, solution.rows, nodes[-1], order=solution.order, groups=solution.groups or groups,
         model_times=np.atleast_1d(shown), prologue=solution.prologue, options=options,
+        conserves=solution.conserves, jumps=solution.jumps,
     )  # fmt: skip
 
 
@@ -288,4 +325,6 @@ def resume(tableau: Tableau, begin: int) -> Tableau:
     groups = (*[1] * (int(starts[group]) - begin), *tableau.groups[group:])
     times = tableau.times[[*calls, tableau.nfe]]
     shown = tableau.model_times[calls]
-    return compile_path(SOLVERS[tableau.name], tableau.schedule, times, groups, shown, tableau.options)
+    moved = len(groups) - len(tableau.groups)  # numbers of the steps change by as much
+    landings = {step + moved: node for step, node in tableau.jumps.items() if step + moved >= 0}
+    return compile_path(SOLVERS[tableau.name], tableau.schedule, times, groups, shown, tableau.options, landings)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -13,9 +15,10 @@ import torch
 
 from .denoiser import Denoiser
 from .lowering import lower
-from .noise import GeneratorNoise, Noise, NoiseSource
+from .noise import Noise, source
 from .player import Post, State, Step, first_state
-from .registry import build
+from .registry import SOLVERS, build, checked_options, resolve
+from .schedule import NoiseSchedule
 from .tableau import Tableau
 
 Tensor = torch.Tensor
@@ -24,27 +27,37 @@ Generators = torch.Generator | Sequence[torch.Generator]
 
 @dataclass(frozen=True)
 class Info:
-    """What a run did: nfe, accepted and rejected steps, status "done", wall-clock seconds, the table it played."""
+    """What a run did.
+
+    nfe: network evaluations a sample (of drivers that differ by sample: the most, and `each` has them all). accepted,
+    rejected: steps. status: "done", or the limit that ended it. seconds: wall clock. calls: network calls one after
+    another, fewer than nfe where many times are evaluated at once. tableau: what was played, None for drivers.
+    """
 
     nfe: int
     accepted: int
     rejected: int
     status: str
     seconds: float
-    tableau: Tableau
+    tableau: Tableau | None
+    calls: int
+    each: tuple[int, ...] | None = None
 
 
+@dataclass(frozen=True)
 class Progress:
-    """What callback and hook see after a row: .index, .t (time of the new state x), .x, .x0 (lazily), .nfe so far."""
+    """What callback and hook see after a step: .index, .t (time of the new state x), .x, .x0 (lazily), .nfe so far."""
 
-    def __init__(self, step: Step, t: float, before: State, output: Tensor, after: State):
-        self.index, self.t, self.x, self.nfe = step.index, t, after.input, step.index + 1
-        self._step, self._before, self._output = step, before, output
+    index: int
+    t: float
+    x: Tensor
+    nfe: int
+    predicted: Callable[[], Tensor]
 
     @property
     def x0(self) -> Tensor:
-        """The clean sample predicted by this row's network call."""
-        return self._step.x0(self._before.input, self._output)
+        """The clean sample that the network predicted in this step."""
+        return self.predicted()
 
 
 def sample(
@@ -58,6 +71,8 @@ def sample(
     t_end: float | None = None,
     generator: Generators | None = None,
     noise_seeds: Sequence[int] | None = None,
+    noise: str = "independent",
+    mu: Tensor | None = None,
     callback: Callable[[Progress], Any] | None = None,
     hook: Callable[[Progress], Tensor | None] | None = None,
     progress: bool = False,
@@ -66,74 +81,187 @@ def sample(
     post: Post | None = None,
     **solver_options: Any,
 ) -> Any:
-    """Draw samples with exactly `nfe` network evaluations (10 by default).
+    """Draw samples with exactly `nfe` network evaluations (10 by default), or as many as an adaptive driver needs.
 
     Args:
         denoiser: Denoiser. x_T: state at t_start, (B, *shape), floating; float64 keeps float64 algebra, half precision is
             accumulated in float32 and returned in x_T's dtype.
         solver: SOLVERS name, alias, or a Tableau (then nfe, grid, t_start, t_end and options must be absent).
-        nfe: network evaluations. grid: GRIDS name, decreasing times, or None for the schedule's default.
+        nfe: network evaluations; for adaptive drivers, the most they may spend. grid: GRIDS name, decreasing times, or
+            None for the schedule's default.
         t_start, t_end: ends in the schedule's time; default t_max and the schedule's end (sigma = 0 where it is reached).
-        generator: torch.Generator, or one a sample, for stochastic solvers; noise_seeds: one int a sample instead.
+        generator: torch.Generator, or one a sample, for stochastic solvers; noise_seeds: one int a sample instead, which
+            makes a sample's noise the same alone and in any batch.
+        noise: "independent" increments, or "brownian": those of one path a sample, so that the same seed gives the same
+            image as nfe grows. mu: mean that the process reverts to, for NoiseSchedule.mean_reverting.
         callback: called after every row with .index .t .x .x0 .nfe. hook: the same, may return a new x.
         progress: show a bar. return_info: return (x0, Info). post: applied to every predicted x0 (e.g. clipping).
         check: "end" reads the result once and raises if it is not finite; "each" does so after every row and names it
             (a device read a row); "none" never reads.
 
     Returns:
-        The sample, (B, *shape) of x_T's dtype; with return_info also an Info.
+        The sample, (B, *shape) of x_T's dtype; with return_info also an Info. A driver that met a limit warns and returns
+        the state it had.
 
     Raises:
         ValueError: any wrong argument, before the first network call; a network output that is not finite.
     """
     _validate(denoiser, x_T, check, callback=callback, hook=hook, post=post)
     _validate_noise(x_T, generator, noise_seeds)
-    if isinstance(solver, Tableau):
-        if any(given is not None for given in (nfe, grid, t_start, t_end)) or solver_options:
-            raise ValueError(
-                "a Tableau is already compiled: pass nfe, grid, t_start, t_end and options to build() instead"
-            )
-        tableau = solver
-        _validate_place(tableau, denoiser)
-    else:
-        if nfe is None and grid is None:
-            nfe = 10
-        tableau = build(solver, denoiser.schedule, nfe, grid, t_start=t_start, t_end=t_end, **solver_options)
+    mu = _mean(denoiser.schedule, x_T, mu)
     began = time.perf_counter()
+    drawn = source(noise, noise_seeds, generator, x_T.shape[0])
     wide = torch.float64 if x_T.dtype == torch.float64 else torch.float32
-    steps = lower(tableau, denoiser.prediction, x_T.device, wide, post)
-    noise: Noise = NoiseSource(noise_seeds) if noise_seeds is not None else GeneratorNoise(generator)
+    spec = {"nfe": nfe, "grid": grid, "t_start": t_start, "t_end": t_end}
+    look = _Look(callback, hook)
+    if isinstance(solver, str) and SOLVERS[resolve(solver)[0]].kind == "driver":
+        if mu is not None:
+            raise ValueError(f"{solver!r} does not run on mean-reverting schedules; take a solver that is a table")
+        run = {"noise": drawn, "seeds": noise_seeds, "generator": generator, "post": post, "progress": progress}
+        info, x = _drive(denoiser, x_T.to(wide), solver, x_T.dtype, look, spec, run, solver_options)
+    else:
+        tableau = _table(denoiser, solver, spec, solver_options)
+        steps = lower(tableau, denoiser.prediction, x_T.device, wide, post, _constant(tableau, x_T, wide, mu))
+        x = _play(denoiser, tableau, _bar(steps, progress), x_T, wide, drawn, look, check)
+        info = Info(tableau.nfe, tableau.nfe, 0, "done", 0.0, tableau, tableau.nfe)
+    if check == "end" or (check == "each" and info.tableau is None):
+        _require_finite(x, 'the result; check="each" names the step where it starts')
+    result = x.to(x_T.dtype)
+    return (result, replace(info, seconds=time.perf_counter() - began)) if return_info else result
+
+
+def _table(denoiser: Denoiser, solver: str | Tableau, spec: dict[str, Any], options: dict[str, Any]) -> Tableau:
+    """The table asked for, on the denoiser's schedule."""
+    if not isinstance(solver, Tableau):
+        nfe = 10 if spec["nfe"] is None and spec["grid"] is None else spec["nfe"]
+        return build(solver, denoiser.schedule, **{**spec, "nfe": nfe}, **options)
+    if any(given is not None for given in spec.values()) or options:
+        raise ValueError("a Tableau is already compiled: pass nfe, grid, t_start, t_end and options to build() instead")
+    _validate_place(solver, denoiser)
+    return solver
+
+
+def _play(
+    denoiser: Denoiser,
+    tableau: Tableau,
+    steps: Iterable[Step],
+    x_T: Tensor,
+    wide: torch.dtype,
+    noise: Noise,
+    look: _Look,
+    check: str,
+) -> Tensor:
+    """The loop that executes every table."""
     state = first_state(tableau, x_T.to(wide), noise)
-    for step in _bar(steps, progress):
+    for step in steps:
         output = denoiser.call(state.input.to(x_T.dtype), step.model_time)
-        after = step(state, output, [noise(step.index + 1, slot, state.input) for slot in step.slots])
-        if callback or hook:
-            after = _tell(
-                Progress(step, float(tableau.times[step.index + 1]), state, output, after), after, callback, hook
+        after = step(state, output, [noise(draw, state.input) for draw in step.draws])
+        if look:
+            x0 = partial(step.x0, state.input, output)
+            after = _moved(
+                after, look(step.index, float(tableau.times[step.index + 1]), after.input, step.index + 1, x0)
             )
         if check == "each":
             shown = tableau.model_times[step.index]
             _require_finite(after.input, f"row {step.index} (t = {step.t:.6g}, model time {shown:.6g})")
         state = after
-    if check == "end":
-        _require_finite(state.input, 'the result; check="each" names the step where it starts')
-    result = state.input.to(x_T.dtype)
-    if not return_info:
-        return result
-    return result, Info(tableau.nfe, tableau.nfe, 0, "done", time.perf_counter() - began, tableau)
+    return state.input
 
 
-def _tell(seen: Progress, after: State, callback: Any, hook: Any) -> State:
-    """Run callback and hook; a tensor from the hook moves the state, the anchor by the same displacement."""
-    if callback:
-        callback(seen)
-    moved = hook(seen) if hook else None
-    if moved is None:
+def _drive(
+    denoiser: Denoiser,
+    x: Tensor,
+    solver: str,
+    dtype: torch.dtype,
+    look: _Look,
+    spec: dict[str, Any],
+    run: dict[str, Any],
+    options: dict[str, Any],
+) -> tuple[Info, Tensor]:
+    """A driver's run and its samples; a warning where it met a limit."""
+    from .drivers.task import Task
+
+    schedule, entry = denoiser.schedule, SOLVERS[resolve(solver)[0]]
+    nfe, ends = spec["nfe"], (spec["t_start"], spec["t_end"])
+    if nfe is not None and (isinstance(nfe, bool) or not isinstance(nfe, Integral) or nfe < 1):
+        raise ValueError(f"`nfe` must be a whole number of network evaluations, at least 1; got {nfe!r}")
+    first, last = (
+        float(own if t is None else t) for t, own in zip(ends, (schedule.t_max, schedule.t_end), strict=True)
+    )
+    if not 0 <= last < first:
+        raise ValueError(f"sampling goes down in time: expected 0 <= t_end < t_start; got {first!r} and {last!r}")
+    seeds = None if run["seeds"] is None else tuple(map(int, run["seeds"]))
+    chosen = checked_options(entry, options)
+    nfe = None if nfe is None else int(nfe)
+    task = Task(denoiser, x, first, last, nfe, spec["grid"], dtype=dtype, tell=look.tell, **{**run, "seeds": seeds})
+    out = entry.fn(task, **chosen)
+    if out.status != "done":
+        warnings.warn(
+            f"{entry.name} stopped before its end: {out.status} after {out.nfe} network evaluations. Allow more (nfe=) or "
+            "ask for less precision",
+            stacklevel=3,
+        )
+    return Info(out.nfe, out.accepted, out.rejected, out.status, 0.0, None, out.calls, out.each), out.x
+
+
+@dataclass(frozen=True)
+class _Look:
+    """callback and hook of a run."""
+
+    callback: Callable[[Progress], Any] | None
+    hook: Callable[[Progress], Tensor | None] | None
+
+    def __bool__(self) -> bool:
+        return bool(self.callback or self.hook)
+
+    def __call__(self, *seen: Any) -> Tensor | None:
+        """Show Progress(*seen); what the hook wants in place of x."""
+        progress = Progress(*seen)
+        if self.callback:
+            self.callback(progress)
+        moved = self.hook(progress) if self.hook else None
+        if moved is not None and moved.shape != progress.x.shape:
+            raise ValueError(f"hook returned shape {tuple(moved.shape)}; expected {tuple(progress.x.shape)}")
+        return moved
+
+    def tell(self, index: int, t: float, x: Tensor, nfe: int, x0: Callable[[], Tensor]) -> Tensor:
+        """The state after callback and hook have seen it."""
+        moved = self(index, t, x, nfe, x0) if self else None
+        return x if moved is None else moved
+
+
+def _moved(after: State, x: Tensor | None) -> State:
+    """The state with an input put in place, the anchor moved by the same displacement."""
+    if x is None:
         return after
-    if moved.shape != after.input.shape:
-        raise ValueError(f"hook returned shape {tuple(moved.shape)}; expected {tuple(after.input.shape)}")
-    carry = moved if after.carry is after.input else after.carry + (moved - after.input)
-    return State(carry, moved, after.history)
+    return State(x if after.carry is after.input else after.carry + (x - after.input), x, after.history)
+
+
+def _mean(schedule: NoiseSchedule, x: Tensor, mu: Tensor | None) -> Tensor | None:
+    """The mean of a mean-reverting schedule, in the place and shape of x; ValueError where it is missing or needless."""
+    reverting = schedule.kind == "mean-reverting"
+    if reverting != (mu is not None):
+        wanted = (
+            "needs `mu`, the mean it reverts to (the degraded image)" if reverting else "has no mean: leave `mu` away"
+        )
+        raise ValueError(f"{type(schedule).__name__} {wanted}")
+    if mu is None:
+        return None
+    if not isinstance(mu, Tensor) or not mu.is_floating_point():
+        raise ValueError(f"`mu` must be a floating tensor; got {type(mu).__name__}")
+    try:
+        return mu.to(x.device).expand_as(x)
+    except RuntimeError:
+        raise ValueError(
+            f"`mu` must have x_T's shape {tuple(x.shape)} or broadcast to it; got {tuple(mu.shape)}"
+        ) from None
+
+
+def _constant(tableau: Tableau, x: Tensor, wide: torch.dtype, mu: Tensor | None) -> Tensor | None:
+    """What the const register holds: the mean, or ones."""
+    if not tableau.constant:
+        return None
+    return torch.ones((), dtype=wide, device=x.device).expand_as(x) if mu is None else mu.to(wide)
 
 
 def _validate(denoiser: Any, x: Any, check: str, **called: Any) -> None:
@@ -161,9 +289,9 @@ def _validate_noise(x: Tensor, generator: Any, seeds: Any) -> None:
     if seeds is not None and len(seeds) != x.shape[0]:
         raise ValueError(f"{len(seeds)} noise seeds for a batch of {x.shape[0]}: give one seed a sample")
     sources = generator if isinstance(generator, (list, tuple)) else [] if generator is None else [generator]
-    for source in sources:
-        if not isinstance(source, torch.Generator):
-            raise ValueError(f"`generator` must be a torch.Generator, or a list with one a sample; got {source!r}")
+    for one in sources:
+        if not isinstance(one, torch.Generator):
+            raise ValueError(f"`generator` must be a torch.Generator, or a list with one a sample; got {one!r}")
     if sources is generator and len(sources) != x.shape[0]:
         raise ValueError(f"{len(sources)} generators for a batch of {x.shape[0]}: pass one generator, or one a sample")
 

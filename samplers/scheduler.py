@@ -16,7 +16,7 @@ from diffusers.utils import DummyObject
 
 from . import played
 from .adoption import Adopting, described
-from .noise import GeneratorNoise, drawn
+from .noise import GeneratorNoise, Noise, source
 from .player import State, Step, first_state, like_state
 from .stepoutput import SchedulerOutput, StepTuple
 
@@ -26,7 +26,7 @@ Tensor = torch.Tensor
 class _Done(played.Shared):
     """What stands after the last step."""
 
-    slots = ()
+    draws = ()
 
     def __call__(self, *_: Any) -> Any:
         raise ValueError("every step of this run has been taken: call set_timesteps() before stepping again")
@@ -46,7 +46,8 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: the model, for
             construction by hand. `from_config` reads any scheduler's config, with spacings, shifts and all.
         solver: name or alias in SOLVERS. grid: name in GRIDS, list of decreasing times, or None for the grid that the
-            config describes. solver_options: of the solver, e.g. {"order": 3}.
+            config describes. solver_options: of the solver, e.g. {"order": 3}. noise: "independent", or "brownian" for
+            one path a sample, which gives the same image at any number of steps.
 
     Raises:
         ValueError: unknown solver, grid or option; a config that describes no noise schedule.
@@ -72,6 +73,7 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
         solver: str = "dpmpp_2m",
         grid: str | list[float] | None = None,
         solver_options: dict[str, Any] | None = None,
+        noise: str = "independent",
     ):
         pass  # registering the arguments reads them
 
@@ -105,6 +107,7 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
         self._state: State | None = None
         self._returned: Tensor | None = None
         self._version: int | None = None
+        self._noise: Noise | None = None  # of this run, where it remembers
 
     def __len__(self) -> int:
         return self._model.schedule.num_train_timesteps
@@ -205,7 +208,7 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
         state: Any = self._state
         if sample is not self._returned or (self._version is not None and sample._version != self._version):
             state = self._entered(sample)
-        noises = drawn(step.index + 1, step.slots, state.input, generator, variance_noise) if step.slots else ()
+        noises = self._draw(step, state.input, generator, variance_noise) if step.draws else ()
         after = step(state, like_state(model_output, sample), noises)
         self._step, self._state = step.next or DONE, after
         previous = self._returned = after.input.to(sample.dtype)
@@ -218,6 +221,14 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
         if return_dict:
             return SchedulerOutput(previous, predicted())
         return (previous, predicted()) if torch.compiler.is_compiling() else StepTuple((previous, predicted))
+
+    def _draw(self, step: Step, like: Tensor, generator: Any, given: Tensor | None) -> list[Tensor]:
+        """The noises of a row, the first of them `given` where the caller brings it."""
+        if self.config.get("noise") == "brownian":
+            self._noise = self._noise or source("brownian", None, generator, like.shape[0])
+        noise = self._noise or GeneratorNoise(generator)
+        first = [] if given is None else [given.to(like.dtype)]
+        return first + [noise(draw, like) for draw in step.draws[len(first) :]]
 
     def _first_step(self, timestep: Any, sample: Tensor) -> Step:
         """Step zero of the run: at the begin index, else where `timestep` stands in `timesteps`."""

@@ -13,10 +13,10 @@ import numpy as np
 from fewstep.files import whole
 
 from . import continuous, discrete
-from .schedule import NoiseSchedule
+from .schedule import Node, NoiseSchedule
 from .tableau import Tableau
 
-FORMAT, VERSION = "fewstep.tableau", 1
+FORMAT, VERSION = "fewstep.tableau", 2
 
 
 def save(tableau: Tableau, path: str | os.PathLike[str]) -> None:
@@ -29,7 +29,7 @@ def save(tableau: Tableau, path: str | os.PathLike[str]) -> None:
         "times": tableau.times.tolist(),
         "model_times": tableau.model_times.tolist(),
         "W": tableau.W.tolist(),
-        "forms": list(tableau.forms),
+        "forms": [f if isinstance(f, str) else [np.asarray(part).tolist() for part in f] for f in tableau.forms],
         "order": tableau.order,
         "history": tableau.history,
         "slots": tableau.slots,
@@ -37,6 +37,9 @@ def save(tableau: Tableau, path: str | os.PathLike[str]) -> None:
         "prologue": None if tableau.prologue is None else tableau.prologue.tolist(),
         "groups": list(tableau.groups),
         "options": dict(tableau.options),
+        "spans": None if tableau.spans is None else tableau.spans.tolist(),
+        "conserves": tableau.conserves,
+        "jumps": {str(step): node for step, node in tableau.jumps.items()},
     }
     with whole(path) as part:
         part.write_text(json.dumps(content, indent=1))
@@ -74,7 +77,7 @@ def _from_content(content: dict[str, Any]) -> Tableau:
         nodes=schedule.nodes(np.array(content["times"], float)),
         model_times=np.array(content["model_times"], float),
         W=np.array(content["W"], float),
-        forms=tuple(content["forms"]),
+        forms=tuple(f if isinstance(f, str) else (np.array(f[0]), np.array(f[1])) for f in content["forms"]),
         order=content["order"],
         history=content["history"],
         slots=content["slots"],
@@ -82,6 +85,9 @@ def _from_content(content: dict[str, Any]) -> Tableau:
         prologue=None if prologue is None else np.array(prologue, float),
         groups=tuple(content["groups"]),
         options=content["options"],
+        spans=None if content.get("spans") is None else np.array(content["spans"], float),
+        conserves=content.get("conserves", "x0 eps"),
+        jumps={int(step): Node(*node) for step, node in content.get("jumps", {}).items()},
     )
 
 

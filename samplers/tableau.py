@@ -7,32 +7,44 @@ the row's form), the noises z of the row and optionally one constant. After netw
     [carry, input] = W_k @ [carry, input, m_k .. m_{k-H+1}, z_1 .. z_Z, const]
 
 A solver family writes rows with `Row`; `Tableau.from_rows` packs them into W (nfe, 2, R), float64, and proves on the spot
-that a constant x0 and a constant eps are integrated exactly through every row. The sample is `input` after the last row.
+what its family claims to conserve. The sample is `input` after the last row. Entries may be arrays of one sample's shape;
+W is (nfe, 2, R, *shape) then. A noise is an increment of a Brownian path in lam, so that every way of drawing it agrees
+on what it belongs to. The constant is the mean of a mean-reverting process, else 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from .predictions import Form, form_pair
 from .schedule import Node, Nodes, NoiseSchedule
 
-Terms = Mapping[Any, float]  # {register: coefficient}
-# what a network returns: a name, or nodes -> (P, Q) of its output P x0 + Q eps
-Prediction = str | Callable[[Nodes], tuple[np.ndarray, np.ndarray]]
+Terms = Mapping[Any, Any]  # {register: coefficient, a number or an array of one sample's shape}
 CARRY, INPUT, CONST = "carry", "input", "const"
 KEEP: Terms = {CARRY: 1.0}
-# what a row's m is, as (coefficient of x0, coefficient of eps)
-FORMS = {"x0": (1.0, 0.0), "eps": (0.0, 1.0), "flow": (-1.0, 1.0)}
 
 
-def noise(slot: int = 0) -> tuple[str, int]:
-    """Name of noise register `slot` in a row."""
-    return ("z", slot)
+class Draw(NamedTuple):
+    """A unit Gaussian of one row: W(end) - W(start), in units of its deviation, for Brownian path `path` in lam."""
+
+    row: int  # 0 is the prologue, k + 1 the row after network call k
+    slot: int
+    start: float
+    end: float
+    path: int = 0
+
+
+def noise(s: Node, t: Node, path: int = 0) -> tuple[str, float, float, int]:
+    """Noise register: the increment from node s to node t of the sample's Brownian path number `path`.
+
+    Path 0 runs along the whole grid, once. Noise that goes back up (Restart) has a path of its own for every jump.
+    """
+    return ("z", s.lam, t.lam, path)
 
 
 @dataclass(frozen=True)
@@ -40,11 +52,11 @@ class Row:
     """One network call and the two linear maps after it.
 
     at: node of the call. form: what the output is converted to. input, carry: terms {register: coefficient}, where a
-    register is CARRY, INPUT, an int j for m_{k-j}, noise(slot) or CONST; carry=None means "same as input".
+    register is CARRY, INPUT, an int j for m_{k-j}, noise(s, t) or CONST; carry=None means "same as input".
     """
 
     at: Node
-    form: str
+    form: Form
     input: Terms
     carry: Terms | None = None
 
@@ -56,9 +68,12 @@ class Tableau:
     Attributes:
         name: solver name. schedule: the NoiseSchedule it was compiled for.
         nodes: t, alpha, sigma, lam of every network input and, last, of the returned sample; arrays (nfe + 1,).
-        model_times: (nfe,) what the network is shown. W: (nfe, 2, R). prologue: (2, R) or None (identity).
-        forms: (nfe,) what each m_k is: "x0", "eps" or "flow". history: H. slots: Z. constant: has a const register.
-        order: convergence order as nfe grows. groups: network calls of each nominal step.
+        model_times: (nfe,) what the network is shown. W: (nfe, 2, R, *shape). prologue: (2, R) or None (identity).
+        forms: (nfe,) what each m_k is: "x0", "eps", "flow" or a pair of arrays. history: H. slots: Z.
+        constant: has a const register. spans: (nfe + 1, Z, 3), start, end and path of every noise; NaN where a row has
+        none, row 0 the prologue's. conserves: which parts of alpha X + sigma E every row keeps exactly: "x0 eps", "x0" or
+        "". order: convergence order as nfe grows (weak order where there is noise). groups: network calls of each
+        nominal step. jumps: {step: node where it lands before noise takes it up to the next one}.
     """
 
     name: str
@@ -66,7 +81,7 @@ class Tableau:
     nodes: Nodes
     model_times: np.ndarray
     W: np.ndarray
-    forms: tuple[str, ...]
+    forms: tuple[Form, ...]
     order: int
     history: int
     slots: int = 0
@@ -74,6 +89,9 @@ class Tableau:
     prologue: np.ndarray | None = None
     groups: tuple[int, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    spans: np.ndarray | None = None
+    conserves: str = "x0 eps"
+    jumps: Mapping[int, Node] = field(default_factory=dict)
 
     @classmethod
     def from_rows(
@@ -85,49 +103,53 @@ class Tableau:
         *,
         order: int,
         groups: Sequence[int],
-        model_times: np.ndarray | None = None,
+        model_times: Sequence[float] | np.ndarray | None = None,
         prologue: Terms | None = None,
         options: Mapping[str, Any] | None = None,
+        conserves: str = "x0 eps",
+        jumps: Mapping[int, Node] | None = None,
     ) -> Tableau:
         """Pack rows (and an optional prologue, terms of the first input) into W."""
-        used = [k for row in rows for terms in (row.input, row.carry or {}) for k in terms] + list(prologue or {})
-        history = 1 + max((k for k in used if isinstance(k, int)), default=0)
-        slots = 1 + max((k[1] for k in used if isinstance(k, tuple)), default=-1)
-        constant = CONST in used
-        columns: list[Hashable] = [
-            CARRY,
-            INPUT,
-            *range(history),
-            *(("z", i) for i in range(slots)),
-            *([CONST] * constant),
-        ]
-        place = {register: i for i, register in enumerate(columns)}
-
-        def pack(carry: Terms, inputs: Terms) -> np.ndarray:
-            out = np.zeros((2, len(columns)))
-            for line, terms in zip(out, (carry, inputs), strict=True):
+        lines: list[tuple[Terms, Terms]] = [({INPUT: 1.0}, prologue or {INPUT: 1.0})]
+        lines += [(r.input if r.carry is None else r.carry, r.input) for r in rows]
+        history = 1 + max((j for pair in lines for terms in pair for j in terms if isinstance(j, int)), default=0)
+        draws = [list(dict.fromkeys(z for terms in pair for z in terms if isinstance(z, tuple))) for pair in lines]
+        slots = max(map(len, draws))
+        reverting = schedule.kind == "mean-reverting"
+        constant = reverting or any(CONST in terms for pair in lines for terms in pair)
+        registers = [CARRY, INPUT, *range(history), *(("z", i) for i in range(slots)), *([CONST] * constant)]
+        place = {register: i for i, register in enumerate(registers)}
+        cells = [np.shape(v) for pair in lines for terms in pair for v in terms.values()]
+        packed = np.zeros((len(lines), 2, len(registers), *np.broadcast_shapes(*cells)))
+        spans = np.full((len(lines), slots, 3), np.nan)
+        for k, pair in enumerate(lines):
+            spans[k, : len(draws[k])] = [z[1:] for z in draws[k]] or np.zeros((0, 3))
+            for line, terms in zip(packed[k], pair, strict=True):
                 for register, value in terms.items():
-                    line[place[register]] += value
-            return out
-
-        W = np.stack([pack(r.input if r.carry is None else r.carry, r.input) for r in rows])
+                    at = ("z", draws[k].index(register)) if isinstance(register, tuple) else register
+                    line[place[at]] += value
+        forms = tuple(r.form for r in rows)
+        if reverting:
+            _pull_to_mean(packed, forms, history)
         nodes = Nodes(*(np.array([getattr(n, f) for n in (*(r.at for r in rows), end)], float) for f in Nodes._fields))
         if model_times is None:
             model_times = schedule.model_time(nodes.t[:-1])
         return cls(
-            name, schedule, nodes, np.asarray(model_times, float), W, tuple(r.form for r in rows), order, history, slots,
-            constant, None if prologue is None else pack({INPUT: 1.0}, prologue), tuple(groups), dict(options or {}),
+            name, schedule, nodes, np.asarray(model_times, float), packed[1:], forms, order, history, slots,
+            constant, packed[0] if prologue else None, tuple(groups), dict(options or {}), spans if slots else None,
+            conserves, dict(jumps or {}),
         )  # fmt: skip
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.W).all() and np.isfinite(self.model_times).all()):
             raise ValueError(f"{self.name}: a coefficient is not finite; {self._advice()}")
-        if self.W.shape != (self.nfe, 2, self.registers) or sum(self.groups) != self.nfe:
+        if self.W.shape[:3] != (self.nfe, 2, self.registers) or sum(self.groups) != self.nfe:
             raise ValueError(
                 f"{self.name}: W has shape {self.W.shape} and groups {self.groups} for {self.nfe} evaluations"
             )
-        if not self.constant:
-            self._prove_consistency()
+        if self.slots and self.spans is None:
+            raise ValueError(f"{self.name}: `spans` must say which increment each of the {self.slots} noises is")
+        self._prove_consistency()
 
     def _advice(self) -> str:
         return "check that the grid decreases strictly and that sigma = 0 or alpha = 0 appear only at its ends"
@@ -147,51 +169,74 @@ class Tableau:
         """R, columns of W."""
         return 2 + self.history + self.slots + self.constant
 
+    @property
+    def elementwise(self) -> bool:
+        """Whether weights differ between the elements of a sample."""
+        return self.W.ndim > 3
+
     @cached_property
     def stochastic(self) -> bool:
         """Whether any row draws noise."""
         z = slice(2 + self.history, 2 + self.history + self.slots)
         return bool(np.any(self.W[:, :, z])) or (self.prologue is not None and bool(np.any(self.prologue[:, z])))
 
-    def _prove_consistency(self) -> None:
-        """Constant x0 = X and eps = E make x(t) = alpha X + sigma E exact for any ODE row, start to end.
+    def draws(self, row: int) -> tuple[Draw, ...]:
+        """The noises that a row reads: row 0 is the prologue, row k + 1 follows network call k."""
+        if self.spans is None:
+            return ()
+        W, first = (self.W[row - 1] if row else self.prologue), 2 + self.history
+        return tuple(
+            Draw(row, i, float(start), float(end), int(path))
+            for i, (start, end, path) in enumerate(np.nan_to_num(self.spans[row], posinf=np.inf, neginf=-np.inf))
+            if W is not None and W[:, first + i].any()
+        )
 
-        The state is carried as its coefficients on {X, E, z_1, z_2, ...}. Noise rows must keep the X part at alpha and
-        the variance of the rest at sigma^2 (with E a unit Gaussian), which is checked for x0 rows: there m has no noise.
+    def _prove_consistency(self) -> None:
+        """For data that is one point X (and mean M), x(t) = M + alpha (X - M) + sigma E goes exactly from row to row.
+
+        The state is carried as its coefficients on {X, E, M, z_1, z_2, ...}; the network knows x0 = X and hence
+        eps = (x - alpha X - (1 - alpha) M) / sigma. X must keep alpha, M what is left of one, and the noises together
+        the variance sigma^2, as far as `conserves` says; an ODE row that claims "x0 eps" keeps E itself at sigma.
         """
-        if self.stochastic and set(self.forms) != {"x0"}:
+        if not self.conserves:
             return
-        width = 2 + self.slots * (self.nfe + 1)
-        state = np.zeros((2, width))
-        state[:, :2] = self.nodes.alpha[0], self.nodes.sigma[0]
+        mean, shape = float(self.schedule.kind == "mean-reverting"), self.W.shape[3:]
+        width = 3 + self.slots * (self.nfe + 1)
+        at, size = self.nodes, np.abs(self.nodes.alpha) + np.abs(self.nodes.sigma)
+        state = np.zeros((2, width, *shape))
+        state[:, :3] = _columns([at.alpha[0], at.sigma[0], mean * (1 - at.alpha[0])], shape)
         if self.prologue is not None:
-            state = self._advance(self.prologue, state, [], self._draws(0, width))
+            state = self._advance(self.prologue, state, [], 0)
         outputs: list[np.ndarray] = []
-        size = np.abs(self.nodes.alpha) + np.abs(self.nodes.sigma)
         for k in range(self.nfe):
-            m = np.zeros(width)
-            m[:2] = FORMS[self.forms[k]]
-            outputs = [m, *outputs][: self.history]
-            state = self._advance(self.W[k], state, outputs, self._draws(k + 1, width))
-            got = np.array([state[1, 0], np.linalg.norm(state[1, 1:])])
-            want = np.array([self.nodes.alpha[k + 1], self.nodes.sigma[k + 1]])
-            if not np.allclose(got, want, rtol=0, atol=1e-8 * size[k + 1] * max(1.0, np.abs(self.W[k]).sum())):
+            x0, drift = np.zeros((2, width, *shape))
+            x0[0], drift[0], drift[2] = 1.0, at.alpha[k], mean * (1 - at.alpha[k])
+            A, B = form_pair(self.forms[k])
+            eps = (state[1] - drift) / at.sigma[k] if np.any(B) else 0.0
+            outputs = [A * x0 + B * eps, *outputs][: self.history]
+            state = self._advance(self.W[k], state, outputs, k + 1)
+            got = [state[1, 0], np.linalg.norm(state[1, [1, *range(3, width)]], axis=0), state[1, 2]]
+            want = [at.alpha[k + 1], at.sigma[k + 1], mean * (1 - at.alpha[k + 1])]
+            if "eps" not in self.conserves:
+                got[1] = want[1]
+            slack = 1e-8 * size[k + 1] * max(1.0, np.abs(self.W[k]).sum(1).max())
+            if not np.allclose(np.stack(np.broadcast_arrays(*got)), _columns(want, shape), rtol=0, atol=slack):
                 raise ValueError(
                     f"{self.name}: row {k} does not integrate a constant x0 and eps exactly (reaches alpha, sigma = "
-                    f"{got[0]:.9g}, {got[1]:.9g}; expected {want[0]:.9g}, {want[1]:.9g}); {self._advice()}"
+                    f"{np.ravel(got[0])[0]:.9g}, {np.ravel(got[1])[0]:.9g}; expected {want[0]:.9g}, {want[1]:.9g}); "
+                    f"{self._advice()}"
                 )
 
-    def _draws(self, row: int, width: int) -> np.ndarray:
-        """Unit vectors of the noise slots of a row, (Z, width)."""
-        return np.eye(width)[2 + row * self.slots : 2 + (row + 1) * self.slots]
-
-    def _advance(self, W: np.ndarray, state: np.ndarray, outputs: list[np.ndarray], draws: np.ndarray) -> np.ndarray:
-        blank = [np.zeros(state.shape[1])] * (self.history - len(outputs))
-        return W[:, : 2 + self.history + self.slots] @ np.vstack([state, *outputs, *blank, draws])
-
-    def conversion(self, prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
-        """(p, q), each (nfe,), with m_k = p_k x + q_k output for a network that predicts `prediction`."""
-        return convert(prediction, self.forms, Nodes(*(c[:-1] for c in self.nodes)))
+    def _advance(self, W: np.ndarray, state: np.ndarray, outputs: list[np.ndarray], row: int) -> np.ndarray:
+        """W applied to coefficients on {X, E, M, noises}: (2, width, *shape)."""
+        width, shape = state.shape[1], state.shape[2:]
+        blank = [np.zeros((width, *shape))] * (self.history - len(outputs))
+        units = np.zeros((self.slots + self.constant, width, *shape))
+        for i in range(self.slots):
+            units[i, 3 + row * self.slots + i] = 1.0
+        units[self.slots :, 2] = 1.0  # the mean
+        registers = np.stack([*state, *outputs, *blank, *units])
+        return np.asarray((W[:, :, None] * registers).sum(1))
 
     def save(self, path: Any) -> None:
         """Write the table as JSON with exact float64; `fewstep.load` reads it back."""
@@ -201,56 +246,36 @@ class Tableau:
 
     def __str__(self) -> str:
         head = f"{self.name}: order {self.order}, {self.nfe} evaluations, {'SDE' if self.stochastic else 'ODE'}"
+        if self.elementwise:
+            head += f"; weights of shape {self.W.shape[3:]}, their means shown"
+        W = self.W.reshape(*self.W.shape[:3], -1).mean(-1)
         names = ["carry", "input", *(f"m[-{j}]" if j else "m" for j in range(self.history))]
         names += [f"z{i}" for i in range(self.slots)] + ["const"] * self.constant
         lines = [head, f"{'row':>3} {'t':>10} {'model t':>9} form  to    " + " ".join(f"{n:>10}" for n in names)]
         for k in range(self.nfe):
-            same = np.array_equal(self.W[k, 0], self.W[k, 1])
+            form = self.forms[k] if isinstance(self.forms[k], str) else "own"
+            same = np.array_equal(W[k, 0], W[k, 1])
             for line, label in enumerate(("carry", "input")):
-                if (same or np.array_equal(self.W[k, 0], np.eye(self.registers)[0])) and label == "carry":
+                if (same or np.array_equal(W[k, 0], np.eye(self.registers)[0])) and label == "carry":
                     continue
-                left = f"{k:>3} {self.times[k]:>10.6g} {self.model_times[k]:>9.5g} {self.forms[k]:<5} "
-                cells = " ".join(f"{v:>10.6f}" if v else f"{'.':>10}" for v in self.W[k, line])
+                left = f"{k:>3} {self.times[k]:>10.6g} {self.model_times[k]:>9.5g} {form:<5} "
+                cells = " ".join(f"{v:>10.6f}" if v else f"{'.':>10}" for v in W[k, line])
                 lines.append(left + f"{'both' if same else label:<5} " + cells)
         return "\n".join([*lines, f"end {self.times[-1]:>10.6g}"])
 
 
-def prediction_coefficients(prediction: Prediction, nodes: Nodes) -> tuple[np.ndarray, np.ndarray]:
-    """(P, Q) of a network output o = P x0 + Q eps."""
-    if callable(prediction):
-        return prediction(nodes)
-    zero, one = np.zeros_like(nodes.alpha), np.ones_like(nodes.alpha)
-    table = {
-        "epsilon": (zero, one),
-        "sample": (one, zero),
-        "v_prediction": (-nodes.sigma, nodes.alpha),
-        "flow_prediction": (-one, one),
-        "score": (zero, -1.0 / np.where(nodes.sigma > 0, nodes.sigma, np.inf)),
-    }
-    if prediction not in table:
-        raise ValueError(f"unknown prediction {prediction!r}; expected one of {', '.join(table)}")
-    return table[prediction]
+def _columns(values: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers as an array (n, *shape) of constant elements."""
+    return np.broadcast_to(np.reshape(np.asarray(values, float), (-1, *(1,) * len(shape))), (len(values), *shape))
 
 
-def convert(prediction: Prediction, forms: Sequence[str], nodes: Nodes) -> tuple[np.ndarray, np.ndarray]:
-    """(p, q) with m = p x + q o, where m = A x0 + B eps (the forms) and o = P x0 + Q eps (the prediction).
+def _pull_to_mean(packed: np.ndarray, forms: Sequence[Form], history: int) -> None:
+    """Fill the const column so that rows written for y = x - mu act on x: every line maps mu to mu.
 
-        p = (B P - A Q) / det,   q = (A sigma - B alpha) / det,   det = sigma P - alpha Q
-
-    Raises ValueError where the output carries no information on m: eps at alpha = 0, x0 at sigma = 0.
+    An output of a form with coefficient A of x0 contains A mu.
     """
-    P, Q = prediction_coefficients(prediction, nodes)
-    A, B = np.array([FORMS[f] for f in forms]).T
-    det = nodes.sigma * P - nodes.alpha * Q
-    top_p, top_q = B * P - A * Q, A * nodes.sigma - B * nodes.alpha
-    bad = (det == 0) & ((top_p != 0) | (top_q != det))
-    if bad.any():
-        k = int(np.argmax(bad))
-        raise ValueError(
-            f"a network that predicts {prediction!r} says nothing about {forms[k]} at t = {nodes.t[k]:.6g} "
-            f"(alpha = {nodes.alpha[k]:.3g}, sigma = {nodes.sigma[k]:.3g}); start below it (t_start=) or use a "
-            "v, x0 or flow prediction"
-        )
-    same = det == 0
-    det = np.where(same, 1.0, det)
-    return np.where(same, 0.0, top_p / det), np.where(same, 1.0, top_q / det)
+    A = [form_pair(form)[0] for form in forms]
+    for k, lines in enumerate(packed[1:]):
+        inside = lines[:, 0] + lines[:, 1] + sum(lines[:, 2 + j] * A[k - j] for j in range(min(history, k + 1)))
+        lines[:, -1] += 1.0 - inside
+    packed[0, :, -1] += 1.0 - packed[0, :, :2].sum(1)

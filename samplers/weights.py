@@ -14,13 +14,20 @@ so that a step from s to t with m interpolated by the Lagrange basis l_j of a mo
 `lagrange_row` returns b. With g = lam the integrals are phi functions (DPM-Solver++, UniP/UniC, ABNorsett, DEIS in
 log rho, exponential Adams-Moulton); with g = G they are plain Adams weights (rho-AB, LMS, iPNDM_v, CAB); g = t gives
 DEIS tAB. Node may lie behind s (predictor), at t (corrector) or between (stages).
+
+With noise, the reverse SDE of every tau >= 0 has the same marginals (tau = 0 the flow above, 1 the classical one). For
+constant tau over a step, beside outputs polynomial in lam and one unit Gaussian z, in x0 (eps) form,
+
+    x_t = a x_s + sum_j b_j m_j + c z,      a = S_t / S_s e^(-tau^2 h)  (a = S_t / S_s),
+
+with (1 + tau^2) h in place of h in the phi functions of x0 (times 1 + tau^2, of eps).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import factorial
+from math import exp, expm1, factorial, sqrt
 from typing import Any
 
 import numpy as np
@@ -37,18 +44,31 @@ def scale(form: str, node: Node) -> float:
     return float({"x0": node.sigma, "eps": node.alpha, "flow": node.alpha + node.sigma}[form])
 
 
-def linear(form: str, s: Node, t: Node) -> float:
-    """a = S_t / S_s, the exact linear part of a step from s to t."""
-    return scale(form, t) / scale(form, s)
+def linear(form: str, s: Node, t: Node, tau: float = 0.0) -> float:
+    """a = S_t / S_s, the exact linear part of a step from s to t; with noise and x0 outputs, times e^(-tau^2 h)."""
+    decay = exp(-(tau**2) * (t.lam - s.lam)) if tau and form == "x0" else 1.0
+    return scale(form, t) / scale(form, s) * decay
 
 
-def euler_weight(form: str, s: Node, t: Node) -> float:
+def euler_weight(form: str, s: Node, t: Node, tau: float = 0.0) -> float:
     """b = S_t (G_t - G_s), written as differences so that sigma_t = 0 (x0, eps, flow) and alpha_s = 0 (x0, flow) hold."""
     if form == "x0":
-        return float(t.alpha - s.alpha * (t.sigma / s.sigma))
+        return float(t.alpha - s.alpha * linear(form, s, t, tau))
     if form == "eps":
-        return float(t.sigma - s.sigma * (t.alpha / s.alpha))
+        return float((1 + tau**2) * (t.sigma - s.sigma * (t.alpha / s.alpha)))
     return float((t.sigma * s.alpha - t.alpha * s.sigma) / (s.alpha + s.sigma))
+
+
+def noise_weight(form: str, s: Node, t: Node, tau: float) -> float:
+    """c, the deviation of the noise of a step with constant tau: exact beside a constant output of the form.
+
+    x0: sigma_t sqrt(1 - e^(-2 tau^2 h));   eps: tau sqrt((alpha_t sigma_s / alpha_s)^2 - sigma_t^2).
+    """
+    if tau == 0 or (t.sigma == 0 and form == "x0"):
+        return 0.0
+    if form == "x0":
+        return float(t.sigma * sqrt(-expm1(-2 * tau**2 * (t.lam - s.lam))))
+    return float(tau * sqrt(max(0.0, (t.alpha * s.sigma / s.alpha) ** 2 - t.sigma**2)))
 
 
 def _basis(nodes: np.ndarray) -> np.ndarray:
@@ -56,7 +76,9 @@ def _basis(nodes: np.ndarray) -> np.ndarray:
     return np.linalg.inv(np.vander(nodes, increasing=True)).T
 
 
-def lagrange_row(schedule: NoiseSchedule, form: str, var: str, s: Node, t: Node, nodes: Sequence[Node]) -> list[float]:
+def lagrange_row(
+    schedule: NoiseSchedule, form: str, var: str, s: Node, t: Node, nodes: Sequence[Node], tau: float = 0.0
+) -> list[float]:
     """Weights b_j of the outputs at `nodes` for the step s -> t.
 
     Args:
@@ -65,15 +87,17 @@ def lagrange_row(schedule: NoiseSchedule, form: str, var: str, s: Node, t: Node,
         var: variable of the polynomial: "lam", "t", or "G" (the form's own variable: plain Adams weights).
         s, t: ends of the step.
         nodes: where the outputs were taken, distinct in `var`.
+        tau: noise of the step, for x0 and eps outputs with var = "lam".
 
     Returns:
         One float64 weight a node; exact for outputs that are polynomials of degree len(nodes) - 1 in `var`.
     """
     if len(nodes) == 1:
-        return [euler_weight(form, s, t)]
+        return [euler_weight(form, s, t, tau)]
     if var == "lam" and form != "flow":
         h = t.lam - s.lam
-        z, scaled = (-h, t.alpha * h) if form == "x0" else (h, -t.sigma * h)
+        z = -(1 + tau**2) * h if form == "x0" else h
+        scaled = (1 + tau**2) * h * (t.alpha if form == "x0" else -t.sigma)
         p = _basis(np.array([(n.lam - s.lam) / h for n in nodes]))
         ph = phis(float(z), len(nodes))
         moments = np.array([factorial(k) * ph[k + 1] for k in range(len(nodes))])

@@ -11,7 +11,7 @@ from problems import Gaussian, Mixture, starts
 
 from fewstep.samplers import GRIDS, SOLVERS, Denoiser, NoiseSchedule, NoiseSource, Tableau, build, sample
 from fewstep.samplers.schedule import Node
-from fewstep.samplers.tableau import INPUT, Row, noise
+from fewstep.samplers.tableau import INPUT, Draw, Row, noise
 
 Tensor = torch.Tensor
 VP, EDM, FLOW = NoiseSchedule.vp_linear(), NoiseSchedule.edm(), NoiseSchedule.flow()
@@ -25,7 +25,7 @@ def ancestral(schedule: NoiseSchedule, times: np.ndarray) -> Tableau:
     for s, t in zip(nodes, nodes[1:], strict=False):
         sd = t.sigma * np.sqrt(-np.expm1(-2 * (t.lam - s.lam)))
         keep = np.sqrt(t.sigma**2 - sd**2) / s.sigma
-        rows.append(Row(s, "x0", {INPUT: keep, 0: t.alpha - s.alpha * keep, noise(): sd}))
+        rows.append(Row(s, "x0", {INPUT: keep, 0: t.alpha - s.alpha * keep, noise(s, t): sd}))
     return Tableau.from_rows("ancestral", schedule, rows, nodes[-1], order=1, groups=[1] * len(rows))
 
 
@@ -53,18 +53,25 @@ def test_noise_belongs_to_its_sample() -> None:
     assert not torch.allclose(whole, sample(denoiser, x, NOISY, noise_seeds=[1, 2, 3, 4]), atol=1e-3)
 
 
+def ask(row: int, slot: int) -> Draw:
+    return Draw(row, slot, 0.0, 1.0)
+
+
 def test_noise_source_is_a_function_of_seed_row_and_slot() -> None:
     like = torch.zeros(3, 4, 50, 50)
     source = NoiseSource([7, 8, 9])
-    late, early = source(5, 1, like), source(0, 0, like)
-    assert torch.equal(early, source(0, 0, like)) and torch.equal(late, NoiseSource([7, 8, 9])(5, 1, like))
-    assert torch.equal(late[1:2], NoiseSource([8])(5, 1, like[:1]))
-    draws = [early, late, source(5, 0, like), source(1, 5, like)]
+    late, early = source(ask(5, 1), like), source(ask(0, 0), like)
+    assert torch.equal(early, source(ask(0, 0), like)) and torch.equal(late, NoiseSource([7, 8, 9])(ask(5, 1), like))
+    assert torch.equal(late[1:2], NoiseSource([8])(ask(5, 1), like[:1]))
+    draws = [early, late, source(ask(5, 0), like), source(ask(1, 5), like)]
     for i, a in enumerate(draws):
         assert abs(float(a.mean())) < 0.03 and abs(float(a.std()) - 1) < 0.03
         assert all(abs(float((a * b).mean())) < 0.03 for b in draws[:i])
     assert abs(float((early[0] * early[1]).mean())) < 0.05
-    assert source(0, 0, like.double()).dtype == torch.float64 and source(0, 0, like.half()).dtype == torch.float16
+    assert (
+        source(ask(0, 0), like.double()).dtype == torch.float64
+        and source(ask(0, 0), like.half()).dtype == torch.float16
+    )
     assert source(0, 0, like.to("meta")).device.type == "meta"
 
 

@@ -195,7 +195,7 @@ def ancestral():
     for s, t in itertools.pairwise(nodes):
         fresh = 0.5**0.5 * t.sigma
         kept = (t.sigma**2 - fresh**2) ** 0.5 / s.sigma
-        rows.append(Row(s, "x0", {INPUT: kept, 0: t.alpha - s.alpha * kept, z(0): fresh}))
+        rows.append(Row(s, "x0", {INPUT: kept, 0: t.alpha - s.alpha * kept, z(s, t): fresh}))
     noisy = Tableau.from_rows("ancestral", table.schedule, rows, nodes[-1], order=1, groups=[1] * 5)
     scheduler._bound = dataclasses.replace(bound, tableau=noisy, steps=lower(noisy, "epsilon"))
     return scheduler

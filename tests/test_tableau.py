@@ -13,9 +13,10 @@ from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, NoiseSource, Tabl
 from fewstep.samplers.lowering import lower
 from fewstep.samplers.noise import GeneratorNoise
 from fewstep.samplers.player import State, first_state
+from fewstep.samplers.predictions import convert
 from fewstep.samplers.registry import resume
 from fewstep.samplers.schedule import Node, Nodes
-from fewstep.samplers.tableau import CARRY, CONST, INPUT, KEEP, Row, convert, noise
+from fewstep.samplers.tableau import CARRY, CONST, INPUT, KEEP, Row, noise
 
 Tensor = torch.Tensor
 VP = NoiseSchedule.vp_linear()
@@ -69,7 +70,7 @@ def ancestral_row(s: float, t: float, more: float = 0.0) -> Row:
     a, b = node(VP, s), node(VP, t)
     sd = b.sigma * np.sqrt(-np.expm1(-2 * (b.lam - a.lam)))
     keep = np.sqrt(b.sigma**2 - sd**2) / a.sigma
-    return Row(a, "x0", {INPUT: keep, 0: b.alpha - a.alpha * keep, noise(): sd + more})
+    return Row(a, "x0", {INPUT: keep, 0: b.alpha - a.alpha * keep, noise(a, b): sd + more})
 
 
 def test_noise_must_add_up_to_the_marginal() -> None:
@@ -162,7 +163,8 @@ def textbook(
     blank = np.zeros(tuple(x.shape))
 
     def draw(k: int) -> list[np.ndarray]:
-        return [noises(k, slot, x).numpy() if noises else blank for slot in range(table.slots)]
+        found = {z.slot: noises(z, x).numpy() for z in table.draws(k)} if noises else {}
+        return [found.get(slot, blank) for slot in range(table.slots)]
 
     def times(W: np.ndarray, registers: list[np.ndarray]) -> list[np.ndarray]:
         return [sum(w * r for w, r in zip(line, registers, strict=True)) for line in W]
@@ -246,9 +248,13 @@ def test_two_registers() -> None:
 
 def test_noise_constant_and_prologue_follow_the_definition() -> None:
     s, t = node(VP, 0.9), node(VP, 0.1)
-    rows = [ancestral_row(0.9, 0.5), Row(node(VP, 0.5), "x0", {INPUT: 0.3, 1: 0.2, 0: 0.4, noise(1): 0.1, CONST: 0.7})]
+    m = node(VP, 0.5)
+    rows = [
+        ancestral_row(0.9, 0.5),
+        Row(m, "x0", {INPUT: 0.3, 1: 0.2, 0: 0.4, CONST: 0.7, noise(m, t): 0.1, noise(s, t): -0.2}),
+    ]
     table = Tableau.from_rows(
-        "mine", VP, rows, t, order=1, groups=[1, 1], prologue={INPUT: 0.8, noise(): 0.6 * s.sigma}
+        "mine", VP, rows, t, order=1, groups=[1, 1], prologue={INPUT: 0.8, noise(s, s): 0.6 * s.sigma}, conserves=""
     )
     assert (table.slots, table.constant, table.history, table.registers) == (2, True, 2, 7)
     denoiser, x, source = Mixture().denoiser(VP, "sample"), starts(VP, 0.9, 4), NoiseSource([3, 1, 4, 1])
@@ -256,7 +262,7 @@ def test_noise_constant_and_prologue_follow_the_definition() -> None:
     constant = torch.full_like(x, 1.5)
     for step in lower(table, "sample", dtype=torch.float64, constant=constant):
         out = denoiser.call(state.input, step.model_time)
-        state = step(state, out, [source(step.index + 1, slot, x) for slot in step.slots])
+        state = step(state, out, [source(draw, x) for draw in step.draws])
     close(state.input, textbook(table, denoiser, x, source, 1.5))
 
 

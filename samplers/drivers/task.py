@@ -1,0 +1,71 @@
+"""What a driver is given and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from ..denoiser import Denoiser
+from ..noise import Noise, drawn_seeds
+from ..player import Post
+from ..schedule import NoiseSchedule
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Task:
+    """One call of `sample` with a driver, its arguments checked.
+
+    x: state at t_start, (B, *shape), float32 or float64. nfe: as given, None where it was not. grid: as given.
+    noise: the run's source. dtype: what the network takes. tell: reports progress, and may move the state (hook).
+    """
+
+    denoiser: Denoiser
+    x: Tensor
+    t_start: float
+    t_end: float
+    nfe: int | None
+    grid: Any
+    noise: Noise
+    seeds: tuple[int, ...] | None
+    generator: Any
+    dtype: torch.dtype
+    post: Post | None
+    progress: bool
+    tell: Callable[..., Tensor]
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The denoiser's."""
+        return self.denoiser.schedule
+
+    @cached_property
+    def own_seeds(self) -> tuple[int, ...]:
+        """A seed a sample: those given, or drawn by the generator."""
+        return self.seeds or tuple(drawn_seeds(self.generator, self.x.shape[0]))
+
+    def predict(self, form: str, x: Tensor, t: Any) -> Tensor:
+        """One network evaluation at (x, t), t a number or one a sample: "x0", "eps" or "flow", in x's dtype."""
+        return self.denoiser.predict(form, x.to(self.dtype), t, self.post).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a driver ended.
+
+    x: the samples. nfe: evaluations that the slowest sample spent; calls: network calls one after another; each: the
+    evaluations of every sample, where they differ. status: "done", or the limit that was met: "max_nfe" or "min_step".
+    """
+
+    x: Tensor
+    nfe: int
+    calls: int
+    accepted: int
+    rejected: int = 0
+    status: str = "done"
+    each: tuple[int, ...] | None = None
