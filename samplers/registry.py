@@ -19,12 +19,15 @@ from .schedule import Node, NoiseSchedule
 from .tableau import Row, Tableau, Terms
 
 FAMILIES = (
+    "solvers.jumps",
     "solvers.multistep",
     "solvers.pndm",
     "solvers.exponential_rk",
     "solvers.rho_rk",
     "solvers.unipc",
     "solvers.stork",
+    "solvers.sde_dpm",
+    "solvers.restart",
 )
 
 

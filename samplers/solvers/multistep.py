@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import expm1
+from typing import Any
 
 from ..registry import Path, Solution, solver
 from ..schedule import Node
-from ..tableau import INPUT, Row, Terms
-from ..weights import euler_weight, lagrange_row, linear
+from ..tableau import INPUT, Row, noise
+from ..weights import euler_weight, lagrange_row, linear, noise_weight
 from . import options as opt
 from . import references as ref
 
@@ -48,32 +49,35 @@ def safe_form(form: str, s: Node) -> str:
     return "x0" if form == "eps" and s.alpha == 0 else form
 
 
-Correction = Callable[[Path, list[Node], Node], "list[float] | None"]
+Correction = Callable[[Path, list[Node], Node, float], "list[float] | None"]
 
 
 def multistep(
-    path: Path, *, form: str, order: int, var: str, taper: bool | str, public: Correction | None = None
+    path: Path,
+    *,
+    form: str,
+    order: int,
+    var: str,
+    taper: bool | str,
+    public: Correction | None = None,
+    tau: float = 0.0,
 ) -> Solution:
-    """Rows of the Lagrange formula; `public` may replace the weights of a step by a published variant's."""
+    """Rows of the Lagrange formula, with noise where tau > 0; `public` may replace weights by a published variant's."""
     rows = []
     for k, (p, s, t) in enumerate(
         zip(orders(path, order, taper, form, var), path.nodes[:-1], path.nodes[1:], strict=True)
     ):
-        kind = safe_form(form, s)
+        kind = "x0" if tau and t.sigma == 0 else safe_form(form, s)
         past = [path.nodes[k - j] for j in range(p)]
-        weights = public(path, past, t) if public else None
-        weights = weights or lagrange_row(path.schedule, kind, var, s, t, past)
-        terms: Terms = {INPUT: linear(kind, s, t), **dict(enumerate(weights))}
+        weights = public(path, past, t, tau) if public else None
+        weights = weights or lagrange_row(path.schedule, kind, var, s, t, past, tau)
+        terms: dict[Any, float] = {INPUT: linear(kind, s, t, tau), **dict(enumerate(weights))}
+        if tau and t.sigma > 0:
+            terms[noise(s, t)] = noise_weight(kind, s, t, tau)
         rows.append(Row(s, kind, terms))
-    return Solution(rows, order)
-
-
-@solver(
-    "ddim", order=1, prediction="x0", aliases=("DDIMScheduler", "dpmpp_1", "dpm++1", "etd_euler"), reference=ref.DDIM
-)
-def ddim(path: Path) -> Solution:
-    """DDIM, the first-order exponential step: x_t = alpha_t x0 + sigma_t eps. Order 1, 1 evaluation a step."""
-    return multistep(path, form="x0", order=1, var="lam", taper=False)
+    if not tau:
+        return Solution(rows, order)
+    return Solution(rows, min(order, 2), conserves="x0 eps" if form == "x0" else "x0")
 
 
 @solver(
@@ -88,22 +92,22 @@ def euler(path: Path) -> Solution:
     return multistep(path, form="x0", order=1, var="lam", taper=False)
 
 
-def _half_weights(path: Path, past: list[Node], t: Node) -> list[float] | None:
+def half_weights(path: Path, past: list[Node], t: Node, tau: float = 0.0) -> list[float] | None:
     """The published midpoint 2M and the half-weight 3M of public code, on x0."""
     s = past[0]
     h = t.lam - s.lam
     if len(past) == 2:
         r0 = (s.lam - past[1].lam) / h
-        b = -t.alpha * expm1(-h)
+        b = -t.alpha * expm1(-(1 + tau**2) * h)
         return [b * (1 + 0.5 / r0), -b * 0.5 / r0]
     if len(past) == 3:
-        exact = lagrange_row(path.schedule, "x0", "lam", s, t, past)
-        two = lagrange_row(path.schedule, "x0", "lam", s, t, past[:2])
+        exact = lagrange_row(path.schedule, "x0", "lam", s, t, past, tau)
+        two = lagrange_row(path.schedule, "x0", "lam", s, t, past[:2], tau)
         r0, r1 = (s.lam - past[1].lam) / h, (past[1].lam - past[2].lam) / h
         # D2 enters the exact row as 2 (d0 - d1) / (r0 + r1); public code halves it and keeps the rest.
         slope = _slope_weights(r0, r1)
-        phi2 = (two[0] - euler_weight("x0", s, t)) * r0
-        full = [a - b for a, b in zip(exact, [euler_weight("x0", s, t), 0.0, 0.0], strict=True)]
+        phi2 = (two[0] - euler_weight("x0", s, t, tau)) * r0
+        full = [a - b for a, b in zip(exact, [euler_weight("x0", s, t, tau), 0.0, 0.0], strict=True)]
         curve = [f - phi2 * d for f, d in zip(full, slope, strict=True)]
         return [e - 0.5 * c for e, c in zip(exact, curve, strict=True)]
     return None
@@ -117,7 +121,7 @@ def _slope_weights(r0: float, r1: float) -> list[float]:
 
 
 def _variant(name: str, variant: str) -> Correction | None:
-    return _half_weights if opt.one_of(name, "variant", variant, ("exact", "public")) == "public" else None
+    return half_weights if opt.one_of(name, "variant", variant, ("exact", "public")) == "public" else None
 
 
 @solver("dpmpp_2m", order=2, prediction="x0", reference=ref.DPMPP, aliases=("DPM++ 2M", "DPMSolverMultistepScheduler"))

@@ -29,6 +29,14 @@ def fraction(solver: str, option: str, value: Any, most: float = 1.0) -> float:
     return float(value)
 
 
+def number(solver: str, option: str, value: Any, most: float = float("inf"), least: float = 0.0) -> float:
+    """The value as a number in [least, most]."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) <= most:
+        wanted = f"at least {least:g}" if most == float("inf") else f"{least:g}..{most:g}"
+        raise ValueError(f"{solver}: `{option}` must be {wanted}; got {value!r}")
+    return float(value)
+
+
 def several(solver: str, option: str, value: Any) -> frozenset[int]:
     """The value as a set of step numbers."""
     if isinstance(value, str) or not isinstance(value, Iterable):

@@ -1,0 +1,167 @@
+"""Restart: go down with an ODE solver, and on the way jump back up with fresh noise, several times, in a few intervals.
+
+An interval (points, repeats, low, high) acts at the boundary of the main grid nearest to `low`: `repeats` times, noise
+takes the state up to `high` and the base solver brings it back along `points` Karras levels. Levels are sigma / alpha.
+The jump keeps the marginal exactly, so the order is the base's; each one has a noise path of its own, which stays the
+same as the grids get finer.
+
+Reference: Restart Sampling for Improving Generative Processes; Xu, Deng, Cheng, Tian, Liu, Jaakkola; 2023; arXiv:2306.14878.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import exp, log
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..registry import SOLVERS, Entry, Path, Solution, checked_options, resolve, scalar_node, solver
+from ..schedule import Node
+from . import options as opt
+from . import references as ref
+from .jumps import with_jumps
+
+DOWN, UP = (
+    0.72,
+    0.15,
+)  # where the automatic interval lies: its low end, its height, as shares of the grid's range of lam
+
+
+class Interval(NamedTuple):
+    """points: levels of the sub-grid, both ends included. repeats: jumps. low, high: sigma / alpha; None: automatic."""
+
+    points: int
+    repeats: int
+    low: float | None = None
+    high: float | None = None
+
+
+def _base(options: Mapping[str, Any]) -> Entry:
+    entry = SOLVERS[resolve(options["base"])[0]]
+    if entry.kind != "tableau" or entry.main:
+        raise ValueError(f"restart: `base` must be a solver with a table, other than restart; got {options['base']!r}")
+    return entry
+
+
+def _calls(options: Mapping[str, Any]) -> int:
+    entry = _base(options)
+    own = checked_options(entry, options["base_options"] or {})
+    return entry.calls(own) if callable(entry.calls) else entry.calls
+
+
+def _intervals(nfe: int, options: Mapping[str, Any]) -> tuple[Interval, ...]:
+    """Those asked for, or one with two repeats that take about half of nfe together."""
+    asked = options["intervals"]
+    if asked is None:
+        steps = nfe // (4 * _calls(options))
+        return (Interval(steps + 1, 2),) if steps else ()
+    if not isinstance(asked, (list, tuple)) or not all(isinstance(i, (list, tuple)) and len(i) == 4 for i in asked):
+        raise ValueError(f"restart: `intervals` must be a list of (points, repeats, low, high); got {asked!r}")
+    for points, repeats, low, high in asked:
+        opt.whole("restart", "points of an interval", points, 10**6, least=2)
+        opt.whole("restart", "repeats of an interval", repeats, 10**6)
+        low = opt.number("restart", "low end of an interval", low)
+        if opt.number("restart", "high end of an interval", high) <= low:
+            raise ValueError(f"restart: an interval goes from low up to high in sigma / alpha; got {low:g}, {high:g}")
+    return tuple(Interval(*interval) for interval in asked)
+
+
+def _main(nfe: int, options: Mapping[str, Any]) -> int:
+    """Evaluations left for the way down."""
+    calls = _calls(options)
+    spent = sum(i.repeats * calls * (i.points - 1) for i in _intervals(nfe, options))
+    if nfe <= spent:
+        raise ValueError(
+            f"restart: the intervals alone spend {spent} evaluations of nfe = {nfe}; give more (about {2 * spent}), or "
+            "fewer points or repeats"
+        )
+    return nfe - spent
+
+
+@solver(
+    "restart", order=2, prediction="eps", stochastic=True, reference=ref.RESTART, calls=_calls, main=_main,
+    singular_ends="start end",
+)  # fmt: skip
+def restart(
+    path: Path,
+    *,
+    base: str = "heun",
+    intervals: Sequence[Sequence[float]] | None = None,
+    s_noise: float = 1.0,
+    base_options: Mapping[str, Any] | None = None,
+) -> Solution:
+    """Restart: the base solver down, and back up by noise within each interval. Order, and calls a step, of the base.
+
+    nfe = main steps + sum over intervals of repeats (points - 1), in steps of the base. base: any solver with a table;
+    base_options: its options. intervals: (points, repeats, low, high) each, e.g. [(3, 10, 0.06, 0.30)], in sigma / alpha;
+    default: two repeats at about 70 % of the way, which take half of the evaluations. s_noise: factor on the noise.
+    """
+    options = {"base": base, "intervals": intervals, "base_options": base_options}
+    entry, s_noise = _base(options), opt.number("restart", "s_noise", s_noise, 2.0)
+    own = checked_options(entry, base_options or {})
+    run = lambda stretch: entry.fn(stretch, **own)  # noqa: E731
+    if not path.landings:
+        path = _expanded(path, _intervals(_total(path, options), options), _calls(options))
+    return with_jumps(path, run, s_noise)
+
+
+def _total(path: Path, options: Mapping[str, Any]) -> int:
+    """The nfe of which the path's groups are the main part."""
+    main = sum(path.groups)
+    if options["intervals"] is not None:
+        return main
+    calls = _calls(options)
+    return next((n for n in range(main, 2 * main + 4 * calls) if _main(n, options) == main), main)
+
+
+def _expanded(path: Path, intervals: Sequence[Interval], calls: int) -> Path:
+    """The path with the ways up and down of every interval in it."""
+    plans: dict[int, list[tuple[Node, ...]]] = {}
+    for interval in intervals:
+        k, sub = _way_down(path, interval)
+        plans.setdefault(k, []).extend([sub] * interval.repeats)
+    nodes, groups, landings = [path.nodes[0]], [], {}
+    for k, (own, _, t) in enumerate(path.steps(), 1):
+        nodes.append(t)
+        groups.append(own)
+        for sub in plans.get(k, ()):
+            landings[len(groups) - 1] = nodes[-1]
+            nodes[-1:] = sub
+            groups += [calls] * (len(sub) - 1)
+    return Path(path.schedule, tuple(nodes), tuple(groups), landings)
+
+
+def _way_down(path: Path, interval: Interval) -> tuple[int, tuple[Node, ...]]:
+    """(boundary at which the interval acts, nodes from its high end down to that boundary)."""
+    inner = {k: node for k, node in enumerate(path.nodes) if k and node.sigma > 0}
+    if not inner:
+        raise ValueError(
+            "restart: the grid has no level between its start and sigma = 0 to jump from; give more evaluations"
+        )
+    if interval.low is None or interval.high is None:
+        top, span = _range(path)
+        wanted = top + DOWN * span
+    else:
+        wanted = -log(interval.low) if interval.low > 0 else np.inf
+    k = min(inner, key=lambda k: abs(inner[k].lam - wanted))
+    low, start = exp(-inner[k].lam), path.nodes[0]
+    if interval.high is None:
+        high = exp(-max(top, inner[k].lam - UP * span))
+    else:
+        high = float(interval.high)
+        first, last = exp(-start.lam) if start.alpha > 0 else np.inf, exp(-list(inner.values())[-1].lam)
+        if not (low < high <= first * (1 + 1e-9)) or not last * 0.5 <= float(interval.low or 0.0):
+            raise ValueError(
+                f"restart: the interval from {interval.low:g} to {high:g} (sigma / alpha) does not lie in the grid, which "
+                f"goes from {first:.4g} to {last:.4g}, here with {low:.4g} as the level nearest to its low end"
+            )
+    roots = np.linspace(high ** (1 / 7), low ** (1 / 7), interval.points)[:-1] ** 7
+    way = (scalar_node(path.schedule, path.schedule.t_of_lam(-log(rho))) for rho in roots)
+    return k, (*way, inner[k])
+
+
+def _range(path: Path) -> tuple[float, float]:
+    """(lam of the noisiest finite node, width of the range of finite lam)."""
+    lams = [node.lam for node in path.nodes if np.isfinite(node.lam)]
+    return lams[0], lams[-1] - lams[0]
