@@ -1,9 +1,9 @@
 """Restart: go down with an ODE solver, and on the way jump back up with fresh noise, several times, in a few intervals.
 
-An interval (points, repeats, low, high) acts at the boundary of the main grid nearest to `low`: `repeats` times, noise
-takes the state up to `high` and the base solver brings it back along `points` Karras levels. Levels are sigma / alpha.
+An interval (points, repeats, low, high) moves the nearest boundary of the main grid to `low`. There, `repeats` times,
+noise takes the state up to `high` and the base solver brings it back along `points` Karras levels. Levels are sigma / alpha.
 The jump keeps the marginal exactly, so the order is the base's; each one has a noise path of its own, which stays the
-same as the grids get finer.
+same as the grids get finer. (Public code leaves the grid as it is and jumps from its nearest level.)
 
 Reference: Restart Sampling for Improving Generative Processes; Xu, Deng, Cheng, Tian, Liu, Jaakkola; 2023; arXiv:2306.14878.
 """
@@ -22,10 +22,8 @@ from . import options as opt
 from . import references as ref
 from .jumps import with_jumps
 
-DOWN, UP = (
-    0.72,
-    0.15,
-)  # where the automatic interval lies: its low end, its height, as shares of the grid's range of lam
+# where the automatic interval lies: its low end and its height, as shares of the lam of the grid within +-REACH
+DOWN, UP, REACH = 0.72, 0.15, 6.0
 
 
 class Interval(NamedTuple):
@@ -61,7 +59,7 @@ def _intervals(nfe: int, options: Mapping[str, Any]) -> tuple[Interval, ...]:
     for points, repeats, low, high in asked:
         opt.whole("restart", "points of an interval", points, 10**6, least=2)
         opt.whole("restart", "repeats of an interval", repeats, 10**6)
-        low = opt.number("restart", "low end of an interval", low)
+        low = opt.number("restart", "low end of an interval", low, least=1e-9)
         if opt.number("restart", "high end of an interval", high) <= low:
             raise ValueError(f"restart: an interval goes from low up to high in sigma / alpha; got {low:g}, {high:g}")
     return tuple(Interval(*interval) for interval in asked)
@@ -117,15 +115,22 @@ def _total(path: Path, options: Mapping[str, Any]) -> int:
 
 def _expanded(path: Path, intervals: Sequence[Interval], calls: int) -> Path:
     """The path with the ways up and down of every interval in it."""
-    plans: dict[int, list[tuple[Node, ...]]] = {}
+    main = list(path.nodes)
+    plans: list[list[tuple[Node, ...]]] = [[] for _ in main]
     for interval in intervals:
         k, sub = _way_down(path, interval)
-        plans.setdefault(k, []).extend([sub] * interval.repeats)
+        if plans[k] and plans[k][0][-1] != sub[-1]:
+            raise ValueError(
+                "restart: two intervals have the same nearest boundary; give more evaluations or one low end"
+            )
+        main[k] = sub[-1]
+        plans[k] += [sub] * interval.repeats
+    path = Path(path.schedule, tuple(main), path.groups)
     nodes, groups, landings = [path.nodes[0]], [], {}
     for k, (own, _, t) in enumerate(path.steps(), 1):
         nodes.append(t)
         groups.append(own)
-        for sub in plans.get(k, ()):
+        for sub in plans[k]:
             landings[len(groups) - 1] = nodes[-1]
             nodes[-1:] = sub
             groups += [calls] * (len(sub) - 1)
@@ -133,35 +138,27 @@ def _expanded(path: Path, intervals: Sequence[Interval], calls: int) -> Path:
 
 
 def _way_down(path: Path, interval: Interval) -> tuple[int, tuple[Node, ...]]:
-    """(boundary at which the interval acts, nodes from its high end down to that boundary)."""
+    """(boundary at which the interval acts, nodes from its high end down to its low end)."""
     inner = {k: node for k, node in enumerate(path.nodes) if k and node.sigma > 0}
     if not inner:
         raise ValueError(
             "restart: the grid has no level between its start and sigma = 0 to jump from; give more evaluations"
         )
-    if interval.low is None or interval.high is None:
-        top, span = _range(path)
-        wanted = top + DOWN * span
-    else:
-        wanted = -log(interval.low) if interval.low > 0 else np.inf
-    k = min(inner, key=lambda k: abs(inner[k].lam - wanted))
-    low, start = exp(-inner[k].lam), path.nodes[0]
-    if interval.high is None:
-        high = exp(-max(top, inner[k].lam - UP * span))
-    else:
-        high = float(interval.high)
-        first, last = exp(-start.lam) if start.alpha > 0 else np.inf, exp(-list(inner.values())[-1].lam)
-        if not (low < high <= first * (1 + 1e-9)) or not last * 0.5 <= float(interval.low or 0.0):
-            raise ValueError(
-                f"restart: the interval from {interval.low:g} to {high:g} (sigma / alpha) does not lie in the grid, which "
-                f"goes from {first:.4g} to {last:.4g}, here with {low:.4g} as the level nearest to its low end"
-            )
-    roots = np.linspace(high ** (1 / 7), low ** (1 / 7), interval.points)[:-1] ** 7
-    way = (scalar_node(path.schedule, path.schedule.t_of_lam(-log(rho))) for rho in roots)
-    return k, (*way, inner[k])
+    top, bottom = max(path.nodes[0].lam, -REACH), min(path.nodes[-1].lam, REACH)
+    low = top + DOWN * (bottom - top) if interval.low is None else -log(interval.low)
+    high = low - UP * (bottom - top) if interval.high is None else -log(interval.high)
+    if not (path.nodes[0].lam <= high + 1e-9 and low <= path.nodes[-1].lam + 1e-9):
+        first, last = (exp(-node.lam) for node in (path.nodes[0], path.nodes[-1]))
+        raise ValueError(
+            f"restart: the interval from {exp(-low):.4g} to {exp(-high):.4g} (sigma / alpha) leaves the grid, which goes "
+            f"from {first:.4g} to {last:.4g}"
+        )
+    k = min(inner, key=lambda k: abs(inner[k].lam - low))
+    at_end = k == len(path.nodes) - 1  # which stays where it is
+    foot = inner[k] if at_end or inner[k].lam == low else _at_lam(path, low)
+    roots = np.linspace(exp(-high / 7), exp(-foot.lam / 7), interval.points)[:-1] ** 7
+    return k, (*(_at_lam(path, -log(rho)) for rho in roots), foot)
 
 
-def _range(path: Path) -> tuple[float, float]:
-    """(lam of the noisiest finite node, width of the range of finite lam)."""
-    lams = [node.lam for node in path.nodes if np.isfinite(node.lam)]
-    return lams[0], lams[-1] - lams[0]
+def _at_lam(path: Path, lam: float) -> Node:
+    return scalar_node(path.schedule, path.schedule.t_of_lam(lam))
