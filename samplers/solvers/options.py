@@ -37,6 +37,14 @@ def number(solver: str, option: str, value: Any, most: float = float("inf"), lea
     return float(value)
 
 
+def positive(solver: str, **options: Any) -> tuple[float, ...]:
+    """The values of several options, finite numbers above 0."""
+    for option, value in options.items():
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < float("inf"):
+            raise ValueError(f"{solver}: `{option}` must be a number above 0; got {value!r}")
+    return tuple(float(value) for value in options.values())
+
+
 def several(solver: str, option: str, value: Any) -> frozenset[int]:
     """The value as a set of step numbers."""
     if isinstance(value, str) or not isinstance(value, Iterable):

@@ -16,5 +16,21 @@ LUAN = "Explicit exponential Runge-Kutta methods of high order for parabolic pro
 ADAMS = "Exponential multistep methods of Adams-type; Hochbruck, Ostermann; 2011; after Norsett; 1969"
 K_DIFFUSION = "k-diffusion; Crowson; 2022; after Elucidating the Design Space; Karras et al.; 2022; arXiv:2206.00364"
 RF_ANCESTRAL = "Ancestral Euler of rectified flows, r_down = r_t (1 - eta + eta r_t / r_s), as user interfaces have it"
-CONSISTENCY = "Latent Consistency Models; Luo et al.; 2023; arXiv:2310.04378; after Consistency Models; arXiv:2303.01469"
+CONSISTENCY = (
+    "Latent Consistency Models; Luo et al.; 2023; arXiv:2310.04378; after Consistency Models; arXiv:2303.01469"
+)
 RESTART = "Restart Sampling for Improving Generative Processes; Xu et al.; 2023; arXiv:2306.14878"
+SCORE_SDE = (
+    "Score-Based Generative Modeling through Stochastic Differential Equations; Song et al.; 2020; arXiv:2011.13456"
+)
+DDPM = "Denoising Diffusion Probabilistic Models; Ho, Jain, Abbeel; 2020; arXiv:2006.11239"
+INTERPOLANTS = (
+    "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions; Albergo et al.; 2023; arXiv:2303.08797"
+)
+ER_SDE = "Elucidating the solution space of extended reverse-time SDE for diffusion models; Cui et al.; 2023; arXiv:2309.06169"
+SA_SOLVER = (
+    "SA-Solver: Stochastic Adams Solver for Fast Sampling of Diffusion Models; Xue et al.; 2023; arXiv:2309.05019"
+)
+SEEDS = "SEEDS: Exponential SDE Solvers for Fast High-Quality Sampling; Gonzalez et al.; 2023; arXiv:2305.14267"
+GOTTA = "Gotta Go Fast When Generating Data with Score-Based Models; Jolicoeur-Martineau et al.; 2021; arXiv:2105.14080"
+DOPRI = "A family of embedded Runge-Kutta formulae; Dormand, Prince; 1980; on diffusion: Song et al.; arXiv:2011.13456"
