@@ -145,16 +145,18 @@ def timetable(
 ) -> Timetable:
     """The Timetable of a config for n network evaluations, or explicit sigmas or timesteps."""
     m = model(key)
-    times, shown, groups = _groups(m, n, sigmas, timesteps, mu)
-    tableau = compile_path(m.entry, m.schedule, times, groups, shown, m.options)
+    nfe, times, shown, groups = _groups(m, n, sigmas, timesteps, mu)
+    tableau = compile_path(m.entry, m.schedule, times, groups, shown, m.options, nfe=nfe)
     return Timetable(m, tableau, model_clock(m.schedule, tableau.model_times), public_sigmas(m.schedule, tableau.nodes))
 
 
 Path = tuple[Array, "Array | None"]
 
 
-def _groups(m: Model, n: int | None, sigmas: Any, timesteps: Any, mu: float | None) -> tuple[Any, Any, tuple[int, ...]]:
-    """Step boundaries, the network's times there, and the calls of each step: exactly n calls in all.
+def _groups(
+    m: Model, n: int | None, sigmas: Any, timesteps: Any, mu: float | None
+) -> tuple[int, Any, Any, tuple[int, ...]]:
+    """Network calls in all, step boundaries, the network's times there, and the calls of each step: exactly n calls in all.
 
     A solver with several calls a step takes fewer boundaries from the same rule, or from the same explicit curve.
     """
@@ -167,13 +169,13 @@ def _groups(m: Model, n: int | None, sigmas: Any, timesteps: Any, mu: float | No
     ends = bool(m.schedule.alpha(times[0]) == 0), bool(m.schedule.sigma(times[-1]) == 0)
     groups = m.entry.groups(calls, *ends, m.options)
     if len(groups) == calls:
-        return times, shown, groups
+        return calls, times, shown, groups
     if not explicit:
-        return *rule(len(groups)), groups
+        return calls, *rule(len(groups)), groups
     fewer = make_grid(times, m.schedule, len(groups))
     if timesteps is None or shown is None:
-        return fewer, None, groups
-    return fewer, np.interp(fewer[:-1], times[-2::-1], shown[::-1]), groups
+        return calls, fewer, None, groups
+    return calls, fewer, np.interp(fewer[:-1], times[-2::-1], shown[::-1]), groups
 
 
 def _from_config(m: Model, n: int | None, sigmas: Any, timesteps: Any, mu: float | None) -> Path:

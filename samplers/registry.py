@@ -28,6 +28,10 @@ FAMILIES = (
     "solvers.stork",
     "solvers.sde_dpm",
     "solvers.restart",
+    "solvers.euler_maruyama",
+    "drivers.adaptive",
+    "drivers.gotta_go_fast",
+    "drivers.rk45",
 )
 
 
@@ -36,13 +40,14 @@ class Path:
     """Where a solver goes: group boundaries of the grid and how many network calls each group may spend.
 
     landings: {group: node} for groups that end elsewhere than at the next boundary, from where noise takes the state up
-    to it; see solvers/jumps.py.
+    to it (see solvers/jumps.py); None where the solver may choose. nfe: of the whole run, where it is more than the groups'.
     """
 
     schedule: NoiseSchedule
     nodes: tuple[Node, ...]
     groups: tuple[int, ...]
-    landings: Mapping[int, Node] = field(default_factory=dict)
+    landings: Mapping[int, Node] | None = None
+    nfe: int | None = None
 
     def steps(self) -> Iterator[tuple[int, Node, Node]]:
         """(calls, s, t) of each group."""
@@ -251,6 +256,7 @@ def build(
     explicit = grid is not None and not isinstance(grid, str) and not callable(grid)
     if explicit:
         grid = check_times(grid, schedule)
+    planned = nfe
     if nfe is None:
         if not explicit:
             raise ValueError("`nfe` is missing: give the number of network evaluations, or an explicit grid of times")
@@ -271,7 +277,7 @@ def build(
     if groups is None:
         groups = entry.groups(int(nfe), bool(schedule.alpha(first) == 0), bool(schedule.sigma(last) == 0), chosen)
     times = make_grid(grid, schedule, len(groups), t_start, t_end)
-    return compile_path(entry, schedule, times, tuple(groups), model_times, chosen)
+    return compile_path(entry, schedule, times, tuple(groups), model_times, chosen, nfe=planned)
 
 
 def no_table(name: str) -> ValueError:
@@ -290,11 +296,12 @@ def compile_path(
     model_times: Iterable[float] | None,
     options: Mapping[str, Any],
     landings: Mapping[int, Node] | None = None,
+    nfe: int | None = None,
 ) -> Tableau:
     """Rows of `entry` along given boundaries; `model_times` (one a boundary, the end may be missing) are kept exactly."""
     columns = schedule.nodes(np.asarray(times, float))
     nodes = tuple(Node(*map(float, row)) for row in zip(*columns, strict=True))
-    solution = entry.fn(Path(schedule, nodes, groups, landings or {}), **options)
+    solution = entry.fn(Path(schedule, nodes, groups, landings, nfe), **options)
     shown = schedule.model_time(np.array([row.at.t for row in solution.rows]))
     if model_times is not None:
         known = [float(tau) for tau in model_times]

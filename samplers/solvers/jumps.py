@@ -31,22 +31,22 @@ def with_jumps(path: Path, base: Base, s_noise: float = 1.0) -> Solution:
     rows: list[Row] = []
     groups: list[int] = []
     begin, upward, order = 0, 0, 1
-    last = len(path.groups) - 1
-    for k in sorted({*path.landings, last}):
-        landing = path.landings.get(k, path.nodes[k + 1])
+    landings, last = path.landings or {}, len(path.groups) - 1
+    for k in sorted({*landings, last}):
+        landing = landings.get(k, path.nodes[k + 1])
         stretch = Path(path.schedule, (*path.nodes[begin : k + 1], landing), path.groups[begin : k + 1])
         part = base(stretch)
         order = max(order, part.order)
         groups += part.groups or stretch.groups
         rows += part.rows
         begin, target = k + 1, path.nodes[k + 1]
-        if k in path.landings and target.sigma > 0:
+        if k in landings and target.sigma > 0:
             back = target.lam <= path.nodes[k].lam  # above where the step began: a path of its own
             upward += back
             z = noise(landing, target, upward) if back else noise(path.nodes[k], target)
             rows[-1] = _lifted(rows[-1], landing, target, z, s_noise)
     conserves = "x0 eps" if s_noise == 1.0 else "x0"
-    return Solution(rows, order, conserves=conserves, groups=tuple(groups), jumps=path.landings)
+    return Solution(rows, order, conserves=conserves, groups=tuple(groups), jumps=landings)
 
 
 def _lifted(row: Row, landing: Node, target: Node, z: Any, s_noise: float) -> Row:
@@ -177,7 +177,7 @@ def edm_stochastic(
     s_tmin, s_tmax = (opt.number("edm_stochastic", n, v) for n, v in (("s_tmin", s_tmin), ("s_tmax", s_tmax)))
     if s_tmin > s_tmax:
         raise ValueError(f"edm_stochastic: s_tmin must not exceed s_tmax; got {s_tmin:g} > {s_tmax:g}")
-    if path.landings or s_churn == 0:
+    if path.landings is not None or s_churn == 0:
         return with_jumps(path, heun, s_noise)
     grow = 1 + min(s_churn / len(path.groups), sqrt(2) - 1)
     nodes, landings = list(path.nodes), {}

@@ -99,18 +99,9 @@ def restart(
     entry, s_noise = _base(options), opt.number("restart", "s_noise", s_noise, 2.0)
     own = checked_options(entry, base_options or {})
     run = lambda stretch: entry.fn(stretch, **own)  # noqa: E731
-    if not path.landings:
-        path = _expanded(path, _intervals(_total(path, options), options), _calls(options))
+    if path.landings is None:  # else a run resumed on its way
+        path = _expanded(path, _intervals(path.nfe or 2 * sum(path.groups), options), _calls(options))
     return with_jumps(path, run, s_noise)
-
-
-def _total(path: Path, options: Mapping[str, Any]) -> int:
-    """The nfe of which the path's groups are the main part."""
-    main = sum(path.groups)
-    if options["intervals"] is not None:
-        return main
-    calls = _calls(options)
-    return next((n for n in range(main, 2 * main + 4 * calls) if _main(n, options) == main), main)
 
 
 def _expanded(path: Path, intervals: Sequence[Interval], calls: int) -> Path:
