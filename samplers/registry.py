@@ -29,6 +29,7 @@ FAMILIES = (
     "solvers.sde_dpm",
     "solvers.restart",
     "solvers.euler_maruyama",
+    "solvers.er_sde",
     "drivers.adaptive",
     "drivers.gotta_go_fast",
     "drivers.rk45",
