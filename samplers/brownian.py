@@ -30,11 +30,12 @@ def unit_normal(seed: int, place: tuple[int, int, int], shape: Sequence[int]) ->
 
 
 class BrownianPaths:
-    """The Brownian paths 0, 1, 2, ... of one seed, and the midpoints last used of each."""
+    """The Brownian paths 0, 1, 2, ... of one seed; of each, the midpoints last used and the ends of the last increment."""
 
     def __init__(self, seed: int):
         self.seed = seed
         self._known: dict[tuple[int, tuple[int, ...]], Known] = {}
+        self._ends: dict[tuple[int, tuple[int, ...]], dict[float, Array]] = {}
 
     def increment(self, start: float, end: float, shape: Sequence[int], path: int = 0) -> Array:
         """(W(end) - W(start)) / sqrt(|end - start|), a unit Gaussian of `shape` in float32.
@@ -44,8 +45,10 @@ class BrownianPaths:
         start, end = (float(np.clip(v, -RANGE, RANGE)) for v in (start, end))
         if start == end:
             return self._z(path, (DEPTH + 2, round((start + RANGE) / LEAF)), shape)
-        rise = self.at(end, shape, path) - self.at(start, shape, path)
-        return np.asarray(rise / np.float32(abs(end - start) ** 0.5))
+        before = self._ends.get((path, tuple(shape)), {})  # steps follow each other: one end is known
+        W = {lam: before[lam] if lam in before else self.at(lam, shape, path) for lam in (start, end)}
+        self._ends[path, tuple(shape)] = W
+        return np.asarray((W[end] - W[start]) / np.float32(abs(end - start) ** 0.5))
 
     def at(self, lam: float, shape: Sequence[int], path: int = 0) -> Array:
         """W(lam), float32."""
