@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .player import like_state
-from .predictions import convert, prediction_coefficients
+from .predictions import convert, mean_weight, prediction_coefficients
 from .schedule import Nodes, NoiseSchedule
 
 if TYPE_CHECKING:
@@ -63,18 +63,19 @@ class Denoiser:
         tau = torch.as_tensor(self.schedule.model_time(float(t)), dtype=clock(x.dtype), device=x.device)
         return self.call(x, tau)
 
-    def x0(self, x: Tensor, t: Any) -> Tensor:
-        """Predicted clean sample at (x, t)."""
-        return self.predict("x0", x, t)
+    def x0(self, x: Tensor, t: Any, mu: Tensor | None = None) -> Tensor:
+        """Predicted clean sample at (x, t); `mu` is the mean of a mean-reverting schedule."""
+        return self.predict("x0", x, t, mu=mu)
 
-    def eps(self, x: Tensor, t: Any) -> Tensor:
-        """Predicted noise at (x, t)."""
-        return self.predict("eps", x, t)
+    def eps(self, x: Tensor, t: Any, mu: Tensor | None = None) -> Tensor:
+        """Predicted noise at (x, t); `mu` is the mean of a mean-reverting schedule."""
+        return self.predict("eps", x, t, mu=mu)
 
-    def predict(self, form: str, x: Tensor, t: Any, post: Any = None) -> Tensor:
+    def predict(self, form: str, x: Tensor, t: Any, post: Any = None, mu: Tensor | None = None) -> Tensor:
         """The output at (x, t) as "x0", "eps" or "flow" (eps - x0), in x's dtype: one network evaluation.
 
         t: a number, or one a sample, (B,), which needs `vector_time` unless they are equal. post: acts on predicted x0.
+        mu: the mean of a mean-reverting schedule, needed unless the output is already what is asked for.
         """
         times = np.asarray(t, np.float64)
         if times.ndim and (times == times.flat[0]).all():
@@ -85,11 +86,28 @@ class Denoiser:
                 "shape (B,), say so: Denoiser(fn, schedule, prediction, vector_time=True)"
             )
         nodes = Nodes(*(np.atleast_1d(v) for v in self.schedule.nodes(times)))
+        source = "sample" if post else self.prediction
+        to_x0 = self._weights(self.prediction, "x0", nodes, mu) if post else None
+        to_form = self._weights(source, form, nodes, mu)
         tau = torch.as_tensor(self.schedule.model_time(times), dtype=clock(x.dtype), device=x.device)
         output = self.call(x, tau)
-        if post is not None:
-            output = post(_mix(convert(self.prediction, ["x0"] * len(nodes.t), nodes), x, output))
-        return _mix(convert("sample" if post else self.prediction, [form] * len(nodes.t), nodes), x, output)
+        if to_x0 is not None:
+            output = post(_mix(to_x0, x, output, mu))
+        return _mix(to_form, x, output, mu)
+
+    def _weights(self, source: Any, form: str, nodes: Nodes, mu: Tensor | None) -> Any:
+        """(p, q, r) of m = p x + q o + r mu; r is None on schedules without a mean, and where none is needed."""
+        forms = [form] * len(nodes.t)
+        p, q = convert(source, forms, nodes)
+        if self.schedule.kind != "mean-reverting":
+            return p, q, None
+        r = mean_weight(source, forms, nodes, p, q)
+        if mu is None and np.any(r):
+            raise ValueError(
+                f"{form} from a {source!r} prediction depends on the mean that {type(self.schedule).__name__} reverts to: "
+                f"pass it, denoiser.{form}(x, t, mu=mu)"
+            )
+        return p, q, None if mu is None else r
 
     @staticmethod
     def from_pipeline(pipe: Any, **call_kwargs: Any) -> PipelineDenoiser:
@@ -99,10 +117,12 @@ class Denoiser:
         return denoiser_from_pipeline(pipe, **call_kwargs)
 
 
-def _mix(pair: Any, x: Tensor, output: Tensor) -> Tensor:
-    """p x + q o with one pair of weights for all or one a sample."""
-    p, q = (float(w[0]) if len(w) == 1 else _column(w, x) for w in pair)
-    return p * x + q * output.to(x.dtype)
+def _mix(weights: Any, x: Tensor, output: Tensor, mu: Tensor | None) -> Tensor:
+    """p x + q o, and r mu where there is a mean, with one set of weights for all or one a sample."""
+    terms = zip(weights, (x, output, mu), strict=True)
+    used = ((w, v) for w, v in terms if w is not None and v is not None)
+    scaled = [(float(w[0]) if len(w) == 1 else _column(w, x)) * v.to(x) for w, v in used]
+    return sum(scaled[1:], scaled[0])
 
 
 def _column(weights: Any, x: Tensor) -> Tensor:

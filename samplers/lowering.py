@@ -34,12 +34,18 @@ def lower(
 
     Args:
         tableau: what to play. prediction: "epsilon", "sample", "v_prediction" or "flow_prediction".
-        post: maps predicted x0 to x0 (clipping, dynamic thresholding). constant: tensor for the const register, the mean
-            mu of a mean-reverting schedule.
+        post: maps predicted x0 to x0 (clipping, dynamic thresholding). constant: the mean mu of a mean-reverting
+            schedule, for the const register, which is 1 otherwise.
 
     Raises:
         ValueError: the output says nothing about what a row needs (eps prediction at alpha = 0).
     """
+    if tableau.constant and constant is None:
+        if tableau.schedule.kind == "mean-reverting":
+            raise ValueError(
+                f"{type(tableau.schedule).__name__} needs the mean it reverts to, `mu`: play it by sample()"
+            )
+        constant = torch.ones((), dtype=dtype, device=device)
     calls = Nodes(*(c[:-1] for c in tableau.nodes))
     x0 = _predicted_x0(tableau, prediction, calls, strict=post is not None)
     source = "sample" if post else prediction

@@ -105,14 +105,22 @@ def combine(terms: Terms, registers: Sequence[Tensor]) -> Tensor:
     return out
 
 
-def first_state(tableau: Tableau, x: Tensor, noise: Noise) -> State:
+def first_state(tableau: Tableau, x: Tensor, noise: Noise, constant: Tensor | float = 1.0) -> State:
     """The state before the first network call: x itself, or what the table's prologue makes of it."""
+    cells, shape = tableau.W.shape[3:], tuple(x.shape[1:])
+    if cells and (len(cells) != len(shape) or any(c not in (1, n) for c, n in zip(cells, shape, strict=True))):
+        raise ValueError(
+            f"{tableau.name}: its weights are of shape {cells}, the samples of shape {shape}. Give statistics of the "
+            "samples' shape, with 1 for an axis along which they are equal"
+        )
     if tableau.prologue is None:
         return State(x, x)
     line = tableau.prologue[1]
     first = float(line[0] + line[1]) * x
     for draw in tableau.draws(0):
         first = first + float(line[2 + tableau.history + draw.slot]) * noise(draw, x)
+    if tableau.constant:
+        first = first + float(line[-1]) * constant
     return State(x, first)
 
 
@@ -144,6 +152,6 @@ def stacked_sums(
     if torch.is_autocast_enabled(like.device.type):
         with torch.autocast(like.device.type, enabled=False):
             return stacked_sums(used, lines, registers)
-    flat = torch.stack([registers[i] for i in used]).flatten(1).t()
+    flat = torch.stack([registers[i].expand_as(like) for i in used]).flatten(1).t()
     first = torch.mv(flat, lines[0]).view_as(like)
     return first, torch.mv(flat, lines[1]).view_as(like) if len(lines) > 1 else None

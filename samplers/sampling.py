@@ -121,8 +121,10 @@ def sample(
         info, x = _drive(denoiser, x_T.to(wide), solver, x_T.dtype, look, spec, run, solver_options)
     else:
         tableau = _table(denoiser, solver, spec, solver_options)
-        steps = lower(tableau, denoiser.prediction, x_T.device, wide, post, _constant(tableau, x_T, wide, mu))
-        x = _play(denoiser, tableau, _bar(steps, progress), x_T, wide, drawn, look, check)
+        constant = None if mu is None else mu.to(wide)
+        steps = lower(tableau, denoiser.prediction, x_T.device, wide, post, constant)
+        state = first_state(tableau, x_T.to(wide), drawn, 1.0 if constant is None else constant)
+        x = _play(denoiser, tableau, _bar(steps, progress), state, x_T.dtype, drawn, look, check)
         info = Info(tableau.nfe, tableau.nfe, 0, "done", 0.0, tableau, tableau.nfe)
     if check == "end" or (check == "each" and info.tableau is None):
         _require_finite(x, 'the result; check="each" names the step where it starts')
@@ -145,16 +147,15 @@ def _play(
     denoiser: Denoiser,
     tableau: Tableau,
     steps: Iterable[Step],
-    x_T: Tensor,
-    wide: torch.dtype,
+    state: State,
+    dtype: torch.dtype,
     noise: Noise,
     look: _Look,
     check: str,
 ) -> Tensor:
-    """The loop that executes every table."""
-    state = first_state(tableau, x_T.to(wide), noise)
+    """The loop that executes every table; dtype is what the network takes."""
     for step in steps:
-        output = denoiser.call(state.input.to(x_T.dtype), step.model_time)
+        output = denoiser.call(state.input.to(dtype), step.model_time)
         after = step(state, output, [noise(draw, state.input) for draw in step.draws])
         if look:
             x0 = partial(step.x0, state.input, output)
@@ -255,13 +256,6 @@ def _mean(schedule: NoiseSchedule, x: Tensor, mu: Tensor | None) -> Tensor | Non
         raise ValueError(
             f"`mu` must have x_T's shape {tuple(x.shape)} or broadcast to it; got {tuple(mu.shape)}"
         ) from None
-
-
-def _constant(tableau: Tableau, x: Tensor, wide: torch.dtype, mu: Tensor | None) -> Tensor | None:
-    """What the const register holds: the mean, or ones."""
-    if not tableau.constant:
-        return None
-    return torch.ones((), dtype=wide, device=x.device).expand_as(x) if mu is None else mu.to(wide)
 
 
 def _validate(denoiser: Any, x: Any, check: str, **called: Any) -> None:

@@ -56,7 +56,7 @@ class NoiseSchedule(ABC):
     vectorised; lam is +inf where sigma = 0 and -inf where alpha = 0, and `t_of_lam` takes both.
     """
 
-    kind: ClassVar[str]  # "vp" | "ve" | "flow"
+    kind: ClassVar[str]  # "vp" | "ve" | "flow" | "mean-reverting"
     default_grid: ClassVar[str]
     num_train_timesteps: int = 1000
     t_max: float = 1.0
@@ -181,6 +181,13 @@ class NoiseSchedule(ABC):
         from .continuous import Flow
 
         return Flow(float(shift))
+
+    @staticmethod
+    def mean_reverting(lam_inf: float = 10 / 255, theta: str = "cosine", delta: float = 0.005) -> NoiseSchedule:
+        """Mean-reverting (IR-SDE): x_t = mu + alpha (x_0 - mu) + sigma eps, sigma(1) about lam_inf; `sample` takes mu."""
+        from .reverting import MeanReverting
+
+        return MeanReverting(float(lam_inf), theta, float(delta))
 
 
 class VP(NoiseSchedule):

@@ -12,7 +12,7 @@ import numpy as np
 
 from fewstep.files import whole
 
-from . import continuous, discrete
+from . import continuous, discrete, reverting
 from .schedule import Node, NoiseSchedule
 from .tableau import Tableau
 
@@ -94,7 +94,7 @@ def _from_content(content: dict[str, Any]) -> Tableau:
 _CLASSES = {
     cls.__name__: cls
     for cls in (continuous.VPLinear, continuous.VPCosine, continuous.VPSigma, continuous.VE, continuous.EDM)
-    + (continuous.Flow, discrete.Discrete)
+    + (continuous.Flow, discrete.Discrete, reverting.MeanReverting)
 }
 
 
