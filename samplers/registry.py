@@ -30,6 +30,7 @@ FAMILIES = (
     "solvers.restart",
     "solvers.euler_maruyama",
     "solvers.er_sde",
+    "solvers.sa_solver",
     "drivers.adaptive",
     "drivers.gotta_go_fast",
     "drivers.rk45",

@@ -25,7 +25,7 @@ from . import options as opt
 from . import references as ref
 from .multistep import orders
 
-Psi = Callable[[Array], Array]
+Psi = Callable[[Any], Any]
 
 # psi(u) = phi(u) / u of the published noise scales
 SCALES: dict[str, Psi] = {
