@@ -173,7 +173,8 @@ class _Solvers(Mapping[str, Entry]):
     def _table(self) -> dict[str, Entry]:
         for family in FAMILIES:
             import_module(f"fewstep.samplers.{family}")
-        return dict(_ENTRIES)
+        order = {f"fewstep.samplers.{family}": i for i, family in enumerate(FAMILIES)}
+        return dict(sorted(_ENTRIES.items(), key=lambda item: order.get(item[1].fn.__module__, len(order))))
 
     def __getitem__(self, name: str) -> Entry:
         return self._table[name]

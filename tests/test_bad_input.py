@@ -52,7 +52,7 @@ def test_unknown_names_with_nothing_near_list_everything() -> None:
     refused_by_sample("unknown solver 'qqqq'. Known: abnorsett, .*unipc", "qqqq", 5)
     refused_by_sample("`solver` must be a name; got int. Names: ddim", 3, 5)
     refused_by_sample("unknown grid 'karas'. Did you mean 'karras'", "ddim", 5, "karas")
-    refused_by_sample("solver 'ddim' has no option 'order'; its options: none", "ddim", 5, order=2)
+    refused_by_sample("solver 'euler' has no option 'order'; its options: none", "euler", 5, order=2)
     refused_by_sample("solver 'unipc' has no option 'ordr'; its options: order", "unipc", 5, ordr=2)
 
 
@@ -71,7 +71,7 @@ WITH_ORDER = [name for name, entry in SOLVERS.items() if "order" in entry.option
 @pytest.mark.parametrize("order", [0, -1, 9, "2", 2.5, None, True, NAN])
 @pytest.mark.parametrize("name", WITH_ORDER)
 def test_order_out_of_range(name: str, order: Any) -> None:
-    refused_by_sample(rf"{name}: `order` must be 1\.\.\d; got {re.escape(repr(order))}", name, 5, order=order)
+    refused_by_sample(rf"{name}: `order` must be \d\.\.\d; got {re.escape(repr(order))}", name, 5, order=order)
 
 
 CHOICES = {

@@ -39,8 +39,9 @@ def cost(steps: tuple[Step, ...], x: Tensor, output: Tensor) -> list[list[str]]:
     """Operations of every step, given the network's output."""
     state, spent = State(x, x), []
     for step in steps:
+        noises = [torch.randn_like(x) for _ in step.draws]
         with Operations() as operations:
-            state = step(state, output)
+            state = step(state, output, noises)
         spent.append(operations.names)
     return spent
 

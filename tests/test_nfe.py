@@ -63,7 +63,8 @@ def test_exactly_n_evaluations_inside_the_grid(name: str, kind: str) -> None:
         assert network.times[0] == pytest.approx(first, abs=1e-9)
         assert max(network.times) <= first + 1e-9 and min(network.times) >= last - 1e-9
         end = 0.5 * float(schedule.alpha(schedule.t_end)) - float(schedule.sigma(schedule.t_end))
-        assert float(x[0, 0]) == pytest.approx(end, abs=1e-7)
+        assert torch.isfinite(x).all()
+        assert SOLVERS[name].stochastic or float(x[0, 0]) == pytest.approx(end, abs=1e-7)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -81,8 +82,8 @@ def test_given_ends_are_kept(name: str) -> None:
     schedule = SCHEDULES["vp"]
     for nfe in (1, 2, 5, 8, 11):
         network, _, x = spend(schedule, name, nfe, t_start=0.8, t_end=0.05, grid="uniform")
-        assert len(network.times) == nfe and network.times[0] == 0.8 and min(network.times) >= 0.05
-        assert float(x[0, 0]) == pytest.approx(
+        assert len(network.times) == nfe and network.times[0] == 0.8 and min(network.times) >= 0.05 - 1e-12
+        assert SOLVERS[name].stochastic or float(x[0, 0]) == pytest.approx(
             0.5 * float(schedule.alpha(0.05)) - float(schedule.sigma(0.05)), abs=1e-9
         )
 
@@ -91,5 +92,6 @@ def test_given_ends_are_kept(name: str) -> None:
 def test_an_explicit_grid_without_nfe_takes_one_step_an_interval(name: str) -> None:
     times = np.linspace(0.9, 0.1, 13)
     table = build(name, SCHEDULES["vp"], None, times)
-    assert set(times) <= set(table.times) or SOLVERS[name].plan  # a plan of its own may regroup
+    # a plan of its own may regroup; churn and Restart move boundaries
+    assert set(times) <= set(table.times) or SOLVERS[name].plan or table.jumps
     assert table.times[0] == 0.9 and table.times[-1] == 0.1 and table.nfe == len(table.forms)

