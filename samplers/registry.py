@@ -31,6 +31,7 @@ FAMILIES = (
     "solvers.euler_maruyama",
     "solvers.er_sde",
     "solvers.sa_solver",
+    "solvers.seeds",
     "drivers.adaptive",
     "drivers.gotta_go_fast",
     "drivers.rk45",

@@ -1,0 +1,80 @@
+"""SEEDS: exponential Runge-Kutta for the reverse SDE, whose stages share the noise of one Brownian path.
+
+The schemes are those of DPM-Solver, with (1 + tau^2) h in the place of h (x0), or times 1 + tau^2 (eps). Over a stage
+from node n to n' the path adds c(n, n') z, and a(n', t) takes it on to t. `carry` holds the state at s together with all
+noise so far, taken back to s:
+
+    carry + sum_i c(n_i, n_i+1) / a(s, n_i+1) z_i,      X_j = a(s, n_j) carry + sum_i weight_ji m_i,
+
+so every increment is drawn once and reaches all later stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import sqrt
+from typing import Any
+
+from ..phi import phi
+from ..registry import Path, Solution, solver
+from ..schedule import Node
+from ..tableau import CARRY, INPUT, Row, noise
+from ..weights import linear, noise_weight
+from . import options as opt
+from . import references as ref
+from .exponential_rk import Scheme, etd2, exp_euler, ho3
+from .sde_dpm import TAU_MOST, first_order
+
+_SCHEMES: Mapping[int, Callable[[float], Scheme]] = {1: exp_euler, 2: lambda z: etd2(z, 0.5, weak=True), 3: ho3}
+
+
+def _step(path: Path, calls: int, s: Node, t: Node, form: str, tau: float) -> list[Row]:
+    """Rows of one step: one a stage. Beyond tau^2 h = 20, where all noise is new, a smaller tau does the same."""
+    h = t.lam - s.lam
+    tau = min(tau, sqrt(20 / h))  # a would vanish, and noise / a overflow
+    z, size = (-(1 + tau**2) * h, (1 + tau**2) * h) if form == "x0" else (h, -(1 + tau**2) * h)
+    c, a, b = _SCHEMES[calls](z)
+    nodes = [*(path.between(s, t, ci) for ci in c), t]
+    rows: list[Row] = []
+    for i, (ci, later) in enumerate(zip((*c[1:], 1.0), ([], *a, b) if calls > 1 else ([],), strict=True)):
+        node, target = nodes[i], nodes[i + 1]
+        decay = linear(form, s, target, tau)
+        first = ci * phi(1, ci * z) - sum(later)
+        scale = size * (target.alpha if form == "x0" else target.sigma)
+        # the output of stage j is m_{k-(i-j)} in the row of stage i
+        terms: dict[Any, float] = {i - j: scale * w for j, w in enumerate([first, *later])}
+        state = CARRY if i else INPUT
+        carry: dict[Any, float] = {state: 1.0}
+        terms[state] = decay
+        if tau:
+            terms[noise(node, target)] = noise_weight(form, node, target, tau)
+            carry[noise(node, target)] = terms[noise(node, target)] / decay
+        rows.append(Row(node, form, terms, carry if i + 1 < calls else None))
+    return rows
+
+
+def _order(options: Mapping[str, Any]) -> int:
+    return opt.whole("seeds", "order", options["order"], 3)
+
+
+@solver(
+    "seeds", order=2, prediction="eps", stochastic=True, reference=ref.SEEDS, calls=_order, singular_ends="start end"
+)
+def seeds(path: Path, *, order: int = 2, form: str = "eps", tau: float = 1.0) -> Solution:
+    """SEEDS-1, -2, -3: one, two or three stages on one Brownian path. Weak order min(order, 2); `order` evaluations a step.
+
+    order 2, on eps (published; tau = 1, h = lam_t - lam_s, m half-way):
+        X = (alpha_m/alpha_s) x - 2 sigma_m (e^(h/2) - 1) eps(x) + sigma_m sqrt(e^h - 1) z1
+        x_t = (alpha_t/alpha_s) x - 2 sigma_t (e^h - 1) eps(X) + sigma_t [sqrt(e^2h - e^h) z1 + sqrt(e^h - 1) z2]
+    order 3: nodes 1/3 and 2/3. form "x0": the same on x0, which is far milder in few steps, as eps forms grow like e^h.
+    tau = 0 is DPM-Solver (eps) and DPM-Solver++ (x0). Weak order 3 needs tau = 0.
+    """
+    order, form = _order({"order": order}), opt.form("seeds", form)
+    tau = opt.number("seeds", "tau", tau, TAU_MOST)
+    rows: list[Row] = []
+    for calls, s, t in path.steps():
+        singular = s.alpha == 0 or t.sigma == 0
+        rows += [first_order(s, t, tau)] if singular else _step(path, calls, s, t, form, tau)
+    if not tau:
+        return Solution(rows, order)
+    return Solution(rows, min(order, 2), conserves="x0 eps" if form == "x0" else "x0")
