@@ -39,7 +39,9 @@ def test_a_path_is_the_same_however_it_is_asked() -> None:
         for a, b in zip(points[:-1], points[1:], strict=True)
     )
     assert np.abs(coarse - fine).max() < 1e-4
-    assert np.array_equal(BrownianPaths(1).increment(-RANGE, 2.0, SHAPE), BrownianPaths(1).increment(-np.inf, 2.0, SHAPE))
+    assert np.array_equal(
+        BrownianPaths(1).increment(-RANGE, 2.0, SHAPE), BrownianPaths(1).increment(-np.inf, 2.0, SHAPE)
+    )
 
 
 def test_paths_and_seeds_are_independent() -> None:
