@@ -34,12 +34,12 @@ def _level(schedule: NoiseSchedule, tau: Any, interval: Any) -> Level:
     tau = opt.number("sa_solver", "tau", tau, TAU_MOST)
     if interval is None:
         return lambda s: tau
-    ends = tuple(interval) if isinstance(interval, Sequence) and not isinstance(interval, str) else ()
-    if len(ends) != 2 or not 0 <= float(ends[0]) < float(ends[1]) <= 1:
+    ends = interval if isinstance(interval, Sequence) and not isinstance(interval, str) else ()
+    low, high = (opt.number("sa_solver", "tau_interval", end, 1.0) for end in ends) if len(ends) == 2 else (1.0, 0.0)
+    if low >= high:
         raise ValueError(
             f"sa_solver: `tau_interval` must be two times, 0 <= low < high <= 1, or None for all; got {interval!r}"
         )
-    low, high = map(float, ends)
     return lambda s: tau if low <= _unit_time(schedule, s) <= high else 0.0
 
 
