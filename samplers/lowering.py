@@ -129,7 +129,7 @@ def _needs(tableau: Tableau) -> tuple[list[int], list[bool]]:
 
 def _is_kept(W: Array) -> bool:
     """Whether the carry line is the identity."""
-    return W[0, CARRY] == 1.0 and not W[0, 1:].any()
+    return bool(np.all(W[0, CARRY] == 1.0)) and not W[0, 1:].any()
 
 
 def _terms(weights: Array, first: int | None = None) -> tuple[tuple[int, float | None], ...]:

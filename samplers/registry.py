@@ -25,6 +25,7 @@ FAMILIES = (
     "solvers.exponential_rk",
     "solvers.rho_rk",
     "solvers.unipc",
+    "solvers.dpm_solver_v3",
     "solvers.stork",
     "solvers.sde_dpm",
     "solvers.restart",

@@ -14,6 +14,7 @@ from fewstep.files import whole
 
 from . import continuous, discrete, reverting
 from .schedule import Node, NoiseSchedule
+from .statistics import Statistics
 from .tableau import Tableau
 
 FORMAT, VERSION = "fewstep.tableau", 2
@@ -42,7 +43,21 @@ def save(tableau: Tableau, path: str | os.PathLike[str]) -> None:
         "jumps": {str(step): node for step, node in tableau.jumps.items()},
     }
     with whole(path) as part:
-        part.write_text(json.dumps(content, indent=1))
+        part.write_text(json.dumps(content, indent=1, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    """Options that are objects: statistics, in whole."""
+    if isinstance(value, Statistics):
+        return {"class": "Statistics", **value.plain()}
+    raise ValueError(f"a table with an option of type {type(value).__name__} cannot be saved")
+
+
+def _option(value: Any) -> Any:
+    """Inverse of `_plain`."""
+    if not isinstance(value, dict) or value.get("class") != "Statistics":
+        return value
+    return Statistics(**{k: v for k, v in value.items() if k != "class"})
 
 
 def load(path: str | os.PathLike[str]) -> Tableau:
@@ -84,7 +99,7 @@ def _from_content(content: dict[str, Any]) -> Tableau:
         constant=content["constant"],
         prologue=None if prologue is None else np.array(prologue, float),
         groups=tuple(content["groups"]),
-        options=content["options"],
+        options={k: _option(v) for k, v in content["options"].items()},
         spans=None if content.get("spans") is None else np.array(content["spans"], float),
         conserves=content.get("conserves", "x0 eps"),
         jumps={int(step): Node(*node) for step, node in content.get("jumps", {}).items()},

@@ -71,7 +71,7 @@ def noise_weight(form: str, s: Node, t: Node, tau: float) -> float:
     return float(tau * sqrt(max(0.0, (t.alpha * s.sigma / s.alpha) ** 2 - t.sigma**2)))
 
 
-def _basis(nodes: np.ndarray) -> np.ndarray:
+def lagrange_basis(nodes: np.ndarray) -> np.ndarray:
     """p[j, k] with l_j(u) = sum_k p[j, k] u^k for the Lagrange basis on `nodes`."""
     return np.linalg.inv(np.vander(nodes, increasing=True)).T
 
@@ -98,7 +98,7 @@ def lagrange_row(
         h = t.lam - s.lam
         z = -(1 + tau**2) * h if form == "x0" else h
         scaled = (1 + tau**2) * h * (t.alpha if form == "x0" else -t.sigma)
-        p = _basis(np.array([(n.lam - s.lam) / h for n in nodes]))
+        p = lagrange_basis(np.array([(n.lam - s.lam) / h for n in nodes]))
         ph = phis(float(z), len(nodes))
         moments = np.array([factorial(k) * ph[k + 1] for k in range(len(nodes))])
         return [float(b) for b in scaled * (p @ moments)]
@@ -144,6 +144,6 @@ def _by_quadrature(
     else:
         g, at = lam, np.array([n.lam for n in nodes])
     span = at.max() - at.min()
-    p = _basis((at - at[0]) / span)
+    p = lagrange_basis((at - at[0]) / span)
     values = np.vander((g - at[0]) / span, len(nodes), increasing=True)
     return [float(b) for b in scale(form, t) * (p @ (w @ values))]

@@ -34,3 +34,6 @@ SA_SOLVER = (
 SEEDS = "SEEDS: Exponential SDE Solvers for Fast High-Quality Sampling; Gonzalez et al.; 2023; arXiv:2305.14267"
 GOTTA = "Gotta Go Fast When Generating Data with Score-Based Models; Jolicoeur-Martineau et al.; 2021; arXiv:2105.14080"
 DOPRI = "A family of embedded Runge-Kutta formulae; Dormand, Prince; 1980; on diffusion: Song et al.; arXiv:2011.13456"
+DPM_V3 = (
+    "DPM-Solver-v3: Improved Diffusion ODE Solver with Empirical Model Statistics; Zheng et al.; 2023; arXiv:2310.13268"
+)
