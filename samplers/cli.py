@@ -104,38 +104,59 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command()
 @model_options
 @click.option("--solver", default="dpmpp_2m", show_default=True, help="A name that `fewstep solvers` lists.")
-@click.option("--nfe", type=int, default=8, show_default=True, help="Network evaluations.")
+@click.option("--nfe", type=int, help="Network evaluations  [default: 8; no limit for adaptive solvers]")
 @click.option("--grid", help="A name that `fewstep grids` lists  [default: the model's]")
+@click.option(
+    "--noise",
+    type=click.Choice(["independent", "brownian"]),
+    default="independent",
+    show_default=True,
+    help="Of stochastic solvers; brownian: the same image at any --nfe.",
+)
 @click.option("-n", "--number", type=click.IntRange(1), default=64, show_default=True, help="Images.")
 @click.option("--out", default="samples.png", show_default=True, help="A picture, or DIR/ for one PNG an image.")
-def sample(solver: str, nfe: int, grid: str | None, number: int, seed: int, out: str, **how: Any) -> None:
+def sample(
+    solver: str, nfe: int | None, grid: str | None, noise: str, number: int, seed: int, out: str, **how: Any
+) -> None:
     """Sample MODEL with one solver into a grid of images (or a folder of them).
 
     Every image has its own seed, so that asking for more of them changes none.
     """
     options = dict(map(parsed, how.pop("options")))
-    checked_names([solver], [nfe], grid, options)
+    checked_names([solver], [] if nfe is None else [nfe], grid, options)
     folder = out.endswith("/") or Path(out).is_dir()
 
     from .pictures import checked_suffix, save_image, tile
+    from .registry import SOLVERS, resolve
     from .source import Source
 
     if not folder:
         checked_suffix(Path(out))
-    images = []
-    for batch in watched(Source(**how).batches(range(seed, seed + number)), "batch"):
-        images += batch.images(batch.draw(solver=solver, nfe=nfe, grid=grid, progress=sys.stderr.isatty(), **options))
+    adaptive = SOLVERS[resolve(solver)[0]].adaptive
+    if nfe is None and not adaptive:
+        nfe = 8
+    images, spent = [], []
+    for batch in watched(Source(**how).batches(range(seed, seed + number), alone=adaptive), "batch"):
+        x0, info = batch.run(solver=solver, nfe=nfe, grid=grid, noise=noise, progress=sys.stderr.isatty(), **options)
+        images += batch.images(x0)
+        spent.append(info.nfe)
     if folder:
         for image_seed, image in zip(range(seed, seed + number), images, strict=True):
             save_image(image, Path(out) / f"{image_seed:06d}.png")
     else:
         save_image(tile(images, ceil(number**0.5)), Path(out))
-    click.echo(f"{out}: {number} images, {solver}, {nfe} evaluations, seeds {seed} to {seed + number - 1}")
+    count = f"{min(spent)}" if min(spent) == max(spent) else f"{min(spent)} to {max(spent)}"
+    click.echo(f"{out}: {number} images, {solver}, {count} evaluations, seeds {seed} to {seed + number - 1}")
 
 
 @click.command()
 @model_options
-@click.option("--solvers", type=NAMES, metavar="A,B,...", help="Names between commas, or `all`  [default: a dozen]")
+@click.option(
+    "--solvers",
+    type=NAMES,
+    metavar="A,B,...",
+    help="Names between commas; `all`: ODE tables; `sde`: stochastic ones  [default: a dozen]",
+)
 @click.option(
     "--nfe", "nfes", type=NUMBERS, metavar="N,...", default="4,5,6,8,10,15,20", show_default=True, help="Evaluations."
 )
@@ -158,25 +179,33 @@ def compare(
     """Compare solvers on MODEL: error to a 200-evaluation reference on shared noise, per solver and evaluations.
 
     Prints a table (a star marks the best of a column) and writes curves.png, samples.png and results.json,
-    or all of it as one page where --out ends in .html.
+    or all of it as one page where --out ends in .html. A stochastic solver is compared with its own long run on the same
+    Brownian paths; a solver that chooses its steps has in each column its best run that spent no more.
     """
     from . import compare as comparison
 
     options = dict(map(parsed, how.pop("options")))
-    solvers = comparison.ode_solvers() if solvers == ("all",) else solvers or comparison.DEFAULT_SOLVERS
+    families = {("all",): comparison.ode_solvers, ("sde",): comparison.stochastic_solvers}
+    named = tuple(solvers or comparison.DEFAULT_SOLVERS)
+    solvers = families[named]() if named in families else named
     checked_names(solvers, nfes, None if grid == "auto" else grid, options)
 
     import torch
 
-    from .registry import resolve
+    from .registry import SOLVERS, resolve
     from .report import write_report
     from .source import Source
 
-    batches = Source(**how).batches(range(seed, seed + number))
+    source = Source(**how)
+    batches = source.batches(range(seed, seed + number))
     usual = batches[0].denoiser.schedule.default_grid
 
     def draw(**solver: Any) -> Any:
         return torch.cat([batch.draw(**solver) for batch in batches])
+
+    def draw_alone(**solver: Any) -> Any:
+        runs = [batch.run(**solver) for batch in source.batches(range(seed, seed + number), alone=True)]
+        return torch.cat([x0 for x0, _ in runs]), sum(info.nfe for _, info in runs) / len(runs)
 
     (truth,) = [
         draw(**spec, progress=sys.stderr.isatty())
@@ -185,6 +214,10 @@ def compare(
     rows = []
     for name in watched(solvers, "solver"):
         solver, folk_grid = resolve(name)
+        if SOLVERS[solver].adaptive:
+            to = None if SOLVERS[solver].stochastic else truth
+            rows.append(comparison.adaptive_curve(draw_alone, to, solver, nfes, **options))
+            continue
         tried = comparison.AUTO_GRIDS if grid == "auto" else (grid or folk_grid or usual,)
         rows.append(comparison.best_curve(draw, truth, solver, nfes, tried, **options))
     about = {

@@ -2,13 +2,17 @@
 
     error of image i at n evaluations = sqrt( mean over its entries of (x0_n - x0_reference)^2 )
 
+The reference of solvers of the probability flow is one long run for all. A stochastic solver goes elsewhere: its reference
+is its own run of LONGER times the evaluations on the same Brownian paths. Solvers that choose their steps are run at a
+ladder of tolerances; a column has the best run that spent no more on average.
+
 Nothing here knows the command line or a picture; pictures.py draws the rows.
 """
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import exp, log
+from math import exp, inf, isfinite, log
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,6 +35,9 @@ DEFAULT_SOLVERS = (
 )
 # Tried in turn for `--grid auto`; the ones that a schedule has no use for drop out.
 AUTO_GRIDS = ("uniform", "quadratic", "logsnr", "karras", "beta")
+# Multiples of a driver's own tolerances, and how much longer than the last column a stochastic reference is.
+LADDER = (64.0, 16.0, 4.0, 1.0, 0.25, 0.0625)
+LONGER = 8
 # The reference. On the embedded digits it is 0.0005 from runs of 1000 evaluations (which agree with each other to 1e-5):
 # smaller errors than that mean nothing in a table.
 REFERENCE: dict[str, Any] = {"solver": "dpmpp_3m", "nfe": 200, "grid": "karras"}
@@ -43,6 +50,13 @@ def ode_solvers() -> tuple[str, ...]:
     return tuple(name for name, entry in SOLVERS.items() if entry.kind == "tableau" and not entry.stochastic)
 
 
+def stochastic_solvers() -> tuple[str, ...]:
+    """Every registered table that draws noise and converges."""
+    from .registry import SOLVERS
+
+    return tuple(n for n, entry in SOLVERS.items() if entry.kind == "tableau" and entry.stochastic and entry.order)
+
+
 def told(spec: dict[str, Any]) -> str:
     """A run in words."""
     return "{nfe} evaluations of {solver} on {grid}".format(**spec)
@@ -50,7 +64,10 @@ def told(spec: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Curve:
-    """One solver on one grid: at each nfe, the mean and the worst error of the images, and the images themselves."""
+    """One solver on one grid: at each nfe, the mean and the worst error of the images, and the images themselves.
+
+    Errors are infinite where an adaptive solver has no run that cheap.
+    """
 
     solver: str
     grid: str
@@ -62,7 +79,8 @@ class Curve:
     @property
     def score(self) -> float:
         """Geometric mean of the errors over all nfe: what the best grid of a solver is chosen by."""
-        return exp(sum(log(max(e, 1e-30)) for e in self.rmse) / len(self.rmse))
+        finite = [log(max(e, 1e-30)) for e in self.rmse if isfinite(e)]
+        return exp(sum(finite) / len(finite)) if finite else inf
 
 
 def image_errors(x0: "Tensor", truth: "Tensor") -> "Tensor":
@@ -74,7 +92,53 @@ def run_curve(
     draw: "Callable[..., Tensor]", truth: "Tensor", solver: str, nfes: Sequence[int], grid: str, **options: Any
 ) -> Curve:
     """`draw(solver=, nfe=, grid=, **options) -> x0` at every nfe, compared with `truth`."""
-    samples = tuple(draw(solver=solver, nfe=n, grid=grid, **options) for n in nfes)
+    return _curve(solver, grid, nfes, [draw(solver=solver, nfe=n, grid=grid, **options) for n in nfes], truth)
+
+
+def stochastic_curve(
+    draw: "Callable[..., Tensor]", solver: str, nfes: Sequence[int], grid: str, **options: Any
+) -> Curve:
+    """The same for a solver with noise, against its own longer run on the same Brownian paths."""
+    how = {"solver": solver, "grid": grid, "noise": "brownian", **options}
+    return _curve(solver, grid, nfes, [draw(nfe=n, **how) for n in nfes], draw(nfe=LONGER * max(nfes), **how))
+
+
+def adaptive_curve(
+    draw: "Callable[..., tuple[Tensor, float]]",
+    truth: "Tensor | None",
+    solver: str,
+    nfes: Sequence[int],
+    **options: Any,
+) -> Curve:
+    """A solver that chooses its steps, at a ladder of tolerances. `draw(...) -> (x0, mean nfe)`.
+
+    truth: None takes the solver's own run at a hundredth of its tightest tolerances.
+    """
+    import torch
+
+    from .registry import SOLVERS
+
+    own = {name: value for name, value in SOLVERS[solver].options.items() if name in ("rtol", "atol")}
+
+    def run(factor: float) -> "tuple[Tensor, float]":
+        return draw(solver=solver, **{name: factor * value for name, value in own.items()}, **options)
+
+    if truth is None:
+        truth, _ = run(LADDER[-1] / 100)
+    runs = []
+    for factor in LADDER:
+        runs.append(run(factor))
+        if runs[-1][1] > max(nfes):
+            break
+    blank = torch.full_like(runs[0][0], inf)
+    best = []
+    for n in nfes:
+        fitting = [x0 for x0, spent in runs if spent <= n]
+        best.append(min(fitting, key=lambda x0: float(image_errors(x0, truth).mean()), default=blank))
+    return _curve(solver, "its own", nfes, best, truth)
+
+
+def _curve(solver: str, grid: str, nfes: Sequence[int], samples: "Sequence[Tensor]", truth: "Tensor") -> Curve:
     errors = [image_errors(x0, truth) for x0 in samples]
     return Curve(
         solver,
@@ -99,10 +163,16 @@ def best_curve(
     Raises:
         ValueError: the solver runs on none of the grids (the last reason is told).
     """
-    rows, reason = [], None
+    from .registry import SOLVERS
+
+    rows: list[Curve] = []
+    reason = None
     for grid in grids:
         try:
-            rows.append(run_curve(draw, truth, solver, nfes, grid, **options))
+            if SOLVERS[solver].stochastic:
+                rows.append(stochastic_curve(draw, solver, nfes, grid, **options))
+            else:
+                rows.append(run_curve(draw, truth, solver, nfes, grid, **options))
         except ValueError as error:
             reason = error
     if not rows:
@@ -118,7 +188,10 @@ def text_table(rows: Sequence[Curve]) -> str:
         [
             row.solver,
             row.grid,
-            *(f"{e:.5f}{'*' if e == least else ' '}" for e, least in zip(row.rmse, best, strict=True)),
+            *(
+                f"{e:.5f}{'*' if e == least else ' '}" if isfinite(e) else "- "
+                for e, least in zip(row.rmse, best, strict=True)
+            ),
         ]
         for row in rows
     ]
@@ -143,7 +216,12 @@ def csv_table(rows: Sequence[Curve]) -> str:
 def json_table(rows: Sequence[Curve], **about: Any) -> str:
     """The same as JSON, beside whatever tells how it was made."""
     listed = [
-        {"solver": r.solver, "grid": r.grid, "nfe": list(r.nfes), "rmse": list(r.rmse), "worst": list(r.worst)}
+        {"solver": r.solver, "grid": r.grid, "nfe": list(r.nfes), "rmse": _numbers(r.rmse), "worst": _numbers(r.worst)}
         for r in rows
     ]
     return json.dumps({**about, "rows": listed}, indent=1)
+
+
+def _numbers(values: Sequence[float]) -> list[float | None]:
+    """What JSON can hold: None for infinity."""
+    return [value if isfinite(value) else None for value in values]

@@ -156,7 +156,8 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
             self._configure()
         shift = None if mu is None else float(mu)
         self._asked = (num_inference_steps, played.numbers(sigmas), played.numbers(timesteps), shift)
-        self._table = played.timetable(self._key, *self._asked)
+        self._run_key = self._key
+        self._table = played.timetable(self._run_key, *self._asked)
         self.timesteps = self._table.timesteps.to(device, copy=True)
         self.sigmas = self._table.sigmas.clone()
         self.num_inference_steps = self._table.tableau.nfe
@@ -192,7 +193,8 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
         Args:
             model_output: (B, C, ...), or (B, 2C, ...) with a learned variance, of any floating dtype.
             timestep: read only at the first step of a run that has no begin index. sample: state, (B, C, ...).
-            eta: accepted for pipelines that pass it; the ODE tables have no noise to scale.
+            eta: what pipelines pass on; above 0, it takes the place of the solver's option `eta` (ddim, ancestral) for
+                this run. Other solvers do not read it.
             generator: one, or a list with one a sample; used by rows with noise. variance_noise: their noise, given.
             return_dict: False for a tuple (prev_sample, pred_original_sample), the second computed when it is read.
             per_token_timesteps: (B, N) for flow states (B, N, C) whose tokens have times of their own; the output is
@@ -202,7 +204,7 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
         Raises:
             ValueError: before set_timesteps, after the last step, or a model output of another shape.
         """
-        step = self._step or self._first_step(timestep, sample)
+        step = self._step or self._first_step(timestep, sample, eta)
         if per_token_timesteps is not None:
             model_output = self._of_tokens(model_output, per_token_timesteps / step.model_time)
         state: Any = self._state
@@ -230,7 +232,7 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
         first = [] if given is None else [given.to(like.dtype)]
         return first + [noise(draw, like) for draw in step.draws[len(first) :]]
 
-    def _first_step(self, timestep: Any, sample: Tensor) -> Step:
+    def _first_step(self, timestep: Any, sample: Tensor, eta: float) -> Step:
         """Step zero of the run: at the begin index, else where `timestep` stands in `timesteps`."""
         if self._table is None or self._bound is None:
             raise ValueError("call set_timesteps() before step()")
@@ -238,6 +240,12 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
         if begin is None:
             begin = 0 if torch.compiler.is_compiling() else self._locate(timestep)
         dtype = torch.float64 if sample.dtype == torch.float64 else torch.float32
+        if eta and self._model.options.get("eta", eta) != eta:
+            entries = described(self._read)
+            options = {**entries.get("solver_options", {}), "eta": float(eta)}
+            self._run_key = played.config_key({**entries, "solver_options": options})
+            self._table = played.timetable(self._run_key, *(self._asked or ()))
+            self._bound = played.bind(self._table, begin, sample.device, dtype)
         if (self._bound.begin, self._bound.device, self._bound.dtype) != (begin, sample.device, dtype):
             self._bound = played.bind(self._table, begin, sample.device, dtype)
         return self._bound.steps[0]
@@ -299,7 +307,7 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
         bound, index = saved.pop("at")
         self.__dict__.update(saved)
         self._read, self._model = self._internal_dict, played.model(self._key)
-        self._table = None if self._asked is None else played.timetable(self._key, *self._asked)
+        self._table = None if self._asked is None else played.timetable(self._run_key, *self._asked)
         self._bound = self._step = None
         if self._table is not None:
             self._bound = played.bind(self._table, *bound)

@@ -9,7 +9,7 @@ import torch
 from PIL.Image import Image
 
 from .denoiser import Denoiser
-from .sampling import sample
+from .sampling import Info, sample
 
 
 def load_pipeline(model: str, device: torch.device, dtype: torch.dtype) -> Any:
@@ -98,9 +98,14 @@ class Batch:
         return f"seeds {self.seeds[0]} to {self.seeds[-1]}"
 
     @torch.no_grad()
+    def run(self, **how: Any) -> tuple[torch.Tensor, Info]:
+        """x0 (B, *shape) on the CPU and what the run did, by `sample` with these solver, nfe, grid and options."""
+        x0, info = sample(self.denoiser, self.x_T, noise_seeds=self.seeds, return_info=True, **how)
+        return x0.cpu(), info
+
     def draw(self, **how: Any) -> torch.Tensor:
-        """x0 (B, *shape) on the CPU, by `sample` with these solver, nfe, grid and options."""
-        return sample(self.denoiser, self.x_T, noise_seeds=self.seeds, **how).cpu()
+        """x0 (B, *shape) on the CPU."""
+        return self.run(**how)[0]
 
     @torch.no_grad()
     def images(self, x0: torch.Tensor) -> list[Image]:
@@ -128,7 +133,8 @@ class Source:
             classes = range(10)
         self.wishes = {"classes": classes, "prompt": prompt, "guidance": guidance}
 
-    def batches(self, seeds: Sequence[int]) -> list[Batch]:
-        """The seeds in batches of at most `batch_size`."""
-        parts = [seeds[k : k + self.batch_size] for k in range(0, len(seeds), self.batch_size)]
+    def batches(self, seeds: Sequence[int], alone: bool = False) -> list[Batch]:
+        """The seeds in batches of at most `batch_size`; alone: of one, for solvers that choose their steps."""
+        size = 1 if alone else self.batch_size
+        parts = [seeds[k : k + size] for k in range(0, len(seeds), size)]
         return [Batch(self.pipe, part, self.wishes) for part in parts]
