@@ -36,6 +36,7 @@ FAMILIES = (
     "drivers.adaptive",
     "drivers.gotta_go_fast",
     "drivers.rk45",
+    "drivers.picard",
 )
 
 

@@ -37,3 +37,5 @@ DOPRI = "A family of embedded Runge-Kutta formulae; Dormand, Prince; 1980; on di
 DPM_V3 = (
     "DPM-Solver-v3: Improved Diffusion ODE Solver with Empirical Model Statistics; Zheng et al.; 2023; arXiv:2310.13268"
 )
+PARADIGMS = "Parallel Sampling of Diffusion Models; Shih, Belkhale, Ermon, Sadigh, Anari; 2023; arXiv:2305.16317"
+DLG = "Denoising MCMC for Accelerating Diffusion-Based Generative Models; Kim, Ye; 2022; arXiv:2209.14593"

@@ -1,0 +1,229 @@
+"""Parallel sampling: all steps of a window at once, again and again until they agree (ParaDiGMS).
+
+A one-step table is a chain of maps, with its noises drawn beforehand,
+
+    x_{k+1} = f_k(x_k) = a_k x_k + b_k x0(x_k, t_k) + c_k z_k.
+
+A Picard sweep replaces the trajectory X_f .. X_{f+w} by X_f plus the increments f_k(X_k) - X_k of its steps. Written with
+residuals r_{k+1} = f_k(X_k) - X_{k+1}, that is
+
+    X_{k+1} <- f_k(X_k) + sum_{f < i <= k} r_i,
+
+where nothing large is added up: step f is exact in every sweep, a converged trajectory does not move, and after at most N
+sweeps the result is that of the N steps one after another. Steps of a window need one network call, of w times the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..predictions import convert
+from ..registry import SOLVERS, build, driver
+from ..schedule import Nodes
+from ..solvers import options as opt
+from ..solvers import references as ref
+from ..tableau import Tableau
+from . import processes
+from .task import Outcome, Task
+
+Tensor = torch.Tensor
+Rows = NDArray[np.intp]
+STEPS = 50  # by default
+
+
+@driver("picard", order=1, prediction="x0", reference=ref.PARADIGMS)
+@torch.no_grad()
+def picard(
+    task: Task,
+    *,
+    base: str = "ddim",
+    window: int = 32,
+    tolerance: float = 1e-3,
+    max_sweeps: int | None = None,
+    base_options: Mapping[str, Any] | None = None,
+    shard: bool = True,
+) -> Outcome:
+    """The result of `nfe` steps of a one-step solver in far fewer network calls one after another, and more evaluations.
+
+    nfe: steps N (50 by default, or the intervals of an explicit grid). Info.calls are the sweeps, Info.nfe the
+    evaluations of a sample in all of them. The order is the base's.
+
+    base, base_options: a one-step table, ODE or SDE. window: steps a sweep, w. tolerance: a step is done when it
+    and all before it moved by at most tolerance * std in a sweep (root mean square over the sample), std being the posterior
+    deviation sigma_t sqrt(1 - e^(-2h)) of the step (1e-1 for images, 1e-3 for figures). max_sweeps: limit.
+    shard: share the steps of a window over the processes of torch.distributed where it is initialised; all must make the
+    same call, and get the first one's noise and the same result.
+
+    Every sample has a window of its own, and its result is that of the sample alone. Without the denoiser's
+    `vector_time` the steps of a window are evaluated one by one: right, but not faster. Callback and hook see, after each
+    sweep, the last step that all samples have done; a state that the hook moves is gone on from. Gradients do not pass.
+
+    Raises: ValueError for a base that is no one-step table, window or max_sweeps < 1, a tolerance that is not positive.
+    """
+    window = opt.whole("picard", "window", window, most=10**9)
+    (tolerance,) = opt.positive("picard", tolerance=tolerance)
+    limit = None if max_sweeps is None else opt.whole("picard", "max_sweeps", max_sweeps, most=10**9)
+    shared = bool(opt.one_of("picard", "shard", shard, (True, False))) and processes.count() > 1
+    tableau = _base(task, base, dict(base_options or {}))
+    run = _Run(task, _Chain.of(tableau, task, shared), window, tolerance, shared)
+    with _bar(task, tableau.nfe) as bar:
+        while run.done() < tableau.nfe and (limit is None or run.sweeps < limit):
+            run.sweep()
+            bar.update(run.done() - bar.n)
+    status = "done" if run.done() == tableau.nfe else "max_sweeps"
+    return Outcome(run.latest(), run.spent, run.calls, run.done(), status=status)
+
+
+def _base(task: Task, base: str, options: dict[str, Any]) -> Tableau:
+    """The base's table of N steps."""
+    explicit = task.grid is not None and not isinstance(task.grid, str) and not callable(task.grid)
+    ends: dict[str, Any] = {} if explicit else {"t_start": task.t_start, "t_end": task.t_end}
+    nfe = task.nfe or (None if explicit else STEPS)
+    tableau = build(base, task.schedule, nfe, task.grid, **ends, **options)
+    if not one_step(tableau):
+        possible = []
+        for name, entry in SOLVERS.items():
+            if entry.kind == "tableau":
+                times = np.geomspace(0.9, 0.1, 5) * task.schedule.t_max
+                try:
+                    possible += [name] * one_step(build(name, task.schedule, grid=times))
+                except ValueError:  # not for this schedule
+                    continue
+        raise ValueError(
+            f"picard: `base` must be a one-step solver, whose rows read the state, one output and noise alone; {base!r} "
+            f"with these options is not. Possible here: {', '.join(possible)}"
+        )
+    return tableau
+
+
+def one_step(tableau: Tableau) -> bool:
+    """Whether every row is a map of the state before it: no history, no anchor, no stages."""
+    W = tableau.W
+    return tableau.prologue is None and tableau.history == 1 and bool(np.array_equal(W[:, 0], W[:, 1]))
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """The maps x -> a x + b x0 + shift of a table: (N, 1, ...) or, of noise, (N, B, *shape); times and std of the steps."""
+
+    times: NDArray[np.float64]
+    a: Tensor
+    b: Tensor
+    shift: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, tableau: Tableau, task: Task, shared: bool) -> _Chain:
+        x, n, W = task.x, tableau.nfe, tableau.W[:, 1]
+        p, q = convert("sample", tableau.forms, Nodes(*(c[:-1] for c in tableau.nodes)))
+        cells = W.shape[2:] or (1,) * (x.ndim - 1)
+        a, b = (w.reshape(n, 1, *cells) for w in (W[:, 0] + W[:, 1] + p * W[:, 2], q * W[:, 2]))
+        shift = torch.zeros((), dtype=x.dtype, device=x.device).expand(n, *x.shape)
+        if tableau.stochastic or tableau.constant:
+            weights = _beside(W[:, 3:].reshape(n, -1, 1, *cells), x)
+            shift = torch.zeros(n, *x.shape, dtype=x.dtype, device=x.device)
+            for k in range(n):
+                for draw in tableau.draws(k + 1):
+                    shift[k] += weights[k, draw.slot] * task.noise(draw, x)
+                if tableau.constant:
+                    shift[k] += weights[k, -1]
+            shift = processes.same(shift) if shared else shift
+        return cls(tableau.times, _beside(a, x), _beside(b, x), shift, _beside(_deviations(tableau.nodes), x))
+
+
+def _beside(values: NDArray[np.float64], x: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, np.float64)).to(x.device, x.dtype)
+
+
+def _deviations(nodes: Nodes) -> NDArray[np.float64]:
+    """Posterior deviation of every step; where it is 0, that of the step before."""
+    h = np.maximum(np.diff(nodes.lam), 0)
+    std = nodes.sigma[1:] * np.sqrt(-np.expm1(-2 * h))
+    known = np.maximum.accumulate(np.where(std > 0, np.arange(len(std)), -1))
+    return np.asarray(np.where(known >= 0, std[np.maximum(known, 0)], 1.0))
+
+
+class _Run:
+    """The trajectory X (N + 2, B, *shape), whose last row catches what lies beyond the end, and what was spent.
+
+    front: (B,) steps done. reach: (B,) last entry of X that was computed; further ones count as equal to it.
+    """
+
+    def __init__(self, task: Task, chain: _Chain, window: int, tolerance: float, shared: bool):
+        self.task, self.chain, self.window, self.shared = task, chain, window, shared
+        self.slack, self.steps, batch = tolerance * chain.std, len(chain.std), task.x.shape[0]
+        self.X = task.x.new_zeros(self.steps + 2, *task.x.shape)
+        self.X[0] = processes.same(task.x) if shared else task.x
+        self.every = np.arange(batch)
+        self.front, self.reach = np.zeros(batch, np.intp), np.zeros(batch, np.intp)
+        self.sweeps = self.calls = self.spent = 0
+
+    def done(self) -> int:
+        """Steps that every sample has done."""
+        return int(self.front.min())
+
+    def latest(self) -> Tensor:
+        """The newest state of every sample."""
+        return self.X[self.reach, self.every]
+
+    def sweep(self) -> None:
+        """One Picard iteration of every sample's window; the fronts move on by at least one step."""
+        chain, n, width = self.chain, self.steps, min(self.window, self.steps - self.done())
+        slots = self.front + np.arange(width)[:, None]  # (w, B)
+        rows, inside = np.minimum(slots, n - 1), slots < n
+        x, old = (self.X[np.minimum(at, self.reach), self.every] for at in (slots, slots + 1))
+        evaluate = self._together if self.task.denoiser.vector_time else self._in_turn
+        times = chain.times[rows]
+        x0 = processes.in_parts(evaluate, x, times) if self.shared else evaluate(x, times)
+        new = chain.a[rows, 0] * x + chain.b[rows, 0] * x0 + chain.shift[rows, self.every]
+        new[1:] += (new - old).cumsum(0)[:-1]
+        moved = (new - old).flatten(2).square().mean(2).sqrt() if new.ndim > 2 else (new - old).abs()
+        calm = (moved <= self.slack[rows]) & torch.from_numpy(inside).to(x.device)
+        steps = 1 + calm.long().cumprod(0).sum(0)
+        done = (processes.same(steps) if self.shared else steps).cpu().numpy()
+        self.X[np.where(inside, slots + 1, n + 1), self.every] = new
+        self.reach = np.minimum(np.maximum(self.reach, self.front + width), n)
+        self.front = np.minimum(self.front + np.minimum(done, width), n)
+        self.sweeps += 1
+        self.spent += width
+        self._tell()
+
+    def _together(self, x: Tensor, times: NDArray[np.float64]) -> Tensor:
+        """x0 at x (w, B, ...), every entry at its own time, in one call."""
+        self.calls += 1
+        return self.task.predict("x0", x.flatten(0, 1), times.ravel()).view_as(x)
+
+    def _in_turn(self, x: Tensor, times: NDArray[np.float64]) -> Tensor:
+        """The same in one call a time, of the whole batch: what a network takes that knows one time and its own batch."""
+        x0 = torch.empty_like(x)
+        for t in np.unique(times):
+            at = times == t
+            self.calls += 1
+            found = self.task.predict("x0", x[at.argmax(0), self.every], float(t))
+            slot, b = np.nonzero(at)
+            x0[slot, b] = found[b]
+        return x0
+
+    def _tell(self) -> None:
+        """Show the last step that all have done; go back to it where a hook moved it."""
+        k, chain = self.done(), self.chain
+        x = self.X[k].clone()
+
+        def x0() -> Tensor:
+            return (x - chain.a[k - 1] * self.X[k - 1] - chain.shift[k - 1]) / chain.b[k - 1]
+
+        seen = self.task.tell(k - 1, float(chain.times[k]), x, self.spent, x0)
+        if seen is not x:
+            self.X[k], self.front = seen, np.full_like(self.front, k)
+
+
+def _bar(task: Task, steps: int) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=steps, desc="picard", unit="step", disable=not task.progress)
