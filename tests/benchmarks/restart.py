@@ -1,0 +1,92 @@
+"""ODE, SDE and Restart at equal evaluations on the embedded digits: Frechet distances on pixels and on classifier features.
+
+    python tests/benchmarks/restart.py                      # against 2000 digits of a long run of the model itself
+    python tests/benchmarks/restart.py --data mnist.npz     # against real digits: array test_images (N, 28, 28) uint8
+
+    d^2 = |mu - mu'|^2 + tr(C + C' - 2 (C C')^(1/2))
+
+Distances of few images are biased upwards, by the same amount in every row of one table.
+"""
+
+from __future__ import annotations
+
+import click
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from fewstep.demo import load_demo_classifier
+from fewstep.samplers.source import Source
+
+Array = np.ndarray
+RUNS = {
+    "dpmpp_2m": ("ODE", {}),
+    "heun": ("ODE", {}),
+    "dpmpp_2m_sde": ("SDE", {}),
+    "er_sde": ("SDE", {}),
+    "sa_solver": ("SDE", {}),
+    "euler_ancestral": ("SDE", {}),
+    "edm_stochastic": ("SDE", {}),
+    "restart": ("Restart", {}),
+    "restart dpmpp_2m": ("Restart", {"base": "dpmpp_2m"}),
+}
+
+
+def moments(features: Array) -> tuple[Array, Array]:
+    """Mean and covariance, float64."""
+    return features.mean(0), np.cov(features, rowvar=False)
+
+
+def frechet(a: tuple[Array, Array], b: tuple[Array, Array]) -> float:
+    """Squared Frechet distance of two Gaussians; the trace of the root from the eigenvalues of the product."""
+    roots = np.sqrt(np.maximum(np.linalg.eigvals(a[1] @ b[1]).real, 0.0))
+    return float(((a[0] - b[0]) ** 2).sum() + np.trace(a[1]) + np.trace(b[1]) - 2 * roots.sum())
+
+
+def draw(source: Source, seeds: range, **how: object) -> torch.Tensor:
+    """Digits of these seeds, (N, 1, 28, 28)."""
+    return torch.cat([batch.draw(**how) for batch in source.batches(seeds)])
+
+
+def real(path: str) -> torch.Tensor:
+    """Test digits in [-1, 1]."""
+    images = np.load(path)["test_images"]
+    return torch.from_numpy(images).float()[:, None] / 127.5 - 1
+
+
+@click.command()
+@click.option("--data", help="npz with test_images (N, 28, 28) uint8  [default: a long run of the model]")
+@click.option("-n", "--number", default=512, show_default=True)
+@click.option("--nfe", "nfes", default="18,36,72", show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+def main(data: str | None, number: int, nfes: str, device: str) -> None:
+    """Print the table."""
+    source, classifier = Source("demo", device=device, batch_size=128), load_demo_classifier()
+
+    def features(x: torch.Tensor) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        clipped = x.clamp(-1, 1)
+        with torch.no_grad():
+            seen = classifier.features(clipped).double().numpy()
+        pixels = torch.nn.functional.avg_pool2d(clipped, 2).flatten(1)  # 14 x 14: as many as few images can tell apart
+        return moments(pixels.double().numpy()), moments(seen)
+
+    truth = real(data) if data else draw(source, range(10**6, 10**6 + 2000), solver="dpmpp_3m", nfe=40, grid="karras")
+    target = features(truth)
+    columns = [int(n) for n in nfes.split(",")]
+    lines = []
+    for label, (kind, options) in tqdm(RUNS.items()):
+        cells = []
+        for n in columns:
+            x = draw(source, range(number), solver=label.split()[0], nfe=n, grid="karras", **options)
+            cells.append([frechet(got, want) for got, want in zip(features(x), target, strict=True)])
+        lines.append((label, kind, cells))
+    print(f"squared Frechet distance of {number} digits to {len(truth)} {'real' if data else 'long-run'} digits")
+    print(
+        f"{'solver':18s}{'kind':9s}" + "".join(f"{'pixels ' + str(n):>12s}{'features ' + str(n):>13s}" for n in columns)
+    )
+    for label, kind, cells in lines:
+        print(f"{label:18s}{kind:9s}" + "".join(f"{pixels:12.3f}{seen:13.3f}" for pixels, seen in cells))
+
+
+if __name__ == "__main__":
+    main()
