@@ -11,7 +11,10 @@ PREDICTIONS = ("epsilon", "score", "sample", "v_prediction", "flow_prediction")
 BLIND = ("epsilon", "score")  # these say nothing about x0 where alpha = 0
 
 
-def output(prediction: str, x0: Tensor, eps: Tensor, alpha: float, sigma: float) -> Tensor:
+Level = float | Tensor  # of the whole batch, or one a sample, (B, 1, ...)
+
+
+def output(prediction: str, x0: Tensor, eps: Tensor, alpha: Level, sigma: Level) -> Tensor:
     """What a perfect network of this prediction type returns."""
     return {
         "epsilon": eps,
@@ -20,6 +23,19 @@ def output(prediction: str, x0: Tensor, eps: Tensor, alpha: float, sigma: float)
         "v_prediction": alpha * eps - sigma * x0,
         "flow_prediction": eps - x0,
     }[prediction]
+
+
+def level(schedule: NoiseSchedule, tau: float) -> tuple[float, float]:
+    """(alpha, sigma) at a model time."""
+    t = schedule.time_of_model(tau)
+    return float(schedule.alpha(t)), float(schedule.sigma(t))
+
+
+def levels(schedule: NoiseSchedule, x: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
+    """(alpha, sigma) of every sample, (B, 1, ...) float64."""
+    t = schedule.time_of_model(tau.double().numpy())
+    alpha, sigma = (torch.from_numpy(v).view(-1, *(1,) * (x.ndim - 1)) for v in (schedule.alpha(t), schedule.sigma(t)))
+    return alpha, sigma
 
 
 class Mixture:
@@ -36,32 +52,36 @@ class Mixture:
         weights: object = (0.4, 0.35, 0.25),
     ):
         means, stds, weights = (torch.tensor(v, dtype=torch.float64) for v in (means, stds, weights))
-        self.means, self.variances, self.log_weights = means.reshape(len(stds), -1), stds**2, weights.log()
+        self.means, self.variances, self.log_weights = means.reshape(len(stds), -1), stds[:, None] ** 2, weights.log()
 
-    def predict(self, x: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor]:
+    def predict(self, x: Tensor, alpha: Level, sigma: Level) -> tuple[Tensor, Tensor]:
         """(E[x0 | x], E[eps | x]) at x (B, *shape), in its shape and dtype."""
         wide = x.to(torch.float64).flatten(1)
-        variance = alpha**2 * self.variances + sigma**2
+        alpha, sigma = (v.reshape(-1, 1, 1) if isinstance(v, Tensor) else v for v in (alpha, sigma))
+        variance = alpha**2 * self.variances + sigma**2  # (K, 1) or (B, K, 1)
         gap = wide[:, None] - alpha * self.means  # (B, K, D), a mean of one coordinate stands for all
-        scaled = gap / variance[:, None]
-        distance = (gap * scaled).sum(-1) + wide.shape[1] * variance.log()
+        scaled = gap / variance
+        distance = (gap * scaled).sum(-1) + wide.shape[1] * variance.log()[..., 0]
         w = torch.softmax(self.log_weights - 0.5 * distance, -1)[..., None]
-        x0 = (w * (self.means + alpha * self.variances[:, None] * scaled)).sum(1)
-        eps = sigma * (w * scaled).sum(1)
+        x0 = (w * (self.means + alpha * self.variances * scaled)).sum(1)
+        eps = sigma * (w * scaled).sum(1, keepdim=True)
         return x0.view_as(x).to(x.dtype), eps.view_as(x).to(x.dtype)
 
     def denoiser(
-        self, schedule: NoiseSchedule, prediction: str = "epsilon", learned_variance: bool = False
+        self,
+        schedule: NoiseSchedule,
+        prediction: str = "epsilon",
+        learned_variance: bool = False,
+        vector_time: bool = False,
     ) -> Denoiser:
-        """The exact network: it reads its own alpha and sigma off the time it is shown."""
+        """The exact network: it reads its own alpha and sigma off the time, or times, it is shown."""
 
         def fn(x: Tensor, tau: Tensor) -> Tensor:
-            t = schedule.time_of_model(float(tau))
-            alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
-            out = output(prediction, *self.predict(x, alpha, sigma), alpha, sigma)
+            alpha, sigma = levels(schedule, x, tau) if tau.ndim else level(schedule, float(tau))
+            out = output(prediction, *self.predict(x, alpha, sigma), alpha, sigma).to(x.dtype)
             return torch.cat([out, 100 * torch.ones_like(out)], 1) if learned_variance else out
 
-        return Denoiser(fn, schedule, prediction)
+        return Denoiser(fn, schedule, prediction, vector_time)
 
 
 class Gaussian(Mixture):
