@@ -56,7 +56,7 @@ def picard(
 
     base, base_options: a one-step table, ODE or SDE. window: steps a sweep, w. tolerance: a step is done when it
     and all before it moved by at most tolerance * std in a sweep (root mean square over the sample), std being the posterior
-    deviation sigma_t sqrt(1 - e^(-2h)) of the step (1e-1 for images, 1e-3 for figures). max_sweeps: limit.
+    deviation sigma_t sqrt(1 - e^(-2h)) of the step; the end then differs by about ten times that. max_sweeps: limit.
     shard: share the steps of a window over the processes of torch.distributed where it is initialised; all must make the
     same call, and get the first one's noise and the same result.
 
