@@ -226,17 +226,18 @@ def sa_rule(kind: str, form: str, p: int, q: int, tau: float, interval: bool, fe
         slope = t.alpha * (1 + tau**2) * (h**2 / 2) / (nodes[0].lam - nodes[1].lam)
         return [full + slope, -slope]
 
-    def noise_of(s: Node) -> float:
-        at = s.t if kind != "edm" else None
-        low, high = (float(VP.lam(v)) for v in (0.8, 0.2))
-        inside = low <= s.lam <= high if at is None else 0.2 <= at <= 0.8
-        return tau if inside or not interval else 0.0
+    def noise_of(s: Node, t: Node) -> float:
+        """tau^2 is spread over the step where noise begins or ends within it."""
+        clock = SCHEDULES["flow"][0] if kind == "flow" else VP
+        low, high = (float(clock.lam(v)) for v in (0.8, 0.2))
+        inside = max(0.0, min(t.lam, high) - max(s.lam, low)) / (t.lam - s.lam)
+        return tau * sqrt(inside) if interval else tau
 
     def rule(x: Tensor, nodes: list[Node], x0: Any, eps: Any) -> Tensor:
         f, past, call = (x0 if form == "x0" else eps), [], 0
         m: list[Tensor] = [f(x, nodes[0])]
         for k, (s, t) in steps(nodes):
-            past, tau_k, h = [s, *past], noise_of(s), t.lam - s.lam
+            past, tau_k, h = [s, *past], noise_of(s, t), t.lam - s.lam
             if form == "x0":
                 a, c = t.sigma / s.sigma * exp(-(tau_k**2) * h), t.sigma * sqrt(1 - exp(-2 * tau_k**2 * h))
             else:
@@ -285,8 +286,17 @@ def test_sa_solver_that_evaluates_twice(kind: str, form: str) -> None:
 
 def test_tau_of_a_time_is_that_of_its_step() -> None:
     schedule, times, _ = path("vp")
-    stepwise = build("sa_solver", schedule, None, times, tau=lambda t: 0.7 if 0.2 <= t <= 0.8 else 0.0)
-    assert np.array_equal(stepwise.W, build("sa_solver", schedule, None, times, tau=0.7).W)
+    stepwise = build("sa_solver", schedule, None, times, tau=lambda t: 0.7)
+    assert np.array_equal(stepwise.W, build("sa_solver", schedule, None, times, tau=0.7, tau_interval=None).W)
+
+
+def test_noise_begins_and_ends_where_its_interval_does() -> None:
+    """The noises of a run lie end to end within the interval, wherever the steps are."""
+    schedule, times, _ = path("vp")
+    table = build("sa_solver", schedule, None, times, tau_interval=(0.3, 0.7))
+    draws = [draw for row in range(table.nfe + 1) for draw in table.draws(row)]
+    assert (draws[0].start, draws[-1].end) == tuple(float(schedule.lam(t)) for t in (0.7, 0.3))
+    assert all(a.end == b.start for a, b in zip(draws[:-1], draws[1:], strict=True))
 
 
 # SEEDS -----------------------------------------------------------------------------------------------------------

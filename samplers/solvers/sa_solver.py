@@ -1,6 +1,7 @@
 """SA-Solver: exponential Adams predictor and corrector for the reverse SDE, with the same noise in both.
 
-For a step s -> t with tau constant on it, and outputs interpolated in lam through the nodes of a line,
+For a step s -> t with tau constant on it (where noise begins or ends within the step, tau^2 is its mean over lam, and z
+belongs to the noisy part), and outputs interpolated in lam through the nodes of a line,
 
     predict  x_t   = a x_s + sum_j b_j m_j + c z      nodes s and earlier ones
     correct  x_t^c = a x_s + sum_j b_j m_j + c z      nodes t, s and earlier ones, the same z.
@@ -12,7 +13,10 @@ in `input`: one evaluation a step. The last state is a prediction.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import sqrt
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..continuous import VPLinear
 from ..registry import Path, Solution, solver
@@ -24,29 +28,34 @@ from . import references as ref
 from .multistep import orders, safe_form
 from .sde_dpm import TAU_MOST
 
-Level = Callable[[Node], float]  # tau of the step that starts at a node
+Level = Callable[[Node, Node], tuple[float, Node, Node]]  # tau of a step, and from where to where it has noise
 
 
 def _level(schedule: NoiseSchedule, tau: Any, interval: Any) -> Level:
     """tau as a function of the node, checked."""
     if callable(tau):
-        return lambda s: opt.number("sa_solver", f"tau({s.t:.6g})", tau(s.t), TAU_MOST)
+        return lambda s, t: (opt.number("sa_solver", f"tau({s.t:.6g})", tau(s.t), TAU_MOST), s, t)
     tau = opt.number("sa_solver", "tau", tau, TAU_MOST)
     if interval is None:
-        return lambda s: tau
+        return lambda s, t: (tau, s, t)
     ends = interval if isinstance(interval, Sequence) and not isinstance(interval, str) else ()
     low, high = (opt.number("sa_solver", "tau_interval", end, 1.0) for end in ends) if len(ends) == 2 else (1.0, 0.0)
     if low >= high:
         raise ValueError(
             f"sa_solver: `tau_interval` must be two times, 0 <= low < high <= 1, or None for all; got {interval!r}"
         )
-    return lambda s: tau if low <= _unit_time(schedule, s) <= high else 0.0
+    # the schedule's own time where that runs from 0 to 1, else the time of the linear VP process of equal lam
+    clock = VPLinear() if schedule.kind == "ve" or schedule.t_max > 1 else schedule
+    begin, end = float(clock.lam(high)), float(clock.lam(low))
 
+    def level(s: Node, t: Node) -> tuple[float, Node, Node]:
+        first, last = max(s.lam, begin), min(t.lam, end)
+        if first >= last:
+            return 0.0, s, t
+        share = (last - first) / (t.lam - s.lam) if np.isfinite(t.lam - s.lam) else 1.0
+        return tau * sqrt(share), s._replace(lam=first), t._replace(lam=last)
 
-def _unit_time(schedule: NoiseSchedule, s: Node) -> float:
-    """The schedule's own time where that runs from 0 to 1, else the time of the linear VP process of equal lam."""
-    in_sigma = schedule.kind == "ve" or schedule.t_max > 1
-    return float(VPLinear().t_of_lam(s.lam)) if in_sigma else s.t
+    return level
 
 
 class _Adams(NamedTuple):
@@ -113,9 +122,8 @@ def sa_solver(
 
     predictor_order 1..4, corrector_order 1..4 (0: none): outputs of a line. tau: noise within `tau_interval`, 0 outside;
     or a function of the schedule's time, and then of all of it. tau_interval: times in 0..1 (schedules in sigma: the times
-    of the linear VP process with the same log-SNR), None for the whole run; what holds at the start of a step holds for
-    all of it. form: "x0" or "eps". few_step: the published weights of two outputs. pece: evaluate the corrected state too,
-    2 evaluations a step.
+    of the linear VP process with the same log-SNR), None for the whole run. form: "x0" or "eps". few_step: the published
+    weights of two outputs. pece: evaluate the corrected state too, 2 evaluations a step.
     """
     p = opt.whole("sa_solver", "predictor_order", predictor_order, 4)
     q = opt.whole("sa_solver", "corrector_order", corrector_order, 4, least=0)
@@ -141,9 +149,10 @@ def _rows(
     noisy = False
     plan, usable = (orders(path, p, taper, form, "lam") for p in (most[0], 4))
     for k, (calls, s, t) in enumerate(path.steps()):
-        step = _Adams(path.schedule, safe_form(form, s), s, t, level(s) if t.sigma > 0 else 0.0, few_step)
+        tau, begin, end = level(s, t) if t.sigma > 0 else (0.0, s, t)
+        step = _Adams(path.schedule, safe_form(form, s), s, t, tau, few_step)
         past = [(len(rows), s), *past]
-        now, c, z = len(rows), step.c, noise(s, t)
+        now, c, z = len(rows), step.c, noise(begin, end)
         predicted = step.line(anchor, {now - at: node for at, node in past[: plan[k]]})
         corrects = most[1] > 0 and step.corrigible and (calls == 2 or k + 1 < len(path.groups))
         kept = {**anchor, z: c / step.a} if c and corrects else anchor
