@@ -39,10 +39,10 @@ def weak_order(kind: str, name: str, nfes: tuple[int, ...] = (128, 256, 512), **
 @everywhere
 @pytest.mark.parametrize("name", CONVERGENT)
 def test_weak_order(name: str, kind: str) -> None:
-    """As declared; three-node and corrected rows may be better on the way to it."""
+    """As declared; where the noise that costs the order is small, rows are better on the way to it."""
     measured = weak_order(kind, name)
     assert measured > SOLVERS[name].order - 0.25
-    assert measured < SOLVERS[name].order + (0.25 if SOLVERS[name].order == 1 else 1.0)
+    assert measured < SOLVERS[name].order + (0.25 if SOLVERS[name].order == 1 else 1.6)
 
 
 WEAK_CASES = [
@@ -74,19 +74,19 @@ def test_weak_order_of_options(name: str, options: dict[str, Any], order: int, k
     assert order - 0.3 < measured < order + (3.0 if order == 3 else 1.0)  # on linear problems some do better
 
 
-@pytest.mark.parametrize("name", NAMES)
+TWINS = {
+    "euler_ancestral": ("ddim", {"eta": 0.0}), "dpm_2_ancestral": ("dpm_2", {"eta": 0.0}),
+    "dpmpp_2s_ancestral": ("dpmpp_2s", {"eta": 0.0}), "rf_ancestral": ("ddim", {"eta": 0.0}),
+    "edm_stochastic": ("heun", {"s_churn": 0.0}), "dpmpp_2m_sde": ("dpmpp_2m", {"tau": 0.0}),
+    "dpmpp_3m_sde": ("dpmpp_3m", {"tau": 0.0}), "dpmpp_sde": ("dpmpp_2s", {"tau": 0.0}),
+    "sde_dpm": ("deis_log_rho", {"tau": 0.0, "order": 3}), "er_sde": ("ddim", {"phi": "ode", "order": 1}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TWINS)
 def test_without_noise_the_solver_is_its_ode(name: str) -> None:
     """tau = 0, eta = 0 or no churn: the deterministic table, row by row."""
-    twins = {
-        "euler_ancestral": ("ddim", {"eta": 0.0}), "dpm_2_ancestral": ("dpm_2", {"eta": 0.0}),
-        "dpmpp_2s_ancestral": ("dpmpp_2s", {"eta": 0.0}), "rf_ancestral": ("ddim", {"eta": 0.0}),
-        "edm_stochastic": ("heun", {"s_churn": 0.0}), "dpmpp_2m_sde": ("dpmpp_2m", {"tau": 0.0}),
-        "dpmpp_3m_sde": ("dpmpp_3m", {"tau": 0.0}), "dpmpp_sde": ("dpmpp_2s", {"tau": 0.0}),
-        "sde_dpm": ("deis_log_rho", {"tau": 0.0, "order": 3}),
-    }  # fmt: skip
-    if name not in twins:
-        pytest.skip("has no such option, or is compared in test_sde_longhand")
-    twin, options = twins[name]
+    twin, options = TWINS[name]
     for schedule in (VP, EDM, FLOW):
         still, ode = build(name, schedule, 12, **options), build(twin, schedule, 12)
         assert not still.stochastic
@@ -108,7 +108,7 @@ def test_marginals_of_gaussian_data_at_100_evaluations(name: str, kind: str) -> 
     mean, std = affine.marginal(schedule, last)
     off = affine.errors(result)
     limit = {1: 0.12, 2: 0.01}.get(entry.order, 0.01) * (calls**2 if entry.order > 1 else 1)
-    assert off[0] < 0.01 * mean and off[1] < limit * std
+    assert off[0] < (0.02 if entry.order == 1 else 0.01) * mean and off[1] < limit * std
 
 
 STRONG = {
