@@ -13,6 +13,7 @@ from paths import FULL, close, everywhere, path, run
 from problems import Mixture, starts
 
 from fewstep.samplers import Denoiser, NoiseSchedule, build, sample
+from fewstep.samplers.registry import resume
 
 Tensor = torch.Tensor
 VP = NoiseSchedule.vp_linear()
@@ -97,6 +98,16 @@ def test_any_number_of_evaluations_from_any_start_to_any_end(name: str, options:
         table = build(name, schedule, nfe, **options)
         if table.nodes.sigma[-1] == 0:
             assert not table.draws(nfe), "noise was added to data"
+
+
+@pytest.mark.parametrize(("name", "options"), [("sa_solver", {"pece": True}), ("seeds", {"order": 3}), ("er_sde", {})])
+def test_a_run_may_be_resumed_at_any_call(name: str, options: dict[str, Any]) -> None:
+    table, denoiser = build(name, VP, 9, **options), Mixture().denoiser(VP)
+    for begin in range(1, 9):
+        rest = resume(table, begin)
+        assert rest.nfe == 9 - begin and rest.times[-1] == table.times[-1]
+        x = starts(VP, float(rest.times[0]), 2)
+        assert torch.isfinite(sample(denoiser, x, rest, noise_seeds=[1, 2])).all()
 
 
 def test_out_of_pure_noise_all_noise_is_drawn_anew() -> None:

@@ -149,6 +149,9 @@ def _rows(
     noisy = False
     plan, usable = (orders(path, p, taper, form, "lam") for p in (most[0], 4))
     for k, (calls, s, t) in enumerate(path.steps()):
+        if s.lam == t.lam:  # the second evaluation of a step in whose middle a run was resumed
+            rows.append(Row(s, form, anchor))
+            continue
         tau, begin, end = level(s, t) if t.sigma > 0 else (0.0, s, t)
         step = _Adams(path.schedule, safe_form(form, s), s, t, tau, few_step)
         past = [(len(rows), s), *past]
