@@ -29,6 +29,12 @@ def unit_normal(seed: int, place: tuple[int, int, int], shape: Sequence[int]) ->
     return np.random.Generator(philox).standard_normal(tuple(shape), dtype=np.float32)
 
 
+def unit_uniform(seed: int, place: tuple[int, int, int]) -> float:
+    """A uniform in (0, 1), a function of (seed, place) alone."""
+    philox = np.random.Philox(key=seed % 2**64, counter=[0, *(p % 2**64 for p in place)])
+    return np.random.Generator(philox).random() + 2.0**-54
+
+
 class BrownianPaths:
     """The Brownian paths 0, 1, 2, ... of one seed; of each, the midpoints last used and the ends of the last increment."""
 

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from .brownian import BrownianPaths, unit_normal
+from .brownian import BrownianPaths, unit_normal, unit_uniform
+from .schedule import NoiseSchedule
 from .tableau import Draw
 
+JUMPS = 2**32  # counters of jumps, beyond those of rows and paths
 Noise = Callable[[Draw, torch.Tensor], torch.Tensor]
 
 
@@ -69,21 +71,59 @@ class GeneratorNoise:
         return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
 
 
+class JumpNoise:
+    """Noise for a schedule whose jumps up are not Gaussian: z of every path but 0 times `schedule.jump_scale` of a uniform.
+
+    The uniform belongs to the sample and the jump: of its seed, or of its generator after z.
+    """
+
+    def __init__(self, noise: Noise, jump_scale: Callable[..., np.ndarray], seeds: Any, generator: Any):
+        self.noise, self.jump_scale, self.seeds, self.generator = noise, jump_scale, seeds, generator
+
+    def __call__(self, draw: Draw, like: torch.Tensor) -> torch.Tensor:
+        """z of like's shape: scale (B, 1, ...) times a unit Gaussian."""
+        z = self.noise(draw, like)
+        if draw.path == 0:
+            return z
+        if self.seeds is None:
+            uniform = uniforms(self.generator, like.shape[0])
+        else:
+            uniform = np.array([unit_uniform(seed, (JUMPS, 0, draw.path)) for seed in self.seeds])
+        scale = self.jump_scale(float(np.exp(-draw.start)), float(np.exp(-draw.end)), uniform)
+        return z * onto(like, scale.reshape(-1, *(1,) * (like.ndim - 1)))
+
+
+def uniforms(generator: Any, batch: int) -> np.ndarray:
+    """One uniform in (0, 1) a sample, float64, of a generator, of one generator a sample, or of torch's own."""
+    if isinstance(generator, (list, tuple)):
+        return np.concatenate([uniforms(one, 1) for one in generator])
+    at = "cpu" if generator is None else generator.device
+    return np.asarray(torch.rand(batch, generator=generator, dtype=torch.float64, device=at).cpu()) + 2.0**-54
+
+
 def check_kind(kind: str) -> None:
     """ValueError for a kind of noise that is not there."""
     if kind not in ("independent", "brownian"):
         raise ValueError(f'`noise` must be "independent" or "brownian"; got {kind!r}')
 
 
-def source(kind: str, seeds: Sequence[int] | None, generator: Any, batch: int) -> Noise:
+def source(
+    kind: str, seeds: Sequence[int] | None, generator: Any, batch: int, schedule: NoiseSchedule | None = None
+) -> Noise:
     """The noise of a run: "independent" increments or those of one "brownian" path a sample.
 
-    Without seeds, independent noise is drawn by the generator; Brownian paths get seeds that it draws.
+    Without seeds, independent noise is drawn by the generator; Brownian paths get seeds that it draws. The schedule may
+    have jumps of its own.
     """
     check_kind(kind)
-    if kind == "independent":
-        return GeneratorNoise(generator) if seeds is None else NoiseSource(seeds)
-    return BrownianNoise(drawn_seeds(generator, batch) if seeds is None else seeds)
+    noise: Noise
+    if kind == "brownian":
+        seeds = drawn_seeds(generator, batch) if seeds is None else seeds
+        noise = BrownianNoise(seeds)
+    else:
+        noise = GeneratorNoise(generator) if seeds is None else NoiseSource(seeds)
+    jump_scale = getattr(schedule, "jump_scale", None)
+    return noise if jump_scale is None else JumpNoise(noise, jump_scale, seeds, generator)
 
 
 def drawn_seeds(generator: Any, batch: int) -> list[int]:
@@ -101,6 +141,6 @@ def check_seeds(seeds: Sequence[int], like: torch.Tensor) -> None:
         raise ValueError(f"{len(seeds)} noise seeds for a batch of {like.shape[0]}: give one seed a sample")
 
 
-def onto(like: torch.Tensor, parts: Sequence[np.ndarray]) -> torch.Tensor:
+def onto(like: torch.Tensor, parts: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
     """One array a sample as a tensor beside `like`."""
-    return torch.from_numpy(np.stack(parts)).to(like.device, like.dtype)
+    return torch.from_numpy(np.asarray(parts)).to(like.device, like.dtype)

@@ -110,7 +110,7 @@ def sample(
     _validate_noise(x_T, generator, noise_seeds)
     mu = _mean(denoiser.schedule, x_T, mu)
     began = time.perf_counter()
-    drawn = source(noise, noise_seeds, generator, x_T.shape[0])
+    drawn = source(noise, noise_seeds, generator, x_T.shape[0], denoiser.schedule)
     wide = torch.float64 if x_T.dtype == torch.float64 else torch.float32
     spec = {"nfe": nfe, "grid": grid, "t_start": t_start, "t_end": t_end}
     look = _Look(callback, hook)

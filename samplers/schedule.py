@@ -176,6 +176,15 @@ class NoiseSchedule(ABC):
         return EDM(float(sigma_min), float(sigma_max), float(sigma_data))
 
     @staticmethod
+    def pfgm(
+        D: float = 2048, sigma_min: float = 0.002, sigma_max: float = 80.0, sigma_data: float = 0.5
+    ) -> NoiseSchedule:
+        """PFGM++ with D extra dimensions: EDM's tables and grids, with a prior and renoising of its own."""
+        from .poisson import PFGM
+
+        return PFGM(float(sigma_min), float(sigma_max), float(sigma_data), float(D))
+
+    @staticmethod
     def flow(shift: float = 1.0) -> NoiseSchedule:
         """Rectified flow: alpha = 1 - t, sigma = t. `shift` only moves the default grid."""
         from .continuous import Flow

@@ -12,7 +12,7 @@ import numpy as np
 
 from fewstep.files import whole
 
-from . import continuous, discrete, reverting
+from . import continuous, discrete, poisson, reverting
 from .schedule import Node, NoiseSchedule
 from .statistics import Statistics
 from .tableau import Tableau
@@ -109,7 +109,7 @@ def _from_content(content: dict[str, Any]) -> Tableau:
 _CLASSES = {
     cls.__name__: cls
     for cls in (continuous.VPLinear, continuous.VPCosine, continuous.VPSigma, continuous.VE, continuous.EDM)
-    + (continuous.Flow, discrete.Discrete, reverting.MeanReverting)
+    + (continuous.Flow, discrete.Discrete, reverting.MeanReverting, poisson.PFGM)
 }
 
 
