@@ -63,7 +63,9 @@ def dpm_adaptive(
 
     With u = x / sqrt(alpha^2 + sigma^2), which is x on VP, and u_prev the lower solution of the last accepted step,
 
-        error = rms((u_high - u_low) / max(atol, rtol max(|u_low|, |u_prev|))),     h <- theta h error^(-1/order).
+        error = rms((u_high - u_low) / max(atol, rtol max(|u_low|, |u_prev|))),     h <- theta h error^(-1/order),
+
+    at most doubled, and not grown right after a rejection.
 
     rtol, atol: tolerance, for data of size one. h_init: first step, min_step: smallest, both in lam. theta: safety.
     per_sample: own steps for every sample, where the denoiser has `vector_time` (default: then); else the worst sample

@@ -23,7 +23,7 @@ def gotta_go_fast(
     *,
     rtol: float = 0.01,
     atol: float = 0.0078,
-    h_init: float = 0.01,
+    h_init: float = 0.05,
     safety: float = 0.9,
     r: float = 0.9,
     denoise: bool = True,
@@ -39,10 +39,11 @@ def gotta_go_fast(
     while the time of discrete tables is not smooth. With dW the sample's own Brownian increment over [s, s + h],
 
         K1 = h F(u, s) + G_s dW,     K2 = h F(u + K1, s + h) + G_{s+h} dW,     u' = u + K1,     u'' = u + (K1 + K2) / 2,
-        error = rms((u' - u'') / max(atol, rtol max(|u'|, |u'_prev|))),     h <- safety h error^-r.
+        error = rms((u' - u'') / max(atol, rtol max(|u'|, |u'_prev|))),     h <- safety h error^-r,
 
-    Accepted, u'' goes on. Noise is never redrawn: a rejected step is tried again, shorter, on the same path, so choosing
-    steps by their noise does not bias the result, which converges along each path as the tolerance falls.
+    at most doubled. Accepted, u'' goes on. Noise is never redrawn: a rejected step is tried again, shorter, on the same
+    path, so choosing steps by their noise does not bias the result, which converges along each path as the tolerance
+    falls.
 
     rtol, atol: tolerance, for data of size one. h_init: first step, min_step: smallest, both in lam. safety, r: the rule.
     denoise: end in E[x0 | x] at t_end, one evaluation more; False: in x at t_end (where sigma = 0 both are one).

@@ -84,7 +84,7 @@ def rk45(
             h1 = np.where(most <= 1e-15, np.maximum(1e-6, 1e-3 * h0), (0.01 / most) ** 0.2)
         return np.nan_to_num(np.minimum(100 * h0, h1), nan=0.0)
 
-    method = Method(6, Rule(1 / 5, low=0.2, wary=True), attempt, begin=slope, opening=1, first=first)
+    method = Method(6, Rule(1 / 5, low=0.2, high=10.0), attempt, begin=slope, opening=1, first=first)
     return engine.run(problem, method, None, min_step)
 
 
