@@ -37,6 +37,7 @@ FAMILIES = (
     "drivers.gotta_go_fast",
     "drivers.rk45",
     "drivers.picard",
+    "drivers.langevin",
 )
 
 
