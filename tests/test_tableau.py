@@ -84,7 +84,8 @@ def test_a_table_can_be_printed() -> None:
     for name in NAMES:
         table = build(name, VP, 6)
         text = str(table)
-        assert text.startswith(f"{name}: order {table.order}, 6 evaluations, ODE") and text.count("\n") >= 7
+        kind = "SDE" if table.stochastic else "ODE"
+        assert text.startswith(f"{name}: order {table.order}, 6 evaluations, {kind}") and text.count("\n") >= 7
         assert f"end {table.times[-1]:>10.6g}" in text
 
 
@@ -210,7 +211,8 @@ def test_execution_equals_the_definition(name: str, options: dict[str, Any], kin
         denoiser = Mixture().denoiser(schedule, prediction, learned_variance=True)
         for nfe in (1, 2, 11):
             table = build(name, schedule, nfe, **options)
-            close(sample(denoiser, x, table), textbook(table, denoiser, x), float(x.abs().max()))
+            got = sample(denoiser, x, table, noise_seeds=range(5))
+            close(got, textbook(table, denoiser, x, NoiseSource(range(5))), float(x.abs().max()))
 
 
 def clip(x: Tensor) -> Tensor:
@@ -224,9 +226,9 @@ def test_clipping_equals_the_longhand_loop(name: str, kind: str) -> None:
     x, prediction = starts(schedule, schedule.t_max, 5), "v_prediction"
     denoiser = Mixture().denoiser(schedule, prediction)
     table = build(name, schedule, 9)
-    got = sample(denoiser, x, table, post=clip)
-    close(got, textbook(table, denoiser, x, post=clip), float(x.abs().max()))
-    assert not torch.allclose(got, sample(denoiser, x, table), atol=1e-3)
+    got = sample(denoiser, x, table, post=clip, noise_seeds=range(5))
+    close(got, textbook(table, denoiser, x, NoiseSource(range(5)), post=clip), float(x.abs().max()))
+    assert not torch.allclose(got, sample(denoiser, x, table, noise_seeds=range(5)), atol=1e-3)
 
 
 def test_two_registers() -> None:

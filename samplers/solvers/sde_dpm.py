@@ -1,4 +1,4 @@
-"""SDE-DPM-Solver(++): exponential multistep and two-stage solvers of the variance-controlled reverse SDE.
+"""SDE-DPM-Solver(++): exponential multistep solvers of the variance-controlled reverse SDE.
 
 tau = 0 is the probability flow, tau = 1 the classical reverse SDE; k-diffusion's eta is tau^2. Rows are those of
 `weights.py` with tau. Noise in the outputs of the past limits every tau > 0 multistep to weak order 2: a third node
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from ..registry import Path, Solution, solver
 from ..schedule import Node
-from ..tableau import CARRY, INPUT, Row, noise
-from ..weights import euler_weight, lagrange_row, linear, noise_weight
+from ..tableau import INPUT, Row, noise
+from ..weights import euler_weight, linear, noise_weight
 from . import options as opt
 from . import references as ref
 from .multistep import half_weights, multistep
@@ -59,44 +59,8 @@ def sde_dpm(path: Path, *, order: int = 2, tau: float = 1.0, lower_order_final: 
     return multistep(path, form="eps", order=order, var="lam", taper=lower_order_final, tau=tau)
 
 
-@solver(
-    "dpmpp_sde", order=2, prediction="x0", stochastic=True, reference=ref.DPMPP, calls=2, singular_ends="start end",
-    aliases=("DPM++ SDE", "DPMSolverSDEScheduler"),
-)  # fmt: skip
-def dpmpp_sde(path: Path, *, tau: float = 1.0, r: float = 0.5, variant: str = "midpoint") -> Solution:
-    """DPM-Solver++ SDE, two stages on one Brownian path. Weak order 2, 2 evaluations a step.
-
-    Stage at lam_s + r h with noise z1, step with the same z1, decayed, and z2 of the rest of the interval. variant
-    "midpoint": weights 1 - 1/2r and 1/2r; "heun": phi_2 weights. Independent noises would be of order 1.
-    """
-    tau, r = opt.number("dpmpp_sde", "tau", tau, TAU_MOST), opt.fraction("dpmpp_sde", "r", r, 0.99)
-    exact = opt.one_of("dpmpp_sde", "variant", variant, ("midpoint", "heun")) == "heun"
-    rows: list[Row] = []
-    for calls, s, t in path.steps():
-        m = path.between(s, t, r) if calls == 2 else t
-        if calls == 2:
-            full = euler_weight("x0", s, t, tau)
-            outer = [full * (1 - 0.5 / r), full * 0.5 / r]
-            if exact:
-                outer = lagrange_row(path.schedule, "x0", "lam", s, t, [s, m], tau)
-            rows += two_stage(s, m, t, outer, tau)
-        else:
-            rows.append(first_order(s, t, tau))
-    return Solution(rows, 2)
-
-
 def first_order(s: Node, t: Node, tau: float) -> Row:
     """The exponential step of the reverse SDE on x0."""
     c = noise_weight("x0", s, t, tau)
     terms = {INPUT: linear("x0", s, t, tau), 0: euler_weight("x0", s, t, tau)}
     return Row(s, "x0", {**terms, noise(s, t): c} if c else terms)
-
-
-def two_stage(s: Node, m: Node, t: Node, weights: list[float], tau: float) -> list[Row]:
-    """s -> t with a stage at m on x0; the noise of [s, m] reaches t through carry, which is scaled by a at the end."""
-    a = linear("x0", s, t, tau)
-    stage, early, late = first_order(s, m, tau), noise(s, m), noise(m, t)
-    kept = noise_weight("x0", s, m, tau) * linear("x0", m, t, tau) / a
-    carry = {INPUT: 1.0, early: kept} if kept else {INPUT: 1.0}
-    final = {CARRY: a, 1: weights[0], 0: weights[1], late: noise_weight("x0", m, t, tau)}
-    return [Row(s, "x0", stage.input, carry), Row(m, "x0", final)]

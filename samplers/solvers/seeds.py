@@ -1,4 +1,4 @@
-"""SEEDS: exponential Runge-Kutta for the reverse SDE, whose stages share the noise of one Brownian path.
+"""SEEDS and DPM-Solver++ SDE: exponential Runge-Kutta whose stages share the noise of one Brownian path.
 
 The schemes are those of DPM-Solver, with (1 + tau^2) h in the place of h (x0), or times 1 + tau^2 (eps). Over a stage
 from node n to n' the path adds c(n, n') z, and a(n', t) takes it on to t. `carry` holds the state at s together with all
@@ -28,15 +28,17 @@ from .sde_dpm import TAU_MOST, first_order
 _SCHEMES: Mapping[int, Callable[[float], Scheme]] = {1: exp_euler, 2: lambda z: etd2(z, 0.5, weak=True), 3: ho3}
 
 
-def _step(path: Path, calls: int, s: Node, t: Node, form: str, tau: float) -> list[Row]:
+def stages(path: Path, s: Node, t: Node, form: str, tau: float, scheme: Callable[[float], Scheme]) -> list[Row]:
     """Rows of one step: one a stage. Beyond tau^2 h = 20, where all noise is new, a smaller tau does the same."""
+    if s.alpha == 0 or t.sigma == 0:
+        return [first_order(s, t, tau)]
     h = t.lam - s.lam
     tau = min(tau, sqrt(20 / h))  # a would vanish, and noise / a overflow
     z, size = (-(1 + tau**2) * h, (1 + tau**2) * h) if form == "x0" else (h, -(1 + tau**2) * h)
-    c, a, b = _SCHEMES[calls](z)
+    c, a, b = scheme(z)
     nodes = [*(path.between(s, t, ci) for ci in c), t]
     rows: list[Row] = []
-    for i, (ci, later) in enumerate(zip((*c[1:], 1.0), ([], *a, b) if calls > 1 else ([],), strict=True)):
+    for i, (ci, later) in enumerate(zip((*c[1:], 1.0), ([], *a, b) if len(c) > 1 else ([],), strict=True)):
         node, target = nodes[i], nodes[i + 1]
         decay = linear(form, s, target, tau)
         first = ci * phi(1, ci * z) - sum(later)
@@ -49,7 +51,7 @@ def _step(path: Path, calls: int, s: Node, t: Node, form: str, tau: float) -> li
         if tau:
             terms[noise(node, target)] = noise_weight(form, node, target, tau)
             carry[noise(node, target)] = terms[noise(node, target)] / decay
-        rows.append(Row(node, form, terms, carry if i + 1 < calls else None))
+        rows.append(Row(node, form, terms, carry if i + 1 < len(c) else None))
     return rows
 
 
@@ -71,10 +73,23 @@ def seeds(path: Path, *, order: int = 2, form: str = "eps", tau: float = 1.0) ->
     """
     order, form = _order({"order": order}), opt.form("seeds", form)
     tau = opt.number("seeds", "tau", tau, TAU_MOST)
-    rows: list[Row] = []
-    for calls, s, t in path.steps():
-        singular = s.alpha == 0 or t.sigma == 0
-        rows += [first_order(s, t, tau)] if singular else _step(path, calls, s, t, form, tau)
+    rows = [row for calls, s, t in path.steps() for row in stages(path, s, t, form, tau, _SCHEMES[calls])]
     if not tau:
         return Solution(rows, order)
     return Solution(rows, min(order, 2), conserves="x0 eps" if form == "x0" else "x0")
+
+
+@solver(
+    "dpmpp_sde", order=2, prediction="x0", stochastic=True, reference=ref.DPMPP, calls=2, singular_ends="start end",
+    aliases=("DPM++ SDE", "DPMSolverSDEScheduler"),
+)  # fmt: skip
+def dpmpp_sde(path: Path, *, tau: float = 1.0, r: float = 0.5, variant: str = "midpoint") -> Solution:
+    """DPM-Solver++ SDE, two stages on one Brownian path: at r = 1/2 `seeds` of order 2 on x0. 2 evaluations a step.
+
+    Stage at lam_s + r h with noise z1, step with the same z1, decayed, and z2 of the rest of the interval. Weak order 2;
+    independent noises would be of order 1. variant "midpoint": weights 1 - 1/2r and 1/2r; "heun": phi_2 weights.
+    """
+    tau, r = opt.number("dpmpp_sde", "tau", tau, TAU_MOST), opt.fraction("dpmpp_sde", "r", r, 0.99)
+    weak = opt.one_of("dpmpp_sde", "variant", variant, ("midpoint", "heun")) == "midpoint"
+    schemes: Mapping[int, Callable[[float], Scheme]] = {1: exp_euler, 2: lambda z: etd2(z, r, weak)}
+    return Solution([row for calls, s, t in path.steps() for row in stages(path, s, t, "x0", tau, schemes[calls])], 2)
