@@ -9,6 +9,7 @@ _LAZY = {
     "SOLVERS": ".registry",
     "build": ".registry",
     "Tableau": ".tableau",
+    "Statistics": ".statistics",
     "Denoiser": ".denoiser",
     "NoiseSource": ".noise",
     "Scheduler": ".scheduler",

@@ -15,12 +15,11 @@ from test_cost import cost
 from test_order import problem, slopes
 
 import fewstep
-from fewstep.samplers import Denoiser, NoiseSchedule, Scheduler, Tableau, build, sample
+from fewstep.samplers import Denoiser, NoiseSchedule, Scheduler, Statistics, Tableau, build, sample
 from fewstep.samplers.lowering import MOST_OPERATIONS, lower
 from fewstep.samplers.predictions import convert
 from fewstep.samplers.schedule import Nodes
 from fewstep.samplers.solvers.dpm_solver_v3 import newton_basis
-from fewstep.samplers.statistics import Statistics
 
 Tensor = torch.Tensor
 VP = NoiseSchedule.vp_linear()
