@@ -11,10 +11,11 @@ import torch
 
 from ..lowering import lower
 from ..player import State, first_state
-from ..registry import build, driver
+from ..registry import driver
 from ..solvers import options as opt
 from ..solvers import references as ref
 from ..tableau import Draw, Tableau
+from .tables import bar, explicit, table
 from .task import Outcome, Task
 
 Tensor = torch.Tensor
@@ -57,13 +58,13 @@ def predictor_corrector(
     snr = opt.fraction(name, "snr", snr)
     per_sample = opt.one_of(name, "per_sample", per_sample, (True, False))
     denoise = opt.one_of(name, "denoise", denoise, (True, False))
-    tableau, nfe = _plan(task, predictor, n_corr, dict(predictor_options or {}))
+    tableau, nfe = _plan(task, predictor, n_corr, predictor_options)
     steps = lower(tableau, task.denoiser.prediction, task.x.device, task.x.dtype, task.post)
     state = first_state(tableau, task.x, task.noise)
     corrections = _corrections(tableau, nfe - tableau.nfe, n_corr)
     move = partial(_langevin, task, tableau, snr, per_sample)
     spent = 0
-    with _bar(task, nfe) as bar:
+    with bar(task, name, nfe) as shown:
         for step, times in zip(steps, corrections, strict=True):
             for i in range(times):
                 state = moved(state, move(state.input, step.index, i))
@@ -74,21 +75,18 @@ def predictor_corrector(
             spent += times + 1
             x0 = partial(step.x0, state.input, output)
             state = moved(after, task.tell(step.index, float(tableau.times[step.index + 1]), after.input, spent, x0))
-            bar.update(times + 1)
+            shown.update(times + 1)
     return Outcome(state.input, spent, spent, len(tableau.groups))
 
 
-def _plan(task: Task, predictor: str, n_corr: int, options: dict[str, Any]) -> tuple[Tableau, int]:
+def _plan(task: Task, predictor: str, n_corr: int, options: Mapping[str, Any] | None) -> tuple[Tableau, int]:
     """The predictor's table with the fewest evaluations that leave no more than n_corr corrections a step; all of nfe."""
-    explicit = task.grid is not None and not isinstance(task.grid, str) and not callable(task.grid)
-    ends: dict[str, Any] = {} if explicit else {"t_start": task.t_start, "t_end": task.t_end}
-    compiled = partial(build, predictor, task.schedule, grid=task.grid, **ends, **options)
-    if task.nfe is None and explicit:
-        tableau = compiled()
+    if task.nfe is None and explicit(task.grid):
+        tableau = table(task, predictor, None, options)
         return tableau, tableau.nfe + n_corr * len(tableau.groups)
     nfe = NFE if task.nfe is None else task.nfe
     for calls in range(-(-nfe // (1 + n_corr)), nfe + 1):
-        tableau = compiled(calls)
+        tableau = table(task, predictor, calls, options)
         if calls + n_corr * len(tableau.groups) >= nfe:
             break
     return tableau, nfe
@@ -125,9 +123,3 @@ def moved(state: State, x: Tensor) -> State:
         return state
     carry = x if state.carry is state.input else state.carry + (x - state.input)
     return State(carry, x, state.history)
-
-
-def _bar(task: Task, nfe: int) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(total=nfe, desc="predictor_corrector", unit="eval", disable=not task.progress)

@@ -30,6 +30,7 @@ from ..solvers import options as opt
 from ..solvers import references as ref
 from ..tableau import Tableau
 from . import processes
+from .tables import bar, explicit, table
 from .task import Outcome, Task
 
 Tensor = torch.Tensor
@@ -70,22 +71,19 @@ def picard(
     (tolerance,) = opt.positive("picard", tolerance=tolerance)
     limit = None if max_sweeps is None else opt.whole("picard", "max_sweeps", max_sweeps, most=10**9)
     shared = bool(opt.one_of("picard", "shard", shard, (True, False))) and processes.count() > 1
-    tableau = _base(task, base, dict(base_options or {}))
+    tableau = _base(task, base, base_options)
     run = _Run(task, _Chain.of(tableau, task, shared), window, tolerance, shared)
-    with _bar(task, tableau.nfe) as bar:
+    with bar(task, "picard", tableau.nfe, "step") as shown:
         while run.done() < tableau.nfe and (limit is None or run.sweeps < limit):
             run.sweep()
-            bar.update(run.done() - bar.n)
+            shown.update(run.done() - shown.n)
     status = "done" if run.done() == tableau.nfe else "max_sweeps"
     return Outcome(run.latest(), run.spent, run.calls, run.done(), status=status)
 
 
-def _base(task: Task, base: str, options: dict[str, Any]) -> Tableau:
+def _base(task: Task, base: str, options: Mapping[str, Any] | None) -> Tableau:
     """The base's table of N steps."""
-    explicit = task.grid is not None and not isinstance(task.grid, str) and not callable(task.grid)
-    ends: dict[str, Any] = {} if explicit else {"t_start": task.t_start, "t_end": task.t_end}
-    nfe = task.nfe or (None if explicit else STEPS)
-    tableau = build(base, task.schedule, nfe, task.grid, **ends, **options)
+    tableau = table(task, base, task.nfe or (None if explicit(task.grid) else STEPS), options)
     if not one_step(tableau):
         possible = []
         for name, entry in SOLVERS.items():
@@ -221,9 +219,3 @@ class _Run:
         seen = self.task.tell(k - 1, float(chain.times[k]), x, self.spent, x0)
         if seen is not x:
             self.X[k], self.front = seen, np.full_like(self.front, k)
-
-
-def _bar(task: Task, steps: int) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(total=steps, desc="picard", unit="step", disable=not task.progress)
