@@ -23,6 +23,7 @@ def test_python_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     names: dict[str, Any] = {}
     for recipe in blocks("python"):
         exec(compile(recipe, "README.md", "exec"), names)
+    assert names["restored"].isfinite().all() and names["info"].status == "done"
     assert names["again"].scheduler.config["solver"] == "unipc"
     assert len(names["images"]) == 4 and names["x0"].isfinite().all()
     assert "dpmpp_2m: order 2, 4 evaluations" in capsys.readouterr().out
@@ -32,13 +33,14 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(compare, "REFERENCE", {"solver": "ddim", "nfe": 2, "grid": "uniform"})
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("fewstep ")]
-    assert len(commands) == 5
+    assert len(commands) == 8
     for line in commands:  # fewer images and evaluations than the reader asks for; everything else as written
         arguments = shlex.split(line)[1:] + (["-n", "1"] if " sample " in line or " compare " in line else [])
         arguments += ["--nfe", "2", "--grid", "uniform"] if " compare " in line else []
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, f"{line}: {result.output}"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["comparison", "grid.png"]
+    names = ["adaptive.png", "comparison", "er_sde.png", "grid.png", "stochastic"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
 
 
 def test_links_lead_somewhere() -> None:
