@@ -11,7 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, Tableau, build, sample
 from fewstep.samplers.lowering import MOST_OPERATIONS, lower
+from fewstep.samplers.noise import source
 from fewstep.samplers.player import State, Step
+from fewstep.samplers.tableau import Draw
 
 Tensor = torch.Tensor
 VP, EDM, FLOW = NoiseSchedule.vp_linear(), NoiseSchedule.edm(), NoiseSchedule.flow()
@@ -111,3 +113,14 @@ def test_a_call_and_its_step_compile_into_one_graph(name: str) -> None:
     assert kinds <= (17 if name == "pndm" else 8)
     play(long)
     assert len(graphs) == kinds
+
+
+@pytest.mark.parametrize("kind", ["independent", "brownian"])
+@pytest.mark.parametrize("seeds", [None, [1, 2]])
+def test_noise_takes_at_most_two_operations_and_reads_nothing(kind: str, seeds: list[int] | None) -> None:
+    for dtype in (torch.float32, torch.float64, torch.float16):
+        x = torch.zeros(2, 4, 8, 8, dtype=dtype)
+        noise = source(kind, seeds, torch.Generator().manual_seed(0), 2)
+        with Operations() as operations:
+            noise(Draw(1, 0, -1.0, 0.5), x)
+        assert len(operations.names) <= 2 and "_local_scalar_dense" not in operations.names, operations.names
