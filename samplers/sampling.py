@@ -1,24 +1,23 @@
-"""`sample`: the one loop that executes every table."""
+"""`sample`: the one loop that executes every table, and the door to the drivers, which choose their own steps."""
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral
 from typing import Any
 
-import numpy as np
 import torch
 
+from .checks import mean_for, require_finite, validate, validate_noise, validate_place
 from .denoiser import Denoiser
 from .lowering import lower
 from .noise import Noise, source
 from .player import Post, State, Step, first_state
 from .registry import SOLVERS, build, checked_options, resolve
-from .schedule import NoiseSchedule
 from .tableau import Tableau
 
 Tensor = torch.Tensor
@@ -106,9 +105,9 @@ def sample(
     Raises:
         ValueError: any wrong argument, before the first network call; a network output that is not finite.
     """
-    _validate(denoiser, x_T, check, callback=callback, hook=hook, post=post)
-    _validate_noise(x_T, generator, noise_seeds)
-    mu = _mean(denoiser.schedule, x_T, mu)
+    validate(denoiser, x_T, check, callback=callback, hook=hook, post=post)
+    validate_noise(x_T, generator, noise_seeds)
+    mu = mean_for(denoiser.schedule, x_T, mu)
     began = time.perf_counter()
     drawn = source(noise, noise_seeds, generator, x_T.shape[0], denoiser.schedule)
     wide = torch.float64 if x_T.dtype == torch.float64 else torch.float32
@@ -127,7 +126,7 @@ def sample(
         x = _play(denoiser, tableau, _bar(steps, progress), state, x_T.dtype, drawn, look, check)
         info = Info(tableau.nfe, tableau.nfe, 0, "done", 0.0, tableau, tableau.nfe)
     if check == "end" or (check == "each" and info.tableau is None):
-        _require_finite(x, 'the result; check="each" names the step where it starts')
+        require_finite(x, 'the result; check="each" names the step where it starts')
     result = x.to(x_T.dtype)
     return (result, replace(info, seconds=time.perf_counter() - began)) if return_info else result
 
@@ -139,7 +138,7 @@ def _table(denoiser: Denoiser, solver: str | Tableau, spec: dict[str, Any], opti
         return build(solver, denoiser.schedule, **{**spec, "nfe": nfe}, **options)
     if any(given is not None for given in spec.values()) or options:
         raise ValueError("a Tableau is already compiled: pass nfe, grid, t_start, t_end and options to build() instead")
-    _validate_place(solver, denoiser)
+    validate_place(solver, denoiser)
     return solver
 
 
@@ -164,7 +163,7 @@ def _play(
             )
         if check == "each":
             shown = tableau.model_times[step.index]
-            _require_finite(after.input, f"row {step.index} (t = {step.t:.6g}, model time {shown:.6g})")
+            require_finite(after.input, f"row {step.index} (t = {step.t:.6g}, model time {shown:.6g})")
         state = after
     return state.input
 
@@ -236,78 +235,6 @@ def _moved(after: State, x: Tensor | None) -> State:
     if x is None:
         return after
     return State(x if after.carry is after.input else after.carry + (x - after.input), x, after.history)
-
-
-def _mean(schedule: NoiseSchedule, x: Tensor, mu: Tensor | None) -> Tensor | None:
-    """The mean of a mean-reverting schedule, in the place and shape of x; ValueError where it is missing or needless."""
-    reverting = schedule.kind == "mean-reverting"
-    if reverting != (mu is not None):
-        wanted = (
-            "needs `mu`, the mean it reverts to (the degraded image)" if reverting else "has no mean: leave `mu` away"
-        )
-        raise ValueError(f"{type(schedule).__name__} {wanted}")
-    if mu is None:
-        return None
-    if not isinstance(mu, Tensor) or not mu.is_floating_point():
-        raise ValueError(f"`mu` must be a floating tensor; got {type(mu).__name__}")
-    try:
-        return mu.to(x.device).expand_as(x)
-    except RuntimeError:
-        raise ValueError(
-            f"`mu` must have x_T's shape {tuple(x.shape)} or broadcast to it; got {tuple(mu.shape)}"
-        ) from None
-
-
-def _validate(denoiser: Any, x: Any, check: str, **called: Any) -> None:
-    if not isinstance(denoiser, Denoiser):
-        raise ValueError(
-            f"`denoiser` must be a Denoiser; got {type(denoiser).__name__}. Wrap a network with Denoiser(fn, schedule, "
-            "prediction) or a pipeline with Denoiser.from_pipeline(pipe)"
-        )
-    if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.ndim < 1:
-        what = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
-        raise ValueError(f"`x_T` must be a floating tensor of shape (B, *shape); got {what}")
-    if check not in ("end", "each", "none"):
-        raise ValueError(f'`check` must be "end", "each" or "none"; got {check!r}')
-    for name, function in called.items():
-        if function is not None and not callable(function):
-            raise ValueError(f"`{name}` must be a function of one argument; got {type(function).__name__}")
-
-
-def _validate_noise(x: Tensor, generator: Any, seeds: Any) -> None:
-    """One seed or generator a sample, or one generator for all."""
-    if seeds is not None and generator is not None:
-        raise ValueError("give either `generator` or `noise_seeds`, not both")
-    if seeds is not None and not (isinstance(seeds, Collection) and all(isinstance(s, Integral) for s in seeds)):
-        raise ValueError(f"`noise_seeds` must be whole numbers, one a sample; got {seeds!r}")
-    if seeds is not None and len(seeds) != x.shape[0]:
-        raise ValueError(f"{len(seeds)} noise seeds for a batch of {x.shape[0]}: give one seed a sample")
-    sources = generator if isinstance(generator, (list, tuple)) else [] if generator is None else [generator]
-    for one in sources:
-        if not isinstance(one, torch.Generator):
-            raise ValueError(f"`generator` must be a torch.Generator, or a list with one a sample; got {one!r}")
-    if sources is generator and len(sources) != x.shape[0]:
-        raise ValueError(f"{len(sources)} generators for a batch of {x.shape[0]}: pass one generator, or one a sample")
-
-
-def _validate_place(tableau: Tableau, denoiser: Denoiser) -> None:
-    """The table's nodes must lie on the schedule that the network was trained on."""
-    there = denoiser.schedule.nodes(tableau.times)
-    if not all(
-        np.allclose(getattr(there, f), getattr(tableau.nodes, f), rtol=1e-6, atol=1e-9) for f in ("alpha", "sigma")
-    ):
-        raise ValueError(
-            f"the table was compiled for {tableau.schedule!r}, the network belongs to {denoiser.schedule!r}; "
-            "build() it for the denoiser's schedule"
-        )
-
-
-def _require_finite(x: Tensor, where: str) -> None:
-    if not bool(torch.isfinite(x).all()):
-        bad = int((~torch.isfinite(x)).flatten(1).any(1).sum()) if x.ndim > 1 else 1
-        raise ValueError(
-            f"the network's output led to values that are not finite in {bad} of {x.shape[0]} samples at {where}"
-        )
 
 
 def _bar(steps: Sequence[Step], show: bool) -> Any:
