@@ -38,6 +38,7 @@ FAMILIES = (
     "drivers.rk45",
     "drivers.picard",
     "drivers.langevin",
+    "drivers.dlg",
 )
 
 
