@@ -11,7 +11,7 @@ _LAZY = {
     "Denoiser": "fewstep.samplers.denoiser",
     "Scheduler": "fewstep.samplers.scheduler",
     "sample": "fewstep.samplers.sampling",
-    "build": "fewstep.samplers.registry",
+    "build": "fewstep.samplers.building",
     "load": "fewstep.samplers.storage",
     "load_demo_pipeline": "fewstep.demo",
 }

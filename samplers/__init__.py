@@ -7,7 +7,7 @@ _LAZY = {
     "NoiseSchedule": ".schedule",
     "GRIDS": ".grids",
     "SOLVERS": ".registry",
-    "build": ".registry",
+    "build": ".building",
     "Tableau": ".tableau",
     "Statistics": ".statistics",
     "Denoiser": ".denoiser",

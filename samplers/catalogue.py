@@ -99,7 +99,8 @@ def _options(options: Any) -> list[str]:
 
 def _one_solver(name: str, nfe: int) -> str:
     """Docstring, options, reference, and the table on the linear VP schedule."""
-    from .registry import SOLVERS, build
+    from .building import build
+    from .registry import SOLVERS
     from .schedule import NoiseSchedule
 
     entry = SOLVERS[name]

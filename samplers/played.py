@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .building import compile_path, no_table, resume
 from .configs import grid_from_config, reading, schedule_from_config
 from .continuous import EDM
 from .discrete import Discrete
@@ -22,7 +23,7 @@ from .player import Post, Step
 from .postprocess import Clip, DynamicThreshold
 from .preconditioning import LabelledEDM
 from .predictions import Prediction
-from .registry import SOLVERS, Entry, checked_options, compile_path, no_table, resolve, resume
+from .registry import SOLVERS, Entry, checked_options, resolve
 from .schedule import Array, Nodes, NoiseSchedule
 from .tableau import Tableau
 

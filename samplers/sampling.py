@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
+from .building import build
 from .checks import mean_for, require_finite, validate, validate_noise, validate_place
 from .denoiser import Denoiser
 from .lowering import lower
 from .noise import Noise, source
 from .player import Post, State, Step, first_state
-from .registry import SOLVERS, build, checked_options, resolve
+from .registry import SOLVERS, checked_options, resolve
 from .tableau import Tableau
 
 Tensor = torch.Tensor

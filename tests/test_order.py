@@ -15,7 +15,8 @@ import torch
 from problems import Mixture, starts
 
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, Tableau, build, sample
-from fewstep.samplers.registry import Entry, Path, Solution, compile_path
+from fewstep.samplers.building import compile_path
+from fewstep.samplers.registry import Entry, Path, Solution
 from fewstep.samplers.solvers.exponential_rk import dpm3_taylor, singlestep
 
 # broad components: the asymptotic range begins early

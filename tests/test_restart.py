@@ -9,7 +9,7 @@ import torch
 from problems import Gaussian, Mixture, starts
 
 from fewstep.samplers import NoiseSchedule, build, sample
-from fewstep.samplers.registry import resume
+from fewstep.samplers.building import resume
 
 VP, EDM, FLOW = NoiseSchedule.vp_linear(), NoiseSchedule.edm(), NoiseSchedule.flow()
 SCHEDULES = {"vp": VP, "edm": EDM, "flow": FLOW}

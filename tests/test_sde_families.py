@@ -13,7 +13,7 @@ from paths import FULL, close, everywhere, path, run
 from problems import Mixture, starts
 
 from fewstep.samplers import Denoiser, NoiseSchedule, build, sample
-from fewstep.samplers.registry import resume
+from fewstep.samplers.building import resume
 
 Tensor = torch.Tensor
 VP = NoiseSchedule.vp_linear()

@@ -10,11 +10,11 @@ import torch
 from problems import BLIND, PREDICTIONS, Gaussian, Mixture, output, starts
 
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, NoiseSource, Tableau, build, sample
+from fewstep.samplers.building import resume
 from fewstep.samplers.lowering import lower
 from fewstep.samplers.noise import GeneratorNoise
 from fewstep.samplers.player import State, first_state
 from fewstep.samplers.predictions import convert
-from fewstep.samplers.registry import resume
 from fewstep.samplers.schedule import Node, Nodes
 from fewstep.samplers.tableau import CARRY, CONST, INPUT, KEEP, Row, noise
 

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..building import build
 from ..predictions import form_pair
-from ..registry import build, driver
+from ..registry import driver
 from ..solvers import options as opt
 from ..solvers import references as ref
 from ..tableau import Draw, Tableau

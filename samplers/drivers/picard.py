@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..building import build
 from ..predictions import convert
-from ..registry import SOLVERS, build, driver
+from ..registry import SOLVERS, driver
 from ..schedule import Nodes
 from ..solvers import options as opt
 from ..solvers import references as ref

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..registry import build
+from ..building import build
 from ..tableau import Tableau
 from .task import Task
 
