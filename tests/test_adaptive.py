@@ -37,9 +37,9 @@ TIGHT = {  # for errors near 1e-4, of the SDE near 1e-2
 
 
 def go(name: str, denoiser: Denoiser, x: Tensor, **options: Any) -> tuple[Tensor, Info]:
-    """One run, with seeds where the driver draws noise."""
+    """One run; of the SDE with seeds and, unless told, a loose tolerance."""
     if name == "gotta_go_fast":
-        options.setdefault("noise_seeds", range(len(x)))
+        options = {"rtol": 0.1, "noise_seeds": range(len(x)), **options}
     return sample(denoiser, x, name, return_info=True, **options)
 
 
@@ -97,7 +97,7 @@ def test_alike_in_every_schedule(name: str) -> None:
 def test_samples_do_not_notice_their_neighbours(name: str, dtype: torch.dtype) -> None:
     """Own steps: a sample is the same alone and in a batch, and spends as much. Its neighbours take other numbers."""
     denoiser = Mixture().denoiser(VP, vector_time=True)
-    x = starts(VP, 1.0, 6).to(dtype)
+    x = starts(VP, 1.0, 4).to(dtype)
     together, info = go(name, denoiser, x)
     each = info.each or ()
     assert len(set(each)) > 1 and max(each) == info.nfe == info.calls

@@ -43,8 +43,8 @@ def test_law_of_gaussian_data(schedule: NoiseSchedule, vector_time: bool) -> Non
 
 @pytest.mark.slow
 def test_law_of_gaussian_data_one_number_a_sample() -> None:
-    """4000 samples of one number, every one with steps of its own: choosing steps by the noise biases nothing."""
-    check_law(VP, 4000, 1, True)
+    """2000 samples of one number, every one with steps of its own: choosing steps by the noise biases nothing."""
+    check_law(VP, 2000, 1, True)
 
 
 def on_path(denoiser: Denoiser, x: Tensor, seeds: list[int], n: int = 2000) -> Tensor:
