@@ -124,6 +124,14 @@ def first_state(tableau: Tableau, x: Tensor, noise: Noise, constant: Tensor | fl
     return State(x, first)
 
 
+def moved(state: State, x: Tensor) -> State:
+    """The state with another input in place, the anchor moved by the same displacement."""
+    if x is state.input:
+        return state
+    carry = x if state.carry is state.input else state.carry + (x - state.input)
+    return State(carry, x, state.history)
+
+
 def like_state(output: Tensor, x: Tensor) -> Tensor:
     """The output in x's shape: as it is, or the first half of its channels where it also predicts a variance."""
     if not isinstance(output, Tensor):

@@ -17,7 +17,7 @@ from .checks import mean_for, require_finite, validate, validate_noise, validate
 from .denoiser import Denoiser
 from .lowering import lower
 from .noise import Noise, source
-from .player import Post, State, Step, first_state
+from .player import Post, State, Step, first_state, moved
 from .registry import SOLVERS, checked_options, resolve
 from .tableau import Tableau
 
@@ -158,10 +158,8 @@ def _play(
         output = denoiser.call(state.input.to(dtype), step.model_time)
         after = step(state, output, [noise(draw, state.input) for draw in step.draws])
         if look:
-            x0 = partial(step.x0, state.input, output)
-            after = _moved(
-                after, look(step.index, float(tableau.times[step.index + 1]), after.input, step.index + 1, x0)
-            )
+            x0, t = partial(step.x0, state.input, output), float(tableau.times[step.index + 1])
+            after = moved(after, look.tell(step.index, t, after.input, step.index + 1, x0))
         if check == "each":
             shown = tableau.model_times[step.index]
             require_finite(after.input, f"row {step.index} (t = {step.t:.6g}, model time {shown:.6g})")
@@ -198,8 +196,8 @@ def _drive(
     out = entry.fn(task, **chosen)
     if out.status != "done":
         warnings.warn(
-            f"{entry.name} stopped before its end: {out.status} after {out.nfe} network evaluations. Allow more (nfe=) or "
-            "ask for less precision",
+            f"{entry.name} stopped before its end: {out.status} after {out.nfe} network evaluations. Allow more, or ask for "
+            "less precision",
             stacklevel=3,
         )
     return Info(out.nfe, out.accepted, out.rejected, out.status, 0.0, None, out.calls, out.each), out.x
@@ -215,27 +213,17 @@ class _Look:
     def __bool__(self) -> bool:
         return bool(self.callback or self.hook)
 
-    def __call__(self, *seen: Any) -> Tensor | None:
-        """Show Progress(*seen); what the hook wants in place of x."""
-        progress = Progress(*seen)
-        if self.callback:
-            self.callback(progress)
-        moved = self.hook(progress) if self.hook else None
-        if moved is not None and moved.shape != progress.x.shape:
-            raise ValueError(f"hook returned shape {tuple(moved.shape)}; expected {tuple(progress.x.shape)}")
-        return moved
-
     def tell(self, index: int, t: float, x: Tensor, nfe: int, x0: Callable[[], Tensor]) -> Tensor:
         """The state after callback and hook have seen it."""
-        moved = self(index, t, x, nfe, x0) if self else None
-        return x if moved is None else moved
-
-
-def _moved(after: State, x: Tensor | None) -> State:
-    """The state with an input put in place, the anchor moved by the same displacement."""
-    if x is None:
-        return after
-    return State(x if after.carry is after.input else after.carry + (x - after.input), x, after.history)
+        if not self:
+            return x
+        seen = Progress(index, t, x, nfe, x0)
+        if self.callback:
+            self.callback(seen)
+        wanted = self.hook(seen) if self.hook else None
+        if wanted is not None and wanted.shape != x.shape:
+            raise ValueError(f"hook returned shape {tuple(wanted.shape)}; expected {tuple(x.shape)}")
+        return x if wanted is None else wanted
 
 
 def _bar(steps: Sequence[Step], show: bool) -> Any:

@@ -10,9 +10,10 @@ from ..registry import driver
 from ..solvers import options as opt
 from ..solvers import references as ref
 from ..solvers.exponential_rk import Scheme, etd2, exp_euler, ho3
-from . import engine
-from .engine import Array, Method, Problem, Rows, Rule, Trial
+from . import engine, unit
+from .engine import Method, Rule, Trial
 from .task import Outcome, Task
+from .unit import Array, Problem, Rows
 
 Tensor = torch.Tensor
 Line = tuple[float, list[float]]
@@ -40,7 +41,7 @@ def step(problem: Problem, order: int, rows: Rows, u: Tensor, s: Array, h: Array
     for k, (c, _) in enumerate(table[0]):
         alpha, sigma = problem.levels(s + c * h)
         weights = np.array([one[k][1] for one in table])[of].T
-        a, *b = engine.columns([alpha / alpha_s, *(-sigma * h * weights)], u)
+        a, *b = unit.columns([alpha / alpha_s, *(-sigma * h * weights)], u)
         states.append(a * u + sum(w * m for w, m in zip(b, outputs, strict=False)))
         if k < order - 1:
             outputs.append(problem.eps(rows, states[-1], s + c * h))
@@ -76,7 +77,7 @@ def dpm_adaptive(
     order = opt.whole("dpm_adaptive", "order", order, 3, least=2)
     rtol, atol, h_init, min_step = opt.positive("dpm_adaptive", rtol=rtol, atol=atol, h_init=h_init, min_step=min_step)
     theta = opt.fraction("dpm_adaptive", "theta", theta)
-    problem = engine.problem(task, "dpm_adaptive", per_sample, max(atol, rtol))
+    problem = unit.problem(task, "dpm_adaptive", per_sample, max(atol, rtol))
 
     def attempt(rows: Rows, u: Tensor, s: Array, h: Array, before: Tensor) -> Trial:
         high, low = step(problem, order, rows, u, s, h)

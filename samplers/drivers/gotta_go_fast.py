@@ -10,9 +10,10 @@ from ..noise import onto
 from ..registry import driver
 from ..solvers import options as opt
 from ..solvers import references as ref
-from . import engine
-from .engine import Array, Method, Rows, Rule, Trial
+from . import engine, unit
+from .engine import Method, Rule, Trial
 from .task import Outcome, Task
+from .unit import Array, Rows
 
 Tensor = torch.Tensor
 
@@ -56,7 +57,7 @@ def gotta_go_fast(
     rtol, atol, h_init, min_step = opt.positive(name, rtol=rtol, atol=atol, h_init=h_init, min_step=min_step)
     safety, r = opt.fraction(name, "safety", safety), opt.fraction(name, "r", r)
     denoise = opt.one_of(name, "denoise", denoise, (True, False))
-    problem = engine.problem(task, name, per_sample, max(atol, rtol), denoise=denoise)
+    problem = unit.problem(task, name, per_sample, max(atol, rtol), denoise=denoise)
     paths = [BrownianPaths(seed) for seed in task.own_seeds]
 
     def attempt(rows: Rows, u: Tensor, s: Array, h: Array, before: Tensor) -> Trial:
@@ -65,7 +66,7 @@ def gotta_go_fast(
 
         def K(v: Tensor, at: Array) -> Tensor:
             _, sigma = problem.levels(at)
-            a, b, g = engine.columns([h * sigma**2, -2 * h * sigma, sigma * np.sqrt(2 * h)], u)
+            a, b, g = unit.columns([h * sigma**2, -2 * h * sigma, sigma * np.sqrt(2 * h)], u)
             return a * v + b * problem.eps(rows, v, at) + g * z
 
         K1 = K(u, s)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..lowering import lower
-from ..player import State, first_state
+from ..player import first_state, moved
 from ..registry import driver
 from ..solvers import options as opt
 from ..solvers import references as ref
@@ -115,11 +115,3 @@ def _langevin(task: Task, tableau: Tableau, snr: float, per_sample: bool, x: Ten
         size, force = size.mean(), force.mean()
     e = (2 * a * (snr * size / force) ** 2).view(-1, *(1,) * (x.ndim - 1))
     return x + e * score + (2 * e).sqrt() * z
-
-
-def moved(state: State, x: Tensor) -> State:
-    """The state with another input in place, the anchor moved by the same displacement."""
-    if x is state.input:
-        return state
-    carry = x if state.carry is state.input else state.carry + (x - state.input)
-    return State(carry, x, state.history)

@@ -8,9 +8,10 @@ import torch
 from ..registry import driver
 from ..solvers import options as opt
 from ..solvers import references as ref
-from . import engine
-from .engine import Array, Method, Rows, Rule, Trial
+from . import engine, unit
+from .engine import Method, Rule, Trial
 from .task import Outcome, Task
+from .unit import Array, Rows
 
 Tensor = torch.Tensor
 # nodes and rows of the seven stages; the last row is the step of order 5, whose slope begins the next step (FSAL)
@@ -55,16 +56,16 @@ def rk45(
     """
     rtol, atol, min_step = opt.positive("rk45", rtol=rtol, atol=atol, min_step=min_step)
     clock = str(opt.one_of("rk45", "var", var, ("lam", "t")))
-    problem = engine.problem(task, "rk45", per_sample, max(atol, rtol), clock)
+    problem = unit.problem(task, "rk45", per_sample, max(atol, rtol), clock)
 
     def slope(rows: Rows, u: Tensor, s: Array) -> Tensor:
         _, sigma = problem.levels(s)
         speed = problem.speed(s)
-        a, b = engine.columns([speed * sigma**2, -speed * sigma], u)
+        a, b = unit.columns([speed * sigma**2, -speed * sigma], u)
         return a * u + b * problem.eps(rows, u, s)
 
     def attempt(rows: Rows, u: Tensor, s: Array, h: Array, k: Tensor) -> Trial:
-        step, slopes, new = engine.column(h, u), [k], u
+        step, slopes, new = unit.column(h, u), [k], u
         for c, row in zip(C[1:], A[1:], strict=True):
             new = u + step * _sum(row, slopes)
             slopes.append(slope(rows, new, s + c * h))
@@ -78,7 +79,7 @@ def rk45(
         with np.errstate(divide="ignore", invalid="ignore"):
             h0 = np.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
             h0 = np.minimum(np.nan_to_num(h0, nan=1e-6, posinf=1e-6), left)
-            bent = slope(rows, u + engine.column(h0, u) * k, s + h0) - k
+            bent = slope(rows, u + unit.column(h0, u) * k, s + h0) - k
             d2 = problem.read(engine.scaled(bent, delta)) / h0
             most = np.maximum(d1, d2)
             h1 = np.where(most <= 1e-15, np.maximum(1e-6, 1e-3 * h0), (0.01 / most) ** 0.2)

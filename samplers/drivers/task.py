@@ -59,7 +59,8 @@ class Outcome:
     """How a driver ended.
 
     x: the samples. nfe: evaluations that the slowest sample spent; calls: network calls one after another; each: the
-    evaluations of every sample, where they differ. status: "done", or the limit that was met: "max_nfe" or "min_step".
+    evaluations of every sample, where they differ. status: "done", or the limit that was met: "max_nfe",
+    "min_step" or "max_sweeps".
     """
 
     x: Tensor
