@@ -27,8 +27,9 @@ class Denoiser:
         schedule: NoiseSchedule the network was trained on.
         prediction: "epsilon", "sample" (x0), "v_prediction" (alpha eps - sigma x0), "flow_prediction" (eps - x0)
             or "score" (-eps / sigma).
-        vector_time: whether fn takes any batch with a time of its own for every sample, tau of shape (B,). Samplers that
-            choose steps sample by sample, or visit many times at once, are faster with it.
+        vector_time: whether fn takes a time of its own for every sample, tau of shape (B,): False, True (any batch), or
+            "whole" (the batch it is conditioned for, or copies of it end to end). Samplers that choose steps sample by
+            sample, or visit many times at once, need it or are faster with it.
 
     `denoiser(x, t)` is the raw output at time t of the schedule; `.x0(x, t)` and `.eps(x, t)` convert it.
     `.nfe` counts calls over the object's life, except those inside a graph that the caller compiles.
@@ -39,7 +40,7 @@ class Denoiser:
         fn: Callable[[Tensor, Tensor], Tensor],
         schedule: NoiseSchedule,
         prediction: str = "epsilon",
-        vector_time: bool = False,
+        vector_time: bool | str = False,
     ):
         if not callable(fn):
             raise ValueError(f"`fn` must be a callable fn(x, tau) -> output; got {type(fn).__name__}")
@@ -48,6 +49,8 @@ class Denoiser:
                 f"`schedule` must be a NoiseSchedule; got {type(schedule).__name__}. "
                 "NoiseSchedule.from_config reads a diffusers config"
             )
+        if vector_time not in (False, True, "whole"):
+            raise ValueError(f'`vector_time` must be False, True or "whole"; got {vector_time!r}')
         prediction_coefficients(prediction, schedule.nodes(np.array([schedule.t_min])))
         self.fn, self.schedule, self.prediction, self.vector_time = fn, schedule, prediction, vector_time
         self.nfe = 0

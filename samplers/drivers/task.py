@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..denoiser import Denoiser
@@ -49,8 +50,16 @@ class Task:
         """A seed a sample: those given, or drawn by the generator."""
         return self.seeds or tuple(drawn_seeds(self.generator, self.x.shape[0]))
 
-    def predict(self, form: str, x: Tensor, t: Any) -> Tensor:
-        """One network evaluation at (x, t), t a number or one a sample: "x0", "eps" or "flow", in x's dtype."""
+    def predict(self, form: str, x: Tensor, t: Any, rows: Any = None) -> Tensor:
+        """One network evaluation at (x, t), t a number or one a sample: "x0", "eps" or "flow", in x's dtype.
+
+        rows: numbers of the samples that x holds, where it may not be all. A network that takes the whole batch only is
+        shown the others' first states with them.
+        """
+        if rows is not None and len(rows) < len(self.x) and self.denoiser.vector_time == "whole":
+            at, times = torch.from_numpy(rows).to(x.device), np.full(len(self.x), np.ravel(t)[0])
+            times[rows] = t
+            return self.predict(form, self.x.to(x.dtype).index_copy(0, at, x), times)[at]
         return self.denoiser.predict(form, x.to(self.dtype), t, self.post).to(x.dtype)
 
 

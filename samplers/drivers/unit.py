@@ -104,7 +104,7 @@ class Problem:
     def _predict(self, form: str, rows: Rows, x: Tensor, t: Any) -> Tensor:
         self.each[rows] += 1
         self.calls += 1
-        return self.task.predict(form, x, t)
+        return self.task.predict(form, x, t, rows)
 
     def read(self, norms: Tensor) -> Array:
         """(n,) numbers on the host, the largest for all where samples share their steps. To autograd they are constants."""
@@ -152,7 +152,7 @@ def problem(
     task: Task, name: str, per_sample: bool | None, tolerance: float, clock: str = "lam", denoise: bool = False
 ) -> Problem:
     """The task as an adaptive driver sees it; ValueError where its samples cannot go each at its own pace."""
-    alone = task.denoiser.vector_time or task.x.shape[0] == 1
+    alone = bool(task.denoiser.vector_time) or task.x.shape[0] == 1
     if opt.one_of(name, "per_sample", per_sample, (None, True, False)) and not alone:
         raise ValueError(
             f"{name}: `per_sample` needs a network that takes a time a sample and any batch; say Denoiser(..., "
