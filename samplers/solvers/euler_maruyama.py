@@ -108,7 +108,7 @@ def ddpm(path: Path, *, variance: str = "small") -> Solution:
     rows = []
     for s, t in zip(path.nodes[:-1], path.nodes[1:], strict=True):
         row = first_order(s, t, 1.0)
-        if large and t.sigma > 0:
+        if large and s.alpha > 0 and t.sigma > 0:  # out of alpha = 0 all is drawn anew
             row = Row(s, row.form, {**row.input, noise(s, t): sqrt(_forward_variance(s, t))})
         rows.append(row)
     return Solution(rows, 1, conserves="x0" if large else "x0 eps")

@@ -85,7 +85,11 @@ def _first_order(path: Path) -> Solution:
 
 
 @solver(
-    "ddim", order=1, prediction="x0", aliases=("DDIMScheduler", "dpmpp_1", "dpm++1", "etd_euler"), reference=ref.DDIM
+    "ddim",
+    order=1,
+    prediction="x0",
+    reference=ref.DDIM,
+    aliases=("DDIMScheduler", "dpmpp_1", "dpm++1", "etd_euler", "mrs_1"),
 )
 def ddim(path: Path, *, eta: float = 0.0) -> Solution:
     """DDIM, the first-order exponential step: x_t = alpha_t x0 + sigma_t eps. Order 1, 1 evaluation a step.
@@ -98,7 +102,7 @@ def ddim(path: Path, *, eta: float = 0.0) -> Solution:
 
 @solver(
     "euler_ancestral", order=1, prediction="x0", stochastic=True, reference=ref.K_DIFFUSION,
-    aliases=("EulerAncestralDiscreteScheduler", "euler_a", "Euler a"),
+    aliases=("EulerAncestralDiscreteScheduler", "euler_a", "Euler a", "mrs_sde_1"),
 )  # fmt: skip
 def euler_ancestral(path: Path, *, eta: float = 1.0, s_noise: float = 1.0) -> Solution:
     """Ancestral Euler: a DDIM step down to sigma_down, noise up to sigma_t; equal to `ddim` with the same eta.

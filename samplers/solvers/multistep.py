@@ -124,7 +124,13 @@ def _variant(name: str, variant: str) -> Correction | None:
     return half_weights if opt.one_of(name, "variant", variant, ("exact", "public")) == "public" else None
 
 
-@solver("dpmpp_2m", order=2, prediction="x0", reference=ref.DPMPP, aliases=("DPM++ 2M", "DPMSolverMultistepScheduler"))
+@solver(
+    "dpmpp_2m",
+    order=2,
+    prediction="x0",
+    reference=ref.DPMPP,
+    aliases=("DPM++ 2M", "DPMSolverMultistepScheduler", "mrs_2"),
+)
 def dpmpp_2m(path: Path, *, variant: str = "public", lower_order_final: bool | str = True) -> Solution:
     """DPM-Solver++(2M): x0 extrapolated linearly in lam. Order 2, 1 evaluation a step.
 

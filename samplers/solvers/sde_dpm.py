@@ -18,7 +18,14 @@ from .multistep import half_weights, multistep
 TAU_MOST = 10.0
 
 
-@solver("dpmpp_2m_sde", order=2, prediction="x0", stochastic=True, reference=ref.DPMPP, aliases=("DPM++ 2M SDE",))
+@solver(
+    "dpmpp_2m_sde",
+    order=2,
+    prediction="x0",
+    stochastic=True,
+    reference=ref.DPMPP,
+    aliases=("DPM++ 2M SDE", "mrs_sde_2"),
+)
 def dpmpp_2m_sde(
     path: Path, *, tau: float = 1.0, variant: str = "midpoint", lower_order_final: bool | str = True
 ) -> Solution:
