@@ -236,6 +236,8 @@ def compare(
     if form == "text":
         click.echo(comparison.text_table(rows))
         click.echo(f"RMSE per image to {about['reference']}, mean of {number}; * best of its column")
+        if any(SOLVERS[row.solver].stochastic for row in rows):
+            click.echo("stochastic solvers: to their own, longer run on the same Brownian paths")
     else:
         click.echo(comparison.csv_table(rows) if form == "csv" else comparison.json_table(rows, **about))
     for path in written:

@@ -112,7 +112,7 @@ def adaptive_curve(
 ) -> Curve:
     """A solver that chooses its steps, at a ladder of tolerances. `draw(...) -> (x0, mean nfe)`.
 
-    truth: None takes the solver's own run at a hundredth of its tightest tolerances.
+    truth: None takes the solver's own run at a sixteenth of the last tolerances.
     """
     import torch
 
@@ -121,15 +121,16 @@ def adaptive_curve(
     own = {name: value for name, value in SOLVERS[solver].options.items() if name in ("rtol", "atol")}
 
     def run(factor: float) -> "tuple[Tensor, float]":
-        return draw(solver=solver, **{name: factor * value for name, value in own.items()}, **options)
+        return draw(solver=solver, nfe=10**6, **{name: factor * value for name, value in own.items()}, **options)
 
-    if truth is None:
-        truth, _ = run(LADDER[-1] / 100)
-    runs = []
+    runs, last = [], LADDER[-1]
     for factor in LADDER:
         runs.append(run(factor))
         if runs[-1][1] > max(nfes):
+            last = factor
             break
+    if truth is None:
+        truth, _ = run(last / 16)
     blank = torch.full_like(runs[0][0], inf)
     best = []
     for n in nfes:
