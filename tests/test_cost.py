@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, Tableau, build, sample
 from fewstep.samplers.lowering import MOST_OPERATIONS, lower
-from fewstep.samplers.noise import source
+from fewstep.samplers.noise import NoiseSource, source
 from fewstep.samplers.player import State, Step
 from fewstep.samplers.tableau import Draw
 
@@ -97,18 +97,18 @@ def test_a_call_and_its_step_compile_into_one_graph(name: str) -> None:
     denoiser = Denoiser(lambda x, tau: torch.tanh(x) * tau, VP, "sample")
 
     @torch.compile(backend=backend, fullgraph=True)
-    def advance(step: Step, state: State) -> State:
-        return step(state, denoiser.call(state.input, step.model_time))
+    def advance(step: Step, state: State, noises: list[Tensor]) -> State:
+        return step(state, denoiser.call(state.input, step.model_time), noises)
 
     def play(table: Tableau) -> Tensor:
         state = State(x, x)
         for step in lower(table, "sample"):
-            state = advance(step, state)
+            state = advance(step, state, [noise(draw, x) for draw in step.draws])
         return state.input
 
-    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    x, noise = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)), NoiseSource([0, 1])
     short, long = build(name, VP, 24), build(name, VP, 144)
-    assert torch.allclose(play(short), sample(denoiser, x, short), atol=1e-6)
+    assert torch.allclose(play(short), sample(denoiser, x, short, noise_seeds=[0, 1]), rtol=1e-5, atol=1e-6)
     kinds = len(graphs)
     assert kinds <= (17 if name == "pndm" else 8)
     play(long)
