@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from .compare import Curve
     from .source import Batch
 
@@ -228,11 +226,11 @@ def compare(
     }
     if out.endswith(".html"):
         with TemporaryDirectory() as folder:
-            *pictures, _ = write_comparison(Path(folder), rows, truth, batches[0], about)
+            *pictures, _ = write_comparison(Path(folder), rows, batches[0], about)
             write_report(Path(out), rows, pictures, about)
         written = [Path(out)]
     else:
-        written = write_comparison(Path(out), rows, truth, batches[0], about)
+        written = write_comparison(Path(out), rows, batches[0], about)
     if form == "text":
         click.echo(comparison.text_table(rows))
         click.echo(f"RMSE per image to {about['reference']}, mean of {number}; * best of its column")
@@ -244,9 +242,7 @@ def compare(
         click.echo(f"wrote {path}", err=form != "text")
 
 
-def write_comparison(
-    folder: Path, rows: "Sequence[Curve]", truth: "Tensor", batch: "Batch", about: dict[str, Any]
-) -> list[Path]:
+def write_comparison(folder: Path, rows: "Sequence[Curve]", batch: "Batch", about: dict[str, Any]) -> list[Path]:
     """curves.png, samples.png and results.json; the sheet shows the first images of `batch`."""
     from fewstep.files import whole
 
@@ -256,7 +252,7 @@ def write_comparison(
     curves, sheet, figures = (folder / name for name in ("curves.png", "samples.png", "results.json"))
     plot_curves(rows, f"{about['model']}: {about['images']} images, error to {about['reference']}", curves)
     some = len(batch.seeds)
-    cells = [(row.solver, [batch.images(x0[:some]) for x0 in (*row.samples, truth)]) for row in rows]
+    cells = [(row.solver, [batch.images(x0[:some]) for x0 in (*row.samples, row.reference)]) for row in rows]
     image_sheet(cells, [*(f"nfe {n}" for n in rows[0].nfes), "reference"], sheet)
     with whole(figures) as path:
         path.write_text(json_table(rows, **about) + "\n")

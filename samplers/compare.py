@@ -64,7 +64,7 @@ def told(spec: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Curve:
-    """One solver on one grid: at each nfe, the mean and the worst error of the images, and the images themselves.
+    """One solver on one grid: at each nfe, the mean and the worst error of the images, and the images and reference themselves.
 
     Errors are infinite where an adaptive solver has no run that cheap.
     """
@@ -75,6 +75,7 @@ class Curve:
     rmse: tuple[float, ...]
     worst: tuple[float, ...]
     samples: "tuple[Tensor, ...]"
+    reference: "Tensor"
 
     @property
     def score(self) -> float:
@@ -148,6 +149,7 @@ def _curve(solver: str, grid: str, nfes: Sequence[int], samples: "Sequence[Tenso
         tuple(float(e.mean()) for e in errors),
         tuple(float(e.max()) for e in errors),
         tuple(x0.cpu() for x0 in samples),
+        truth.cpu(),
     )
 
 

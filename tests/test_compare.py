@@ -5,6 +5,7 @@ import io
 import json
 import os
 import stat
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,30 @@ def test_best_grid_has_the_least_error_and_unfit_grids_drop_out(gaussian: tuple)
 
 
 def curves() -> list[compare.Curve]:
-    make = lambda name, grid, *rmse: compare.Curve(name, grid, (4, 10), rmse, rmse, ())  # noqa: E731
+    make = lambda name, grid, *rmse: compare.Curve(name, grid, (4, 10), rmse, rmse, (), torch.zeros(1))  # noqa: E731
     return [make("ddim", "karras", 0.25, 0.0625), make("res_multistep", "uniform", 0.5, 0.03125)]
+
+
+def test_stochastic_solvers_are_compared_with_their_own_path(gaussian: tuple) -> None:
+    """The error falls with nfe at strong order 1, and the reference is not the flow's."""
+    draw, exact = gaussian
+    curve = compare.best_curve(partial(draw, noise_seeds=range(5)), exact, "dpmpp_2m_sde", (20, 80), ("logsnr",))
+    assert 2 < curve.rmse[0] / curve.rmse[1] < 8
+    assert float(compare.image_errors(curve.reference, exact).mean()) > 5 * curve.rmse[1]
+
+
+def test_adaptive_solvers_show_their_best_affordable_run(gaussian: tuple) -> None:
+    draw, exact = gaussian
+
+    def run(**how: Any) -> tuple[torch.Tensor, float]:
+        x0, info = draw(return_info=True, **how)
+        return x0, info.nfe
+
+    curve = compare.adaptive_curve(run, exact, "dpm_adaptive", (4, 60, 400))
+    assert curve.rmse[0] == float("inf") and curve.rmse[1] > curve.rmse[2] > 0
+    assert "-" in compare.text_table([curve]) and json.loads(compare.json_table([curve]))["rows"][0]["rmse"][0] is None
+    own = compare.adaptive_curve(partial(run, noise_seeds=range(5)), None, "gotta_go_fast", (400,), denoise=False)
+    assert 0 < own.rmse[0] < 0.3 and torch.isfinite(own.reference).all()
 
 
 def test_text_table_is_aligned_and_stars_the_best() -> None:
