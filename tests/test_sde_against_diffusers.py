@@ -14,12 +14,13 @@ SDE, SDE_EPS = (
     {**SD, "algorithm_type": "sde-dpmsolver++"},
     {**SD, "algorithm_type": "sde-dpmsolver", "solver_type": "heun"},
 )
+TRAILING = {**SD, "timestep_spacing": "trailing"}
 DDPM = {**SD, "clip_sample": False}
 BY = tuple(n for n in STEPS if 1000 % n == 0)
 
 CASES = {
     "euler a": ("EulerAncestralDiscreteScheduler", SD, {"solver": "euler_ancestral"}, STEPS),
-    "euler a trailing": ("EulerAncestralDiscreteScheduler", {**SD, "timestep_spacing": "trailing"}, {"solver": "ddim", "eta": 1.0}, STEPS),
+    "euler a trailing": ("EulerAncestralDiscreteScheduler", TRAILING, {"solver": "ddim", "eta": 1.0}, STEPS),
     "ddpm small": ("DDPMScheduler", DDPM, {"solver": "ddpm"}, BY),
     "ddpm large": ("DDPMScheduler", {**DDPM, "variance_type": "fixed_large"}, {"solver": "ddpm", "variance": "large"}, BY),
     "2m sde": (DPM, SDE, {"solver": "dpmpp_2m_sde"}, STEPS),
