@@ -22,7 +22,8 @@ from ..schedule import Node, NoiseSchedule
 from ..tableau import INPUT, Row, noise
 from . import options as opt
 from . import references as ref
-from .sde_dpm import TAU_MOST, first_order
+from .exponential_rk import euler_row
+from .sde_dpm import TAU_MOST
 
 Increments = Callable[[NoiseSchedule, Node, Node], tuple[float, float]]  # (F, G^2) of a step
 
@@ -58,7 +59,7 @@ def _plain(path: Path, increments: Increments, tau: float) -> Solution:
     rows = []
     for s, t in zip(path.nodes[:-1], path.nodes[1:], strict=True):
         if s.alpha == 0 or t.sigma == 0:
-            rows.append(first_order(s, t, tau))
+            rows.append(euler_row(s, t, "x0", tau))
             continue
         F, G2 = increments(path.schedule, s, t)
         terms: dict[Any, float] = {INPUT: 1 + F, 0: -0.5 * (1 + tau**2) * G2 / s.sigma}
@@ -107,7 +108,7 @@ def ddpm(path: Path, *, variance: str = "small") -> Solution:
     large = _VARIANCES[opt.one_of("ddpm", "variance", variance, _VARIANCES)]
     rows = []
     for s, t in zip(path.nodes[:-1], path.nodes[1:], strict=True):
-        row = first_order(s, t, 1.0)
+        row = euler_row(s, t, "x0", 1.0)
         if large and s.alpha > 0 and t.sigma > 0:  # out of alpha = 0 all is drawn anew
             row = Row(s, row.form, {**row.input, noise(s, t): sqrt(_forward_variance(s, t))})
         rows.append(row)
@@ -164,7 +165,7 @@ def flow_sde(path: Path, *, w: str | float | Callable[[float], float] = "t", sca
         dt, S = r - after, t.alpha + t.sigma
         k = 0.5 * diffusion(r) * dt / r
         if k >= after:
-            rows.append(first_order(s, t, inf))
+            rows.append(euler_row(s, t, "x0", inf))
             continue
         terms: dict[Any, float] = {INPUT: (1 - k) * S / (s.alpha + s.sigma), 0: -S * (dt + k * (1 - r))}
         if k:

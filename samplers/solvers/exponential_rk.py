@@ -12,13 +12,14 @@ a_i1 = c_i phi_1(c_i z) - sum_{j>=2} a_ij. Calls that do not fill a full step ar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import sqrt
 from typing import Any
 
 from ..phi import phi
 from ..registry import Path, Solution, solver
 from ..schedule import Node
-from ..tableau import CARRY, INPUT, KEEP, Row
-from ..weights import euler_weight, linear
+from ..tableau import CARRY, INPUT, Row, noise
+from ..weights import euler_weight, linear, noise_weight
 from . import options as opt
 from . import references as ref
 from .multistep import safe_form
@@ -120,25 +121,46 @@ def exprk5s8(z: float) -> Scheme:
 _SMALLER: Mapping[int, Callable[[float], Scheme]] = {1: exp_euler, 2: etd2, 3: res3, 4: krogstad, 5: ho5}
 
 
-def step_rows(path: Path, s: Node, t: Node, form: str, scheme: Callable[[float], Scheme]) -> list[Row]:
-    """The rows of one step s -> t: one a stage, the state kept in carry until the last."""
+def euler_row(s: Node, t: Node, form: str, tau: float = 0.0) -> Row:
+    """The first-order exponential step s -> t, with its noise where tau > 0."""
+    terms: dict[Any, float] = {INPUT: linear(form, s, t, tau), 0: euler_weight(form, s, t, tau)}
+    if c := noise_weight(form, s, t, tau):
+        terms[noise(s, t)] = c
+    return Row(s, form, terms)
+
+
+def step_rows(
+    path: Path, s: Node, t: Node, form: str, scheme: Callable[[float], Scheme], tau: float = 0.0
+) -> list[Row]:
+    """The rows of one step s -> t: one a stage, the state kept in carry until the last.
+
+    With tau > 0, (1 + tau^2) h stands for h (x0), or the weights are 1 + tau^2 times as large (eps). Noise is drawn from
+    stage to stage, along one path; carry holds all of it so far, taken back to s by 1 / a. Beyond tau^2 h = 20, where all
+    noise is new and a would vanish, a smaller tau does the same.
+    """
     form = safe_form(form, s)
     if not all(map(_finite, (s, t))):
-        return [Row(s, form, {INPUT: linear(form, s, t), 0: euler_weight(form, s, t)})]
+        return [euler_row(s, t, "x0" if tau else form, tau)]
     h = t.lam - s.lam
-    z = -h if form == "x0" else h
+    tau = min(tau, sqrt(20 / h))
+    gain = 1 + tau**2
+    z = -gain * h if form == "x0" else h
     c, a, b = scheme(z)
-    stages = [path.between(s, t, ci) for ci in c]
+    stages = [*(path.between(s, t, ci) for ci in c), t]
     rows = []
-    for i, node in enumerate(stages):
-        target, ci, later = (stages[i + 1], c[i + 1], a[i - 1] if i else []) if i + 1 < len(c) else (t, 1.0, b)
+    for i, (node, target) in enumerate(zip(stages[:-1], stages[1:], strict=True)):
+        ci, later = (c[i + 1], a[i - 1] if i else []) if i + 1 < len(c) else (1.0, b)
         first = ci * phi(1, ci * z) - sum(later)
-        size = (target.alpha if form == "x0" else -target.sigma) * h
+        size = (target.alpha if form == "x0" else -target.sigma) * gain * h
         # output of stage j is m_{k-(i-j)} at the row of stage i
         terms: dict[Any, float] = {i - j: size * w for j, w in enumerate([first, *later])}
-        terms[CARRY if i else INPUT] = linear(form, s, target)
-        keep = None if i + 1 == len(c) else (KEEP if i else {INPUT: 1.0})
-        rows.append(Row(node, form, terms, keep))
+        state = CARRY if i else INPUT
+        terms[state] = linear(form, s, target, tau)
+        carry: dict[Any, float] = {state: 1.0}
+        if tau:
+            terms[noise(node, target)] = noise_weight(form, node, target, tau)
+            carry[noise(node, target)] = terms[noise(node, target)] / terms[state]
+        rows.append(Row(node, form, terms, carry if i + 1 < len(c) else None))
     return rows
 
 

@@ -8,9 +8,6 @@ lowers the constant only.
 from __future__ import annotations
 
 from ..registry import Path, Solution, solver
-from ..schedule import Node
-from ..tableau import INPUT, Row, noise
-from ..weights import euler_weight, linear, noise_weight
 from . import options as opt
 from . import references as ref
 from .multistep import half_weights, multistep
@@ -64,10 +61,3 @@ def sde_dpm(path: Path, *, order: int = 2, tau: float = 1.0, lower_order_final: 
     order = opt.whole("sde_dpm", "order", order, 3)
     tau = opt.number("sde_dpm", "tau", tau, TAU_MOST)
     return multistep(path, form="eps", order=order, var="lam", taper=lower_order_final, tau=tau)
-
-
-def first_order(s: Node, t: Node, tau: float) -> Row:
-    """The exponential step of the reverse SDE on x0."""
-    c = noise_weight("x0", s, t, tau)
-    terms = {INPUT: linear("x0", s, t, tau), 0: euler_weight("x0", s, t, tau)}
-    return Row(s, "x0", {**terms, noise(s, t): c} if c else terms)

@@ -1,8 +1,7 @@
 """SEEDS and DPM-Solver++ SDE: exponential Runge-Kutta whose stages share the noise of one Brownian path.
 
-The schemes are those of DPM-Solver, with (1 + tau^2) h in the place of h (x0), or times 1 + tau^2 (eps). Over a stage
-from node n to n' the path adds c(n, n') z, and a(n', t) takes it on to t. `carry` holds the state at s together with all
-noise so far, taken back to s:
+The schemes are those of DPM-Solver, in the rows of `exponential_rk` with tau. Over a stage from node n to n' the path adds
+c(n, n') z, and a(n', t) takes it on to t; `carry` holds the state at s together with all noise so far,
 
     carry + sum_i c(n_i, n_i+1) / a(s, n_i+1) z_i,      X_j = a(s, n_j) carry + sum_i weight_ji m_i,
 
@@ -12,47 +11,15 @@ so every increment is drawn once and reaches all later stages.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import sqrt
 from typing import Any
 
-from ..phi import phi
 from ..registry import Path, Solution, solver
-from ..schedule import Node
-from ..tableau import CARRY, INPUT, Row, noise
-from ..weights import linear, noise_weight
 from . import options as opt
 from . import references as ref
-from .exponential_rk import Scheme, etd2, exp_euler, ho3
-from .sde_dpm import TAU_MOST, first_order
+from .exponential_rk import Scheme, etd2, exp_euler, ho3, step_rows
+from .sde_dpm import TAU_MOST
 
 _SCHEMES: Mapping[int, Callable[[float], Scheme]] = {1: exp_euler, 2: lambda z: etd2(z, 0.5, weak=True), 3: ho3}
-
-
-def stages(path: Path, s: Node, t: Node, form: str, tau: float, scheme: Callable[[float], Scheme]) -> list[Row]:
-    """Rows of one step: one a stage. Beyond tau^2 h = 20, where all noise is new, a smaller tau does the same."""
-    if s.alpha == 0 or t.sigma == 0:
-        return [first_order(s, t, tau)]
-    h = t.lam - s.lam
-    tau = min(tau, sqrt(20 / h))  # a would vanish, and noise / a overflow
-    z, size = (-(1 + tau**2) * h, (1 + tau**2) * h) if form == "x0" else (h, -(1 + tau**2) * h)
-    c, a, b = scheme(z)
-    nodes = [*(path.between(s, t, ci) for ci in c), t]
-    rows: list[Row] = []
-    for i, (ci, later) in enumerate(zip((*c[1:], 1.0), ([], *a, b) if len(c) > 1 else ([],), strict=True)):
-        node, target = nodes[i], nodes[i + 1]
-        decay = linear(form, s, target, tau)
-        first = ci * phi(1, ci * z) - sum(later)
-        scale = size * (target.alpha if form == "x0" else target.sigma)
-        # the output of stage j is m_{k-(i-j)} in the row of stage i
-        terms: dict[Any, float] = {i - j: scale * w for j, w in enumerate([first, *later])}
-        state = CARRY if i else INPUT
-        carry: dict[Any, float] = {state: 1.0}
-        terms[state] = decay
-        if tau:
-            terms[noise(node, target)] = noise_weight(form, node, target, tau)
-            carry[noise(node, target)] = terms[noise(node, target)] / decay
-        rows.append(Row(node, form, terms, carry if i + 1 < len(c) else None))
-    return rows
 
 
 def _order(options: Mapping[str, Any]) -> int:
@@ -73,7 +40,7 @@ def seeds(path: Path, *, order: int = 2, form: str = "eps", tau: float = 1.0) ->
     """
     order, form = _order({"order": order}), opt.form("seeds", form)
     tau = opt.number("seeds", "tau", tau, TAU_MOST)
-    rows = [row for calls, s, t in path.steps() for row in stages(path, s, t, form, tau, _SCHEMES[calls])]
+    rows = [row for calls, s, t in path.steps() for row in step_rows(path, s, t, form, _SCHEMES[calls], tau)]
     if not tau:
         return Solution(rows, order)
     return Solution(rows, min(order, 2), conserves="x0 eps" if form == "x0" else "x0")
@@ -92,4 +59,6 @@ def dpmpp_sde(path: Path, *, tau: float = 1.0, r: float = 0.5, variant: str = "m
     tau, r = opt.number("dpmpp_sde", "tau", tau, TAU_MOST), opt.fraction("dpmpp_sde", "r", r, 0.99)
     weak = opt.one_of("dpmpp_sde", "variant", variant, ("midpoint", "heun")) == "midpoint"
     schemes: Mapping[int, Callable[[float], Scheme]] = {1: exp_euler, 2: lambda z: etd2(z, r, weak)}
-    return Solution([row for calls, s, t in path.steps() for row in stages(path, s, t, "x0", tau, schemes[calls])], 2)
+    return Solution(
+        [row for calls, s, t in path.steps() for row in step_rows(path, s, t, "x0", schemes[calls], tau)], 2
+    )
