@@ -70,8 +70,10 @@ WEAK_CASES = [
 )
 @pytest.mark.parametrize(("name", "options", "order"), WEAK_CASES)
 def test_weak_order_of_options(name: str, options: dict[str, Any], order: int, kind: str) -> None:
-    measured = weak_order(kind, name, **options)
-    assert order - 0.3 < measured < order + (3.0 if order == 3 else 1.0)  # on linear problems some do better
+    # wider ranges come later to their order, and order three sooner to rounding
+    nfes = (128, 256, 512) if kind == "vp" or order == 3 else (256, 512, 1024)
+    measured = weak_order(kind, name, nfes, **options)
+    assert order - 0.3 < measured < order + (3.0 if order == 3 else 1.6)  # on linear problems some do better
 
 
 TWINS = {
