@@ -142,7 +142,8 @@ def step_rows(
     if not all(map(_finite, (s, t))):
         return [euler_row(s, t, "x0" if tau else form, tau)]
     h = t.lam - s.lam
-    tau = min(tau, sqrt(20 / h))
+    if tau**2 * h > 20:
+        tau = sqrt(20 / h)
     gain = 1 + tau**2
     z = -gain * h if form == "x0" else h
     c, a, b = scheme(z)
