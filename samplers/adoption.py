@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from diffusers.configuration_utils import ConfigMixin
 
+from fewstep.errors import unknown
+
 from .conventions import as_config
-from .errors import unknown
 from .played import OWN
 from .registry import SOLVERS, resolve
 

@@ -1,54 +1,19 @@
 """The commands `fewstep sample` and `fewstep compare`. torch is imported inside them, never by `--help`."""
 
-import ast
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from fewstep.arguments import NAMES, NUMBERS, model_options, parsed, watched
 
 if TYPE_CHECKING:
     from .compare import Curve
     from .source import Batch
-
-T = TypeVar("T")
-
-
-class Listed(click.ParamType):
-    """Values between commas: "4,5,6"."""
-
-    def __init__(self, item: Callable[[str], Any], name: str) -> None:
-        self.item, self.name = item, name
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
-        if not isinstance(value, str):
-            return tuple(value)
-        try:
-            items = tuple(self.item(part.strip()) for part in value.split(",") if part.strip())
-        except ValueError:
-            items = ()
-        return items or self.fail(f"{value!r} is not a list of {self.name} between commas.", param, ctx)
-
-
-NUMBERS = Listed(int, "whole numbers")
-NAMES = Listed(str, "names")
-
-
-def parsed(text: str) -> tuple[str, Any]:
-    """key=value with the value read as number, true/false/none or list where it looks like one, else as text."""
-    key, equals, value = text.partition("=")
-    if not (equals and key.isidentifier()):
-        raise click.BadParameter(f"{text!r} is not key=value", param_hint="--option")
-    words = {"true": True, "false": False, "none": None}
-    if value.lower() in words:
-        return key, words[value.lower()]
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, value
 
 
 def checked_names(solvers: Sequence[str], nfes: Sequence[int], grid: str | None, options: dict[str, Any]) -> None:
@@ -63,40 +28,6 @@ def checked_names(solvers: Sequence[str], nfes: Sequence[int], grid: str | None,
     for nfe in nfes:
         if nfe < 1:
             raise ValueError(f"`--nfe` counts network evaluations, at least 1; got {nfe}")
-
-
-def watched(items: Sequence[T], label: str, told: Callable[[T], str] = str) -> Iterator[T]:
-    """The items with a progress bar on a terminal, with one plain line each (on stderr) elsewhere."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        yield from tqdm(items, desc=label, leave=False)
-        return
-    for k, item in enumerate(items, 1):
-        click.echo(f"{label} {k} of {len(items)}: {told(item)}", err=True)
-        yield item
-
-
-def model_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The argument and options that say what is sampled: shared by `sample` and `compare`."""
-    shared = (
-        click.argument("model", default="demo"),
-        click.option("--seed", default=0, show_default=True, help="Seed of the first image; image i has seed + i."),
-        click.option(
-            "--classes", type=NUMBERS, metavar="0,1,...", help="Class labels, taken in turn by seed; demo: all."
-        ),
-        click.option("--prompt", help="Text, for a pipeline that takes one."),
-        click.option("--guidance", type=float, help="Guidance scale  [default: the pipeline's]"),
-        click.option("--device", help="cpu, cuda, mps ...  [default: a GPU where there is one]"),
-        click.option(
-            "--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32", show_default=True
-        ),
-        click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Images at once."),
-        click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Solver option, e.g. order=3."),
-    )
-    for decorate in reversed(shared):
-        command = decorate(command)
-    return command
 
 
 @click.command()
@@ -124,7 +55,8 @@ def sample(
     checked_names([solver], [] if nfe is None else [nfe], grid, options)
     folder = out.endswith("/") or Path(out).is_dir()
 
-    from .pictures import checked_suffix, save_image, tile
+    from fewstep.pictures import checked_suffix, save_image, tile
+
     from .registry import SOLVERS, resolve
     from .source import Source
 
@@ -245,12 +177,13 @@ def compare(
 def write_comparison(folder: Path, rows: "Sequence[Curve]", batch: "Batch", about: dict[str, Any]) -> list[Path]:
     """curves.png, samples.png and results.json; the sheet shows the first images of `batch`."""
     from fewstep.files import whole
+    from fewstep.pictures import Line, image_sheet, plot_lines
 
     from .compare import json_table
-    from .pictures import image_sheet, plot_curves
 
     curves, sheet, figures = (folder / name for name in ("curves.png", "samples.png", "results.json"))
-    plot_curves(rows, f"{about['model']}: {about['images']} images, error to {about['reference']}", curves)
+    title = f"{about['model']}: {about['images']} images, error to {about['reference']}"
+    plot_lines([Line(row.solver, row.nfes, row.rmse) for row in rows], curves, title, "RMSE to the reference")
     some = len(batch.seeds)
     cells = [(row.solver, [batch.images(x0[:some]) for x0 in (*row.samples, row.reference)]) for row in rows]
     image_sheet(cells, [*(f"nfe {n}" for n in rows[0].nfes), "reference"], sheet)

@@ -6,7 +6,7 @@ The reference of solvers of the probability flow is one long run for all. A stoc
 is its own run of LONGER times the evaluations on the same Brownian paths. Solvers that choose their steps are run at a
 ladder of tolerances; a column has the best run that spent no more on average.
 
-Nothing here knows the command line or a picture; pictures.py draws the rows.
+Nothing here knows the command line or a picture; fewstep.pictures draws the rows.
 """
 
 import json

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fewstep.errors import unknown
+
 from .conventions import (
     CLASS_OF_SOLVER,
     CONVENTIONS,
@@ -28,7 +30,6 @@ from .conventions import (
     levels_of,
     table_of,
 )
-from .errors import unknown
 from .flowgrid import dynamic_shift, shift_time, stretch_to_terminal
 from .gridrules import Ramp, beta_ramp, linear_ramp, power_ramp, sigmas_to_times, whole_stride
 from .grids import make_grid

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from fewstep.errors import unknown
+
 from .configgrid import ConfigGrid, grid_from_config
 from .continuous import Flow, VPSigma
 from .conventions import PURE_NOISE, as_config, convention, explicit, flow_mode, kind_of, levels_of, table_of
-from .errors import unknown
 from .schedule import NoiseSchedule
 
 __all__ = ["ConfigGrid", "Reading", "grid_from_config", "reading", "schedule_from_config"]

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import unknown
+from fewstep.errors import unknown
+
 from .schedule import VP, Array, log, log_alpha_of_lam
 
 INTERPOLATIONS = ("cubic", "log_sigma")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .errors import unknown
+from fewstep.errors import unknown
+
 from .gridrules import grid
 from .schedule import Array, NoiseSchedule
 

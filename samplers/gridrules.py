@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .errors import unknown
+from fewstep.errors import unknown
+
 from .schedule import Array, NoiseSchedule
 
 GridFn = Callable[..., Array]

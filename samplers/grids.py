@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fewstep.errors import unknown
+
 from . import flowgrid  # noqa: F401  (registers its grid)
-from .errors import unknown
 from .gridrules import GRIDS, GridEntry, GridFn, grid, sigmas_to_times
 from .schedule import Array, NoiseSchedule
 

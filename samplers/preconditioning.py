@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fewstep.errors import unknown
+
 from .continuous import EDM
-from .errors import unknown
 from .predictions import Prediction
 from .schedule import Array, Nodes, log
 

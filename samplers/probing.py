@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
+from fewstep.errors import unknown
+
 from .denoiser import Denoiser
-from .errors import unknown
 from .probe import Halt, Probe
 from .suspend import suspendable
 

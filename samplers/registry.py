@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import unknown
+from fewstep.errors import unknown
+
 from .schedule import Node, NoiseSchedule
 from .tableau import Row, Terms
 

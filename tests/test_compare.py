@@ -17,8 +17,8 @@ from PIL import Image
 from fewstep import Denoiser, NoiseSchedule, sample
 from fewstep.cli import main
 from fewstep.files import whole
+from fewstep.pictures import Line, image_sheet, plot_lines, tile
 from fewstep.samplers import compare
-from fewstep.samplers.pictures import image_sheet, plot_curves, tile
 
 SCALE = torch.tensor([0.3, 1.0, 2.0]).double()
 
@@ -110,7 +110,8 @@ def test_csv_and_json_say_the_same() -> None:
 
 
 def test_pictures_are_complete(tmp_path: Path) -> None:
-    plot_curves(curves(), "title", tmp_path / "new" / "curves.png")
+    lines = [Line(row.solver, row.nfes, row.rmse) for row in curves()]
+    plot_lines(lines, tmp_path / "new" / "curves.png", "title", "RMSE")
     square = Image.new("L", (28, 28), 128)
     cells = [("ddim", [[square] * 4] * 3), ("res_multistep", [[square] * 4] * 3)]
     image_sheet(cells, ["nfe 4", "nfe 10", "reference"], tmp_path / "sheet.png")
@@ -220,4 +221,4 @@ def test_compare_as_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert result.stdout.splitlines()[-1] == f"wrote {tmp_path / 'report.html'}"
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
     assert page.count("<tr>") == 3 and page.count('class="best"') == 2 and page.count("data:image/png;base64,") == 2
-    assert "<td>unipc" in page and "8 evaluations of dpmpp_2m on uniform" in page
+    assert ">unipc" in page and "8 evaluations of dpmpp_2m on uniform" in page

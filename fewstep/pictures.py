@@ -1,12 +1,11 @@
-"""The pictures: a grid of samples, the curves and the sheet of a comparison. Files are written whole."""
+"""The pictures: a grid of samples, curves and sheets of images. Files are written whole."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewstep.files import whole
-
-from .compare import Curve
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -84,36 +83,54 @@ def _strip(images: "Sequence[Image]", scale: float) -> "Image":
     return tile([image.resize((size[0], size[1]), resample) for image in images], len(images))
 
 
-def plot_curves(rows: Sequence[Curve], title: str, path: Path) -> None:
-    """Error over network evaluations, both axes logarithmic, one line a solver; the legend follows the last points."""
+@dataclass(frozen=True)
+class Line:
+    """A line of a plot: y over x, and how far the interval of each y reaches below and above it."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    below: Sequence[float] | None = None
+    above: Sequence[float] | None = None
+
+
+def plot_lines(
+    lines: Sequence[Line], path: Path, title: str, ylabel: str, xlabel: str = "network evaluations", log: bool = True
+) -> None:
+    """Both axes logarithmic (log=False: only x), with intervals where a line has them; the legend follows the last points."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator, ScalarFormatter
 
     figure = Figure(figsize=(9.0, 5.6), layout="constrained")
     axes = figure.subplots()
-    for k, row in enumerate(rows):
-        axes.plot(
-            row.nfes,
-            row.rmse,
-            label=row.solver,
+    drawn = []
+    for k, line in enumerate(lines):
+        container = axes.errorbar(
+            line.x,
+            line.y,
+            yerr=None if line.below is None or line.above is None else [line.below, line.above],
+            label=line.label,
             color=COLOURS[k % len(COLOURS)],
             marker=MARKERS[k % len(MARKERS)],
             linestyle=DASHES[k // len(COLOURS) % len(DASHES)],
             linewidth=1.8,
+            elinewidth=1.0,
+            capsize=2.5,
             markersize=6.5,
             markeredgecolor="white",
             markeredgewidth=0.7,
         )
-    axes.set(xscale="log", yscale="log", xlabel="network evaluations", ylabel="RMSE to the reference", title=title)
-    axes.set_xticks(rows[0].nfes)
+        drawn.append(container.lines[0])
+    axes.set(xscale="log", yscale="log" if log else "linear", xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.set_xticks(sorted({x for line in lines for x in line.x}))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(True, which="both", color="0.9", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    lines = sorted(zip(axes.get_lines(), rows, strict=True), key=lambda pair: -pair[1].rmse[-1])
+    order = sorted(range(len(lines)), key=lambda k: -lines[k].y[-1])
     axes.legend(
-        handles=[line for line, _ in lines], loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=3
+        handles=[drawn[k] for k in order], loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=3
     )
     with whole(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
