@@ -1,0 +1,67 @@
+"""What an evaluation says: a number, how sure it is, and everything it must be compared under."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+# Names with other extractors than Inception: nobody shall take FD-digits for FID.
+_FAMILY = {"fid": "FD", "fid_inf": "FD-inf", "sfid": "sFD", "is": "IS", "is_inf": "IS-inf"}
+_INCEPTION = {"fid": "FID", "fid_inf": "FID-inf", "sfid": "sFID", "is": "IS", "is_inf": "IS-inf", "kid": "KID"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One value of one metric.
+
+    Attributes:
+        metric: its name in the registry, e.g. "fid".
+        value: the number; `float(result)` is the same.
+        error: one standard error of it, of the generated side's sampling; None where there is no estimate.
+        interval: 95 % interval (low, high), or None.
+        method: how `error` and `interval` were found, e.g. "block jackknife, 10 groups".
+        n, n_real: numbers of images (None: not recorded in the file, or no reference at all).
+        extractor, protocol, layer, hash, precision: under what features it was measured.
+        details: other numbers that belong to it: error bound, slope, k, splits, seeds ...
+        groups: what each group of samples adds to the value, to first order (jackknife pseudo-values): for paired differences.
+    """
+
+    metric: str
+    value: float
+    error: float | None = None
+    interval: tuple[float, float] | None = None
+    method: str = ""
+    n: int | None = None
+    n_real: int | None = None
+    extractor: str = ""
+    protocol: str = ""
+    layer: str = ""
+    hash: str = ""
+    precision: str = "fp32"
+    details: Mapping[str, Any] = field(default_factory=dict)
+    groups: tuple[float, ...] = ()
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    @property
+    def label(self) -> str:
+        """What people call it: "FID", "FD-digits", "KID" ..."""
+        if self.extractor in ("inception", ""):
+            return _INCEPTION.get(self.metric, self.metric)
+        return f"{_FAMILY.get(self.metric, self.metric)}-{self.extractor}"
+
+    def __str__(self) -> str:
+        sure = "" if self.interval is None else f" [{self.interval[0]:.6g}, {self.interval[1]:.6g}]"
+        counts = " vs ".join(str(n) for n in (self.n, self.n_real) if n is not None)
+        return f"{self.label} {self.value:.6g}{sure} (N {counts or 'unknown'}; {self.protocol}; {self.precision})"
+
+    def under(self, **facts: Any) -> Result:
+        """The same with some facts filled in."""
+        return replace(self, **facts)
+
+
+def normal_interval(value: float, error: float, quantile: float = 1.959963984540054) -> tuple[float, float]:
+    """value -+ quantile * error."""
+    return value - quantile * error, value + quantile * error
