@@ -12,6 +12,7 @@ _PAGE = """<!doctype html>
 <style>
  body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #181818 }
  table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin-top: 1.5rem }
+ caption { text-align: left; font-weight: 600; padding-bottom: .25rem }
  th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
  .name { text-align: left } .best { font-weight: 700; background: #e8f3fb }
  img { max-width: 100%; margin-top: 1.5rem } .note { color: #555 }
@@ -42,6 +43,22 @@ class Table:
     names: int = 1
     best: frozenset[tuple[int, int]] = frozenset()
     caption: str = ""
+
+    def text(self) -> str:
+        """Aligned columns for a terminal: names to the left, numbers to the right, a star at the marked cells."""
+        lines = [list(self.head), *map(list, self.rows)]
+        for i, line in enumerate(lines if self.best else []):
+            line[self.names :] = [
+                cell + ("*" if (i - 1, j) in self.best else " ")
+                for j, cell in enumerate(line[self.names :], self.names)
+            ]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        sides = [str.ljust] * self.names + [str.rjust] * (len(widths) - self.names)
+        aligned = [
+            "  ".join(side(cell, width) for side, cell, width in zip(sides, line, widths, strict=True)).rstrip()
+            for line in lines
+        ]
+        return "\n".join([self.caption] * bool(self.caption) + aligned)
 
 
 def write_page(

@@ -120,51 +120,29 @@ def compare(
     solvers = families[named]() if named in families else named
     checked_names(solvers, nfes, None if grid == "auto" else grid, options)
 
-    import torch
-
-    from .registry import SOLVERS, resolve
+    from .registry import SOLVERS
     from .report import write_report
     from .source import Source
 
-    source = Source(**how)
-    batches = source.batches(range(seed, seed + number))
-    usual = batches[0].denoiser.schedule.default_grid
-
-    def draw(**solver: Any) -> Any:
-        return torch.cat([batch.draw(**solver) for batch in batches])
-
-    def draw_alone(**solver: Any) -> Any:
-        runs = [batch.run(**solver) for batch in source.batches(range(seed, seed + number), alone=True)]
-        return torch.cat([x0 for x0, _ in runs]), sum(info.nfe for _, info in runs) / len(runs)
-
-    (truth,) = [
-        draw(**spec, progress=sys.stderr.isatty())
-        for spec in watched([comparison.REFERENCE], "reference", comparison.told)
-    ]
-    rows = []
-    for name in watched(solvers, "solver"):
-        solver, folk_grid = resolve(name)
-        if SOLVERS[solver].adaptive:
-            to = None if SOLVERS[solver].stochastic else truth
-            rows.append(comparison.adaptive_curve(draw_alone, to, solver, nfes, **options))
-            continue
-        tried = comparison.AUTO_GRIDS if grid == "auto" else (grid or folk_grid or usual,)
-        rows.append(comparison.best_curve(draw, truth, solver, nfes, tried, **options))
+    trials = comparison.Trials(Source(**how), range(seed, seed + number))
+    for _ in watched([trials.reference], "reference", comparison.told):
+        trials.truth(progress=sys.stderr.isatty())
+    rows = [trials.curve(name, nfes, grid, **options) for name in watched(solvers, "solver")]
     about = {
         "model": how["model"],
         "images": number,
         "seed": seed,
-        "reference": comparison.told(comparison.REFERENCE),
+        "reference": comparison.told(trials.reference),
     }
     if out.endswith(".html"):
         with TemporaryDirectory() as folder:
-            *pictures, _ = write_comparison(Path(folder), rows, batches[0], about)
+            *pictures, _ = write_comparison(Path(folder), rows, trials.batches[0], about)
             write_report(Path(out), rows, pictures, about)
         written = [Path(out)]
     else:
-        written = write_comparison(Path(out), rows, batches[0], about)
+        written = write_comparison(Path(out), rows, trials.batches[0], about)
     if form == "text":
-        click.echo(comparison.text_table(rows))
+        click.echo(comparison.table(rows).text())
         click.echo(f"RMSE per image to {about['reference']}, mean of {number}; * best of its column")
         if any(SOLVERS[row.solver].stochastic for row in rows):
             click.echo("stochastic solvers: to their own, longer run on the same Brownian paths")

@@ -15,8 +15,13 @@ from dataclasses import dataclass
 from math import exp, inf, isfinite, log
 from typing import TYPE_CHECKING, Any
 
+from fewstep.page import Table
+
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
+
+    from .source import Source
 
 # The solvers that `compare` runs where none is named: one or two of each family, all deterministic.
 DEFAULT_SOLVERS = (
@@ -155,7 +160,7 @@ def _curve(solver: str, grid: str, nfes: Sequence[int], samples: "Sequence[Tenso
 
 def best_curve(
     draw: "Callable[..., Tensor]",
-    truth: "Tensor",
+    truth: "Tensor | None",
     solver: str,
     nfes: Sequence[int],
     grids: Sequence[str],
@@ -172,7 +177,7 @@ def best_curve(
     reason = None
     for grid in grids:
         try:
-            if SOLVERS[solver].stochastic:
+            if truth is None or SOLVERS[solver].stochastic:
                 rows.append(stochastic_curve(draw, solver, nfes, grid, **options))
             else:
                 rows.append(run_curve(draw, truth, solver, nfes, grid, **options))
@@ -183,29 +188,62 @@ def best_curve(
     return min(rows, key=lambda row: row.score)
 
 
-def text_table(rows: Sequence[Curve]) -> str:
-    """Aligned columns, one line a solver; the smallest error of each column carries a star."""
+class Trials:
+    """Numbered samples of a source, drawn by every solver from the same noise.
+
+    Attributes:
+        batches: the samples in the source's batches. reference: solver, nfe and grid of the run that solvers of the
+            probability flow are compared with. usual_grid: the grid where nobody names one.
+    """
+
+    def __init__(self, source: "Source", seeds: Sequence[int], reference: dict[str, Any] | None = None) -> None:
+        self.source, self.seeds, self.reference = source, seeds, dict(reference or REFERENCE)
+        self.batches = source.batches(seeds)
+        self.usual_grid: str = self.batches[0].denoiser.schedule.default_grid
+        self._truth: Tensor | None = None
+
+    def draw(self, **how: Any) -> "Tensor":
+        """x0 (B, *shape) of all seeds by one solver at one nfe."""
+        import torch
+
+        return torch.cat([batch.draw(**how) for batch in self.batches])
+
+    def draw_alone(self, **how: Any) -> "tuple[Tensor, float]":
+        """The same with each sample by itself, for solvers that choose their steps, and the mean of their evaluations."""
+        import torch
+
+        runs = [batch.run(**how) for batch in self.source.batches(self.seeds, alone=True)]
+        return torch.cat([x0 for x0, _ in runs]), sum(info.nfe for _, info in runs) / len(runs)
+
+    def images(self, x0: "Tensor") -> "list[Image]":
+        """The first len(x0) samples as the pipeline's own pictures."""
+        parts = x0.split(len(self.batches[0].seeds))
+        return [image for batch, part in zip(self.batches, parts, strict=False) for image in batch.images(part)]
+
+    def truth(self, progress: bool = False) -> "Tensor":
+        """x0 of the reference, drawn once."""
+        if self._truth is None:
+            self._truth = self.draw(**self.reference, progress=progress)
+        return self._truth
+
+    def curve(self, name: str, nfes: Sequence[int], grid: str | None = None, **options: Any) -> Curve:
+        """One solver by name or alias at every nfe; grid: a name, "auto" for the best of a few, None for the usual one."""
+        from .registry import SOLVERS, resolve
+
+        solver, folk_grid = resolve(name)
+        to = None if SOLVERS[solver].stochastic else self.truth()
+        if SOLVERS[solver].adaptive:
+            return adaptive_curve(self.draw_alone, to, solver, nfes, **options)
+        tried = AUTO_GRIDS if grid == "auto" else (grid or folk_grid or self.usual_grid,)
+        return best_curve(self.draw, to, solver, nfes, tried, **options)
+
+
+def table(rows: Sequence[Curve]) -> Table:
+    """One line a solver, one column an nfe; the smallest error of each column is marked."""
     best = [min(row.rmse[j] for row in rows) for j in range(len(rows[0].nfes))]
-    head = ["solver", "grid", *(f"nfe {n}" for n in rows[0].nfes)]
-    body = [
-        [
-            row.solver,
-            row.grid,
-            *(
-                f"{e:.5f}{'*' if e == least else ' '}" if isfinite(e) else "- "
-                for e, least in zip(row.rmse, best, strict=True)
-            ),
-        ]
-        for row in rows
-    ]
-    widths = [max(len(line[j].rstrip()) for line in [head, *body]) for j in range(2)]
-    widths += [max(len(line[j]) for line in body) for j in range(2, len(head))]
-
-    def line(cells: Sequence[str]) -> str:
-        named = [cell.ljust(width) for cell, width in zip(cells[:2], widths, strict=False)]
-        return "  ".join([*named, *(cell.rjust(w) for cell, w in zip(cells[2:], widths[2:], strict=True))]).rstrip()
-
-    return "\n".join([line([*head[:2], *(h + " " for h in head[2:])]), *map(line, body)])
+    marked = frozenset((i, j + 2) for i, row in enumerate(rows) for j, least in enumerate(best) if row.rmse[j] == least)
+    cells = [[row.solver, row.grid, *(f"{e:.5f}" if isfinite(e) else "-" for e in row.rmse)] for row in rows]
+    return Table(["solver", "grid", *(f"nfe {n}" for n in rows[0].nfes)], cells, names=2, best=marked)
 
 
 def csv_table(rows: Sequence[Curve]) -> str:

@@ -84,13 +84,15 @@ def test_adaptive_solvers_show_their_best_affordable_run(gaussian: tuple) -> Non
 
     curve = compare.adaptive_curve(run, exact, "dpm_adaptive", (4, 60, 400))
     assert curve.rmse[0] == float("inf") and curve.rmse[1] >= curve.rmse[2] > 0
-    assert "-" in compare.text_table([curve]) and json.loads(compare.json_table([curve]))["rows"][0]["rmse"][0] is None
+    assert (
+        "-" in compare.table([curve]).text() and json.loads(compare.json_table([curve]))["rows"][0]["rmse"][0] is None
+    )
     own = compare.adaptive_curve(partial(run, noise_seeds=range(5)), None, "gotta_go_fast", (400,), denoise=False)
     assert 0 < own.rmse[0] < 0.3 and torch.isfinite(own.reference).all()
 
 
 def test_text_table_is_aligned_and_stars_the_best() -> None:
-    head, *lines = compare.text_table(curves()).splitlines()
+    head, *lines = compare.table(curves()).text().splitlines()
     assert [line.split() for line in lines] == [
         ["ddim", "karras", "0.25000*", "0.06250"],
         ["res_multistep", "uniform", "0.50000", "0.03125*"],
