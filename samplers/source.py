@@ -114,11 +114,14 @@ class Batch:
 
 
 class Source:
-    """MODEL of the command line, loaded: `batches(seeds)` are ready to be drawn."""
+    """MODEL of the command line, loaded, or a pipeline that is: `batches(seeds)` are ready to be drawn.
+
+    A pipeline given as an object stays where it is and as precise as it is, unless a device is named.
+    """
 
     def __init__(
         self,
-        model: str,
+        model: Any,
         *,
         device: str | None = None,
         dtype: str = "float32",
@@ -128,8 +131,11 @@ class Source:
         guidance: float | None = None,
     ) -> None:
         self.batch_size = batch_size
-        self.pipe = load_pipeline(model, chosen_device(device), getattr(torch, dtype))
-        if model == "demo" and classes is None:
+        if isinstance(model, (str, Path)):
+            self.pipe = load_pipeline(str(model), chosen_device(device), getattr(torch, dtype))
+        else:
+            self.pipe = model if device is None else model.to(chosen_device(device))
+        if isinstance(model, str) and model == "demo" and classes is None:
             classes = range(10)
         self.wishes = {"classes": classes, "prompt": prompt, "guidance": guidance}
 
