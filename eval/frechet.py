@@ -117,12 +117,20 @@ class Gaussian:
         x = rows.double()
         return cls(x.mean(0), None, centred(x).T / (len(x) - 1) ** 0.5)
 
+    def to(self, device: Any) -> Gaussian:
+        """On another device."""
+        if self.mean.device == torch.device(device):
+            return self
+        parts = [None if part is None else part.to(device) for part in (self.given_cov, self.given_factor)]
+        return Gaussian(self.mean.to(device), *parts)
+
     @cached_property
     def cov(self) -> Tensor:
         """(d, d), divisor n - 1."""
         if self.given_cov is not None:
             return self.given_cov
-        return self.factor @ self.factor.T
+        C = self.factor @ self.factor.T
+        return (C + C.T) / 2
 
     @cached_property
     def factor(self) -> Tensor:

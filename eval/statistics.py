@@ -137,6 +137,7 @@ class FeatureStatistics:
             raise ValueError(f"statistics need at least one dimension and one group; got dim={dim}, groups={groups}.")
         self.dim = dim
         self.groups = [Moments(dim) for _ in range(groups)]
+        self.fixed: Gaussian | None = None  # as it came from a file, perhaps with its factor, perhaps without a count
 
     @property
     def n(self) -> int:
@@ -149,6 +150,7 @@ class FeatureStatistics:
         Raises:
             ValueError: another shape, or entries that are not finite (the samples are named).
         """
+        self._growing()
         rows = torch.as_tensor(features).detach()
         if rows.ndim != 2 or rows.shape[1] != self.dim:
             raise ValueError(f"features of shape (B, {self.dim}) are expected; got {tuple(rows.shape)}.")
@@ -176,6 +178,8 @@ class FeatureStatistics:
             raise ValueError(f"statistics of {self.dim} and {other.dim} dimensions cannot be merged.")
         if len(other.groups) != len(self.groups):
             raise ValueError(f"statistics in {len(self.groups)} and {len(other.groups)} groups cannot be merged.")
+        self._growing()
+        other._counted()
         for mine, theirs in zip(self.groups, other.groups, strict=True):
             mine.merge(theirs)
         return self
@@ -203,31 +207,43 @@ class FeatureStatistics:
         return made
 
     @classmethod
-    def of(cls, mean: Any, cov: Any, n: int) -> FeatureStatistics:
-        """From the mean (d,) and the covariance (d, d), divisor n - 1, of n rows."""
-        m, C = torch.as_tensor(mean).double(), torch.as_tensor(cov).double()
-        made = cls(len(m))
-        made.groups[0].absorb(n, m, C * (n - 1))
+    def of(cls, gaussian: Gaussian, n: int | None) -> FeatureStatistics:
+        """From the Gaussian of n rows; n None, where a file does not say: it can be compared but not added to."""
+        made = cls(gaussian.dim)
+        if n is not None:
+            made.groups[0].absorb(n, gaussian.mean, gaussian.cov * (n - 1))
+        made.fixed = gaussian
         return made
+
+    def _counted(self) -> None:
+        if self.fixed is not None and self.n == 0:
+            raise ValueError(
+                "these statistics do not say of how many samples they are: nothing can be merged with them."
+            )
+
+    def _growing(self) -> None:
+        self._counted()
+        self.fixed = None
 
     @property
     def mean(self) -> Tensor:
         """(d,)."""
-        return self._enough(1).moments()[0]
+        return self._enough(1).moments()[0] if self.fixed is None else self.fixed.mean
 
     @property
     def cov(self) -> Tensor:
         """(d, d), divisor n - 1."""
-        total = self._enough(2)
-        return total.moments()[1] / (total.n - 1)
+        return self.gaussian().cov
 
     def gaussian(self) -> Gaussian:
         """Mean and covariance, with the rows as factor while there are no more of them than dimensions."""
+        if self.fixed is not None:
+            return self.fixed
         total = self._enough(2)
         if total.raw and total.n <= total.dim:
             return Gaussian.of_rows(total.rows())
         mean, scatter = total.moments()
-        return Gaussian(mean, scatter / (total.n - 1))
+        return Gaussian(mean, (scatter + scatter.T) / (2 * (total.n - 1)))
 
     def _enough(self, n: int) -> Moments:
         total = self.total()
