@@ -1,0 +1,155 @@
+"""Images in files: a folder with all below it, a .zip (never extracted), or a list of paths."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from torch import Tensor
+
+from .decode import SUFFIXES, BadImage, checked_range, decode
+from .images import ImageSet, digest
+
+_JPEG = (".jpg", ".jpeg")
+
+
+def opened(path: Path, **how: Any) -> ImageSet:
+    """The images of a folder, a .zip or one file."""
+    if path.is_dir():
+        return Folder(path, **how)
+    if path.suffix.lower() == ".zip":
+        return Zip(path, **how)
+    if path.suffix.lower() in SUFFIXES:
+        return Paths([path], str(path), **how)
+    raise ValueError(f"{path} is no folder, .zip, .npz or .npy, nor an image ({', '.join(SUFFIXES)})")
+
+
+class Files(ImageSet):
+    """Images by file name; a subclass defines how the bytes of one are had.
+
+    Args:
+        name: what holds the files.
+        files: their names.
+        range: of floats in .npy files.
+    """
+
+    parallel = True
+
+    def __init__(self, name: str, files: Sequence[str], range: Any = None, skip_bad: bool = False) -> None:
+        if not files:
+            raise ValueError(f"{name} holds no images ({', '.join(SUFFIXES)})")
+        if range is not None:
+            checked_range(range, "floats")
+        super().__init__(name, len(files), skip_bad=skip_bad)
+        self.files, self.range = files, range
+        self.lossy = self._lossy()
+
+    def bytes(self, file: str) -> bytes:
+        """The whole file."""
+        raise NotImplementedError
+
+    def label(self, index: int) -> str:
+        return f"{self.files[index]} in {self.name}"
+
+    def image(self, index: int) -> Tensor:
+        file = self.files[index]
+        try:
+            data = self.bytes(file)
+        except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
+            raise BadImage(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        return decode(data, suffix(file), self.range)
+
+    def _lossy(self) -> bool:
+        """JPEG by suffix; of webp files, which may be either, the first is asked."""
+        if any(suffix(file) in _JPEG for file in self.files):
+            return True
+        webp = next((file for file in self.files if suffix(file) == ".webp"), None)
+        return webp is not None and b"VP8 " in self.bytes(webp)
+
+
+class Paths(Files):
+    """Files by their paths, in the order given."""
+
+    def __init__(self, paths: Sequence[Any], name: str | None = None, root: Path | None = None, **how: Any) -> None:
+        self.root = root or Path()
+        super().__init__(name or f"a list of {len(paths)} files", [str(path) for path in paths], **how)
+
+    def bytes(self, file: str) -> bytes:
+        return (self.root / file).read_bytes()
+
+    @property
+    def fingerprint(self) -> str:
+        found = ((file, (self.root / file).stat()) for file in self.files)
+        return digest([(file, stat.st_size, stat.st_mtime_ns) for file, stat in found])
+
+
+class Folder(Paths):
+    """All images of a folder and of those below it, linked ones too, in natural order; hidden ones are left out."""
+
+    def __init__(self, path: Path, **how: Any) -> None:
+        super().__init__(sorted(_below(path), key=natural), str(path), path, **how)
+
+
+class Zip(Files):
+    """The images in a .zip; every process opens it for itself."""
+
+    def __init__(self, path: Path, **how: Any) -> None:
+        self.path = path
+        self._open: tuple[int, zipfile.ZipFile] | None = None
+        try:
+            names = [info.filename for info in self.archive.infolist() if not info.is_dir()]
+        except (zipfile.BadZipFile, OSError) as error:
+            raise ValueError(f"{path} is no readable .zip ({error}); was it downloaded whole?") from error
+        super().__init__(str(path), sorted(filter(_wanted, names), key=natural), **how)
+
+    @property
+    def archive(self) -> zipfile.ZipFile:
+        """Open in this process."""
+        if self._open is None or self._open[0] != os.getpid():
+            self._open = (os.getpid(), zipfile.ZipFile(self.path))
+        return self._open[1]
+
+    def bytes(self, file: str) -> bytes:
+        return self.archive.read(file)
+
+    @property
+    def fingerprint(self) -> str:
+        infos = map(self.archive.getinfo, self.files)
+        return digest([(info.filename, info.file_size, info.CRC) for info in infos])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": None}
+
+
+def suffix(file: str) -> str:
+    """Of a name, in small letters."""
+    return PurePosixPath(file).suffix.lower()
+
+
+def natural(file: str) -> tuple[Any, ...]:
+    """Sorting key by which 2.png comes before 10.png, folder by folder."""
+    parts = (re.split(r"([0-9]+)", part) for part in PurePosixPath(file).parts)
+    return [[int(s) if k % 2 else s for k, s in enumerate(part)] for part in parts], file
+
+
+def _wanted(file: str) -> bool:
+    """An image by its suffix; hidden files, and what some systems put beside the real ones, are not."""
+    path = PurePosixPath(file)
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith((".", "__MACOSX")) for part in path.parts)
+
+
+def _below(root: Path) -> Iterator[str]:
+    """Names of images relative to root, each folder visited once however it is linked."""
+    seen = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        stat = os.stat(folder)
+        if (stat.st_dev, stat.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        names = ((Path(folder) / file).relative_to(root).as_posix() for file in files)
+        yield from filter(_wanted, names)

@@ -1,0 +1,219 @@
+"""Sets of images: what evaluation reads, block by block, as uint8 tensors that may differ in size.
+
+    image_set(source) -> ImageSet;   ImageSet.read(blocks) -> (indices, [uint8 (3, H, W), ...]) of each block
+
+A set knows how to make image i; reading cuts it into blocks, in this process or in workers, and keeps count of what was
+passed over. Sources of unknown length can only be read from end to end: `stream`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .decode import BadImage
+
+Images = tuple[np.ndarray, list[Tensor]]
+Fetched = Iterable[tuple[int, Tensor | BadImage]]
+
+
+@dataclass
+class Block:
+    """What came of a range of images: the usable ones with their indices, and what is wrong with the others."""
+
+    indices: list[int] = field(default_factory=list)
+    images: list[Tensor] = field(default_factory=list)
+    bad: dict[int, tuple[str, str]] = field(default_factory=dict)
+    black: list[int] = field(default_factory=list)
+
+
+class ImageSet:
+    """Base of all sets; a subclass defines `image`, or `fetch` where images come many at a time, and `fingerprint`.
+
+    Attributes:
+        name: what it is, in words.
+        count: number of images; None where only reading to the end tells.
+        lossy: whether any image went through JPEG or the like; None where that cannot be known.
+        skip_bad: pass over images that cannot be used, and count them.
+    """
+
+    parallel = False  # whether workers make reading faster
+
+    def __init__(self, name: str, count: int | None = None, lossy: bool | None = None, skip_bad: bool = False) -> None:
+        if count == 0:
+            raise ValueError(f"{name} holds no images")
+        self.name, self.count, self.lossy, self.skip_bad = name, count, lossy, skip_bad
+        self._bad: dict[int, tuple[str, str]] = {}
+        self._black: set[int] = set()
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of what the images are made from; only a set with an equal one may continue this one's work."""
+        raise NotImplementedError
+
+    def image(self, index: int) -> Tensor:
+        """uint8 (3, H, W) of one image; BadImage where it cannot be used."""
+        raise NotImplementedError
+
+    def label(self, index: int) -> str:
+        """What messages call image `index`."""
+        return f"image {index} of {self.name}"
+
+    def fetch(self, block: range) -> Fetched:
+        """The images of a block by index."""
+        for i in block:
+            try:
+                yield i, self.image(i)
+            except BadImage as error:
+                yield i, error
+
+    def block(self, fetched: Fetched) -> Block:
+        """Images sorted into good, bad and black; without `skip_bad` the first bad one ends it."""
+        found = Block()
+        for i, image in fetched:
+            if isinstance(image, BadImage):
+                found.bad[i] = (self.label(i), str(image))
+                if not self.skip_bad:
+                    break
+                continue
+            found.indices.append(i)
+            found.images.append(image)
+            if not image.any():
+                found.black.append(i)
+        return found
+
+    def read(self, blocks: Iterable[range], workers: int = 0) -> Iterator[Images]:
+        """(indices (n,), n images) of each block, in the order of the blocks; n is smaller where images were skipped.
+
+        Args:
+            blocks: ranges of indices.
+            workers: processes that read and decode, one thread each; 0: this one. Sets that need no decoding use none.
+
+        Raises:
+            ValueError: an image that cannot be used, by name, unless `skip_bad`.
+        """
+        if workers and self.parallel:
+            from .workers import blocks_of_workers
+
+            return self._watched(blocks_of_workers(self, blocks, workers))
+        return self._watched(self.block(self.fetch(block)) for block in blocks)
+
+    def stream(self, size: int) -> Iterator[Images]:
+        """All images from end to end, `size` at a time."""
+        n = self.count or 0
+        return self.read(range(k, min(k + size, n)) for k in range(0, n, size))
+
+    def _watched(self, blocks: Iterable[Block]) -> Iterator[Images]:
+        """The images of the blocks; a bad one raises, or is counted and warned of at the end."""
+        skipped, black = len(self._bad), len(self._black)
+        for block in blocks:
+            self._bad.update(block.bad)
+            self._black.update(block.black)
+            if block.bad and not self.skip_bad:
+                label, reason = next(iter(block.bad.values()))
+                raise ValueError(f"{label} {reason}. To pass over and count such images: skip_bad=True (--skip-bad)")
+            yield np.array(block.indices, np.int64), block.images
+        if len(self._bad) > skipped:
+            label, reason = self.skipped[0]
+            warnings.warn(f"{self.name}: {len(self._bad)} images were passed over. {label} {reason}", stacklevel=2)
+        if len(self._black) > black:
+            warnings.warn(
+                f"{self.name}: {len(self._black)} images are black all over; a safety checker does that, or NaN in a "
+                "decoder of half precision",
+                stacklevel=2,
+            )
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """(name, reason) of every image passed over so far, in order."""
+        return [self._bad[i] for i in sorted(self._bad)]
+
+    @property
+    def black(self) -> list[int]:
+        """Indices of the images read so far that are black all over."""
+        return sorted(self._black)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.name}>"
+
+
+def image_set(source: Any, *, skip_bad: bool = False, key: str | None = None, **how: Any) -> ImageSet:
+    """Images from wherever they are.
+
+    Args:
+        source: a folder (with all below it), a .zip of images, a .npz or .npy of images, a tensor or array, a list of
+            paths, a Dataset (len and getitem; an item is an image, or a tuple or dict with one), an iterable of images or
+            batches, or a diffusers pipeline, which draws them (`Generated`). An ImageSet is returned as it is.
+        skip_bad: pass over images that cannot be used, and count them.
+        key: the array in a .npz (arr_0, or the only one with images), or the entry of dict items ("image").
+        how: range=(0, 1), (-1, 1) or (0, 255) of floats; layout="NCHW" or "NHWC" of arrays that leave it open;
+            for a pipeline what `Generated` takes: solver, nfe, number or seeds ...
+
+    Raises:
+        ValueError: nothing there, nothing in it, or nothing that could be images.
+    """
+    if isinstance(source, ImageSet):
+        return source
+    if _is_pipeline(source):
+        from .generated import Generated
+
+        return Generated(source, **how)
+    from . import arrayfiles, arrays, folders
+
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source).expanduser()
+        if not path.exists():
+            raise ValueError(f"{str(source)!r} does not exist; give a folder, .zip, .npz or .npy of images")
+        if path.suffix.lower() in (".npz", ".npy") and path.is_file():
+            return arrayfiles.in_file(path, key, skip_bad=skip_bad, **how)
+        return folders.opened(path, skip_bad=skip_bad, **how)
+    if isinstance(source, (Tensor, np.ndarray)):
+        return arrays.Array(source, skip_bad=skip_bad, **how)
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        return arrays.Dataset(source, key or "image", skip_bad=skip_bad, **how)
+    if hasattr(source, "__iter__"):
+        return arrays.Stream(source, key or "image", skip_bad=skip_bad, **how)
+    raise ValueError(
+        f"{type(source).__name__} is no set of images; give a folder, file, array, Dataset, iterable or diffusers pipeline"
+    )
+
+
+def _is_pipeline(source: Any) -> bool:
+    return callable(source) and hasattr(source, "scheduler")
+
+
+def holds_images(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a folder or file of images; an .npz is asked for its arrays."""
+    from .arrayfiles import picture_keys
+    from .decode import SUFFIXES
+
+    path = Path(path)
+    if path.suffix.lower() == ".npz" and path.is_file():
+        return bool(picture_keys(path))
+    return path.is_dir() or (path.is_file() and path.suffix.lower() in (".zip", *SUFFIXES))
+
+
+def holds_statistics(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is an .npz with `mu` and `sigma`."""
+    from .arrayfiles import headers
+
+    path = Path(path)
+    return path.suffix.lower() == ".npz" and path.is_file() and {"mu", "sigma"} <= set(headers(path))
+
+
+def digest(*parts: Any) -> str:
+    """16 digits that tell these apart: bytes as they are, all else by its JSON, or its words where it has none."""
+    made = hashlib.sha256()
+    for part in parts:
+        data = part if isinstance(part, bytes) else json.dumps(part, default=str, sort_keys=True).encode()
+        made.update(len(data).to_bytes(8, "little") + data)
+    return made.hexdigest()[:16]
