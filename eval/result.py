@@ -9,6 +9,7 @@ from typing import Any
 # Names with other extractors than Inception: nobody shall take FD-digits for FID.
 _FAMILY = {"fid": "FD", "fid_inf": "FD-inf", "sfid": "sFD", "is": "IS", "is_inf": "IS-inf"}
 _INCEPTION = {"fid": "FID", "fid_inf": "FID-inf", "sfid": "sFID", "is": "IS", "is_inf": "IS-inf", "kid": "KID"}
+_PAIRED = {"rmse": "RMSE", "psnr": "PSNR", "lpips": "LPIPS"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Result:
     @property
     def label(self) -> str:
         """What people call it: "FID", "FD-digits", "KID" ..."""
+        if self.metric in _PAIRED:
+            return _PAIRED[self.metric]
         if self.extractor in ("inception", ""):
             return _INCEPTION.get(self.metric, self.metric)
         return f"{_FAMILY.get(self.metric, self.metric)}-{self.extractor}"

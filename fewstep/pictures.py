@@ -15,6 +15,7 @@ INK, PAPER, GAP = "#181818", "white", 4
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p", "*", "d")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
+DODGE = 0.012  # between neighbouring lines with intervals, in parts of x
 
 
 def checked_suffix(path: Path) -> None:
@@ -97,40 +98,51 @@ class Line:
 def plot_lines(
     lines: Sequence[Line], path: Path, title: str, ylabel: str, xlabel: str = "network evaluations", log: bool = True
 ) -> None:
-    """Both axes logarithmic (log=False: only x), with intervals where a line has them; the legend follows the last points."""
+    """Both axes logarithmic (log=False: only x); the legend follows the last points.
+
+    Lines with intervals stand a little beside each other, so that no bar hides another.
+    """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import NullLocator, ScalarFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     figure = Figure(figsize=(9.0, 5.6), layout="constrained")
     axes = figure.subplots()
     drawn = []
     for k, line in enumerate(lines):
+        bars = None if line.below is None or line.above is None else [line.below, line.above]
+        aside = 1 + DODGE * (k - (len(lines) - 1) / 2) if bars else 1.0
         container = axes.errorbar(
-            line.x,
+            [x * aside for x in line.x],
             line.y,
-            yerr=None if line.below is None or line.above is None else [line.below, line.above],
-            label=line.label,
+            yerr=bars,
             color=COLOURS[k % len(COLOURS)],
             marker=MARKERS[k % len(MARKERS)],
             linestyle=DASHES[k // len(COLOURS) % len(DASHES)],
             linewidth=1.8,
-            elinewidth=1.0,
-            capsize=2.5,
+            elinewidth=1.2,
+            capsize=3.0,
             markersize=6.5,
             markeredgecolor="white",
             markeredgewidth=0.7,
         )
         drawn.append(container.lines[0])
     axes.set(xscale="log", yscale="log" if log else "linear", xlabel=xlabel, ylabel=ylabel, title=title)
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
     axes.set_xticks(sorted({x for line in lines for x in line.x}))
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set(major_formatter=plain, minor_locator=NullLocator())
+    if log:
+        axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=plain, minor_formatter=NullFormatter())
     axes.grid(True, which="both", color="0.9", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     order = sorted(range(len(lines)), key=lambda k: -lines[k].y[-1])
     axes.legend(
-        handles=[drawn[k] for k in order], loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=3
+        [drawn[k] for k in order],
+        [lines[k].label for k in order],
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+        frameon=False,
+        handlelength=3,
     )
     with whole(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
