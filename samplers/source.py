@@ -1,12 +1,15 @@
 """A diffusers pipeline as a source of numbered samples: sample i is a function of seed i and of nothing else."""
 
 import inspect
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL.Image import Image
+
+from fewstep.devices import chosen_device
 
 from .denoiser import Denoiser
 from .sampling import Info, sample
@@ -46,22 +49,10 @@ def load_pipeline(model: str, device: torch.device, dtype: torch.dtype) -> Any:
     return pipe
 
 
-def chosen_device(name: str | None) -> torch.device:
-    """The named device, or the best there is; ValueError for one this machine or this torch does not have."""
-    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name or best)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"device {name!r} cannot be used here ({reason}); this machine offers {best}") from error
-    return device
-
-
 def call_arguments(pipe: Any, seeds: Sequence[int], wishes: dict[str, Any]) -> dict[str, Any]:
     """What the pipeline is called with for these seeds: class labels, prompts or a batch size, and the guidance scale.
 
-    wishes: classes (used in turn, by seed), prompt and guidance, each None where the user said nothing.
+    wishes: classes and prompt (several are used in turn, by seed) and guidance, each None where the user said nothing.
 
     Raises:
         ValueError: something the pipeline does not take, or the lack of something it cannot do without.
@@ -80,19 +71,22 @@ def call_arguments(pipe: Any, seeds: Sequence[int], wishes: dict[str, Any]) -> d
     elif "prompt" in accepted:
         if wishes["prompt"] is None:
             raise ValueError(f'{kind} draws from a text: give one with --prompt "..."')
-        call["prompt"] = [wishes["prompt"]] * len(seeds)
+        prompts = [wishes["prompt"]] if isinstance(wishes["prompt"], str) else wishes["prompt"]
+        call["prompt"] = [prompts[seed % len(prompts)] for seed in seeds]
     elif "batch_size" in accepted:
         call["batch_size"] = len(seeds)
     return call
 
 
 class Batch:
-    """Some seeds, their x_T and the pipeline as a denoiser for them."""
+    """Some seeds, their x_T and the pipeline as a denoiser for them. start: makes another x_T out of the pipeline's own."""
 
-    def __init__(self, pipe: Any, seeds: Sequence[int], wishes: dict[str, Any]) -> None:
+    def __init__(self, pipe: Any, seeds: Sequence[int], wishes: dict[str, Any], start: "Start | None" = None) -> None:
         self.seeds = list(seeds)
         self.denoiser: Any = Denoiser.from_pipeline(pipe, **call_arguments(pipe, seeds, wishes))
         self.x_T = self.denoiser.initial_noise([torch.Generator().manual_seed(seed) for seed in seeds])
+        if start is not None:
+            self.x_T = start(self)
 
     def __str__(self) -> str:
         return f"seeds {self.seeds[0]} to {self.seeds[-1]}"
@@ -139,8 +133,8 @@ class Source:
             classes = range(10)
         self.wishes = {"classes": classes, "prompt": prompt, "guidance": guidance}
 
-    def batches(self, seeds: Sequence[int], alone: bool = False) -> list[Batch]:
+    def batches(self, seeds: Sequence[int], alone: bool = False, start: Start | None = None) -> list[Batch]:
         """The seeds in batches of at most `batch_size`; alone: of one, for solvers that choose their steps."""
         size = 1 if alone else self.batch_size
         parts = [seeds[k : k + size] for k in range(0, len(seeds), size)]
-        return [Batch(self.pipe, part, self.wishes) for part in parts]
+        return [Batch(self.pipe, part, self.wishes, start) for part in parts]
