@@ -1,7 +1,6 @@
 """A diffusers pipeline as a source of numbered samples: sample i is a function of seed i and of nothing else."""
 
 import inspect
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,6 +106,9 @@ class Batch:
         return list(self.denoiser.decode(x0.to(self.x_T.device)))
 
 
+Start = Callable[[Batch], torch.Tensor]
+
+
 class Source:
     """MODEL of the command line, loaded, or a pipeline that is: `batches(seeds)` are ready to be drawn.
 
@@ -121,7 +123,7 @@ class Source:
         dtype: str = "float32",
         batch_size: int = 64,
         classes: Sequence[int] | None = None,
-        prompt: str | None = None,
+        prompt: str | Sequence[str] | None = None,
         guidance: float | None = None,
     ) -> None:
         self.batch_size = batch_size
