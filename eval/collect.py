@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from . import shards
 from .extractors import Extractor
 from .features import Features, Meta
 from .images import ImageSet, digest
-from .shards import Shard
+from .shards import Shard, Wanted
 from .world import World
 
 SAVE_EVERY = 20.0  # seconds between states of a resumable run
@@ -61,7 +62,7 @@ def collect(
     """
     world = world or World(extractor.device)
     dims = {part: _dimension(extractor, part) for part in {*statistics, *rows}}
-    wanted = {part: dims[part] for part in statistics}, {part: dims[part] for part in rows}
+    wanted = Wanted({part: dims[part] for part in statistics}, {part: dims[part] for part in rows}, groups)
     count = images.count if number is None or images.count is None else min(number, images.count)
     if images.count is None and (world.size > 1 or resume):
         raise ValueError(
@@ -69,8 +70,8 @@ def collect(
         )
     if count is not None and count < 2:
         raise ValueError(f"statistics need at least 2 images; {images.name} gives {count}.")
-    folder = None if resume is None else Path(resume) / _key(images, extractor, wanted, groups, number)
-    mine, earlier = _begun(folder, wanted, groups, world)
+    folder = None if resume is None else Path(resume) / _key(images, extractor, wanted, number)
+    mine, earlier = _begun(folder, wanted, world)
     left = None if count is None else undone(count, [*(s.indices for s in earlier), *(s.missing for s in earlier)])
     _run(images, extractor, mine, left, number, batch_size, workers, world, progress)
     return _together(images, extractor, mine, earlier, wanted, world)
@@ -85,20 +86,20 @@ def _dimension(extractor: Extractor, part: str) -> int:
     return extractor.layers[extractor.parts[part]]
 
 
-def _key(images: ImageSet, extractor: Extractor, wanted: Any, groups: int, number: int | None) -> str:
+def _key(images: ImageSet, extractor: Extractor, wanted: Wanted, number: int | None) -> str:
     made_by = (extractor.name, extractor.protocol, extractor.hash, extractor.precision)
-    return digest(images.fingerprint, made_by, wanted, groups, number)
+    return digest(images.fingerprint, made_by, asdict(wanted), number)
 
 
-def _begun(folder: Path | None, wanted: Any, groups: int, world: World) -> tuple[Shard, list[Shard]]:
+def _begun(folder: Path | None, wanted: Wanted, world: World) -> tuple[Shard, list[Shard]]:
     """An empty shard of this process, and those of earlier runs."""
     if folder is None:
-        return Shard(*wanted, groups), []
+        return Shard(wanted), []
     folder.mkdir(parents=True, exist_ok=True)
-    earlier = [Shard.load(path, *wanted, groups) for path in shards.found(folder)]
+    earlier = [Shard.load(path, wanted) for path in shards.found(folder)]
     run = shards.next_run(folder)
     world.barrier()  # nobody writes before all have looked
-    return Shard(*wanted, groups, folder / f"shard-{run:03d}-{world.rank:03d}.npz"), earlier
+    return Shard(wanted, folder / f"shard-{run:03d}-{world.rank:03d}.npz"), earlier
 
 
 def undone(count: int, seen: Sequence[np.ndarray]) -> np.ndarray:
@@ -184,7 +185,7 @@ def _told(batches: Iterator[Any], label: str, total: int | None, progress: bool)
 
 
 def _together(
-    images: ImageSet, extractor: Extractor, mine: Shard, earlier: list[Shard], wanted: Any, world: World
+    images: ImageSet, extractor: Extractor, mine: Shard, earlier: list[Shard], wanted: Wanted, world: World
 ) -> Features:
     """All shards of all processes as one."""
     own = [mine, *earlier] if world.first else [mine]
@@ -195,7 +196,7 @@ def _together(
     n = sum(world.gather(sum(len(shard.indices) for shard in own)))
     if n < 2:
         raise ValueError(f"statistics need at least 2 images; {images.name} gave {n} that could be used.")
-    rows = {part: _ordered(part, dim, own, n, world) for part, dim in wanted[1].items()}
+    rows = {part: _ordered(part, dim, own, n, world) for part, dim in wanted.rows.items()}
     meta = Meta(
         extractor.name,
         extractor.protocol,
@@ -215,7 +216,7 @@ def _ordered(part: str, dim: int, own: list[Shard], n: int, world: World) -> np.
         rows = pieces[0][1]
         _keep_alive(rows, own[0])
         return rows
-    holder = Shard({}, {"all": dim}, 1)  # a temporary folder of its own
+    holder = Shard(Wanted({}, {"all": dim}))  # a temporary folder of its own
     file = holder.rows["all"].path
     target = np.memmap(file, np.float32, "w+", shape=(n, dim)) if world.first else np.zeros((0, dim), np.float32)
     order = np.sort(np.concatenate([i for found in world.gather([i for i, _ in pieces]) for i in found]))

@@ -11,6 +11,7 @@ own, so a run may go on with another number of processes or another batch size.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -39,25 +40,32 @@ class RowFile:
         return np.memmap(self.path, np.float32, "r", shape=(n, self.dim))
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Dimension of every part of which moments, in groups, or all feature vectors are kept."""
+
+    statistics: dict[str, int]
+    rows: dict[str, int]
+    groups: int = 1
+
+
 class Shard:
     """Samples seen so far by one process: their moments and, where asked for, their features.
 
     Args:
-        statistics, rows: dimension of every part of which moments, or all feature vectors, are kept.
-        groups: of the moments.
+        wanted: what is kept.
         path: the .npz that `save` writes; None keeps features in a temporary folder and cannot be saved.
     """
 
-    def __init__(
-        self, statistics: Mapping[str, int], rows: Mapping[str, int], groups: int, path: Path | None = None
-    ) -> None:
+    def __init__(self, wanted: Wanted, path: Path | None = None) -> None:
         self.path = path
-        self._temporary = TemporaryDirectory(prefix="fewstep-") if path is None and rows else None
+        alone = path is None and bool(wanted.rows)
+        self._temporary = TemporaryDirectory(prefix="fewstep-", ignore_cleanup_errors=True) if alone else None
         stem = path.with_suffix("") if path else Path(self._temporary.name if self._temporary else "") / "rows"
         self.seen: list[np.ndarray] = []
         self.skipped: list[np.ndarray] = []
-        self.statistics = {part: FeatureStatistics(dim, groups) for part, dim in statistics.items()}
-        self.rows = {part: RowFile(stem.with_name(f"{stem.name}-{part}.f32"), dim) for part, dim in rows.items()}
+        self.statistics = {part: FeatureStatistics(dim, wanted.groups) for part, dim in wanted.statistics.items()}
+        self.rows = {part: RowFile(stem.with_name(f"{stem.name}-{part}.f32"), dim) for part, dim in wanted.rows.items()}
 
     @property
     def indices(self) -> np.ndarray:
@@ -92,9 +100,9 @@ class Shard:
             np.savez(stream, **arrays)  # type: ignore[arg-type]
 
     @classmethod
-    def load(cls, path: Path, statistics: Mapping[str, int], rows: Mapping[str, int], groups: int) -> Shard:
+    def load(cls, path: Path, wanted: Wanted) -> Shard:
         """What `save` wrote."""
-        shard = cls(statistics, rows, groups, path)
+        shard = cls(wanted, path)
         with np.load(path, allow_pickle=False) as arrays:
             shard.seen, shard.skipped = [arrays["seen"]], [arrays["missing"]]
             held: dict[str, dict[str, np.ndarray]] = {}
@@ -102,8 +110,8 @@ class Shard:
                 if name.count(".") == 2:
                     group, _, key = name.rpartition(".")
                     held.setdefault(group, {})[key] = arrays[name]
-        for part, dim in statistics.items():
-            moments = [Moments.of_arrays(dim, held[f"{part}.{g}"]) for g in range(groups)]
+        for part, dim in wanted.statistics.items():
+            moments = [Moments.of_arrays(dim, held[f"{part}.{g}"]) for g in range(wanted.groups)]
             shard.statistics[part] = FeatureStatistics.of_moments(moments)
         return shard
 

@@ -105,6 +105,11 @@ class Blocks:
             wide -= self.shift
         return torch.from_numpy(wide).to(self.place)
 
+    def taken(self, index: np.ndarray) -> Iterator[Tensor]:
+        """The rows of an index (k,), in its order, a block at a time."""
+        for start in range(0, len(index), self.block):
+            yield self[index[start : start + self.block]]
+
     def filled(self, value: float, *dims: int) -> Tensor:
         """float64 (n, *dims) of one value, on the device."""
         return torch.full((len(self), *dims), value, dtype=torch.float64, device=self.place)

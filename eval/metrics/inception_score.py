@@ -5,7 +5,6 @@ IS = exp( 1/n sum_i KL(p_i || q) ),   p_i = softmax(logits of image i),   q = 1/
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -78,14 +77,15 @@ def divergences(x: Blocks, index: np.ndarray) -> Tensor:
     """KL(p_i || q) of these images, q their mean."""
     total, negentropy = moments(x, index)
     log_q = torch.where(total > 0, total / len(index), 1.0).log()  # a class that none has adds nothing
-    cross = [log_softmax.exp() @ log_q for log_softmax in _log_softmax(x, index)]
+    cross = [logits.softmax(1) @ log_q for logits in x.taken(index)]
     return negentropy - torch.cat(cross)
 
 
 def moments(x: Blocks, index: np.ndarray) -> tuple[Tensor, Tensor]:
     """sum_i p_i (classes,), and sum_c p_ic log p_ic of each image (n,)."""
     total, negentropy = torch.zeros(x.array.shape[1], dtype=torch.float64, device=x.place), []
-    for log_p in _log_softmax(x, index):
+    for logits in x.taken(index):
+        log_p = logits.log_softmax(1)
         p = log_p.exp()
         total += p.sum(0)
         negentropy.append((p * log_p).sum(1))
@@ -96,8 +96,3 @@ def score(total: Tensor, negentropy: float, n: int) -> float:
     """IS from the sums over n images: exp( mean sum_c p log p - sum_c q log q )."""
     q = total / n
     return float(torch.exp(negentropy / n - torch.xlogy(q, q).sum()))
-
-
-def _log_softmax(x: Blocks, index: np.ndarray) -> Iterator[Tensor]:
-    for start in range(0, len(index), x.block):
-        yield x[index[start : start + x.block]].log_softmax(1)
