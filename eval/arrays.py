@@ -88,8 +88,8 @@ class Dataset(ImageSet):
 
     @property
     def fingerprint(self) -> str:
-        last = len(self.source) - 1
-        seen = (next(iter(self.fetch(range(i, i + 1))))[1] for i in (0, last // 2, last))
+        some = np.linspace(0, len(self.source) - 1, min(len(self.source), 64)).astype(int)
+        seen = (x for i in some for _, x in self.fetch(range(i, i + 1)))
         made_of = (str(x) if isinstance(x, BadImage) else x.numpy().tobytes() for x in seen)
         return digest(self.name, str(self.how), *made_of)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -48,7 +49,7 @@ class Files(ImageSet):
         self.files, self.range = files, range
         self.lossy = self._lossy()
 
-    def bytes(self, file: str) -> bytes:
+    def contents(self, file: str) -> bytes:
         """The whole file."""
         raise NotImplementedError
 
@@ -57,18 +58,23 @@ class Files(ImageSet):
 
     def image(self, index: int) -> Tensor:
         file = self.files[index]
-        try:
-            data = self.bytes(file)
-        except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
-            raise BadImage(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
-        return decode(data, suffix(file), self.range)
+        return decode(self._read(file), suffix(file), self.range)
 
-    def _lossy(self) -> bool:
+    def _read(self, file: str) -> bytes:
+        try:
+            return self.contents(file)
+        except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            raise BadImage(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+    def _lossy(self) -> bool | None:
         """JPEG by suffix; of webp files, which may be either, the first is asked."""
         if any(suffix(file) in _JPEG for file in self.files):
             return True
         webp = next((file for file in self.files if suffix(file) == ".webp"), None)
-        return webp is not None and b"VP8 " in self.bytes(webp)
+        try:
+            return webp is not None and b"VP8 " in self._read(webp)
+        except BadImage:
+            return None
 
 
 class Paths(Files):
@@ -78,7 +84,7 @@ class Paths(Files):
         self.root = root or Path()
         super().__init__(name or f"a list of {len(paths)} files", [str(path) for path in paths], **how)
 
-    def bytes(self, file: str) -> bytes:
+    def contents(self, file: str) -> bytes:
         return (self.root / file).read_bytes()
 
     @property
@@ -113,7 +119,7 @@ class Zip(Files):
             self._open = (os.getpid(), zipfile.ZipFile(self.path))
         return self._open[1]
 
-    def bytes(self, file: str) -> bytes:
+    def contents(self, file: str) -> bytes:
         return self.archive.read(file)
 
     @property

@@ -124,11 +124,11 @@ class ImageSet:
             yield np.array(block.indices, np.int64), block.images
         if len(self._bad) > skipped:
             label, reason = self.skipped[0]
-            warnings.warn(f"{self.name}: {len(self._bad)} images were passed over. {label} {reason}", stacklevel=2)
+            warnings.warn(f"{self.name}: images passed over: {len(self._bad)}. {label} {reason}", stacklevel=2)
         if len(self._black) > black:
             warnings.warn(
-                f"{self.name}: {len(self._black)} images are black all over; a safety checker does that, or NaN in a "
-                "decoder of half precision",
+                f"{self.name}: images that are black all over: {len(self._black)}. A safety checker does that, or NaN in "
+                "a decoder of half precision",
                 stacklevel=2,
             )
 
@@ -178,6 +178,8 @@ def image_set(source: Any, *, skip_bad: bool = False, key: str | None = None, **
         return folders.opened(path, skip_bad=skip_bad, **how)
     if isinstance(source, (Tensor, np.ndarray)):
         return arrays.Array(source, skip_bad=skip_bad, **how)
+    if isinstance(source, (list, tuple)) and source and all(isinstance(x, (str, os.PathLike)) for x in source):
+        return folders.Paths(source, skip_bad=skip_bad, **how)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         return arrays.Dataset(source, key or "image", skip_bad=skip_bad, **how)
     if hasattr(source, "__iter__"):

@@ -81,7 +81,7 @@ def test_the_image_with_nan_is_named_and_can_be_passed_over() -> None:
     x[3, 1, 2, 2] = torch.nan
     with pytest.raises(ValueError, match="image 3 of an array"):
         drawn(image_set(x, range=(0, 1)))
-    with pytest.warns(UserWarning, match="1 images were passed over"):
+    with pytest.warns(UserWarning, match="images passed over: 1"):
         assert drawn(image_set(x, range=(0, 1), skip_bad=True))[0] == [0, 1, 2, 4]
 
 
@@ -89,7 +89,7 @@ def test_black_images_are_warned_of() -> None:
     x = PIXELS.copy()
     x[2] = x[5] = 0
     images = image_set(x)
-    with pytest.warns(UserWarning, match="2 images are black all over") as caught:
+    with pytest.warns(UserWarning, match="black all over: 2") as caught:
         drawn(images)
     assert images.black == [2, 5] and len(caught) == 1
 
@@ -185,10 +185,12 @@ def test_datasets_of_every_item(tmp_path: Path) -> None:
         assert_same(image_set(Labelled(items), range=(0, 1)))
     assert_same(image_set([{"jpg": p, "cls": 2} for p in pictures], key="jpg"))
     assert_same(image_set(paths))
+    assert image_set(paths).lossy is False and image_set(paths).fingerprint != image_set(paths[::-1]).fingerprint
+    assert_same(image_set(Labelled(paths)))
     assert_same(image_set(torch.utils.data.TensorDataset(torch.stack(chw), torch.arange(N))))
     with pytest.raises(ValueError, match="unknown entry of the items 'image'"):
         drawn(image_set([{"jpg": pictures[0]}]))
-    with pytest.raises(ValueError, match="str is no image|cannot be read"):
+    with pytest.raises(ValueError, match="not there in a list of 1 files cannot be read"):
         drawn(image_set(["not there"]))
     with pytest.raises(ValueError, match="is 2 images; a Dataset's item is one"):
         drawn(image_set([(pictures[0], pictures[1])]))
@@ -231,7 +233,7 @@ def iter_of(loader: Any) -> Any:
 def test_streams_pass_over_bad_images() -> None:
     x = torch.rand(5, 3, 8, 8)
     x[1] = torch.nan
-    with pytest.warns(UserWarning, match="1 images were passed over"):
+    with pytest.warns(UserWarning, match="images passed over: 1"):
         assert drawn(image_set(iter([x]), range=(0, 1), skip_bad=True), size=2)[0] == [0, 2, 3, 4]
     with pytest.raises(ValueError, match="image 1 of a list_iterator holds NaN"):
         drawn(image_set(iter([x]), range=(0, 1)))

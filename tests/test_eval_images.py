@@ -92,7 +92,7 @@ def test_bad_images_are_passed_over_and_counted(tmp_path: Path) -> None:
     (folder / "2.png").write_bytes(whole[: len(whole) // 2])
     (folder / "4.png").write_bytes(b"")
     images = image_set(folder, skip_bad=True)
-    with pytest.warns(UserWarning, match=r"2 images were passed over. 2\.png in") as caught:
+    with pytest.warns(UserWarning, match=r"images passed over: 2. 2\.png in") as caught:
         indices, _ = drawn(images)
     assert indices == [0, 1, 3, 5, 6] and len(caught) == 1
     assert [name.split()[0] for name, _ in images.skipped] == ["2.png", "4.png"]
@@ -172,7 +172,7 @@ def test_opaque_alpha_is_dropped_and_transparency_refused(tmp_path: Path) -> Non
     rgb, array, grey = drawn(image_set(tmp_path / "opaque"))[1]
     assert np.array_equal(rgb.permute(1, 2, 0), PIXELS[0]) and torch.equal(rgb, array)
     assert np.array_equal(grey, np.repeat(PIXELS[0, None, ..., 0], 3, axis=0))
-    with pytest.warns(UserWarning, match="3 images were passed over. x.png in .* is transparent in places; put it on"):
+    with pytest.warns(UserWarning, match="images passed over: 3. x.png in .* is transparent in places; put it on"):
         assert drawn(image_set(tmp_path / "holed", skip_bad=True)) == ([], [])
     trns = png(8, 0, b"\0\1\2\0\3\4", chunk(b"tRNS", struct.pack(">H", 2)))
     (tmp_path / "key.png").write_bytes(trns)
