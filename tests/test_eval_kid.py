@@ -116,6 +116,8 @@ def test_bad_input():
         kid_full(of(x), of(y[:, :3]))
     with pytest.raises(ValueError, match="at least 4 images"):
         kid_full(of(x), of(y[:3]))
+    with pytest.raises(ValueError, match="device"):
+        kid_full(of(x), of(y), device="nowhere")
     with pytest.raises(ValueError, match="gamma"):
         kid_full(of(x), of(y), gamma=-1.0)
     with pytest.raises(ValueError, match="statistics"):

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewstep.devices import chosen_device
+
 from ..features import Features
 
 T = TypeVar("T")
@@ -90,7 +92,7 @@ class Blocks:
     @cached_property
     def place(self) -> torch.device:
         """The device that is used."""
-        wanted = torch.device(self.device or "cpu")
+        wanted = chosen_device(self.device or "cpu")
         return torch.device("cpu") if wanted.type == "mps" else wanted
 
     def parts(self, start: int = 0) -> Iterator[slice]:
