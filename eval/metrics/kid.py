@@ -82,6 +82,7 @@ def kid_full(
 
     `error` is of the generated side's sampling, the real images as they are; `details["error_real"]` is of the real side's;
     together they are at most sqrt(error^2 + error_real^2).
+    Where both sets have one distribution the estimate is skewed, and its 95 % interval covers some 91 %.
 
     Args:
         degree, gamma, coef: of the kernel; gamma None is 1/d.
