@@ -20,7 +20,8 @@ _LAZY = {
     "image_set": ".images",
     "Generated": ".generated",
     "paired": ".pairs",
-    "curve": ".curves",
+    "curve": ".sweep",
+    "Curves": ".curves",
 }
 __all__ = list(_LAZY)
 

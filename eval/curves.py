@@ -1,12 +1,4 @@
-"""Metrics over network evaluations: several solvers at several nfe on shared seeds, told apart by paired differences.
-
-Every point has been measured on the same seeds, so that group i of one solver's samples and group i of another's started
-from the same noise. With g_i what group i adds to a value (Result.groups), the difference of two solvers a and b is
-
-    (value_a - value_b) -+ t sd(g_a - g_b) / sqrt(G),        t: 97.5 % quantile of Student's t with G - 1 degrees,
-
-which is far narrower than either interval alone: most of what varies, varies together. Groups are single images for the
-errors to a reference, tenths or so of the set for Frechet distances.
+"""Metrics over network evaluations: several solvers at several nfe on shared seeds, as tables, pictures, JSON and a page.
 
 Nothing here samples; fewstep.eval.sweep does.
 """
@@ -17,73 +9,22 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from math import floor, log10, sqrt
+from math import floor, log10
 from os import PathLike
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from PIL.Image import Image
 
 from fewstep import __version__
 from fewstep.page import Table, write_page
-from fewstep.pictures import Line, plot_lines
+from fewstep.pictures import Line, image_sheet, plot_lines
 
+from .differences import HIGHER, Difference, difference, mean_interval
 from .report import Report, plain, write_json
 from .result import Result
-
-# Metrics of which more is better; of all others, less.
-HIGHER = frozenset({"is", "is_inf", "precision", "recall", "density", "coverage", "psnr"})
-
-
-def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, tuple[float, float]]:
-    """(mean, its standard error, 95 % interval by Student's t) of at least two independent values."""
-    from scipy.special import stdtrit
-
-    values = np.asarray(values, np.float64)
-    mean, error = float(values.mean()), float(values.std(ddof=1)) / sqrt(len(values))
-    reach = float(stdtrit(len(values) - 1, 0.975)) * error
-    return mean, error, (mean - reach, mean + reach)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How much larger a metric is for solver `first` than for `second` at one nfe: value, standard error, 95 % interval."""
-
-    metric: str
-    nfe: int
-    first: str
-    second: str
-    value: float
-    error: float
-    interval: tuple[float, float]
-
-    @property
-    def sure(self) -> bool:
-        """Whether the interval leaves zero out."""
-        return self.interval[0] > 0 or self.interval[1] < 0
-
-    @property
-    def better(self) -> str | None:
-        """The better solver, or None where they cannot be told apart."""
-        if not self.sure:
-            return None
-        return self.first if (self.value > 0) == (self.metric in HIGHER) else self.second
-
-
-def difference(a: Result, b: Result) -> tuple[float, float, tuple[float, float]]:
-    """(a - b, its standard error, 95 % interval) of one metric measured on the same seeds.
-
-    Raises:
-        ValueError: results without groups, or with different numbers of them.
-    """
-    if len(a.groups) != len(b.groups) or len(a.groups) < 2:
-        raise ValueError(
-            f"a paired difference of {a.metric} needs the same two or more groups of samples on both sides; got "
-            f"{len(a.groups)} and {len(b.groups)}."
-        )
-    middle, error, (low, _) = mean_interval(np.subtract(a.groups, b.groups))
-    value, reach = a.value - b.value, middle - low
-    return value, error, (value - reach, value + reach)
 
 
 @dataclass(frozen=True)
@@ -104,11 +45,13 @@ class Curves:
         points: each (solver, nfe) once; a solver may lack an nfe.
         about: what was sampled and compared with what.
         notes: remarks on the whole; those of the single reports come after them.
+        samples: of a point, (solver, nfe), some images to look at, in the order of the seeds; not kept in JSON.
     """
 
     points: Sequence[Point]
     about: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    samples: Mapping[tuple[str, int], Sequence[Image]] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if not self.points:
@@ -264,26 +207,41 @@ class Curves:
             lines.append(Line(solver, [n for n, _ in known], [r.value for _, r in known], below, above))
         log = metric not in HIGHER and all(y > 0 for line in lines for y in line.y)
         label = self.label(metric)
-        plot_lines(lines, Path(path), f"{label}: {self.title}", label, log=log)
+        plot_lines(lines, Path(path), f"{label}: {self.title(metric)}", label, log=log)
         return Path(path)
 
-    @property
-    def title(self) -> str:
-        """Model and numbers of samples in words."""
-        counts = sorted({r.n for p in self.points for r in p.report.values() if r.n is not None})
-        return f"{self.about.get('model', 'solvers')}, " + " and ".join(f"{n} samples" for n in counts)
+    def title(self, *metrics: str) -> str:
+        """Model and numbers of samples behind some metrics, in words."""
+        found = (r.n for p in self.points for name, r in p.report.items() if name in metrics and r.n is not None)
+        counts = " and ".join(f"{n} samples" for n in sorted(set(found)))
+        return ", ".join(filter(None, (str(self.about.get("model", "solvers")), counts)))
 
     def pictures(self, folder: str | PathLike[str]) -> list[Path]:
-        """One PNG a metric, curve-METRIC.png in a folder."""
-        return [self.plot(metric, Path(folder) / f"curve-{metric}.png") for metric in self.metrics]
+        """One PNG a metric, curve-METRIC.png in a folder, and samples.png where there are samples."""
+        drawn = [self.plot(metric, Path(folder) / f"curve-{metric}.png") for metric in self.metrics]
+        if self.samples:
+            full = [s for s in self.solvers if all((s, n) in self.samples for n in self.nfes)]
+            rows = [(s, [self.samples[s, n] for n in self.nfes]) for s in full]
+            drawn.append(Path(folder) / "samples.png")
+            image_sheet(rows, [f"nfe {n}" for n in self.nfes], drawn[-1])
+        return drawn
 
     def to_html(self, path: str | PathLike[str], pictures: Sequence[Path]) -> None:
         """One page, written whole: tables, pictures (PNG files, put inside) and remarks."""
-        told = [f"{name}: {value}" for name, value in plain(self.about).items()]
-        tables = [self.table(metric) for metric in self.metrics]
-        write_page(
-            Path(path), f"Solvers on {self.title}", [". ".join(told)] if told else [], tables, pictures, self.remarks()
-        )
+        about = [[name, str(value)] for name, value in plain(self.about).items() if value is not None]
+        tables = [*(self.table(metric) for metric in self.metrics), Table(["evaluated", ""], about, names=2)]
+        write_page(Path(path), f"Solvers on {self.title(*self.metrics)}", (), tables, pictures, self.remarks())
+
+    def write(self, out: str | PathLike[str]) -> list[Path]:
+        """One page where `out` ends in .html; else a folder of pictures, results.json and report.html."""
+        if Path(out).suffix.lower() == ".html":
+            with TemporaryDirectory() as folder:
+                self.to_html(out, self.pictures(folder))
+            return [Path(out)]
+        written = self.pictures(out)
+        self.to_html(Path(out) / "report.html", written)
+        self.to_json(Path(out) / "results.json")
+        return [*written, Path(out) / "report.html", Path(out) / "results.json"]
 
 
 def shown(values: Sequence[float | None], halves: Sequence[float | None]) -> list[str]:

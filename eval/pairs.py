@@ -18,7 +18,8 @@ import numpy as np
 
 from fewstep.errors import unknown
 
-from .curve import HIGHER, Curves, Point, mean_interval
+from .curves import Curves, Point
+from .differences import HIGHER, mean_interval
 from .report import Report
 from .result import Result
 
@@ -78,7 +79,7 @@ def paired(
     """Errors of solvers to a reference run from the same noise, for every image, with intervals.
 
     Args:
-        model: "demo", a folder or hub id of a diffusers pipeline, or a pipeline.
+        model: "demo", a folder or hub id of a diffusers pipeline, a pipeline, or a `Source`.
         solvers: names or aliases; of solvers that choose their steps, the best run that spent no more than an nfe.
         nfe: network evaluations. pairs: images; image i starts from seed + i in every run.
         grid: one for all, "auto" for each solver's best of a few, None for the model's own.
@@ -100,11 +101,12 @@ def paired(
     from fewstep.samplers.compare import Trials, told
     from fewstep.samplers.source import Source
 
-    trials = Trials(Source(model, **how), range(seed, seed + pairs), dict(reference) if reference else None)
+    source = model if isinstance(model, Source) else Source(model, **how)
+    trials = Trials(source, range(seed, seed + pairs), dict(reference) if reference else None)
     noisy = [name for name in solvers if _stochastic(name)]
     shift = _shift(trials) if len(noisy) < len(solvers) else None
     about = {
-        "model": model if isinstance(model, str) else type(model).__name__,
+        "model": model if isinstance(model, str) else type(source.pipe).__name__,
         "pairs": pairs,
         "seed": seed,
         "reference": "their own longer runs" if shift is None else told(trials.reference),
