@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from fewstep.errors import unknown
 
+from .precision import exact_arithmetic
+
 # The parts that layers can play: metrics ask for a part, the extractor says which of its layers has it.
 PARTS = ("main", "logits", "spatial")
 
@@ -32,6 +34,7 @@ class Extractor(nn.Module):
         parts: the layer that plays "main" (Frechet distances, KID ...), "logits" (inception score, classes unbiased) and
             "spatial" (sFID); the last two may be missing.
         precision: "fp32", or what a faster and less exact path computes in; it is written into every result.
+        at_once: the most images that go through the network together; None for all that are given.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Extractor(nn.Module):
     layers: Mapping[str, int]
     parts: Mapping[str, str]
     precision: str = "fp32"
+    at_once: int | None = None
 
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) -> the network's input, every image by itself."""
@@ -63,11 +67,16 @@ class Extractor(nn.Module):
         for layer in wanted:
             if layer not in self.layers:
                 raise unknown(f"layer of {self.name}", layer, self.layers)
-        found = self.taps(self._prepared(images), wanted)
-        features = {layer: found[layer].float() for layer in wanted}
+        images = images if isinstance(images, Tensor) else list(images)
+        if not len(images):
+            raise ValueError("an extractor needs at least one image; got none.")
+        step = self.at_once or len(images)
+        with exact_arithmetic(self.device):
+            parts = [self.taps(self._prepared(images[k : k + step]), wanted) for k in range(0, len(images), step)]
+        features = {layer: torch.cat([part[layer].float() for part in parts]) for layer in wanted}
         return features[wanted[0]] if layers is None else features
 
-    def _prepared(self, images: Tensor | Iterable[Tensor]) -> Tensor:
+    def _prepared(self, images: Tensor | list[Tensor]) -> Tensor:
         """The network's input on its own device; neighbours of one size are prepared together."""
         if isinstance(images, Tensor):
             return self.prepare(_checked(images).to(self.device, non_blocking=True))
@@ -77,8 +86,6 @@ class Extractor(nn.Module):
                 runs[-1].append(image)
             else:
                 runs.append([image])
-        if not runs:
-            raise ValueError("an extractor needs at least one image; got none.")
         batches = [_checked(torch.stack(run)).to(self.device, non_blocking=True) for run in runs]
         return torch.cat([self.prepare(batch) for batch in batches])
 
@@ -89,12 +96,17 @@ class Extractor(nn.Module):
 
     @cached_property
     def hash(self) -> str:
-        """First 16 digits of the sha256 of the weights: name and float32 bytes of each, sorted by name."""
-        digest = hashlib.sha256()
-        for name, w in sorted(self.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(w.detach().float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """What the weights are; see `weights_hash`."""
+        return weights_hash(self.state_dict())
+
+
+def weights_hash(state: Mapping[str, Tensor]) -> str:
+    """First 16 digits of the sha256 of the weights: name and float32 bytes of each, sorted by name."""
+    digest = hashlib.sha256()
+    for name, w in sorted(state.items()):
+        digest.update(name.encode())
+        digest.update(w.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _checked(images: Tensor) -> Tensor:
@@ -123,7 +135,7 @@ class Function(Extractor):
     ) -> None:
         super().__init__()
         self.function, self.size = function, size  # a module among functions is registered, and hashed
-        self.name = name or getattr(function, "__name__", type(function).__name__)
+        self.name = name or str(getattr(function, "__name__", type(function).__name__))
         self.layers, self.parts = {"main": dim}, {"main": "main"}
 
     def prepare(self, images: Tensor) -> Tensor:

@@ -1,0 +1,119 @@
+"""Vision transformers of the transformers package as extractors: DINOv2 and CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .base import Extractor
+from .resize import pillow_bicubic, resized
+
+
+class _Transformer(Extractor):
+    """An image tower: bicubic resize with antialias (in float, not rounded to levels), mean and deviation a channel."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self,
+        tower: Any,
+        size: int,
+        mean: Sequence[float],
+        deviation: Sequence[float],
+        device: str | torch.device | None,
+    ) -> None:
+        super().__init__()
+        self.tower, self.size, self.protocol = tower.eval().requires_grad_(False), size, f"{size} bicubic"
+        self.register_buffer("mean", 255 * torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("deviation", 255 * torch.tensor(deviation)[:, None, None], persistent=False)
+        self.to(device or "cpu")
+
+    def prepare(self, images: Tensor) -> Tensor:
+        return (resized(images, self.size, pillow_bicubic) - self.mean) / self.deviation
+
+
+class DINOv2(_Transformer):
+    """DINOv2's class token after the last norm, of images squashed to 224 x 224: uint8 (B, 3, H, W) -> (B, 1024).
+
+    Args:
+        model: hub id or folder; files on this machine are used where there are any.
+        device: where it runs; None is the CPU.
+
+    Raises:
+        ValueError: transformers is not installed.
+        FileNotFoundError: the model is neither here nor can be fetched.
+
+    Reference:
+        Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", 2023, arXiv:2304.07193; as a metric:
+        Stein et al., "Exposing flaws of generative model evaluation metrics and their unfair treatment of diffusion
+        models", 2023, arXiv:2306.04675.
+    """
+
+    name, parts = "dinov2", {"main": "cls"}
+
+    def __init__(
+        self, model: str | PathLike[str] = "facebook/dinov2-large", device: str | torch.device | None = None
+    ) -> None:
+        tower = _loaded("Dinov2Model", model)
+        super().__init__(tower, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), device)
+        self.layers = {"cls": tower.config.hidden_size}
+
+    def taps(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        return {"cls": self.tower(x).last_hidden_state[:, 0]}
+
+
+class CLIP(_Transformer):
+    """CLIP's projected image embedding of unit length, as CMMD takes it: uint8 (B, 3, H, W) -> (B, 768).
+
+    Args:
+        model: hub id or folder; files on this machine are used where there are any.
+        device: where it runs; None is the CPU.
+
+    Raises:
+        ValueError: transformers is not installed.
+        FileNotFoundError: the model is neither here nor can be fetched.
+
+    Reference:
+        Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, arXiv:2103.00020; as
+        a metric: Jayasumana et al., "Rethinking FID: Towards a Better Evaluation Metric for Image Generation", 2024,
+        arXiv:2401.09603.
+    """
+
+    name, parts = "clip", {"main": "projected"}
+
+    def __init__(
+        self,
+        model: str | PathLike[str] = "openai/clip-vit-large-patch14-336",
+        device: str | torch.device | None = None,
+    ) -> None:
+        tower = _loaded("CLIPVisionModelWithProjection", model)
+        mean, deviation = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+        super().__init__(tower, tower.config.image_size, mean, deviation, device)
+        self.layers = {"projected": tower.config.projection_dim}
+
+    def taps(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        embedding = self.tower(x).image_embeds
+        return {"projected": embedding / embedding.norm(dim=1, keepdim=True)}
+
+
+def _loaded(kind: str, model: str | PathLike[str]) -> Any:
+    """The tower in float32: from this machine where it is here, else from the hub."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise ValueError("DINOv2 and CLIP features need the package transformers: pip install transformers.") from error
+    cls = getattr(transformers, kind)
+    for local in (True, False):
+        try:
+            return cls.from_pretrained(str(model), local_files_only=local, torch_dtype=torch.float32)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+    raise FileNotFoundError(
+        f"the model {str(model)!r} is neither on this machine nor could it be fetched ({reason}). "
+        "Give model= a folder that holds its config.json and weights."
+    )

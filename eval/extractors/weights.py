@@ -1,0 +1,175 @@
+"""Where the weights of the 2015 Inception network are: peers keep the same trained graph in files of several names.
+
+    pt_inception-2015-12-05-6726825d.pth        torch's hub folder: pytorch-fid and its relatives
+    weights-inception-2015-12-05-6726825d.pth   torch's hub folder: torch-fidelity, torchmetrics
+    inception-2015-12-05.pt                     /tmp: clean-fid; TorchScript with other names and no gamma (it is 1)
+
+The digits in a .pth name begin its sha256, which is checked; the third is known by its names and shapes only. Pickles of the
+graph are not read: that would run code out of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from torch import Tensor
+
+from fewstep.files import whole
+
+VARIABLE = "FEWSTEP_INCEPTION"
+DIGEST = "6726825d"
+NAMES = (f"pt_inception-2015-12-05-{DIGEST}.pth", f"weights-inception-2015-12-05-{DIGEST}.pth")
+SCRIPT = "inception-2015-12-05.pt"
+URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{NAMES[0]}"
+
+State = Mapping[str, Tensor]
+
+
+def places() -> list[Path]:
+    """Every file in which peers keep these weights, in the order of the search."""
+    hub = Path(torch.hub.get_dir()) / "checkpoints"
+    scripts = Path("/tmp") if os.name == "posix" else Path.cwd()
+    return [*(hub / name for name in NAMES), scripts / SCRIPT]
+
+
+def load_weights(weights: str | os.PathLike[str] | State | None, expected: State, download: bool = False) -> State:
+    """The network's weights under torchvision's names, checked against `expected` names and shapes.
+
+    Args:
+        weights: a file; or a state dict, which is taken as it is; None takes the file that the environment variable
+            FEWSTEP_INCEPTION names, else the first sound one among `places()`.
+        expected: what the network has.
+        download: fetch the file into torch's hub folder where none is found.
+
+    Raises:
+        FileNotFoundError: no such file, or none found and not allowed to fetch it.
+        ValueError: another file than it should be (its hash), unreadable, or weights of another network.
+    """
+    if isinstance(weights, Mapping):
+        return _checked(weights, expected, "the state dict")
+    named = weights or os.environ.get(VARIABLE)
+    if named:
+        path = Path(named)
+        if not path.is_file():
+            told = "" if weights else f" (the environment variable {VARIABLE})"
+            raise FileNotFoundError(f"no file {str(path)!r}{told}; it should be {NAMES[0]}.")
+        return _checked(_read(path), expected, str(path))
+    damaged = []
+    for path in (p for p in places() if p.is_file()):
+        try:
+            return _checked(_read(path), expected, str(path))
+        except ValueError as error:
+            damaged.append(str(error))
+    if download:
+        return _checked(_read(_fetched(places()[0])), expected, str(places()[0]))
+    searched = ", ".join(str(p) for p in places())
+    raise FileNotFoundError(
+        f"the Inception weights {NAMES[0]} are not on this machine; searched the environment variable {VARIABLE} and "
+        f"{searched}. {''.join(e + ' ' for e in damaged)}Name the file (--weights PATH), or allow the download of 91 MB "
+        "(--download)."
+    )
+
+
+def _read(path: Path) -> State:
+    """The state dict in a file: a hashed .pth, or clean-fid's TorchScript under torchvision's names."""
+    try:
+        if path.suffix == ".pt":
+            return _renamed(torch.jit.load(path, map_location="cpu").state_dict())
+        if (found := sha256(path))[: len(DIGEST)] != DIGEST:
+            raise ValueError(
+                f"{path} is not the 2015-12-05 Inception network, or not all of it: its sha256 begins with "
+                f"{found[: len(DIGEST)]}, expected {DIGEST}. Fetch it again from {URL}."
+            )
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} cannot be read as weights ({str(error).splitlines()[0]}); fetch it again.") from error
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _fetched(target: Path) -> Path:
+    """The file from its release page; its hash is checked before it gets its name."""
+    try:
+        with whole(target) as temporary:
+            torch.hub.download_url_to_file(URL, str(temporary), DIGEST, progress=sys.stderr.isatty())
+    except (URLError, OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"cannot fetch {URL} ({error}). Bring the file here another way and name it with --weights PATH."
+        ) from error
+    return target
+
+
+def _checked(state: State, expected: State, source: str) -> State:
+    """The state in float32 in the expected order, without counters; ValueError where it is another network's."""
+    counters = [name for name in expected if name.endswith("num_batches_tracked")]
+    wanted = {name: tuple(w.shape) for name, w in expected.items() if name not in counters}
+    given = {name: tuple(w.shape) for name, w in state.items() if not name.endswith("num_batches_tracked")}
+    wrong = sorted(name for name in {*wanted, *given} if wanted.get(name) != given.get(name))
+    if wrong:
+        name = wrong[0]
+        raise ValueError(
+            f"{source} does not hold the weights of the FID network: {len(wrong)} of {len(wanted)} differ, e.g. {name} is "
+            f"{given.get(name, 'missing')}, expected {wanted.get(name, 'none')}. torchvision's ImageNet weights are another "
+            "network's."
+        )
+    if bad := [name for name in wanted if not state[name].isfinite().all()]:
+        raise ValueError(f"{source} holds values that are not finite, e.g. in {bad[0]}; fetch the weights again.")
+    return {name: state[name].detach().float() for name in wanted}
+
+
+def _renamed(script: Mapping[str, Any]) -> dict[str, Tensor]:
+    """TorchScript's names -> torchvision's: its blocks name convolutions by the tower and the place in it."""
+    parts = {"weight": "conv.weight", "beta": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
+    state: dict[str, Tensor] = {}
+    for theirs, ours in _modules():
+        for part, name in parts.items():
+            if (key := f"layers.{theirs}.{part}") in script:
+                state[f"{ours}.{name}"] = script[key]
+        if f"{ours}.bn.bias" in state:
+            state[f"{ours}.bn.weight"] = torch.ones_like(state[f"{ours}.bn.bias"])
+    state.update({f"fc.{p}": script[f"output.{p}"] for p in ("weight", "bias") if f"output.{p}" in script})
+    return state
+
+
+def _modules() -> Iterator[tuple[str, str]]:
+    """(module in the TorchScript, torchvision's module) of every convolution.
+
+    A chain that is one convolution from the block's input is "conv"; the others are "tower", "tower_1" ... in turn, in which
+    convolutions count "conv", "conv_1" ...; the last blocks write "tower_1_conv" for "tower_1.conv" and call the two that end
+    a chain "mixed_conv" and "mixed_conv_1".
+    """
+    from .inception import BLOCKS, STAGES
+
+    def numbered(stem: str, k: int) -> str:
+        return f"{stem}_{k}" if k else stem
+
+    modules = [name for stage in STAGES.values() for name in stage]
+    plain = [name for name in modules if name.startswith("Conv2d")]
+    yield from ((numbered("conv", k), name) for k, name in enumerate(plain))
+    for k, name in enumerate(name for name in modules if name.startswith("Mixed")):
+        chains = list(BLOCKS[name].chains)
+        flat = any(isinstance(conv, tuple) for chain in chains for conv in chain)
+        if len(chains[0]) == 1:
+            yield f"{numbered('mixed', k)}.conv", f"{name}.{chains.pop(0)[0]}"
+        for j, chain in enumerate(chains):
+            prefix = f"{numbered('mixed', k)}.{numbered('tower', j)}{'_' if flat else '.'}"
+            for i, conv in enumerate(chain):
+                if isinstance(conv, tuple):
+                    yield from ((prefix + numbered("mixed_conv", m), f"{name}.{c}") for m, c in enumerate(conv))
+                else:
+                    yield prefix + numbered("conv", i), f"{name}.{conv}"
