@@ -1,0 +1,191 @@
+"""Where the Inception weights are looked for, and what is refused."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from random_inception import random_state, smooth_images
+from torch import nn
+
+from fewstep.eval.extractors import weights
+from fewstep.eval.extractors.inception import InceptionV3, _plain
+from fewstep.eval.extractors.weights import NAMES, SCRIPT, VARIABLE, load_weights
+
+
+@pytest.fixture(scope="module")
+def state():
+    return random_state()
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return _plain().state_dict()
+
+
+@pytest.fixture(scope="module")
+def saved(state, tmp_path_factory):
+    """The random weights as a .pth, and what its name would carry of its hash."""
+    path = tmp_path_factory.mktemp("weights") / "some.pth"
+    torch.save(state, path)
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch, saved):
+    """A machine without weights, on which the random ones would be the right ones."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(weights, "DIGEST", saved[1])
+    script = tmp_path / "scripts" / SCRIPT
+    found = weights.places
+    monkeypatch.setattr(weights, "places", lambda: [*found()[:2], script])
+    (tmp_path / "torch/hub/checkpoints").mkdir(parents=True)
+    script.parent.mkdir()
+    return weights.places()
+
+
+def same(found, state):
+    return found.keys() == state.keys() and all(torch.equal(found[name], state[name]) for name in state)
+
+
+def test_peers_keep_the_file_in_torchs_hub_folder_and_in_tmp(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    hub = tmp_path / "hub" / "checkpoints"
+    assert weights.places()[:2] == [hub / name for name in NAMES] and weights.places()[2].name == SCRIPT
+    monkeypatch.delenv("TORCH_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert weights.places()[0] == tmp_path / "torch/hub/checkpoints" / NAMES[0]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_peers_file_is_found(machine, saved, state, expected, place):
+    machine[place].symlink_to(saved[0])
+    assert same(load_weights(None, expected), state)
+
+
+def test_a_named_file_comes_first_then_the_variable(machine, saved, state, expected, monkeypatch):
+    assert same(load_weights(saved[0], expected), state)
+    monkeypatch.setenv(VARIABLE, str(saved[0]))
+    assert same(load_weights(None, expected), state)
+    monkeypatch.setenv(VARIABLE, "nowhere.pth")
+    with pytest.raises(FileNotFoundError, match=f"no file 'nowhere.pth' .the environment variable {VARIABLE}"):
+        load_weights(None, expected)
+
+
+def test_without_weights_one_sentence_names_the_file_and_every_place(machine):
+    with pytest.raises(FileNotFoundError) as error:
+        InceptionV3()
+    message = str(error.value)
+    assert NAMES[0] in message and VARIABLE in message and "--weights" in message and "--download" in message
+    assert all(str(place) in message for place in machine) and "\n" not in message
+
+
+def test_a_file_with_another_hash_is_refused(tmp_path, saved, expected):
+    with pytest.raises(ValueError, match=f"{saved[0].name} is not the .* begins with {saved[1]}, expected 6726825d"):
+        load_weights(saved[0], expected)
+
+
+def test_a_truncated_download_in_a_cache_is_passed_over_and_told(machine, saved, state, expected):
+    machine[0].write_bytes(saved[0].read_bytes()[:100_000])
+    with pytest.raises(FileNotFoundError, match="or not all of it: its sha256 begins with"):
+        load_weights(None, expected)
+    machine[2].write_bytes(b"PK\x03\x04 half a script")
+    with pytest.raises(FileNotFoundError, match=f"{SCRIPT} cannot be read as weights"):
+        load_weights(None, expected)
+    machine[1].symlink_to(saved[0])
+    assert same(load_weights(None, expected), state)
+
+
+def test_another_networks_weights_are_refused(state, expected):
+    with pytest.raises(ValueError, match=r"2 of 472 differ, e.g. fc.bias is \(1000,\), expected \(1008,\)"):
+        load_weights({**state, "fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}, expected)
+    with pytest.raises(ValueError, match="fc.bias is missing"):
+        load_weights({name: w for name, w in state.items() if name != "fc.bias"}, expected)
+    with pytest.raises(ValueError, match="not finite, e.g. in fc.bias"):
+        load_weights({**state, "fc.bias": state["fc.bias"] * torch.nan}, expected)
+
+
+def test_batch_norms_counters_make_no_difference(state):
+    counted = {
+        **state,
+        **{f"{name[:-12]}num_batches_tracked": torch.tensor(7) for name in state if "running_mean" in name},
+    }
+    assert InceptionV3(counted).hash == InceptionV3(state).hash
+
+
+def test_a_download_is_checked_before_it_gets_its_name(machine, saved, state, expected, monkeypatch):
+    monkeypatch.setattr(weights, "URL", saved[0].as_uri())
+    assert same(load_weights(None, expected, download=True), state)
+    assert machine[0].is_file() and [p.name for p in machine[0].parent.iterdir()] == [NAMES[0]]
+    machine[0].unlink()
+    monkeypatch.setattr(weights, "DIGEST", "00000000")
+    with pytest.raises(FileNotFoundError, match="cannot fetch file://.*invalid hash value"):
+        load_weights(None, expected, download=True)
+    assert not list(machine[0].parent.iterdir())
+
+
+class _Convolution(nn.Module):
+    def __init__(self, state, name):
+        super().__init__()
+        self.weight = nn.Parameter(state[f"{name}.conv.weight"])
+        for theirs, ours in (("beta", "bias"), ("mean", "running_mean"), ("var", "running_var")):
+            self.register_buffer(theirs, state[f"{name}.bn.{ours}"])
+
+    def forward(self, x):
+        return x
+
+
+class _Tree(nn.Module):
+    def forward(self, x):
+        return x
+
+
+def test_clean_fids_torchscript_is_read_under_its_own_names(state, machine):
+    """The whole tree is written and found again; the names are those of that file, checked one of each kind below."""
+    plain = {name: torch.ones_like(w) if name.endswith("bn.weight") else w for name, w in state.items()}
+    root, pairs = _Tree(), dict(weights._modules())
+    for theirs, ours in pairs.items():
+        *folders, leaf = f"layers.{theirs}".split(".")
+        node = root
+        for folder in folders:
+            if not hasattr(node, folder):
+                node.add_module(folder, _Tree())
+            node = getattr(node, folder)
+        node.add_module(leaf, _Convolution(plain, ours))
+    root.output = nn.Linear(2048, 1008)
+    root.output.load_state_dict({"weight": plain["fc.weight"], "bias": plain["fc.bias"]})
+    torch.jit.script(root).save(str(machine[2]))
+    found = InceptionV3()
+    assert found.hash == InceptionV3(plain).hash
+    images = smooth_images(1, 16, 16)
+    assert torch.equal(found(images), InceptionV3(plain)(images))
+
+    assert len(pairs) == 94
+    for theirs, ours in {
+        "conv": "Conv2d_1a_3x3",
+        "conv_4": "Conv2d_4a_3x3",
+        "mixed.conv": "Mixed_5b.branch1x1",
+        "mixed_1.tower.conv_1": "Mixed_5c.branch5x5_2",
+        "mixed_2.tower_1.conv_2": "Mixed_5d.branch3x3dbl_3",
+        "mixed_2.tower_2.conv": "Mixed_5d.branch_pool",
+        "mixed_3.conv": "Mixed_6a.branch3x3",
+        "mixed_3.tower.conv_2": "Mixed_6a.branch3x3dbl_3",
+        "mixed_6.conv": "Mixed_6d.branch1x1",
+        "mixed_7.tower_1.conv_4": "Mixed_6e.branch7x7dbl_5",
+        "mixed_8.tower.conv_1": "Mixed_7a.branch3x3_2",
+        "mixed_8.tower_1.conv_3": "Mixed_7a.branch7x7x3_4",
+        "mixed_9.tower_conv": "Mixed_7b.branch3x3_1",
+        "mixed_9.tower_mixed_conv_1": "Mixed_7b.branch3x3_2b",
+        "mixed_10.tower_1_conv_1": "Mixed_7c.branch3x3dbl_2",
+        "mixed_10.tower_1_mixed_conv": "Mixed_7c.branch3x3dbl_3a",
+        "mixed_10.tower_2_conv": "Mixed_7c.branch_pool",
+    }.items():
+        assert pairs[theirs] == ours
+
+
+def test_a_pickle_is_not_opened(tmp_path, expected):
+    path = Path(tmp_path, "inception-2015-12-05.pkl")
+    path.write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    with pytest.raises(ValueError, match="sha256 begins with"):
+        load_weights(path, expected)
