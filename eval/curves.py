@@ -141,8 +141,20 @@ class Curves:
             if self._equals_best(metric, nfe, solver)
         }
         head = ["solver", *(f"nfe {n}" for n in self.nfes), *(["order"] if any(orders) else [])]
-        caption = self.label(metric) + (", more is better" if metric in HIGHER else "")
-        return Table(head, rows, best=frozenset(marked), caption=caption)
+        return Table(head, rows, best=frozenset(marked), caption=self.title(metric))
+
+    def apart(self, metric: str) -> Table:
+        """How far each solver is from the best one of its column, on shared seeds: difference ± half its interval."""
+        columns = []
+        for nfe in self.nfes:
+            best = self.best(metric, nfe)
+            found = [best and self.difference(metric, nfe, solver, best) for solver in self.solvers]
+            halves = [(d.interval[1] - d.interval[0]) / 2 if d else None for d in found]
+            cells = shown([d.value if d else None for d in found], halves)
+            columns.append(["best" if s == best else cell for s, cell in zip(self.solvers, cells, strict=True)])
+        rows = [[solver, *cells] for solver, *cells in zip(self.solvers, *columns, strict=True)]
+        caption = f"{self.label(metric)}: difference to the best, paired by seeds"
+        return Table(["solver", *(f"nfe {n}" for n in self.nfes)], rows, caption=caption)
 
     def _column(self, metric: str, nfe: int) -> list[str]:
         results = [self.result(metric, solver, nfe) for solver in self.solvers]
@@ -157,12 +169,14 @@ class Curves:
 
     def remarks(self) -> list[str]:
         """What the tables mean, the notes, and the notes of the reports."""
-        methods = {r.method: None for point in self.points for r in point.report.values() if r.method}
+        ways: dict[str, dict[str, None]] = {}
+        for result in (r for point in self.points for r in point.report.values() if r.method):
+            ways.setdefault(result.method, {})[result.label] = None
         own = (note for point in self.points for note in point.report.notes)
         return [
             "*: the best of its column, and what cannot be told apart from it (the paired 95 % interval of their "
             "difference on shared seeds contains 0)",
-            *(f"±: half of the 95 % interval: {method}" for method in methods),
+            *(f"±: half of the 95 % interval of {', '.join(labels)}: {method}" for method, labels in ways.items()),
             *self.notes,
             *dict.fromkeys(own),
         ]
@@ -206,15 +220,18 @@ class Curves:
             above = [high - r.value for (_, r), (_, high) in zip(known, ends, strict=True)]
             lines.append(Line(solver, [n for n, _ in known], [r.value for _, r in known], below, above))
         log = metric not in HIGHER and all(y > 0 for line in lines for y in line.y)
-        label = self.label(metric)
-        plot_lines(lines, Path(path), f"{label}: {self.title(metric)}", label, log=log)
+        plot_lines(lines, Path(path), f"{self.model}: {self.title(metric)}", self.label(metric), log=log)
         return Path(path)
 
-    def title(self, *metrics: str) -> str:
-        """Model and numbers of samples behind some metrics, in words."""
-        found = (r.n for p in self.points for name, r in p.report.items() if name in metrics and r.n is not None)
-        counts = " and ".join(f"{n} samples" for n in sorted(set(found)))
-        return ", ".join(filter(None, (str(self.about.get("model", "solvers")), counts)))
+    def title(self, metric: str) -> str:
+        """A metric, of how many samples, and which way is better."""
+        counts = sorted({r.n for p in self.points if (r := p.report.get(metric)) and r.n is not None})
+        samples = [f"{n} samples" for n in counts]
+        return ", ".join([self.label(metric), *samples, "more is better" if metric in HIGHER else "less is better"])
+
+    @property
+    def model(self) -> str:
+        return str(self.about.get("model", "a model"))
 
     def pictures(self, folder: str | PathLike[str]) -> list[Path]:
         """One PNG a metric, curve-METRIC.png in a folder, and samples.png where there are samples."""
@@ -229,8 +246,9 @@ class Curves:
     def to_html(self, path: str | PathLike[str], pictures: Sequence[Path]) -> None:
         """One page, written whole: tables, pictures (PNG files, put inside) and remarks."""
         about = [[name, str(value)] for name, value in plain(self.about).items() if value is not None]
-        tables = [*(self.table(metric) for metric in self.metrics), Table(["evaluated", ""], about, names=2)]
-        write_page(Path(path), f"Solvers on {self.title(*self.metrics)}", (), tables, pictures, self.remarks())
+        paired = [self.apart(metric) for metric in self.metrics if self.differences(metric)]
+        tables = [*map(self.table, self.metrics), *paired, Table(["evaluated", ""], about, names=2)]
+        write_page(Path(path), f"Solvers on {self.model}", (), tables, pictures, self.remarks())
 
     def write(self, out: str | PathLike[str]) -> list[Path]:
         """One page where `out` ends in .html; else a folder of pictures, results.json and report.html."""

@@ -24,14 +24,19 @@ from .statistics import FeatureStatistics, Moments
 
 
 class RowFile:
-    """Feature vectors (n, d) float32, appended to a file and read back as a memory map."""
+    """Feature vectors (n, d) float32, appended to a file and read back as a memory map.
+
+    The first rows start the file anew: what lies there is of a run that died before it saved a state.
+    """
 
     def __init__(self, path: Path, dim: int) -> None:
         self.path, self.dim = path, dim
+        self._mode = "wb"
 
     def append(self, rows: np.ndarray) -> None:
-        with open(self.path, "ab") as stream:
+        with open(self.path, self._mode) as stream:
             np.ascontiguousarray(rows, np.float32).tofile(stream)
+        self._mode = "ab"
 
     def read(self, n: int) -> np.ndarray:
         """The first n rows."""

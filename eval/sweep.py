@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewstep import __version__
 from fewstep.errors import unknown
 
 from .curves import Curves, Point
+from .images import digest
 from .metrics import find
 from .metrics import metrics as known_metrics
 from .pairs import MEASURES, paired
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
     from .world import World
 
-SHOWN = 4  # images of a point on the sample sheet
+SHOWN = 3  # images of a point on the sample sheet
 Watch = Callable[[Sequence[str], str], Iterable[str]]
 
 
@@ -96,10 +99,7 @@ def curve(
         about["real"] = points[0].report.about["real"]
     if compared:
         spec: dict[str, Any] = {"grid": grid, "reference": reference, "metrics": compared, "options": options}
-        pairs = min(pairs, number)
-        errors = world.broadcast(
-            paired(source, solvers, nfe, pairs, seed, watch=watch, **spec) if world.first else None
-        )
+        errors = world.broadcast(sweep.compared(min(pairs, number), spec, state, watch) if world.first else None)
         points += errors.points
         notes += errors.notes
         about |= {name: errors.about[name] for name in ("pairs", "reference")}
@@ -174,6 +174,21 @@ class _Sweep:
         for (solver, n), _ in zip(self.places, watch(labels, "point"), strict=True):
             images = Generated(self.source, solver, n, seeds=self.seeds, **self.run)
             yield Point(solver, n, evaluate(real, images, metrics, **how), self.run["grid"] or "")
+
+    def compared(self, pairs: int, spec: dict[str, Any], state: str | PathLike[str] | None, watch: Watch) -> Curves:
+        """Paired errors, found again in the state folder where the same were measured before."""
+        from .generated import Generated
+
+        def measured() -> Curves:
+            return paired(self.source, self.solvers, self.nfes, pairs, self.seeds[0], watch=watch, **spec)
+
+        if state is None:
+            return measured()
+        drawn = Generated(self.source, "ddim", 1, seeds=self.seeds[:pairs]).fingerprint
+        kept = Path(state) / f"paired-{digest(__version__, drawn, self.solvers, self.nfes, spec)}.json"
+        if not kept.exists():
+            measured().to_json(kept)
+        return Curves.from_json(kept)
 
     def joined(self, points: Sequence[Point]) -> list[Point]:
         """One point a place, with the results of all its points."""

@@ -131,7 +131,9 @@ def plot_lines(
     axes.set_xticks(sorted({x for line in lines for x in line.x}))
     axes.xaxis.set(major_formatter=plain, minor_locator=NullLocator())
     if log:
-        axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=plain, minor_formatter=NullFormatter())
+        low, high = axes.get_ylim()
+        subs = (1, 2, 5) if high > 20 * low else (1, 1.5, 2, 3, 4, 5, 7)
+        axes.yaxis.set(major_locator=LogLocator(subs=subs), major_formatter=plain, minor_formatter=NullFormatter())
     axes.grid(True, which="both", color="0.9", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,15 +1,20 @@
 """Curves: paired differences see what intervals hide; tables, pictures, JSON and page say what was measured."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy import stats
 
+import fewstep.eval as fe
 from fewstep.eval.curves import Curves, Point, shown
 from fewstep.eval.differences import difference, mean_interval
+from fewstep.eval.extractors import Function
+from fewstep.eval.generated import Generated
 from fewstep.eval.report import Report
 from fewstep.eval.result import Result
 
@@ -95,13 +100,16 @@ def test_order_is_the_slope_of_each_image() -> None:
 
 def test_the_table_stars_the_best_and_its_equals() -> None:
     table = curves().table("fid")
-    assert table.best == {(i, j) for i in (1, 2) for j in (1, 2, 3)} and table.caption == "FD-digits"
+    assert (
+        table.best == {(i, j) for i in (1, 2) for j in (1, 2, 3)}
+        and table.caption == "FD-digits, 1000 samples, less is better"
+    )
     caption, head, *rows = table.text().splitlines()
     assert head.split() == ["solver", "nfe", "5", "nfe", "10", "nfe", "20"] and [r.split()[0] for r in rows] == list(
         "abc"
     )
     assert all("±" in cell for row in table.rows for cell in row[1:])
-    assert curves().table("is").caption == "IS-digits, more is better"
+    assert curves().table("is").caption == "IS-digits, 1000 samples, more is better"
     assert {i for i, _ in curves().table("is").best} == {1, 2}
 
 
@@ -127,10 +135,21 @@ def test_a_column_has_the_decimals_of_its_narrowest_interval() -> None:
     assert shown([1 / 3], [0.0]) == ["0.333333"]
 
 
+def test_distances_to_the_best_are_paired() -> None:
+    a, b, _ = curves().apart("fid").rows
+    best = [curves().best("fid", nfe) for nfe in (5, 10, 20)]
+    assert set(best) <= {"b", "c"} and all(
+        (cell == "best") == (name == "b") for cell, name in zip(b[1:], best, strict=True)
+    )
+    for cell in a[1:]:
+        value, half = map(float, cell.split(" ± "))
+        assert value == pytest.approx(0.1, abs=0.02) and half < 0.02
+
+
 def test_text_and_json_say_everything(tmp_path: Path) -> None:
     found = curves()
     text = found.text()
-    assert text.count("FD-digits") == 1 and "jackknife" in text and text.count("small N") == 1 and "a note" in text
+    assert "interval of FD-digits, IS-digits: jackknife" in text and text.count("small N") == 1 and "a note" in text
     found.to_json(tmp_path / "c.json")
     back = Curves.from_json(tmp_path / "c.json")
     assert back.as_dict() == found.as_dict() and back.text() == text
@@ -162,6 +181,114 @@ def test_one_page(tmp_path: Path) -> None:
     found.to_html(tmp_path / "page.html", found.pictures(tmp_path))
     page = (tmp_path / "page.html").read_text()
     assert (
-        page.count("data:image/png;base64,") == 2 and page.count("<caption>") == 2 and page.count("<tr>") == 2 * 4 + 3
+        page.count("data:image/png;base64,") == 2 and page.count("<caption>") == 4 and page.count("<tr>") == 4 * 4 + 3
     )
-    assert "Solvers on demo, 1000 samples" in page and ">seed<" in page and page.count('class="best"') == 2 * 6
+    assert "Solvers on demo" in page and ">seed<" in page and page.count('class="best"') == 2 * 6
+
+
+# What follows draws with the embedded model.
+SHORT = {"solver": "dpmpp_2m", "nfe": 8, "grid": "karras"}
+EXTRACTOR = Function(lambda x: x[:, 0].unfold(1, 7, 7).unfold(2, 7, 7).float().mean((3, 4)).flatten(1), 16, "blocks")
+SWEEP: dict[str, Any] = {
+    "solvers": ("ddim", "dpmpp_2m"),
+    "nfe": (2, 3),
+    "metrics": ("fid", "kid_full", "rmse"),
+    "number": 20,
+    "seed": 3,
+    "pairs": 2,
+    "reference": SHORT,
+    "evaluation": {"extractor": EXTRACTOR},
+    "batch_size": 10,
+}
+
+
+@pytest.fixture(scope="module")
+def real() -> torch.Tensor:
+    return torch.randint(0, 256, (40, 3, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def swept(real: torch.Tensor) -> Curves:
+    return fe.curve("demo", real=real, **SWEEP)
+
+
+def test_a_point_is_the_evaluation_of_the_same_seeds(swept: Curves, real: torch.Tensor) -> None:
+    assert [(p.solver, p.nfe) for p in swept.points] == [(s, n) for s in ("ddim", "dpmpp_2m") for n in (2, 3)]
+    images = Generated("demo", "dpmpp_2m", 3, seeds=range(3, 23), batch_size=10)
+    alone = fe.evaluate(real, images, ("fid", "kid_full"), extractor=EXTRACTOR, batch_size=10)
+    for metric in ("fid", "kid_full"):
+        found = swept.result(metric, "dpmpp_2m", 3)
+        assert found is not None and found.groups and found.n == 20 and found.n_real == 40
+        assert found.value == pytest.approx(float(alone[metric]), rel=1e-9)
+        assert found.groups == pytest.approx(alone[metric].groups, rel=1e-9)
+    errors = fe.paired("demo", ("dpmpp_2m",), (3,), 2, 3, reference=SHORT, metrics=("rmse",))
+    found, expected = (c.result("rmse", "dpmpp_2m", 3) for c in (swept, errors))
+    assert found is not None and expected is not None and found.groups == pytest.approx(expected.groups, rel=1e-5)
+    assert swept.about["real"] == "an array (40, 3, 28, 28)" and swept.about["pairs"] == 2
+
+
+def test_a_folder_has_pictures_page_and_figures(swept: Curves, tmp_path: Path) -> None:
+    written = swept.write(tmp_path / "out")
+    assert [p.name for p in written] == [
+        "curve-fid.png", "curve-kid_full.png", "curve-rmse.png", "samples.png", "report.html", "results.json"
+    ]  # fmt: skip
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(p.name for p in written)
+    assert Curves.from_json(written[-1]).text() == swept.text()
+    assert swept.write(tmp_path / "one.html") == [tmp_path / "one.html"]
+    assert (tmp_path / "one.html").read_text().count("data:image/png;base64,") == 4
+
+
+def test_an_interrupted_sweep_goes_on(
+    swept: Curves, real: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[Any, int]] = []
+    draw = Generated._pictures
+
+    def counted(self: Generated, seeds: Sequence[int]) -> Any:
+        if len(drawn) == limit:
+            raise KeyboardInterrupt
+        drawn.append((self.spec["solver"], self.spec["nfe"]))
+        return draw(self, seeds)
+
+    monkeypatch.setattr(Generated, "_pictures", counted)
+    limit = 5  # two batches a point: in the middle of the third point
+    with pytest.raises(KeyboardInterrupt):
+        fe.curve("demo", real=real, state=tmp_path, **SWEEP)
+    limit = 100
+    again = fe.curve("demo", real=real, state=tmp_path, **SWEEP)
+    assert set(drawn[5:]) == {("dpmpp_2m", 2), ("dpmpp_2m", 3)} and len(drawn) <= 5 + 4
+    limit = len(drawn)  # all is there: nothing may be drawn again
+    monkeypatch.setattr("fewstep.eval.sweep.paired", None)
+    third = fe.curve("demo", real=real, state=tmp_path, **SWEEP)
+    for found in (again, third):
+        for metric in ("fid", "kid_full", "rmse"):
+            for solver in ("ddim", "dpmpp_2m"):
+                for n in (2, 3):
+                    a, b = found.result(metric, solver, n), swept.result(metric, solver, n)
+                    assert a is not None and b is not None and a.value == pytest.approx(b.value, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"metrics": ("fdi",)}, "unknown metric 'fdi'.*fid"),
+        ({"metrics": ()}, "one metric or more, each once; got none"),
+        ({"nfe": (5, 5)}, "one nfe or more, each once; got 5, 5"),
+        ({"nfe": (0,)}, "at least 1; got 0"),
+        ({"solvers": ("ddmi",)}, "unknown solver 'ddmi'.*ddim"),
+        ({"solvers": ("dpm_adaptive",)}, "dpm_adaptive chooses its own steps"),
+        ({"grid": "auto"}, "leave fid away, or name a grid"),
+        ({"grid": "karas"}, "karras"),
+        ({"number": 1}, "got number=1"),
+        ({"real": None}, "give `real`"),
+        ({"options": {"oder": 2}}, "oder"),
+    ],
+)
+def test_bad_input_before_a_model_is_loaded(how: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        fe.curve("/no/such/model", **{"solvers": ("ddim",), "real": "mnist", **how})
+
+
+def test_curves_of_paired_metrics_need_no_real_images() -> None:
+    found = fe.curve("demo", ("ddim", "dpm_adaptive"), (3,), metrics=("rmse",), pairs=2, reference=SHORT, grid="auto")
+    assert [p.solver for p in found.points] == ["ddim"] and set(found.samples) == {("ddim", 3)}
