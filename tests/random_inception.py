@@ -1,10 +1,13 @@
 """Random weights of the FID network, scaled so that features neither vanish nor saturate."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from torchvision.models import Inception3
 
 
+@cache
 def random_state(seed: int = 0) -> dict[str, Tensor]:
     """A state dict under torchvision's names, without the counters of batch norm."""
     with torch.device("meta"):

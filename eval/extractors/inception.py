@@ -1,4 +1,4 @@
-"""The Inception network of FID, "2015-12-05": torchvision's network with that graph's pools, its taps, and a fast way through.
+"""The Inception network of FID, "2015-12-05": torchvision's with that graph's pools, its taps, and a fast way through.
 
 Against torchvision's `Inception3` there are 1008 classes, no auxiliary head and no input transform; the average pools of
 Mixed_5b..5d, 6b..6e and 7b do not count the padding; Mixed_7c pools by the maximum. The network is rewritten once, with
@@ -94,7 +94,7 @@ class InceptionV3(Extractor):
         weights: file of the 2015-12-05 weights, or a state dict under torchvision's names; None searches, see
             `weights.load_weights`.
         protocol: "tf" (FID of most papers), "pytorch-fid" or "clean"; see `resize`.
-        fast: compute in bfloat16; features move by 1e-2, so `precision` says it and results record it.
+        fast: compute in bfloat16; features move by about 1e-2, so `precision` says it and results record it.
         compile: pass the network through torch.compile: the same numbers, after a wait of half a minute at the first batch.
         device: where it runs; None is the CPU.
         download: fetch the weights (91 MB) where they are not found.
@@ -195,9 +195,8 @@ class Convolution(nn.Conv2d):
 
     def __init__(self, *parts: Any, linear: int = 0) -> None:
         conv = parts[0].conv
-        super().__init__(
-            conv.in_channels, sum(part.conv.out_channels for part in parts), conv.kernel_size, conv.stride, conv.padding
-        )
+        width = sum(part.conv.out_channels for part in parts)
+        super().__init__(conv.in_channels, width, conv.kernel_size, conv.stride, conv.padding, device="meta")
         scales = [p.bn.weight.double() / (p.bn.running_var.double() + p.bn.eps).sqrt() for p in parts]
         kernels = [s[:, None, None, None] * p.conv.weight.double() for s, p in zip(scales, parts, strict=True)]
         biases = [p.bn.bias.double() - s * p.bn.running_mean.double() for s, p in zip(scales, parts, strict=True)]
