@@ -87,6 +87,9 @@ def evaluate(
     if work.world.first:
         reference = a or Features(None)
         _comparable(reference.meta, b.meta)
+        for m in wanted:
+            if "device" in m.options:
+                chosen[m.name].setdefault("device", work.world.device)
         results = [_told(result, m, a, b) for m in wanted for result in m.compute(reference, b, **chosen[m.name])]
         about = {
             "real": reference.meta.source,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,12 +34,14 @@ class World:
     @classmethod
     def current(cls, device: Any = None) -> World:
         """This process alone, or the started group, joined with the backend that fits the device."""
-        launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        if not (launched or (torch.distributed.is_available() and torch.distributed.is_initialized())):
+        joined = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not joined and int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls(chosen_device(device))
         from accelerate import PartialState
 
         state = PartialState(cpu=device is not None and torch.device(device).type == "cpu")
+        if not joined:
+            atexit.register(_leave, state)
         return cls(state.device, state.process_index, state.num_processes)
 
     @property
@@ -103,3 +107,10 @@ class World:
         delta = mean - center
         together.absorb(n, center, self.sum(scatter.clone().addr_(delta, delta, alpha=mine.n)))
         return together
+
+
+def _leave(state: Any) -> None:
+    """End the group. Its threads let go of their last tensors a moment after a collective returns, and need a living
+    interpreter for that: without the moment a process that ends at once is now and then aborted."""
+    time.sleep(0.1)
+    state.destroy_process_group()
