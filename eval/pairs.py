@@ -5,7 +5,7 @@
     lpips   distance of the `lpips` package, where it is installed, of the decoded pixels
 
 x0* is a long run of another solver from the same x_T; for a solver with noise it is its own long run on the same Brownian
-paths. With 64 pairs that separates solvers which FID of thousands of images cannot: most of the spread between images is
+paths. With 64 pairs it tells apart what a Frechet distance of hundreds of images cannot: most of the spread of images is
 shared, and Curves.differences takes it away.
 """
 

@@ -117,6 +117,17 @@ class Moments:
         return made
 
 
+def group_of(index: Any, groups: int) -> np.ndarray:
+    """The group of every sample of `index` (n,): every `groups` neighbours have one each, turned by a hash of their place.
+
+    The turn matters: i mod groups would follow whatever is periodic in the samples, classes drawn in turn above all, and
+    groups of one class each differ by their classes, not by chance.
+    """
+    index = np.asarray(index, np.int64)
+    turn = (index // groups * 2654435761 & 0xFFFFFFFF) >> 16
+    return (index + turn) % groups
+
+
 class FeatureStatistics:
     """Streaming n, mean and covariance of features, float64, optionally in groups for error bars.
 
@@ -125,7 +136,7 @@ class FeatureStatistics:
             s.update(batch)
         s.mean, s.cov, s.n
 
-    Sample i belongs to group i mod `groups`, so groups do not depend on batches or processes. Memory: groups * d^2 doubles.
+    The group of a sample is a function of its index (`group_of`), not of batches or processes. Memory: groups * d^2 doubles.
 
     Args:
         dim: d.
@@ -166,8 +177,9 @@ class FeatureStatistics:
         if len(self.groups) == 1:
             self.groups[0].add(rows)
             return self
+        of_each = group_of(numbers, len(self.groups))
         for g, group in enumerate(self.groups):
-            mine = np.flatnonzero(numbers % len(self.groups) == g)
+            mine = np.flatnonzero(of_each == g)
             if len(mine):
                 group.add(rows[torch.as_tensor(mine, device=rows.device)])
         return self

@@ -12,7 +12,7 @@ from fewstep.eval.features import Features, Meta
 from fewstep.eval.frechet import Gaussian
 from fewstep.eval.metrics.fid import fid, influences
 from fewstep.eval.statfile import holds_statistics, load, of_rows, save
-from fewstep.eval.statistics import CHUNK, FeatureStatistics
+from fewstep.eval.statistics import CHUNK, FeatureStatistics, group_of
 
 
 def rows(n, d, seed=0):
@@ -45,9 +45,37 @@ def test_streaming_equals_all_at_once(n, cuts, groups, seed):
     torch.testing.assert_close(streamed.mean, y.mean(0), rtol=1e-13, atol=0)
     torch.testing.assert_close(streamed.cov, torch.cov(y.T), rtol=0, atol=1e-13 * float(torch.cov(y.T).abs().max() + 1))
     for g, part in enumerate(streamed.parts):
-        assert part.n == len(x[g::groups])
+        mine = y[group_of(np.arange(n), groups) == g]
+        assert part.n == len(mine)
         if part.n:
-            torch.testing.assert_close(part.mean, y[g::groups].mean(0), rtol=1e-13, atol=0)
+            torch.testing.assert_close(part.mean, mine.mean(0), rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("groups", [2, 10])
+def test_groups_are_even_and_follow_no_period(groups):
+    """Of classes drawn in turn, or one after the other, every group has its share."""
+    found = group_of(np.arange(1200), groups)
+    assert (np.sort(found.reshape(-1, groups), 1) == np.arange(groups)).all()
+    for classes in (np.arange(1200) % 10, np.arange(1200) % 9, np.arange(1200) // 120):
+        shares = [np.bincount(classes[found == g], minlength=classes.max() + 1) for g in range(groups)]
+        even = 1200 / groups / (classes.max() + 1)
+        assert np.abs(np.array(shares) - even).max() < 0.8 * even
+
+
+def test_error_of_classes_drawn_in_turn_is_that_of_their_sampling():
+    """Class means far apart, as many of each class: none of that spread is sampling error."""
+    random = np.random.default_rng(0)
+    centres = 10 * random.normal(size=(10, 4))
+    x = centres[np.arange(1000) % 10] + random.normal(size=(1000, 4))
+    reference = Features(
+        10**6, {"main": FeatureStatistics(4).update(centres.repeat(100, 0) + random.normal(size=(1000, 4)))}
+    )
+    (result,) = fid(reference, Features(1000, {"main": FeatureStatistics(4, 10).update(x)}))
+    drawn = []
+    for _ in range(50):
+        again = centres[np.arange(1000) % 10] + random.normal(size=(1000, 4))
+        drawn.append(float(fid(reference, Features(1000, {"main": FeatureStatistics(4).update(again)}))[0]))
+    assert result.error < 8 * np.std(drawn)
 
 
 @pytest.mark.parametrize("n", [100, 5000])
@@ -212,7 +240,7 @@ def test_influences_are_the_jackknife():
     whole = float(fid(real, generated)[0])
     left_out = []
     for g in range(G):
-        rest = np.delete(np.arange(n), np.arange(g, n, G))
+        rest = np.flatnonzero(group_of(np.arange(n), G) != g)
         left_out.append(float(fid(real, of_rows(x[rest].numpy(), Meta()))[0]))
     jackknife = (G - 1) * (whole - np.array(left_out))
     assert abs(np.corrcoef(found, jackknife)[0, 1]) > 0.999
