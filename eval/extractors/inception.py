@@ -95,7 +95,8 @@ class InceptionV3(Extractor):
             `weights.load_weights`.
         protocol: "tf" (FID of most papers), "pytorch-fid" or "clean"; see `resize`.
         fast: compute in bfloat16; features move by about 1e-2, so `precision` says it and results record it.
-        compile: pass the network through torch.compile: the same numbers, after a wait of half a minute at the first batch.
+        compile: pass the network through torch.compile: the same numbers, after a wait of half a minute at the first batch;
+            it gains little on a CPU.
         device: where it runs; None is the CPU.
         download: fetch the weights (91 MB) where they are not found.
 
