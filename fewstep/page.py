@@ -12,7 +12,7 @@ _PAGE = """<!doctype html>
 <style>
  body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #181818 }
  table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin-top: 1.5rem }
- caption { text-align: left; font-weight: 600; padding-bottom: .25rem }
+ caption { text-align: left; white-space: nowrap; font-weight: 600; padding-bottom: .25rem }
  th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
  .name { text-align: left } .best { font-weight: 700; background: #e8f3fb }
  img { max-width: 100%; margin-top: 1.5rem } .note { color: #555 }
