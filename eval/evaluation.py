@@ -24,8 +24,8 @@ from .world import World
 # Of the extractor, when it is given by name.
 _OF_EXTRACTOR = ("protocol", "weights", "download", "fast", "compile", "model")
 _OF_PASS = ("batch_size", "workers", "groups", "progress", "resume", "number", "world")
-# Of sets of images; the first two hold for both sides, the others for the generated one alone.
-_OF_IMAGES = ("skip_bad", "range")
+# Of sets of images, both sides alike; whatever else is given is for a pipeline that draws.
+_OF_IMAGES = ("skip_bad", "range", "key")
 
 
 def fid(real: Any, generated: Any, **how: Any) -> Result:
@@ -101,13 +101,22 @@ def evaluate(
     return work.world.broadcast(report)
 
 
-def stats(source: Any, out: str | os.PathLike[str] | None = None, *, rows: bool = False, **how: Any) -> Features:
+def stats(
+    source: Any,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    rows: bool = False,
+    half: bool = False,
+    name: str = "",
+    **how: Any,
+) -> Features:
     """Features of one set, to be compared with later, and written to `out` (.npz).
 
     Args:
         source: as `real` of `evaluate`.
         out: a file that peers can read too (`mu`, `sigma`).
-        rows: keep every feature vector, which KID, precision and recall, and extrapolation need.
+        rows: keep every feature vector, which KID, precision and recall, and extrapolation need. half: in float16.
+        name: what the images are, in words; their place where none is given.
         how: as of `evaluate`: extractor, device, protocol ...; spatial=True adds `mu_s` and `sigma_s` for sFID.
     """
     if out is not None and Path(out).suffix.lower() != ".npz":
@@ -117,8 +126,10 @@ def stats(source: Any, out: str | os.PathLike[str] | None = None, *, rows: bool 
     work = _Work.begun(_Side(None), side, network, device, {"groups": 1, **how})
     parts = ("main", "spatial") if spatial else ("main",)
     found = work.features(side, parts, ("main",) if rows else (), real=False)
+    if name:
+        found.meta = replace(found.meta, source=name)
     if out is not None and work.world.first:
-        save(out, found)
+        save(out, found, half=half)
     return found
 
 

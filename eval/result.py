@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 # Names with other extractors than Inception: nobody shall take FD-digits for FID.
-_FAMILY = {"fid": "FD", "fid_inf": "FD-inf", "sfid": "sFD", "is": "IS", "is_inf": "IS-inf"}
-_INCEPTION = {"fid": "FID", "fid_inf": "FID-inf", "sfid": "sFID", "is": "IS", "is_inf": "IS-inf", "kid": "KID"}
+_SHARED = {"is": "IS", "is_inf": "IS-inf", "kid": "KID", "kid_full": "KID-full", "cmmd": "CMMD"}
+_FAMILY = {**_SHARED, "fid": "FD", "fid_inf": "FD-inf", "sfid": "sFD"}
+_INCEPTION = {**_SHARED, "fid": "FID", "fid_inf": "FID-inf", "sfid": "sFID"}
 _PAIRED = {"rmse": "RMSE", "psnr": "PSNR", "lpips": "LPIPS"}
 
 

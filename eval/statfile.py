@@ -130,10 +130,10 @@ def _of_arrays(file: Path, arrays: Any, device: Any) -> Features:
     return found
 
 
-def save(path: str | PathLike[str], features: Features, factor: bool = True) -> None:
+def save(path: str | PathLike[str], features: Features, factor: bool = True, half: bool = False) -> None:
     """Write a file that this library and its peers read; float64 moments, float32 features where there are any.
 
-    factor: store L of the main covariance too, so that no later distance has to compute it.
+    factor: store L of the main covariance too, so that no later distance has to compute it. half: features in float16.
     """
     if features.meta.hash and not features.meta.library:
         features.meta = Meta(**{**asdict(features.meta), "library": f"fewstep {__version__}"})
@@ -149,7 +149,7 @@ def save(path: str | PathLike[str], features: Features, factor: bool = True) -> 
             if part == "main" and factor:
                 arrays["factor"] = gaussian.factor.cpu().numpy()
     if "main" in features.rows:
-        arrays["features"] = np.asarray(features.rows["main"], np.float32)
+        arrays["features"] = np.asarray(features.rows["main"], np.float16 if half else np.float32)
     target = Path(path)
     if target.suffix.lower() != ".npz":
         raise ValueError(f"statistics are written as .npz; got {str(path)!r}.")

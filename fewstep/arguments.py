@@ -56,23 +56,37 @@ def watched(items: Sequence[T], label: str, told: Callable[[T], str] = str) -> I
         yield item
 
 
-def model_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The argument and options that say what is sampled: shared by `sample` and `compare`."""
-    shared = (
-        click.argument("model", default="demo"),
-        click.option("--seed", default=0, show_default=True, help="Seed of the first image; image i has seed + i."),
-        click.option(
-            "--classes", type=NUMBERS, metavar="0,1,...", help="Class labels, taken in turn by seed; demo: all."
-        ),
-        click.option("--prompt", help="Text, for a pipeline that takes one."),
-        click.option("--guidance", type=float, help="Guidance scale  [default: the pipeline's]"),
-        click.option("--device", help="cpu, cuda, mps ...  [default: a GPU where there is one]"),
-        click.option(
-            "--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32", show_default=True
-        ),
-        click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Images at once."),
-        click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Solver option, e.g. order=3."),
-    )
+def decorated(command: Callable[..., None], shared: Sequence[Callable[..., Any]]) -> Callable[..., None]:
+    """The command with these options, which keep their order in its help."""
     for decorate in reversed(shared):
         command = decorate(command)
     return command
+
+
+# What a pipeline is called with, and where.
+CALL = (
+    click.option("--seed", default=0, show_default=True, help="Seed of the first image; image i has seed + i."),
+    click.option("--classes", type=NUMBERS, metavar="0,1,...", help="Class labels, taken in turn by seed; demo: all."),
+    click.option("--prompt", help="Text, for a pipeline that takes one."),
+    click.option("--guidance", type=float, help="Guidance scale  [default: the pipeline's]"),
+    click.option(
+        "--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32", show_default=True
+    ),
+    click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Solver option, e.g. order=3."),
+)
+PLACE = (
+    click.option("--device", help="cpu, cuda, mps ...  [default: a GPU where there is one]"),
+    click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Images at once."),
+)
+NOISE = click.option(
+    "--noise",
+    type=click.Choice(["independent", "brownian"]),
+    default="independent",
+    show_default=True,
+    help="Of stochastic solvers; brownian: the same image at any --nfe.",
+)
+
+
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The argument and options that say what is sampled: shared by `sample` and `compare`."""
+    return decorated(command, (click.argument("model", default="demo"), *CALL, *PLACE))

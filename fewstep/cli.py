@@ -16,6 +16,10 @@ from fewstep import __version__
 COMMANDS = {
     "sample": "fewstep.samplers.cli",
     "compare": "fewstep.samplers.cli",
+    "fid": "fewstep.eval.cli",
+    "eval": "fewstep.eval.cli",
+    "stats": "fewstep.eval.cli",
+    "metrics": "fewstep.eval.cli",
     "solvers": "fewstep.samplers.catalogue",
     "grids": "fewstep.samplers.catalogue",
 }
@@ -55,7 +59,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(COMMANDS[cmd_name]), cmd_name)
+        module = import_module(COMMANDS[cmd_name])
+        command: click.Command = getattr(module, f"{cmd_name}_command", None) or getattr(module, cmd_name)
         if DEBUG not in command.params:
             command.params.append(DEBUG)
         return command

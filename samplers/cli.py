@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewstep.arguments import NAMES, NUMBERS, model_options, parsed, watched
+from fewstep.arguments import NAMES, NOISE, NUMBERS, model_options, parsed, watched
 
 if TYPE_CHECKING:
     from .compare import Curve
@@ -35,13 +35,7 @@ def checked_names(solvers: Sequence[str], nfes: Sequence[int], grid: str | None,
 @click.option("--solver", default="dpmpp_2m", show_default=True, help="A name that `fewstep solvers` lists.")
 @click.option("--nfe", type=int, help="Network evaluations  [default: 8; no limit for adaptive solvers]")
 @click.option("--grid", help="A name that `fewstep grids` lists  [default: the model's]")
-@click.option(
-    "--noise",
-    type=click.Choice(["independent", "brownian"]),
-    default="independent",
-    show_default=True,
-    help="Of stochastic solvers; brownian: the same image at any --nfe.",
-)
+@NOISE
 @click.option("-n", "--number", type=click.IntRange(1), default=64, show_default=True, help="Images.")
 @click.option("--out", default="samples.png", show_default=True, help="A picture, or DIR/ for one PNG an image.")
 def sample(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 from fewstep.errors import unknown
@@ -31,7 +32,11 @@ def extractor(name: str | Extractor, **options: Any) -> Extractor:
     if name not in EXTRACTORS:
         raise unknown("extractor", name, EXTRACTORS)
     module, cls = EXTRACTORS[name]
-    return getattr(import_module(module, __name__), cls)(**options)
+    made = getattr(import_module(module, __name__), cls)
+    taken = signature(made).parameters
+    if refused := [option for option in options if option not in taken]:
+        raise ValueError(f"extractor {name!r} takes no {', '.join(refused)}; it takes {', '.join(taken) or 'nothing'}.")
+    return made(**options)
 
 
 __all__ = ["EXTRACTORS", "Extractor", "Function", "extractor"]
