@@ -25,7 +25,7 @@ from .world import World
 _OF_EXTRACTOR = ("protocol", "weights", "download", "fast", "compile", "model")
 _OF_PASS = ("batch_size", "workers", "groups", "progress", "resume", "number", "world")
 # Of sets of images, both sides alike; whatever else is given is for a pipeline that draws.
-_OF_IMAGES = ("skip_bad", "range", "key")
+_OF_IMAGES = ("skip_bad", "range", "key", "layout")
 
 
 def fid(real: Any, generated: Any, **how: Any) -> Result:
@@ -63,7 +63,7 @@ def evaluate(
         device: where the network runs; None is a GPU where there is one.
         how: of the extractor: protocol ("tf", "pytorch-fid", "clean"), weights (a path), download, fast (bf16);
             of the pass: batch_size, workers, groups (error bars), progress, resume (folder), number (of generated images);
-            of images: skip_bad, range (of floats), and for a pipeline all that `Generated` takes.
+            of images: skip_bad, range (of floats), layout, key, and for a pipeline all that `Generated` takes.
 
     Returns:
         A report with every value, its interval where there is one, and what it was measured under. In several processes
@@ -173,11 +173,11 @@ def _told(result: Result, metric: Metric, real: Features | None, generated: Feat
 
 def _comparable(real: Meta, generated: Meta) -> None:
     """ValueError where both sides say what they were made under, and differ."""
-    for name in ("extractor", "protocol", "hash"):
+    for name, said in (("extractor", "extractors"), ("protocol", "protocols"), ("hash", "weights")):
         one, other = getattr(real, name), getattr(generated, name)
         if one and other and one != other:
             raise ValueError(
-                f"features of different {name}s cannot be compared: {real.source} was made with {one!r}, "
+                f"features of different {said} cannot be compared: {real.source} was made with {one!r}, "
                 f"{generated.source} with {other!r}. Make both with one extractor, protocol and weights."
             )
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 # Names with other extractors than Inception: nobody shall take FD-digits for FID.
-_SHARED = {"is": "IS", "is_inf": "IS-inf", "kid": "KID", "kid_full": "KID-full", "cmmd": "CMMD"}
+_SHARED = {"is": "IS", "is_inf": "IS-inf", "kid": "KID", "kid_full": "KID-full"}
 _FAMILY = {**_SHARED, "fid": "FD", "fid_inf": "FD-inf", "sfid": "sFD"}
 _INCEPTION = {**_SHARED, "fid": "FID", "fid_inf": "FID-inf", "sfid": "sFID"}
-_PAIRED = {"rmse": "RMSE", "psnr": "PSNR", "lpips": "LPIPS"}
+_FIXED = {"rmse": "RMSE", "psnr": "PSNR", "lpips": "LPIPS", "cmmd": "CMMD"}
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Result:
     @property
     def label(self) -> str:
         """What people call it: "FID", "FD-digits", "KID" ..."""
-        if self.metric in _PAIRED:
-            return _PAIRED[self.metric]
+        if self.metric in _FIXED:
+            return _FIXED[self.metric]
         if self.extractor in ("inception", ""):
             return _INCEPTION.get(self.metric, self.metric)
         return f"{_FAMILY.get(self.metric, self.metric)}-{self.extractor}"
