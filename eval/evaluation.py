@@ -14,7 +14,7 @@ from fewstep.errors import unknown
 from .collect import collect
 from .extractors import Extractor, extractor
 from .features import Features, Meta, Metric
-from .images import holds_images, image_set
+from .images import holds_images, image_set, of_arrays
 from .metrics import find
 from .report import Report, notes
 from .result import Result
@@ -284,5 +284,7 @@ class _Work:
         elif real:
             how.pop("number", None)
             how["groups"] = 1
+        if not side.draws and not of_arrays(side.source):
+            given = {k: v for k, v in given.items() if k == "skip_bad"}
         images = image_set(side.source, **given)
         return collect(images, self.extractor(), statistics=moments, rows=rows, world=self.world, **how)
