@@ -285,6 +285,6 @@ class _Work:
             how.pop("number", None)
             how["groups"] = 1
         if not side.draws and not of_arrays(side.source):
-            given = {k: v for k, v in given.items() if k == "skip_bad"}
+            given = {k: v for k, v in given.items() if k not in ("layout", "key")}
         images = image_set(side.source, **given)
         return collect(images, self.extractor(), statistics=moments, rows=rows, world=self.world, **how)

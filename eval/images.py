@@ -175,9 +175,9 @@ def image_set(source: Any, *, skip_bad: bool = False, key: str | None = None, **
             raise ValueError(f"{str(source)!r} does not exist; give a folder, .zip, .npz or .npy of images")
         if path.suffix.lower() in (".npz", ".npy") and path.is_file():
             return arrayfiles.in_file(path, key, skip_bad=skip_bad, **how)
-        if how or key:
-            raise ValueError(f"{', '.join([*how, *(['key'] if key else [])])}: only arrays take that, not image files")
-        return folders.opened(path, skip_bad=skip_bad)
+        if key or "layout" in how:
+            raise ValueError(f"{path} holds image files; `key` and `layout` are of .npz and arrays")
+        return folders.opened(path, skip_bad=skip_bad, **how)
     if isinstance(source, (Tensor, np.ndarray)):
         return arrays.Array(source, skip_bad=skip_bad, **how)
     if isinstance(source, (list, tuple)) and source and all(isinstance(x, (str, os.PathLike)) for x in source):
@@ -192,7 +192,7 @@ def image_set(source: Any, *, skip_bad: bool = False, key: str | None = None, **
 
 
 def of_arrays(source: Any) -> bool:
-    """Whether `range`, `layout` and `key` mean anything for a source: not for image files, which say it themselves."""
+    """Whether `layout` and `key` mean anything for a source: not for image files, which say it themselves."""
     return not isinstance(source, (str, os.PathLike)) or Path(source).suffix.lower() in (".npz", ".npy")
 
 
