@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from fewstep.pictures import save_image
-from fewstep.samplers.cli import checked_names
-from fewstep.samplers.registry import SOLVERS, resolve
+from fewstep.samplers.registry import SOLVERS, checked_names, resolve
 from fewstep.samplers.source import Source
 
 from .decode import from_picture

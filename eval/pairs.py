@@ -126,7 +126,7 @@ def _check(
     """ValueError for everything that can be seen to be wrong before a model is loaded."""
     from importlib.util import find_spec
 
-    from fewstep.samplers.cli import checked_names
+    from fewstep.samplers.registry import checked_names
 
     checked_names(solvers, nfe, None if grid == "auto" else grid, options)
     for given, words in ((solvers, "solver"), (nfe, "nfe"), (metrics, f"metric ({', '.join(MEASURES)})")):

@@ -110,7 +110,7 @@ def _check(
     solvers: Sequence[str], nfe: Sequence[int], metrics: Sequence[str], grid: str | None, options: dict[str, Any]
 ) -> None:
     """ValueError for what can be seen to be wrong with solvers, numbers and names."""
-    from fewstep.samplers.cli import checked_names
+    from fewstep.samplers.registry import checked_names
 
     checked_names(solvers, nfe, None if grid == "auto" else grid, options)
     kinds: dict[str, Sequence[Any]] = {"solver": solvers, "nfe": nfe, "metric": metrics}

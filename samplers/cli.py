@@ -16,20 +16,6 @@ if TYPE_CHECKING:
     from .source import Batch
 
 
-def checked_names(solvers: Sequence[str], nfes: Sequence[int], grid: str | None, options: dict[str, Any]) -> None:
-    """ValueError for an unknown solver, grid or option and for nfe < 1, before anything is loaded."""
-    from .grids import find
-    from .registry import SOLVERS, checked_options, resolve
-
-    for name in solvers:
-        checked_options(SOLVERS[resolve(name)[0]], options)
-    if grid is not None:
-        find(grid)
-    for nfe in nfes:
-        if nfe < 1:
-            raise ValueError(f"`--nfe` counts network evaluations, at least 1; got {nfe}")
-
-
 @click.command()
 @model_options
 @click.option("--solver", default="dpmpp_2m", show_default=True, help="A name that `fewstep solvers` lists.")
@@ -45,6 +31,8 @@ def sample(
 
     Every image has its own seed, so that asking for more of them changes none.
     """
+    from .registry import checked_names
+
     options = dict(map(parsed, how.pop("options")))
     checked_names([solver], [] if nfe is None else [nfe], grid, options)
     folder = out.endswith("/") or Path(out).is_dir()
@@ -107,6 +95,7 @@ def compare(
     Brownian paths; a solver that chooses its steps has in each column its best run that spent no more.
     """
     from . import compare as comparison
+    from .registry import checked_names
 
     options = dict(map(parsed, how.pop("options")))
     families = {("all",): comparison.ode_solvers, ("sde",): comparison.stochastic_solvers}

@@ -220,3 +220,16 @@ def checked_options(entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:
             known = ", ".join(entry.options) or "none"
             raise ValueError(f"solver {entry.name!r} has no option {key!r}; its options: {known}")
     return {**entry.options, **options}
+
+
+def checked_names(solvers: Sequence[str], nfes: Sequence[int], grid: str | None, options: dict[str, Any]) -> None:
+    """ValueError for an unknown solver, grid or option and for nfe < 1, before anything is loaded."""
+    from .grids import find
+
+    for name in solvers:
+        checked_options(SOLVERS[resolve(name)[0]], options)
+    if grid is not None:
+        find(grid)
+    for nfe in nfes:
+        if nfe < 1:
+            raise ValueError(f"`--nfe` counts network evaluations, at least 1; got {nfe}")
