@@ -15,14 +15,15 @@ _LAZY = {
     "load": "fewstep.samplers.storage",
     "load_demo_pipeline": "fewstep.demo",
 }
-__all__ = ["__version__", "samplers", *_LAZY]
+_FOLDERS = ("samplers", "adjoint", "eval")
+__all__ = ["__version__", *_FOLDERS, *_LAZY]
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         value = getattr(import_module(_LAZY[name]), name)
-    elif name == "samplers":
-        value = import_module("fewstep.samplers")
+    elif name in _FOLDERS:
+        value = import_module(f"fewstep.{name}")
     else:
         raise AttributeError(f"module 'fewstep' has no attribute {name!r}")
     globals()[name] = value

@@ -25,6 +25,7 @@ def test_python_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
         exec(compile(recipe, "README.md", "exec"), names)
     assert names["restored"].isfinite().all() and names["info"].status == "done"
     assert names["again"].scheduler.config["solver"] == "unipc"
+    assert names["drawn"].label == "FD-digits" and names["distance"] > 1
     assert len(names["images"]) == 4 and names["x0"].isfinite().all()
     assert "dpmpp_2m: order 2, 4 evaluations" in capsys.readouterr().out
 
@@ -33,13 +34,16 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(compare, "REFERENCE", {"solver": "ddim", "nfe": 2, "grid": "uniform"})
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("fewstep ")]
-    assert len(commands) == 8
+    assert len(commands) == 14
     for line in commands:  # fewer images and evaluations than the reader asks for; everything else as written
-        arguments = shlex.split(line)[1:] + (["-n", "1"] if " sample " in line or " compare " in line else [])
-        arguments += ["--nfe", "2", "--grid", "uniform"] if " compare " in line else []
+        arguments = shlex.split(line)[1:]
+        if " -n " in line or " sample " in line or " compare " in line:
+            arguments += ["-n", "8" if "drawn" in line or " eval " in line else "1"]
+        arguments += ["--nfe", "2", "--grid", "uniform"] if " compare " in line or "--model" in line else []
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, f"{line}: {result.output}"
-    names = ["adaptive.png", "comparison", "er_sde.png", "grid.png", "stochastic"]
+    names = ["adaptive.png", "comparison", "drawn", "drawn.npz", "er_sde.png", "fd", "grid.png", "report.html", "state"]
+    names += ["stochastic"]
     assert sorted(p.name for p in tmp_path.iterdir()) == names
 
 
