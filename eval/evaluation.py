@@ -238,6 +238,8 @@ class _Work:
             network = reference.extractor if reference else "inception"
             if reference and network == "inception":
                 of_extractor.setdefault("protocol", reference.protocol)
+        if device is None and isinstance(network, Extractor):
+            device = str(network.device)  # it stays where its owner put it
         world = of_pass.pop("world", None) or World.current(device)
         return cls(world, network, of_extractor, of_pass, of_images, rest, reference)
 

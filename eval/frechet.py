@@ -6,9 +6,9 @@ With any factors C_i = L_i L_i^T the last trace is the nuclear norm of L_1^T L_2
 
     tr (C_1 C_2)^(1/2) = sum of sqrt(eigenvalues of L_1^T C_2 L_1),
 
-a symmetric problem: Cholesky and `eigvalsh`. An eigenvalue is known to delta = c eps |M|, so its root to
-min(sqrt(delta), delta / (2 sqrt(lambda))); where the sum of these says too little, or where both covariances have fewer
-samples than dimensions, the singular values of L_1^T L_2 are taken, whose error is eps, not its root.
+a symmetric problem: Cholesky and `eigvalsh`. What its rounding can do to the sum of roots is bounded from the eigenvalues;
+where that says too little, or where both covariances have fewer samples than dimensions, the singular values of L_1^T L_2
+are taken, whose error is eps, not its root.
 A singular covariance gets a pivoted Cholesky factor: nothing is ever added to a diagonal.
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 EPS = torch.finfo(torch.float64).eps
 # Of tr C_1 + tr C_2: where eigenvalues may be less exact than this, singular values are computed instead.
-TOLERANCE = 1e-9
+TOLERANCE = 1e-8
 
 
 def pivoted_cholesky(cov: Tensor, block: int = 128) -> Tensor:
@@ -103,13 +103,14 @@ class Gaussian:
             raise ValueError(
                 f"a mean of shape (d,) and a covariance (d, d) are needed; got {tuple(m.shape)} and {tuple(C.shape)}."
             )
-        if not (m.isfinite().all() and C.isfinite().all()):
+        if not (m.sum().isfinite() and C.sum().isfinite()):
             raise ValueError("mean or covariance has NaN or infinite entries; look for broken images or features.")
+        symmetric = (C + C.T).mul_(0.5)
         scale = C.diagonal().abs().max()
-        if (C - C.T).abs().max() > 1e-6 * scale or C.diagonal().min() < 0:
+        if (symmetric - C).abs_().max() > 5e-7 * scale or C.diagonal().min() < 0:
             raise ValueError("the covariance is not symmetric with a diagonal >= 0: is it the right array?")
         L = None if factor is None else torch.as_tensor(factor, dtype=torch.float64, device=device)
-        return cls(m, (C + C.T) / 2, L)
+        return cls(m, symmetric, L)
 
     @classmethod
     def of_rows(cls, rows: Tensor) -> Gaussian:
@@ -143,8 +144,9 @@ class Gaussian:
 
     @property
     def thin(self) -> bool:
-        """Whether the rank is known to be below the dimension."""
-        return self.factor.shape[1] < self.dim
+        """Whether there is a factor already that shows the rank to be below the dimension."""
+        made = self.__dict__.get("factor", self.given_factor)
+        return made is not None and made.shape[1] < self.dim
 
     @cached_property
     def trace(self) -> Tensor:
@@ -174,15 +176,29 @@ def congruence(L: Tensor, C: Tensor, block: int = 256) -> Tensor:
     return M
 
 
+def error_of_roots(lam: Tensor, error: Tensor) -> Tensor:
+    """Bound of sum |sqrt(lam) - sqrt(exact)| for ascending eigenvalues lam >= 0 of a matrix known to `error` (Frobenius norm).
+
+    The squared errors of all eigenvalues add up to error^2 at most (Hoffman and Wielandt), so those of the roots to
+
+        m^(3/4) error^(1/2)  for the first m,    error (sum of 1 / lam)^(1/2)  for the others;
+
+    the m that gives the least is taken.
+    """
+    m = torch.arange(len(lam) + 1, dtype=lam.dtype, device=lam.device)
+    inverse = torch.nn.functional.pad(lam.clamp(min=1e-300).reciprocal(), (0, 1))
+    others = inverse.flip(0).cumsum(0).flip(0)
+    return (m**0.75 * error**0.5 + error * others**0.5).min()
+
+
 def root_trace(a: Gaussian, b: Gaussian) -> tuple[Tensor, Tensor]:
-    """tr (C_a C_b)^(1/2) and a bound on its error; the side whose factor is thin, else `a`, is the one factored."""
-    scale = a.trace + b.trace
-    if not (a.thin and b.thin):
-        inner, outer = (a, b) if a.thin or not b.thin else (b, a)
+    """tr (C_a C_b)^(1/2) and a bound on its error; the side whose factor is known to be thin, else `a`, is factored."""
+    inner, outer = (b, a) if b.thin and not a.thin else (a, b)
+    if not outer.thin:
         lam = torch.linalg.eigvalsh(congruence(inner.factor, outer.cov)).clamp(min=0)
-        delta = a.dim**0.5 * EPS * lam[-1]
-        bound = torch.minimum(delta.sqrt(), delta / (2 * lam.clamp(min=1e-300).sqrt())).sum()
-        if bound <= TOLERANCE * scale:
+        # What |L|^2 |C| rounds to; ten times eps |M| was seen, which is smaller.
+        bound = error_of_roots(lam, 16 * EPS * inner.trace * outer.cov.norm())
+        if bound <= TOLERANCE * (a.trace + b.trace):
             return lam.sqrt().sum(), bound
     sigma = torch.linalg.svdvals(a.factor.T @ b.factor)
     return sigma.sum(), a.dim**0.5 * EPS * (sigma.sum() + len(sigma) * sigma.max())

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from fewstep.eval.frechet import (
     Gaussian,
     centred,
+    error_of_roots,
     frechet,
     frechet_distance,
     gradient_of_distance,
@@ -107,6 +108,19 @@ def test_both_ways_to_the_trace_agree(monkeypatch):
     monkeypatch.setattr("fewstep.eval.frechet.TOLERANCE", -1.0)
     by_singular_values, _ = root_trace(a, b)
     assert abs(by_eigenvalues - by_singular_values) <= bound < 1e-9
+
+
+@given(st.lists(st.floats(-12, 2), min_size=1, max_size=20), st.floats(-9, -1), st.integers(0, 10**6))
+@settings(max_examples=60, deadline=None)
+def test_roots_move_by_no_more_than_their_bound(logs, log_error, seed):
+    """Eigenvalues of a matrix that is disturbed by a symmetric one of this norm, in whatever direction."""
+    exact = 10.0 ** torch.tensor(logs, dtype=torch.float64).sort().values
+    E = torch.randn(len(logs), len(logs), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    error = torch.tensor(10.0**log_error, dtype=torch.float64)
+    lam = torch.linalg.eigvalsh(exact.diag() + (E + E.T) * error / (E + E.T).norm()).clamp(min=0)
+    moved = (lam.sqrt() - exact.sqrt()).abs().sum()
+    assert moved <= error_of_roots(lam, error) * (1 + 1e-3)
+    assert error_of_roots(lam, error) <= len(lam) ** 0.75 * error**0.5 * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("rank", [1, 7, 130, 200])

@@ -29,6 +29,8 @@ def extractor(name: str | Extractor, **options: Any) -> Extractor:
         if options:
             raise ValueError(f"extractor {name.name!r} is made already; it takes no {', '.join(sorted(options))}.")
         return name
+    if callable(name):
+        raise ValueError("a function becomes an extractor with the number of its features: fe.Function(f, dim).")
     if name not in EXTRACTORS:
         raise unknown("extractor", name, EXTRACTORS)
     module, cls = EXTRACTORS[name]
