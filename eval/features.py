@@ -56,6 +56,7 @@ class Metric:
         real: whether there is a real set at all (the inception score has none).
         higher_is_better: direction.
         options: names and defaults of what `compute` takes.
+        fewest: number of images a set needs, given the options. remedy: what to do where it has fewer.
         reference: the paper.
     """
 
@@ -67,6 +68,8 @@ class Metric:
     real_rows: bool = True
     higher_is_better: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    fewest: Callable[[Mapping[str, Any]], int] = lambda options: 2
+    remedy: str = "another metric"
     reference: str = ""
 
 

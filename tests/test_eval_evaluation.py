@@ -177,13 +177,25 @@ BAD = {
     "no spatial layer": (lambda s: fe.evaluate(s / "real", s / "real", ("sfid",), extractor="digits"), "no 'spatial'"),
     "rows that are not there": (lambda s: fe.evaluate("mnist", s / "real", ("kid",)), "lack all main features"),
     "written as": (lambda s: fe.stats(s / "real", "ref.json", extractor="digits"), "written as .npz"),
+    "too few for kid": (
+        lambda s: fe.evaluate(s / "real", s / "real", ("fid", "kid"), extractor="digits"),
+        "needs at least 1000",
+    ),
+    "too few for fid_inf": (
+        lambda s: fe.evaluate("mnist", s / "real", ("fid_inf",), extractor="digits"),
+        "150 images; the generated set has 60: give more, or fewer fits",
+    ),
+    "the second is not there": (lambda s: fe.fid(s / "real", s / "nowhere", extractor="digits"), "does not exist"),
     "one image": (lambda s: fe.fid(s / "real", shapes(1, 0), extractor="digits", layout="NHW"), "at least 2 images"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input(sets, case, tmp_path, monkeypatch):
+def test_bad_input_is_refused_before_the_first_network_call(sets, case, tmp_path, monkeypatch):
+    from fewstep.eval.extractors import digits
+
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(digits.Digits, "taps", lambda *_: pytest.fail("a network was called"))
     act, said = BAD[case]
     with pytest.raises(ValueError, match=said):
         act(sets)

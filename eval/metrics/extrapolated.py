@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import sqrt
 from typing import Any
 
@@ -33,7 +33,20 @@ _PAPER = (
 )
 
 
-@metric("fid_inf", reference=_PAPER, statistics=("main",), rows=("main",), real_rows=False)
+def _ten_each(options: Mapping[str, Any]) -> int:
+    """Ten images a fit."""
+    return 10 * int(options["fits"])
+
+
+@metric(
+    "fid_inf",
+    reference=_PAPER,
+    statistics=("main",),
+    rows=("main",),
+    real_rows=False,
+    fewest=_ten_each,
+    remedy="fewer fits",
+)
 def fid_inf(
     real: Features,
     generated: Features,
@@ -82,7 +95,15 @@ def fid_inf(
     return [_extrapolated("fid_inf", sizes, distances, _influence(reference, x), permutations, seed)]
 
 
-@metric("is_inf", reference=_PAPER, rows=("logits",), real=False, higher_is_better=True)
+@metric(
+    "is_inf",
+    reference=_PAPER,
+    rows=("logits",),
+    real=False,
+    higher_is_better=True,
+    fewest=_ten_each,
+    remedy="fewer fits",
+)
 def is_inf(
     real: Features | None,
     generated: Features,

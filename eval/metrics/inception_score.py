@@ -21,6 +21,8 @@ from .groups import group_means
     "is",
     reference="Improved Techniques for Training GANs, Salimans et al., 2016, arXiv 1606.03498",
     rows=("logits",),
+    fewest=lambda options: int(options["splits"]),
+    remedy="fewer splits",
     real=False,
     higher_is_better=True,
 )

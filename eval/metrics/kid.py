@@ -19,7 +19,13 @@ from .mmd import Kernel, discrepancy, unbiased
 _PAPER = "Demystifying MMD GANs, Binkowski, Sutherland, Arbel, Gretton, 2018, arXiv 1801.01401"
 
 
-@metric("kid", reference=_PAPER, rows=("main",))
+@metric(
+    "kid",
+    reference=_PAPER,
+    rows=("main",),
+    fewest=lambda options: int(options["subset_size"]),
+    remedy="a smaller subset_size, or kid_full",
+)
 def kid(
     real: Features,
     generated: Features,
@@ -67,7 +73,7 @@ def kid(
     return [Result("kid", float(np.mean(values)), method="no interval: subsets overlap, use kid_full", details=details)]
 
 
-@metric("kid_full", reference=_PAPER, rows=("main",))
+@metric("kid_full", reference=_PAPER, rows=("main",), fewest=lambda options: 4)
 def kid_full(
     real: Features,
     generated: Features,

@@ -33,6 +33,8 @@ _GIVEN_REAL = "over generated images, the real ones as they are"
     reference="Improved Precision and Recall Metric for Assessing Generative Models, Kynkaanniemi et al., 2019, "
     "arXiv 1904.06991; Reliable Fidelity and Diversity Metrics for Generative Models, Naeem et al., 2020, arXiv 2002.09797",
     rows=("main",),
+    fewest=lambda options: int(options["k"]) + 1,
+    remedy="a smaller k",
     higher_is_better=True,
 )
 def prdc(real: Features, generated: Features, *, k: int = 5, block: int = BLOCK, device: Any = None) -> list[Result]:
