@@ -3,8 +3,6 @@
     python tests/benchmarks/restart.py                      # against 2000 digits of a long run of the model itself
     python tests/benchmarks/restart.py --data mnist.npz     # against real digits: array test_images (N, 28, 28) uint8
 
-    d^2 = |mu - mu'|^2 + tr(C + C' - 2 (C C')^(1/2))
-
 Distances of few images are biased upwards, by the same amount in every row of one table.
 """
 
@@ -16,9 +14,10 @@ import torch
 from tqdm import tqdm
 
 from fewstep.demo import load_demo_classifier
+from fewstep.eval.frechet import Gaussian, frechet
+from fewstep.eval.statistics import FeatureStatistics
 from fewstep.samplers.source import Source
 
-Array = np.ndarray
 RUNS = {
     "dpmpp_2m": ("ODE", {}),
     "heun": ("ODE", {}),
@@ -32,15 +31,9 @@ RUNS = {
 }
 
 
-def moments(features: Array) -> tuple[Array, Array]:
-    """Mean and covariance, float64."""
-    return features.mean(0), np.cov(features, rowvar=False)
-
-
-def frechet(a: tuple[Array, Array], b: tuple[Array, Array]) -> float:
-    """Squared Frechet distance of two Gaussians; the trace of the root from the eigenvalues of the product."""
-    roots = np.sqrt(np.maximum(np.linalg.eigvals(a[1] @ b[1]).real, 0.0))
-    return float(((a[0] - b[0]) ** 2).sum() + np.trace(a[1]) + np.trace(b[1]) - 2 * roots.sum())
+def gaussian(features: torch.Tensor) -> Gaussian:
+    """Mean and covariance of features (N, d)."""
+    return FeatureStatistics(features.shape[1]).update(features).gaussian()
 
 
 def draw(source: Source, seeds: range, **how: object) -> torch.Tensor:
@@ -63,12 +56,12 @@ def main(data: str | None, number: int, nfes: str, device: str) -> None:
     """Print the table."""
     source, classifier = Source("demo", device=device, batch_size=128), load_demo_classifier()
 
-    def features(x: torch.Tensor) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    def features(x: torch.Tensor) -> tuple[Gaussian, Gaussian]:
         clipped = x.clamp(-1, 1)
         with torch.no_grad():
-            seen = classifier.features(clipped).double().numpy()
+            seen = classifier.features(clipped)
         pixels = torch.nn.functional.avg_pool2d(clipped, 2).flatten(1)  # 14 x 14: as many as few images can tell apart
-        return moments(pixels.double().numpy()), moments(seen)
+        return gaussian(pixels), gaussian(seen)
 
     truth = real(data) if data else draw(source, range(10**6, 10**6 + 2000), solver="dpmpp_3m", nfe=40, grid="karras")
     target = features(truth)
@@ -78,7 +71,7 @@ def main(data: str | None, number: int, nfes: str, device: str) -> None:
         cells = []
         for n in columns:
             x = draw(source, range(number), solver=label.split()[0], nfe=n, grid="karras", **options)
-            cells.append([frechet(got, want) for got, want in zip(features(x), target, strict=True)])
+            cells.append([frechet(got, want).value for got, want in zip(features(x), target, strict=True)])
         lines.append((label, kind, cells))
     print(f"squared Frechet distance of {number} digits to {len(truth)} {'real' if data else 'long-run'} digits")
     print(
