@@ -7,8 +7,8 @@ With any factors C_i = L_i L_i^T the last trace is the nuclear norm of L_1^T L_2
     tr (C_1 C_2)^(1/2) = sum of sqrt(eigenvalues of L_1^T C_2 L_1),
 
 a symmetric problem: Cholesky and `eigvalsh`. What its rounding can do to the sum of roots is bounded from the eigenvalues;
-where that says too little, or where both covariances have fewer samples than dimensions, the singular values of L_1^T L_2
-are taken, whose error is eps, not its root.
+where that says too little, or where a covariance is singular, the singular values of L_1^T L_2 are taken, whose error is eps,
+not its root.
 A singular covariance gets a pivoted Cholesky factor: nothing is ever added to a diagonal.
 """
 
@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 EPS = torch.finfo(torch.float64).eps
-# Of tr C_1 + tr C_2: where eigenvalues may be less exact than this, singular values are computed instead.
-TOLERANCE = 1e-8
+# Of tr C_1 + tr C_2: where the bound of the eigenvalues is above this (their error is some thousand times less), singular
+# values are computed instead.
+TOLERANCE = 1e-7
 
 
 def pivoted_cholesky(cov: Tensor, block: int = 128) -> Tensor:
@@ -176,30 +177,30 @@ def congruence(L: Tensor, C: Tensor, block: int = 256) -> Tensor:
     return M
 
 
-def error_of_roots(lam: Tensor, error: Tensor) -> Tensor:
-    """Bound of sum |sqrt(lam) - sqrt(exact)| for ascending eigenvalues lam >= 0 of a matrix known to `error` (Frobenius norm).
+def roots_of_eigenvalues(M: Tensor, error: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Sum of sqrt(eigenvalues) of a matrix (lower half) known to `error` in the Frobenius norm, and a bound on what is wrong.
 
     The squared errors of all eigenvalues add up to error^2 at most (Hoffman and Wielandt), so those of the roots to
 
-        m^(3/4) error^(1/2)  for the first m,    error (sum of 1 / lam)^(1/2)  for the others;
+        sum |sqrt(lam) - sqrt(exact)| <= error (sum of 1 / lam)^(1/2)
 
-    the m that gives the least is taken.
+    as long as every lam is larger than its error; None where it is not.
     """
-    m = torch.arange(len(lam) + 1, dtype=lam.dtype, device=lam.device)
-    inverse = torch.nn.functional.pad(lam.clamp(min=1e-300).reciprocal(), (0, 1))
-    others = inverse.flip(0).cumsum(0).flip(0)
-    return (m**0.75 * error**0.5 + error * others**0.5).min()
+    if M.diagonal().min() <= error:  # no eigenvalue is larger than the smallest entry of the diagonal: no need to look
+        return None
+    lam = torch.linalg.eigvalsh(M)
+    return (lam.sqrt().sum(), error * lam.reciprocal().sum().sqrt()) if lam[0] > 2 * error else None
 
 
 def root_trace(a: Gaussian, b: Gaussian) -> tuple[Tensor, Tensor]:
-    """tr (C_a C_b)^(1/2) and a bound on its error; the side whose factor is known to be thin, else `a`, is factored."""
+    """tr (C_a C_b)^(1/2) and a bound on its error; the side whose factor is known to be thin, else `a`, is factored first."""
     inner, outer = (b, a) if b.thin and not a.thin else (a, b)
-    if not outer.thin:
-        lam = torch.linalg.eigvalsh(congruence(inner.factor, outer.cov)).clamp(min=0)
+    if inner.factor.shape[1] == inner.dim and not outer.thin:
         # What |L|^2 |C| rounds to; ten times eps |M| was seen, which is smaller.
-        bound = error_of_roots(lam, 16 * EPS * inner.trace * outer.cov.norm())
-        if bound <= TOLERANCE * (a.trace + b.trace):
-            return lam.sqrt().sum(), bound
+        error = 16 * EPS * inner.trace * outer.cov.norm()
+        found = roots_of_eigenvalues(congruence(inner.factor, outer.cov), error)
+        if found is not None and found[1] <= TOLERANCE * (a.trace + b.trace):
+            return found
     sigma = torch.linalg.svdvals(a.factor.T @ b.factor)
     return sigma.sum(), a.dim**0.5 * EPS * (sigma.sum() + len(sigma) * sigma.max())
 

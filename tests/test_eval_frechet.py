@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from fewstep.eval.frechet import (
     Gaussian,
     centred,
-    error_of_roots,
     frechet,
     frechet_distance,
     gradient_of_distance,
     pivoted_cholesky,
     root_trace,
+    roots_of_eigenvalues,
 )
 
 
@@ -117,10 +117,12 @@ def test_roots_move_by_no_more_than_their_bound(logs, log_error, seed):
     exact = 10.0 ** torch.tensor(logs, dtype=torch.float64).sort().values
     E = torch.randn(len(logs), len(logs), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     error = torch.tensor(10.0**log_error, dtype=torch.float64)
-    lam = torch.linalg.eigvalsh(exact.diag() + (E + E.T) * error / (E + E.T).norm()).clamp(min=0)
-    moved = (lam.sqrt() - exact.sqrt()).abs().sum()
-    assert moved <= error_of_roots(lam, error) * (1 + 1e-3)
-    assert error_of_roots(lam, error) <= len(lam) ** 0.75 * error**0.5 * (1 + 1e-12)
+    found = roots_of_eigenvalues(exact.diag() + (E + E.T) * error / (E + E.T).norm(), error)
+    if found is not None:
+        root, bound = found
+        assert abs(root - exact.sqrt().sum()) <= bound * (1 + 1e-3)
+    else:
+        assert exact[0] <= 3 * error  # only where an eigenvalue drowns
 
 
 @pytest.mark.parametrize("rank", [1, 7, 130, 200])
