@@ -18,7 +18,7 @@ _LAZY = {
     "Function": ".extractors",
     "extractor": ".extractors",
     "image_set": ".images",
-    "Generated": ".generated",
+    "Generated": ".images.generated",
     "paired": ".pairs",
     "curve": ".sweep",
     "Curves": ".curves",

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 EPS = torch.finfo(torch.float64).eps
-# Of tr C_1 + tr C_2: where the bound of the eigenvalues is above this (their error is some thousand times less), singular
+# Of tr C_1 + tr C_2: where the bound of the eigenvalues is above this (their error is thousands of times less), singular
 # values are computed instead.
-TOLERANCE = 1e-7
+TOLERANCE = 1e-6
 
 
 def pivoted_cholesky(cov: Tensor, block: int = 128) -> Tensor:

@@ -161,7 +161,7 @@ class _Sweep:
     def evaluated(self, real: Any, metrics: Sequence[str], how: Mapping[str, Any], watch: Watch) -> Iterator[Point]:
         """A point of every place; the real side is looked at once."""
         from .evaluation import evaluate, stats
-        from .generated import Generated
+        from .images.generated import Generated
 
         how = {"batch_size": self.source.batch_size, **how, "world": self.world}
         if real is not None:
@@ -177,7 +177,7 @@ class _Sweep:
 
     def compared(self, pairs: int, spec: dict[str, Any], state: str | PathLike[str] | None, watch: Watch) -> Curves:
         """Paired errors, found again in the state folder where the same were measured before."""
-        from .generated import Generated
+        from .images.generated import Generated
 
         def measured() -> Curves:
             return paired(self.source, self.solvers, self.nfes, pairs, self.seeds[0], watch=watch, **spec)

@@ -11,7 +11,7 @@ from typing import Any
 from .collect import collect
 from .extractors import Extractor, extractor
 from .features import Features, Meta
-from .images import ImageSet, holds_images, image_set, of_arrays
+from .images import ImageSet, holds_images, image_set, is_pipeline, of_arrays
 from .statfile import holds_statistics, load, located
 from .world import World
 
@@ -51,7 +51,7 @@ class Side:
     @property
     def draws(self) -> bool:
         """Whether it is a pipeline."""
-        return callable(self.source) and hasattr(self.source, "scheduler")
+        return is_pipeline(self.source)
 
     @property
     def has_images(self) -> bool:

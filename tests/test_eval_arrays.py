@@ -10,7 +10,8 @@ import torch
 from imagesets import PIXELS, N, assert_same, drawn, written
 from PIL import Image
 
-from fewstep.eval.images import holds_images, holds_statistics, image_set
+from fewstep.eval.images import holds_images, image_set
+from fewstep.eval.statfile import holds_statistics
 
 
 def test_arrays_of_every_layout(tmp_path: Path) -> None:

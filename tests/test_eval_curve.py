@@ -14,7 +14,7 @@ import fewstep.eval as fe
 from fewstep.eval.curves import Curves, Point, shown
 from fewstep.eval.differences import difference, mean_interval
 from fewstep.eval.extractors import Function
-from fewstep.eval.generated import Generated
+from fewstep.eval.images.generated import Generated
 from fewstep.eval.report import Report
 from fewstep.eval.result import Result
 

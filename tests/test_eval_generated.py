@@ -11,10 +11,9 @@ from pipelines import PIPELINES
 
 from fewstep import NoiseSchedule, load_demo_pipeline
 from fewstep.cli import main
-from fewstep.eval import sobol
-from fewstep.eval.generated import Generated
-from fewstep.eval.images import ImageSet, image_set
-from fewstep.eval.sobol import Sobol
+from fewstep.eval.images import ImageSet, image_set, sobol
+from fewstep.eval.images.generated import Generated
+from fewstep.eval.images.sobol import Sobol
 from fewstep.samplers.source import Source
 
 Tensor = torch.Tensor

@@ -14,8 +14,8 @@ from numpy.lib import format as npy
 from fewstep.errors import unknown
 
 from .arrays import Array
+from .base import ImageSet
 from .decode import BadImage
-from .images import ImageSet
 
 
 class Header(NamedTuple):

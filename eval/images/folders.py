@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .base import ImageSet, digest
 from .decode import SUFFIXES, BadImage, checked_range, decode
-from .images import ImageSet, digest
 
 _JPEG = (".jpg", ".jpeg")
 

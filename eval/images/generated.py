@@ -14,8 +14,8 @@ from fewstep.pictures import save_image
 from fewstep.samplers.registry import SOLVERS, checked_names, resolve
 from fewstep.samplers.source import Source
 
+from .base import Fetched, ImageSet, digest
 from .decode import from_picture
-from .images import Fetched, ImageSet, digest
 from .sobol import DIMENSIONS, Sobol
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .images import Block, ImageSet
+from .base import Block, ImageSet
 
 Packed = tuple[Block, Tensor, list[torch.Size]]
 

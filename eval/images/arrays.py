@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fewstep.errors import unknown
 
+from .base import Fetched, Images, ImageSet, digest
 from .decode import BadImage, as_tensor, checked_range, decode_file, from_array, from_picture, side_of_channels
-from .images import Fetched, Images, ImageSet, digest
 
 LAYOUTS = ("NCHW", "NHWC", "NHW", "CHW", "HWC")
 
