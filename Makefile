@@ -19,7 +19,7 @@ demo: .venv/installed
 	$(BIN)/fewstep compare demo --out demo_out $(DEMO_ARGS)
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
