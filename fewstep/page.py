@@ -14,7 +14,7 @@ _PAGE = """<!doctype html>
  table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin-top: 1.5rem }
  caption { text-align: left; white-space: nowrap; font-weight: 600; padding-bottom: .25rem }
  th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
- .name { text-align: left } .best { font-weight: 700; background: #e8f3fb }
+ .name { text-align: left } td:not(.name) { white-space: nowrap } .best { font-weight: 700; background: #e8f3fb }
  img { max-width: 100%; margin-top: 1.5rem } .note { color: #555 }
 </style>
 <h1>{{ title }}</h1>
