@@ -1,7 +1,6 @@
 """FID and its kin: exact, streaming, with intervals, from folders, files, tensors or straight from a pipeline."""
 
-from importlib import import_module
-from typing import Any
+from fewstep.lazy import lazily
 
 # Public name -> module; no module has the name of something public, which it would hide once imported.
 _LAZY = {
@@ -24,11 +23,4 @@ _LAZY = {
     "Curves": ".curves",
 }
 __all__ = list(_LAZY)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'fewstep.eval' has no attribute {name!r}")
-    value = getattr(import_module(_LAZY[name], "fewstep.eval"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazily("fewstep.eval", _LAZY)

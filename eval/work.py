@@ -17,7 +17,7 @@ from .world import World
 
 # Arguments of `evaluate` for the extractor, when it is given by name; for the pass over images; and for sets of images, both
 # sides alike. Whatever else is given is for a pipeline that draws.
-OF_EXTRACTOR = ("protocol", "weights", "download", "fast", "compile", "model")
+OF_EXTRACTOR = ("protocol", "weights", "download", "fast", "compile")
 OF_PASS = ("batch_size", "workers", "groups", "progress", "resume", "number", "world")
 OF_IMAGES = ("skip_bad", "range", "key", "layout")
 

@@ -1,7 +1,6 @@
 """Solvers as tables: noise schedules, grids, tableaux, the loop that runs them and the diffusers scheduler that plays them."""
 
-from importlib import import_module
-from typing import Any
+from fewstep.lazy import lazily
 
 _LAZY = {
     "NoiseSchedule": ".schedule",
@@ -16,11 +15,4 @@ _LAZY = {
     "sample": ".sampling",
 }
 __all__ = list(_LAZY)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'fewstep.samplers' has no attribute {name!r}")
-    value = getattr(import_module(_LAZY[name], "fewstep.samplers"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazily("fewstep.samplers", _LAZY)

@@ -61,7 +61,7 @@ def by_pillow(images, size, mean, deviation):
 
 
 def test_dinov2_is_the_class_token_of_the_squashed_image(folders):
-    dino, images = extractor("dinov2", model=folders / "dinov2"), smooth_images(3, 300, 250)
+    dino, images = extractor("dinov2", weights=folders / "dinov2"), smooth_images(3, 300, 250)
     x = by_pillow(images, 224, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     with torch.no_grad():
         expected = dino.tower(x).pooler_output
@@ -70,7 +70,7 @@ def test_dinov2_is_the_class_token_of_the_squashed_image(folders):
 
 
 def test_clip_is_projected_and_of_unit_length(folders):
-    clip, images = extractor("clip", model=folders / "clip"), smooth_images(3, 40, 90)
+    clip, images = extractor("clip", weights=folders / "clip"), smooth_images(3, 40, 90)
     x = by_pillow(images, 56, [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
     with torch.no_grad():
         expected = torch.nn.functional.normalize(clip.tower(x).image_embeds)
@@ -80,10 +80,14 @@ def test_clip_is_projected_and_of_unit_length(folders):
     torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
 
 
+@pytest.mark.parametrize(
+    ("download", "said"),
+    [(False, "not on this machine.*allow the download"), (True, "neither on this machine nor could it be fetched")],
+)
 @pytest.mark.parametrize("name", ["dinov2", "clip"])
-def test_a_model_that_is_nowhere_is_one_sentence(name, tmp_path):
-    with pytest.raises(FileNotFoundError, match="neither on this machine nor could it be fetched") as error:
-        extractor(name, model=tmp_path / "absent")
+def test_a_model_that_is_nowhere_is_one_sentence(name, download, said, tmp_path):
+    with pytest.raises(FileNotFoundError, match=said) as error:
+        extractor(name, weights=tmp_path / "absent", download=download)
     assert "\n" not in str(error.value)
 
 

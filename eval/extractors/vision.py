@@ -41,12 +41,13 @@ class DINOv2(_Transformer):
     """DINOv2's class token after the last norm, of images squashed to 224 x 224: uint8 (B, 3, H, W) -> (B, 1024).
 
     Args:
-        model: hub id or folder; files on this machine are used where there are any.
+        weights: hub id or folder; files on this machine are used where there are any.
         device: where it runs; None is the CPU.
+        download: fetch them from the hub where there are none.
 
     Raises:
         ValueError: transformers is not installed.
-        FileNotFoundError: the model is neither here nor can be fetched.
+        FileNotFoundError: the weights are not here, or cannot be fetched.
 
     Reference:
         Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", 2023, arXiv:2304.07193; as a metric:
@@ -57,9 +58,12 @@ class DINOv2(_Transformer):
     name, parts = "dinov2", {"main": "cls"}
 
     def __init__(
-        self, model: str | PathLike[str] = "facebook/dinov2-large", device: str | torch.device | None = None
+        self,
+        weights: str | PathLike[str] = "facebook/dinov2-large",
+        device: str | torch.device | None = None,
+        download: bool = False,
     ) -> None:
-        tower = _loaded("Dinov2Model", model)
+        tower = _loaded("Dinov2Model", weights, download)
         super().__init__(tower, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), device)
         self.layers = {"cls": tower.config.hidden_size}
 
@@ -71,12 +75,13 @@ class CLIP(_Transformer):
     """CLIP's projected image embedding of unit length, as CMMD takes it: uint8 (B, 3, H, W) -> (B, 768).
 
     Args:
-        model: hub id or folder; files on this machine are used where there are any.
+        weights: hub id or folder; files on this machine are used where there are any.
         device: where it runs; None is the CPU.
+        download: fetch them from the hub where there are none.
 
     Raises:
         ValueError: transformers is not installed.
-        FileNotFoundError: the model is neither here nor can be fetched.
+        FileNotFoundError: the weights are not here, or cannot be fetched.
 
     Reference:
         Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, arXiv:2103.00020; as
@@ -88,10 +93,11 @@ class CLIP(_Transformer):
 
     def __init__(
         self,
-        model: str | PathLike[str] = "openai/clip-vit-large-patch14-336",
+        weights: str | PathLike[str] = "openai/clip-vit-large-patch14-336",
         device: str | torch.device | None = None,
+        download: bool = False,
     ) -> None:
-        tower = _loaded("CLIPVisionModelWithProjection", model)
+        tower = _loaded("CLIPVisionModelWithProjection", weights, download)
         mean, deviation = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
         super().__init__(tower, tower.config.image_size, mean, deviation, device)
         self.layers = {"projected": tower.config.projection_dim}
@@ -101,19 +107,20 @@ class CLIP(_Transformer):
         return {"projected": embedding / embedding.norm(dim=1, keepdim=True)}
 
 
-def _loaded(kind: str, model: str | PathLike[str]) -> Any:
-    """The tower in float32: from this machine where it is here, else from the hub."""
+def _loaded(kind: str, weights: str | PathLike[str], download: bool) -> Any:
+    """The tower in float32: from this machine where it is here, else from the hub if that is allowed."""
     try:
         import transformers
     except ImportError as error:
         raise ValueError("DINOv2 and CLIP features need the package transformers: pip install transformers.") from error
     cls = getattr(transformers, kind)
-    for local in (True, False):
+    for local in (True, False) if download else (True,):
         try:
-            return cls.from_pretrained(str(model), local_files_only=local, torch_dtype=torch.float32)
+            return cls.from_pretrained(str(weights), local_files_only=local, torch_dtype=torch.float32)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
     raise FileNotFoundError(
-        f"the model {str(model)!r} is neither on this machine nor could it be fetched ({reason}). "
-        "Give model= a folder that holds its config.json and weights."
+        f"the model {str(weights)!r} is {'neither' if download else 'not'} on this machine"
+        f"{' nor could it be fetched' if download else ''} ({reason}). Give a folder that holds its config.json and weights "
+        f"(--weights DIR){'' if download else ', or allow the download (--download)'}."
     )
