@@ -24,7 +24,7 @@ class Meta:
     source: str = ""  # what the images are, in words
     lossy: bool | None = None  # JPEG and the like; None: not known
     skipped: int = 0  # unreadable images passed over
-    library: str = ""
+    version: str = ""  # of the library that made them
 
 
 @dataclass

@@ -135,8 +135,8 @@ def save(path: str | PathLike[str], features: Features, factor: bool = True, hal
 
     factor: store L of the main covariance too, so that no later distance has to compute it. half: features in float16.
     """
-    if features.meta.hash and not features.meta.library:
-        features.meta = Meta(**{**asdict(features.meta), "library": f"fewstep {__version__}"})
+    if features.meta.hash and not features.meta.version:
+        features.meta = Meta(**{**asdict(features.meta), "version": f"fewstep {__version__}"})
     about = {**asdict(features.meta), "layers": features.layers}
     arrays: dict[str, Any] = {"meta": np.array(json.dumps(about))}
     if features.n is not None:

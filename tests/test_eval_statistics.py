@@ -148,7 +148,7 @@ def test_a_file_keeps_everything_exactly(tmp_path, n):
     again = load(tmp_path / "r.npz")
     assert again.n == n and again.layers == {"main": "2048"} and np.array_equal(again.rows["main"], x.numpy())
     assert (again.meta.extractor, again.meta.protocol, again.meta.hash) == ("inception", "tf", "abc")
-    assert again.meta.library.startswith("fewstep")
+    assert again.meta.version.startswith("fewstep")
     for part, statistics in sides.items():
         assert torch.equal(again.statistics[part].mean, statistics.mean)
         assert torch.equal(again.statistics[part].cov, statistics.cov)

@@ -9,6 +9,7 @@ meet in one batch after it.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -24,7 +25,7 @@ from .precision import exact_arithmetic
 PARTS = ("main", "logits", "spatial")
 
 
-class Extractor(nn.Module):
+class Extractor(nn.Module, ABC):
     """Base of all extractors; a subclass says what it is and defines `prepare` and `taps`.
 
     Attributes:
@@ -44,13 +45,13 @@ class Extractor(nn.Module):
     precision: str = "fp32"
     at_once: int | None = None
 
+    @abstractmethod
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) -> the network's input, every image by itself."""
-        raise NotImplementedError
 
+    @abstractmethod
     def taps(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """Prepared images -> float32 (B, d) for each of the layers."""
-        raise NotImplementedError
 
     @torch.inference_mode()
     def forward(self, images: Tensor | Iterable[Tensor], layers: Sequence[str] | None = None) -> Any:

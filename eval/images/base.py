@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,7 +35,7 @@ class Block:
     black: list[int] = field(default_factory=list)
 
 
-class ImageSet:
+class ImageSet(ABC):
     """Base of all sets; a subclass defines `image`, or `fetch` where images come many at a time, and `fingerprint`.
 
     Attributes:
@@ -54,13 +55,16 @@ class ImageSet:
         self._black: set[int] = set()
 
     @property
+    @abstractmethod
     def fingerprint(self) -> str:
         """Short hash of what the images are made from; only a set with an equal one may continue this one's work."""
-        raise NotImplementedError
 
     def image(self, index: int) -> Tensor:
-        """uint8 (3, H, W) of one image; BadImage where it cannot be used."""
-        raise NotImplementedError
+        """uint8 (3, H, W) of one image; BadImage where it cannot be used. This and `fetch` are each made of the other."""
+        ((_, found),) = self.fetch(range(index, index + 1))
+        if isinstance(found, BadImage):
+            raise found
+        return found
 
     def label(self, index: int) -> str:
         """What messages call image `index`."""

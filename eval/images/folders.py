@@ -6,6 +6,7 @@ import os
 import re
 import zipfile
 import zlib
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -49,9 +50,9 @@ class Files(ImageSet):
         self.files, self.range = files, range
         self.lossy = self._lossy()
 
+    @abstractmethod
     def contents(self, file: str) -> bytes:
         """The whole file."""
-        raise NotImplementedError
 
     def label(self, index: int) -> str:
         return f"{self.files[index]} in {self.name}"
