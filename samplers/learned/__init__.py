@@ -1,0 +1,12 @@
+"""Learned grids, coefficients and network times: a method takes a table and gives a better one."""
+
+from fewstep.lazy import lazily
+
+_LAZY = {
+    "learn": ".learning",
+    "METHODS": ".method",
+    "Problem": ".problem",
+    "Teacher": ".teacher",
+}
+__all__ = list(_LAZY)
+__getattr__ = lazily("fewstep.samplers.learned", _LAZY)

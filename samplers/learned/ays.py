@@ -1,0 +1,1 @@
+"""ays: to be written by its owner."""

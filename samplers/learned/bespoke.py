@@ -1,0 +1,1 @@
+"""bespoke: to be written by its owner."""

@@ -1,0 +1,1 @@
+"""dc: to be written by its owner."""

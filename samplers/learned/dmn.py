@@ -1,0 +1,1 @@
+"""dmn: to be written by its owner."""

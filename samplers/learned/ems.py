@@ -1,0 +1,1 @@
+"""ems: to be written by its owner."""

@@ -1,0 +1,202 @@
+"""What gradients may turn on a table: where it steps, its weights, and the times it shows the network.
+
+    c_i     = c_0 + sum of gaps,  gap = floor + (range - N floor) softmax(log(gap_start - floor) + grid)
+    W       = W_base(t(c)) + (W_start - W_base(t_start)) + sum_i coef_i E_i
+    tau_k   = model_time(t_k(c)) + (tau_start - model_time) + tanh(tau_k) reach_k
+
+All knobs at zero are the start itself, to the last bit. W_base is whatever solver the table has, compiled in float64; its
+derivative by the grid is a central difference of tables, so that every solver of the registry can be learned on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..predictions import convert
+from ..schedule import Array, Nodes
+from ..tableau import Tableau
+from .clock import Clock
+from .playing import Coefficients
+from .tables import CARRY, INPUT, M, _anchor, base_of, boundaries, directions, on_times, quick, shared_lines, widened
+
+Tensor = torch.Tensor
+FLOOR = 1e-3  # smallest gap, as a share of the range in c
+STEP = 1e-4  # of the central difference, as a share of the gap
+
+
+class Knobs:
+    """Parameters of a table, float64: `grid` (steps,), `coef`, `state` (nfe,), `tau` (nfe,); those named in `free`.
+
+    Args:
+        start: table to begin from. prediction: what the network returns. free: of "grid", "coef", "state", "tau".
+        window: outputs, counted from the newest, whose weights move. consistent: only so that a constant x0 and eps stay.
+
+    A corrected weight is in units of its row's largest weight at the start.
+    """
+
+    def __init__(
+        self,
+        start: Tableau,
+        prediction: Any,
+        free: Sequence[str] = ("grid", "coef", "tau"),
+        window: int = 3,
+        consistent: bool = True,
+    ) -> None:
+        for name in free:
+            if name not in ("grid", "coef", "state", "tau"):
+                raise ValueError(f"`free` names what is learned: grid, coef, state, tau; got {name!r}")
+        if start.elementwise:
+            raise ValueError(
+                f"{start.name}: a table with a weight for every element cannot be corrected; take a scalar one"
+            )
+        self.start = widened(start, min(max(window, start.history), start.nfe))
+        self.prediction, self.consistent = prediction, consistent and "state" not in free
+        self.base = widened(base_of(start), self.start.history)
+        ends = boundaries(start)
+        self.clock = Clock(start.schedule, float(ends[0]), float(ends[-1]))
+        self._ends, self._c = ends, np.asarray(self.clock.c(ends))
+        gaps = np.diff(self._c)
+        self._floor = min(FLOOR * (self._c[-1] - self._c[0]), 0.5 * float(gaps.min()))
+        self._logits = torch.from_numpy(np.log(gaps - self._floor))
+        self._dW = torch.from_numpy(self.start.W - self.base.W)
+        self._dtau = torch.from_numpy(start.model_times - self.base.model_times)
+        self._E, self._S = self._coef_basis(window), self._state_basis()
+        self._reach = torch.from_numpy(reach(self.base.model_times))
+        sizes = {"grid": len(gaps), "coef": len(self._E), "state": start.nfe, "tau": start.nfe}
+        names = [n for n in ("grid", "coef", "state", "tau") if n in free and not (n == "grid" and len(gaps) < 2)]
+        self.parameters: dict[str, Tensor] = {
+            name: torch.zeros(sizes[name], dtype=torch.float64, requires_grad=True) for name in names if sizes[name]
+        }
+
+    @property
+    def count(self) -> int:
+        """Numbers that can be turned freely: softmax knobs have one too many, the first network time is fixed."""
+        spare = {"grid": 1, "tau": 1}
+        return sum(len(values) - spare.get(name, 0) for name, values in self.parameters.items())
+
+    def _coef_basis(self, window: int) -> Tensor:
+        """(n, nfe, 2, R): what each coefficient knob adds to W."""
+        t, found = self.start, []
+        both = shared_lines(self.base)
+        for k in range(t.nfe):
+            scale = max(float(np.abs(self.base.W[k, INPUT, M : M + t.history]).max()), 1e-12)
+            for direction in directions(t, k, window, self.consistent).T:
+                basis = np.zeros_like(t.W)
+                for line in (CARRY, INPUT) if both[k] else (INPUT,):
+                    basis[k, line, M : M + len(direction)] = scale * direction
+                found.append(basis)
+        return torch.from_numpy(np.stack(found) if found else np.zeros((0, *t.W.shape)))
+
+    def _state_basis(self) -> Tensor:
+        """(nfe, nfe, 2, R): relative changes of the weight of the state that each row starts from."""
+        t, both = self.base, shared_lines(self.base)
+        found = np.zeros((t.nfe, *t.W.shape))
+        for k in range(t.nfe):
+            for line in (CARRY, INPUT) if both[k] else (INPUT,):
+                column = _anchor(t, k)
+                found[k, k, line, column] = t.W[k, line, column]
+        return torch.from_numpy(found)
+
+    def coordinates(self) -> Tensor:
+        """c of the step boundaries, (steps + 1,)."""
+        c = torch.from_numpy(self._c)
+        if "grid" not in self.parameters:
+            return c
+        total = self._c[-1] - self._c[0] - len(self._logits) * self._floor
+        gaps = self._floor + total * torch.softmax(self._logits + self.parameters["grid"], 0)
+        rest = total * torch.softmax(self._logits, 0) + self._floor
+        return c + torch.cat([c[:1] * 0, torch.cumsum(gaps - rest, 0)])  # no change where the knobs are zero
+
+    def _times(self, c: Array) -> Array:
+        """Boundaries at coordinates: the start's own where nothing moved, its ends always."""
+        times = np.where(c == self._c, self._ends, self.clock.t(c))
+        times[[0, -1]] = self._ends[[0, -1]]
+        return np.asarray(times)
+
+    def _flat(self, c: Array) -> Array:
+        """W, p, q and network times of the base solver on the boundaries at c, in one row."""
+        table = widened(quick(self.start, self._times(c)), self.start.history)
+        calls = Nodes(*(column[:-1] for column in table.nodes))
+        p, q = convert(self.prediction, table.forms, calls)
+        return np.concatenate([table.W.ravel(), p, q, table.model_times])
+
+    def coefficients(self) -> Coefficients:
+        """What `play` needs, with a graph back to the parameters."""
+        c = self.coordinates()
+        flat: Tensor = _Compiled.apply(c, self._flat)  # type: ignore[no-untyped-call]
+        n, size = self.start.nfe, self.start.W.size
+        W = flat[:size].view(self.start.W.shape) + self._dW + self._added()
+        p, q, tau = flat[size : size + n], flat[size + n : size + 2 * n], flat[size + 2 * n :]
+        return Coefficients(W, p, q, tau + self._dtau + self._shift())
+
+    def _added(self) -> Tensor:
+        """Corrections of W."""
+        total = torch.zeros(self.start.W.shape, dtype=torch.float64)
+        for name, basis in (("coef", self._E), ("state", self._S)):
+            if name in self.parameters:
+                total = total + torch.tensordot(self.parameters[name], basis, 1)
+        return total
+
+    def _shift(self) -> Tensor:
+        """Corrections of the network times; the first stays."""
+        if "tau" not in self.parameters:
+            return torch.zeros(self.start.nfe, dtype=torch.float64)
+        return torch.tanh(self.parameters["tau"]) * self._reach
+
+    @torch.no_grad()
+    def table(self) -> Tableau:
+        """The table with the knobs where they are."""
+        if not any(bool(values.any()) for values in self.parameters.values()):
+            return self.start
+        times = self._times(self.coordinates().numpy())
+        base = widened(on_times(self.start, times), self.start.history)
+        claims = base.conserves if self.consistent and self.start.conserves else ""
+        W = base.W + (self._dW + self._added()).numpy()
+        return replace(base, W=W, model_times=base.model_times + (self._dtau + self._shift()).numpy(), conserves=claims)
+
+    def values(self) -> dict[str, Tensor]:
+        """A copy of the parameters."""
+        return {name: value.detach().clone() for name, value in self.parameters.items()}
+
+    @torch.no_grad()
+    def set(self, values: dict[str, Tensor]) -> None:
+        """Turn the knobs to given values."""
+        for name, value in values.items():
+            self.parameters[name].copy_(value)
+
+
+def reach(model_times: Array) -> Array:
+    """How far each network time may move: half the way to its nearest neighbour; the first may not."""
+    distinct = np.unique(model_times)
+    found = np.zeros(len(model_times))
+    for k, tau in enumerate(model_times):
+        others = np.abs(distinct[distinct != tau] - tau)
+        found[k] = 0.5 * others.min() if len(others) else 0.0
+    found[model_times == model_times[0]] = 0.0
+    return found
+
+
+class _Compiled(torch.autograd.Function):
+    """A numpy function of the grid with its derivative by central differences: (n,) -> (m,), the ends held fixed."""
+
+    @staticmethod
+    def forward(ctx: Any, c: Tensor, function: Callable[[Array], Array]) -> Tensor:
+        ctx.c, ctx.function = c.detach().numpy().copy(), function
+        return torch.from_numpy(function(ctx.c))
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor, None]:
+        g, c = gradient[0].numpy(), ctx.c
+        found = np.zeros(len(c))
+        for i in range(1, len(c) - 1):
+            step = STEP * min(c[i] - c[i - 1], c[i + 1] - c[i], 1.0)
+            ahead, behind = c.copy(), c.copy()
+            ahead[i] += step
+            behind[i] -= step
+            found[i] = g @ (ctx.function(ahead) - ctx.function(behind)) / (ahead[i] - behind[i])
+        return torch.from_numpy(found), None

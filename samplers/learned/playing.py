@@ -1,0 +1,89 @@
+"""The loop of `sample` as a function of its coefficients: what gradients flow through.
+
+    m_k            = p_k input + q_k network(input, tau_k)
+    [carry, input] = W_k [carry, input, m_k, m_{k-1}, ..., z]
+
+Each network call is forgotten and made again on the way back (`remember=False`), so that memory is that of one call and a
+few states, however many calls there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+
+from ..denoiser import Denoiser, clock
+from ..noise import source
+from ..player import first_state
+from ..tableau import Tableau
+from .problem import Part
+
+Tensor = torch.Tensor
+
+
+class Coefficients(NamedTuple):
+    """W (nfe, 2, R), p and q (nfe,): the output as m; tau (nfe,): what the network is shown. float64, one graph."""
+
+    W: Tensor
+    p: Tensor
+    q: Tensor
+    tau: Tensor
+
+
+def play(
+    part: Part, layout: Tableau, coefficients: Coefficients, x: Tensor | None = None, remember: bool = False
+) -> list[Tensor]:
+    """The network inputs of a part and its result, (nfe + 1) states (B, *shape), differentiable in all coefficients and x.
+
+    layout: any table with the same registers and noises; its numbers are not used, but for the prologue's.
+    x: x_T, where it is not the part's own. remember: keep what the network needs for its gradient instead of calling it again.
+    """
+    x = part.x_T if x is None else x
+    noise = source("brownian", list(part.seeds), None, len(part.seeds), layout.schedule) if layout.stochastic else None
+    state = first_state(layout, x, noise or _no_noise)
+    carry, now, outputs = state.carry, state.input, [torch.zeros(())][:0]
+    W, p, q = (v.to(x.device, x.dtype) for v in coefficients[:3])
+    tau = coefficients.tau.to(x.device, clock(x.dtype))
+    states = [now]
+    for k in range(layout.nfe):
+        output = _call(part.denoiser, now, tau[k], remember)
+        outputs = [p[k] * now + q[k] * output, *outputs][: layout.history]
+        draws = layout.draws(k + 1)
+        drawn = [noise(draw, now) for draw in draws] if noise else []
+        first = 2 + layout.history
+        columns = [0, 1, *range(2, 2 + len(outputs)), *(first + draw.slot for draw in draws)]
+        stack = torch.stack([carry, now, *outputs, *drawn])
+        carry, now = torch.tensordot(W[k][:, columns], stack, 1).unbind()
+        states.append(now)
+    return states
+
+
+def _no_noise(*_: object) -> Tensor:
+    raise AssertionError("a table without noise draws none")
+
+
+def _call(denoiser: Denoiser, x: Tensor, tau: Tensor, remember: bool) -> Tensor:
+    """One network evaluation, remembered or made again when its gradient is asked for."""
+    call: Callable[[Tensor, Tensor], Tensor] = lambda x, tau: denoiser.call(x, tau).to(x.dtype)  # noqa: E731
+    if remember or not torch.is_grad_enabled():
+        return call(x, tau)
+    with set_checkpoint_early_stop(False):  # stopping in the middle of a suspended pipeline would end it
+        found: Tensor = checkpoint(call, x, tau, use_reentrant=False, preserve_rng_state=False)
+    return found
+
+
+def has_gradients(parts: Sequence[Part], t: float) -> bool:
+    """Whether the network's output depends on its input in a way that torch can follow."""
+    part = parts[0]
+    x = part.x_T.detach().clone().requires_grad_()
+    try:
+        tau = torch.tensor(float(part.denoiser.schedule.model_time(t)), dtype=clock(x.dtype), device=x.device)
+        with torch.enable_grad():
+            output = part.denoiser.call(x, tau)
+            (slope,) = torch.autograd.grad(output.square().sum(), x)
+        return bool(torch.isfinite(slope).all())
+    except (RuntimeError, NotImplementedError, TypeError):
+        return False

@@ -1,0 +1,143 @@
+"""What is learned on: a model under one guidance, as numbered samples. Sample i is a function of seed i alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from ..denoiser import Denoiser
+from ..sampling import sample
+from ..schedule import NoiseSchedule
+from ..tableau import Tableau
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some seeds, their x_T (B, *shape) at t_start, and the network conditioned for them."""
+
+    seeds: tuple[int, ...]
+    denoiser: Denoiser
+    x_T: Tensor
+
+
+class Problem:
+    """A denoiser or a pipeline as numbered samples, in parts of at most `batch_size`.
+
+    Args:
+        model: Denoiser, diffusers pipeline, or what the command line takes for MODEL ("demo", a folder, a hub id).
+        shape: of one sample, for a Denoiser. guidance: scale, for a pipeline; for a Denoiser only a name of what it does.
+        classes, prompt: conditions of a pipeline, used in turn by seed. batch_size: samples at once.
+        device, dtype: of x_T for a Denoiser (float64 keeps float64 algebra); a pipeline brings its own.
+
+    Attributes:
+        schedule, prediction, shape, t_start, t_end: of the model. spent: network evaluations so far, samples times calls.
+
+    Raises:
+        ValueError: no `shape` for a Denoiser, or one that the network does not return.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        shape: Sequence[int] | None = None,
+        guidance: float | None = None,
+        classes: Sequence[int] | None = None,
+        prompt: str | Sequence[str] | None = None,
+        batch_size: int = 64,
+        device: Any = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.model, self.guidance, self.batch_size, self.spent = model, guidance, batch_size, 0
+        self._device, self._dtype = device, dtype
+        self._source: Any = None
+        self._parts: dict[tuple[int, ...], Part] = {}
+        if isinstance(model, Denoiser):
+            if shape is None:
+                raise ValueError(
+                    "`shape` is missing: a Denoiser does not say what one of its samples is, e.g. shape=(3, 32, 32)"
+                )
+            self.shape, first = tuple(int(n) for n in shape), model
+            self.name = getattr(model.fn, "__name__", type(model.fn).__name__)
+        else:
+            from ..source import Source
+
+            how: dict[str, Any] = {"classes": classes, "prompt": prompt, "guidance": guidance, "batch_size": batch_size}
+            self._source = Source(model, device=device, **how)
+            first = self.part([0]).denoiser
+            self.shape = tuple(self.part([0]).x_T.shape[1:])
+            self.name = model if isinstance(model, str) else type(self._source.pipe).__name__
+            if shape is not None and tuple(shape) != self.shape:
+                raise ValueError(f"`shape` is {tuple(shape)}, but the pipeline draws samples of shape {self.shape}")
+        self.schedule: NoiseSchedule = first.schedule
+        self.prediction = first.prediction
+        self.t_start = float(getattr(first, "t_start", self.schedule.t_max))
+        self.t_end = float(self.schedule.t_end)
+
+    def part(self, seeds: Sequence[int]) -> Part:
+        """These seeds, together in one batch."""
+        key = tuple(int(seed) for seed in seeds)
+        if key not in self._parts:
+            if self._source is not None:
+                from ..source import Batch
+
+                batch = Batch(self._source.pipe, key, self._source.wishes)
+                self._parts[key] = Part(key, batch.denoiser, batch.x_T)
+            else:
+                own = [torch.Generator().manual_seed(seed) for seed in key]
+                drawn = self.model.schedule.initial_noise((len(key), *self.shape), own, dtype=self._dtype)
+                self._parts[key] = Part(key, self.model, drawn.to(self._device))
+        return self._parts[key]
+
+    def parts(self, seeds: Sequence[int], size: int | None = None) -> list[Part]:
+        """The seeds in batches of at most `size`."""
+        size = min(size or self.batch_size, self.batch_size)
+        return [self.part(seeds[k : k + size]) for k in range(0, len(seeds), size)]
+
+    @torch.no_grad()
+    def draw(self, table: Tableau, part: Part, **how: Any) -> Tensor:
+        """x0 (B, *shape) of a part by a table; noise is that of one Brownian path a seed, whatever the number of steps."""
+        self.spent += len(part.seeds) * table.nfe
+        noise: dict[str, Any] = {}
+        if table.stochastic:
+            noise = {"noise": "brownian", "noise_seeds": list(part.seeds)}
+        x0: Tensor = sample(part.denoiser, part.x_T, table, check="none", **noise, **how)
+        return x0
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of a few weights of every tensor of the model, or, for a function, of what it returns on a fixed input."""
+        pipe = None if self._source is None else self._source.pipe
+        modules = [self.model.fn] if pipe is None else list(pipe.components.values())
+        modules = [m for m in modules if isinstance(m, torch.nn.Module)]
+        found = hashlib.sha256(repr((self.schedule.key, self.prediction, self.shape)).encode())
+        for tensor in (t for m in modules for t in m.state_dict().values()):
+            few = tensor.flatten()[:: max(1, tensor.numel() // 64)][:64]
+            found.update(few.detach().to("cpu", torch.float64).numpy().tobytes())
+        if not modules:
+            x = self.part([0, 1]).x_T
+            with torch.no_grad():
+                for t in (self.t_start, 0.5 * (self.t_start + self.t_end)):
+                    found.update(self.model(x, t).to("cpu", torch.float64).numpy().tobytes())
+        return found.hexdigest()[:16]
+
+    @property
+    def condition(self) -> str:
+        """What samples are conditioned on, in words: part of the name of everything that is kept of them."""
+        wishes = {} if self._source is None else {k: v for k, v in self._source.wishes.items() if v is not None}
+        return repr(
+            {**{k: list(v) if isinstance(v, range) else v for k, v in wishes.items()}, "guidance": self.guidance}
+        )
+
+
+def squared_errors(x0: Tensor, truth: Tensor) -> Tensor:
+    """Mean square difference of each sample: (B, *shape), (B, *shape) -> (B,) float64 on the CPU; inf where not finite."""
+    found = (x0.double() - truth.to(x0.device).double()).flatten(1).square().mean(1).cpu()
+    return torch.where(found.isfinite(), found, torch.inf)
