@@ -30,7 +30,7 @@ OUTPUT = (
 def _evaluating(how: dict[str, Any]) -> dict[str, Any]:
     """The arguments of `evaluate` among those of a command: what was said, and nothing else."""
     names = ("extractor", "protocol", "weights", "download", "fast", "device", "batch_size", "workers", "skip_bad")
-    said = {name: how[name] for name in (*names, "key", "resume", "number", "groups") if how.get(name)}
+    said = {name: how[name] for name in (*names, "key", "resume", "number") if how.get(name)}
     return {**said, "progress": True}
 
 
@@ -113,7 +113,6 @@ def _pair(real: str | None, generated: str, metrics: Sequence[str], how: dict[st
 @click.argument("real")
 @click.argument("generated")
 @click.option("--number", type=click.IntRange(2), help="Look at the first so many generated images.")
-@click.option("--groups", type=click.IntRange(1), default=10, show_default=True, help="For the error bar; 1: none.")
 def fid_command(real: str, generated: str, **how: Any) -> None:
     """FID of GENERATED against REAL: folders, .zip, .npz of images or statistics, or `mnist`, which is bundled.
 
@@ -137,7 +136,6 @@ def fid_command(real: str, generated: str, **how: Any) -> None:
 @click.option("--pairs", type=click.IntRange(2), default=64, show_default=True, help="Images for rmse, psnr, lpips.")
 @click.option("--grid", help="Of --model: a name that `fewstep grids` lists.")
 @click.option("-n", "--number", type=click.IntRange(2), help="Generated images  [default: all; of --model: 1000]")
-@click.option("--groups", type=click.IntRange(1), default=10, show_default=True, help="For error bars; 1: none.")
 @click.option("--out", metavar="DIR", help="Of --model: folder for curves, sheet, page and values.")
 def eval_command(sets: tuple[str, ...], metrics: Sequence[str], model: str | None, **how: Any) -> None:
     """Metrics of GENERATED against REAL, or of images that --model draws with solvers at several evaluations.
@@ -205,9 +203,7 @@ def stats_command(source: str, out: str, features: bool, half: bool, spatial: bo
     """Mean and covariance of the features of SOURCE as a file, to be compared with later: `fewstep fid REF.npz IMAGES`."""
     from .evaluation import stats
 
-    found = stats(
-        source, out, rows=features, half=half, spatial=spatial, name=name, **_evaluating({**how, "groups": None})
-    )
+    found = stats(source, out, rows=features, half=half, spatial=spatial, name=name, **_evaluating(how))
     if _first():
         meta = found.meta
         click.echo(f"{out}: {found.n} images of {meta.source}, {meta.extractor} {meta.protocol}, weights {meta.hash}")

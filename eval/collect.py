@@ -1,6 +1,6 @@
 """One pass over a set of images: read, extract, keep what the metrics need; in any number of processes, resumable.
 
-    blocks of indices --> images --> extractor --> {part: moments in groups, features on disk}
+    blocks of indices --> images --> extractor --> {part: moments and a sample of the features, or all of them on disk}
 
 Blocks are dealt to the processes in turn; which process saw a sample, and in what batch, changes the result by rounding only.
 """
@@ -33,7 +33,7 @@ def collect(
     *,
     statistics: Sequence[str] = ("main",),
     rows: Sequence[str] = (),
-    groups: int = 10,
+    kept: int | None = None,
     batch_size: int = 64,
     workers: int = 0,
     number: int | None = None,
@@ -45,9 +45,9 @@ def collect(
 
     Args:
         images, extractor: what is looked at, and with what.
-        statistics: parts ("main", "logits", "spatial") whose mean and covariance are kept, streaming.
+        statistics: parts ("main", "logits", "spatial") whose mean, covariance and a sample are kept, streaming.
         rows: parts whose feature vectors are kept, in a memory-mapped file.
-        groups: in which the moments are kept, for error bars.
+        kept: feature vectors of a uniform sample beside the moments, for error bars; None: as `FeatureStatistics`.
         batch_size, workers: images at once, and processes that decode them.
         number: take the first so many images.
         world: this process among others; None finds out.
@@ -55,14 +55,14 @@ def collect(
         progress: a bar on a terminal, else a plain line every now and then.
 
     Returns:
-        Moments on all processes, rows on the first one.
+        Statistics on all processes, rows on the first one.
 
     Raises:
         ValueError: fewer than 2 images, a part that the extractor lacks, features that are not finite.
     """
     world = world or World(extractor.device)
     dims = {part: _dimension(extractor, part) for part in {*statistics, *rows}}
-    wanted = Wanted({part: dims[part] for part in statistics}, {part: dims[part] for part in rows}, groups)
+    wanted = Wanted({part: dims[part] for part in statistics}, {part: dims[part] for part in rows}, kept)
     count = images.count if number is None or images.count is None else min(number, images.count)
     if images.count is None and (world.size > 1 or resume):
         raise ValueError(

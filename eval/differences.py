@@ -6,7 +6,7 @@ Group i of one solver's samples and group i of another's started from the same n
     (value_a - value_b) -+ t sd(g_a - g_b) / sqrt(G),        t: 97.5 % quantile of Student's t with G - 1 degrees,
 
 which is far narrower than either interval alone: most of what varies, varies together. Groups are single images for the
-errors to a reference, tenths of the set for Frechet distances.
+errors to a reference, tenths of the set for metrics of sets (of the kept part of it for Frechet distances).
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def evaluate(
         options: of metrics by name, e.g. {"kid": {"subsets": 50}}.
         device: where the network runs; None is a GPU where there is one.
         how: of the extractor: protocol ("tf", "pytorch-fid", "clean"), weights (a path), download, fast (bf16);
-            of the pass: batch_size, workers, groups (error bars), progress, resume (folder), number (of generated images);
+            of the pass: batch_size, workers, progress, resume (folder), number (of generated images);
             of images: skip_bad, range (of floats), layout, key, and for a pipeline all that `Generated` takes.
 
     Returns:
@@ -120,7 +120,7 @@ def stats(
         raise ValueError(f"statistics are written as .npz; got {str(out)!r}.")
     network, device, spatial = how.pop("extractor", None), how.pop("device", None), how.pop("spatial", False)
     side = Side.of(source)
-    work = Work.begun(Side(None), side, network, device, {"groups": 1, **how})
+    work = Work.begun(Side(None), side, network, device, how)
     parts = ("main", "spatial") if spatial else ("main",)
     found = work.plan(side, parts, ("main",) if rows else (), real=False).run()
     if name:

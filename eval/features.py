@@ -33,7 +33,7 @@ class Features:
 
     Attributes:
         n: number of images; None where a file does not say.
-        statistics: part -> FeatureStatistics (n, mean, covariance, groups).
+        statistics: part -> FeatureStatistics (n, mean, covariance, and a sample).
         rows: part -> float32 (n, d) in the order of the samples, possibly memory-mapped.
         meta: under what they were made.
         layers: part -> name of the extractor's layer.

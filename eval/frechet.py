@@ -76,10 +76,15 @@ def centred(rows: Tensor) -> Tensor:
 
     The first n - 1 rows of H X, H the Householder reflection that takes the vector of ones to the last axis.
     """
+    return centred_(rows.clone())
+
+
+def centred_(rows: Tensor) -> Tensor:
+    """The same, in the memory of the rows."""
     n = len(rows)
     v = torch.full((n, 1), n**-0.5, dtype=rows.dtype, device=rows.device)
     v[-1] += 1.0
-    return (rows - v @ (v.T @ rows) / v[-1])[:-1]
+    return rows.addmm_(v, v.T @ rows, alpha=-1 / (1 + n**-0.5))[:-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +121,8 @@ class Gaussian:
     @classmethod
     def of_rows(cls, rows: Tensor) -> Gaussian:
         """From feature vectors (n, d), n >= 2; their centred selves are the factor."""
-        x = rows.double()
-        return cls(x.mean(0), None, centred(x).T / (len(x) - 1) ** 0.5)
+        x = rows.to(torch.float64, copy=True)
+        return cls(x.mean(0), None, centred_(x).div_((len(x) - 1) ** 0.5).T)
 
     def to(self, device: Any) -> Gaussian:
         """On another device."""

@@ -22,7 +22,7 @@ class Result:
         value: the number; `float(result)` is the same.
         error: one standard error of it, of the generated side's sampling; None where there is no estimate.
         interval: 95 % interval (low, high), or None.
-        method: how `error` and `interval` were found, e.g. "block jackknife, 10 groups".
+        method: how `error` and `interval` were found, e.g. "influences of 2048 of the generated images, first order".
         n, n_real: numbers of images (None: not recorded in the file, or no reference at all).
         extractor, protocol, layer, hash, precision: under what features it was measured.
         details: other numbers that belong to it: error bound, slope, k, splits, seeds ...

@@ -1,6 +1,6 @@
 """What one process has collected, as files: raw features on disk, and a state from which an interrupted run goes on.
 
-    FOLDER/KEY/shard-RUN-RANK.npz           which samples were seen, and the moments of their features
+    FOLDER/KEY/shard-RUN-RANK.npz           which samples were seen, the moments of their features and a sample of them
     FOLDER/KEY/shard-RUN-RANK-PART.f32      their feature vectors one after another, where a metric needs them
 
 KEY is a hash of images, extractor and what is collected, so that one folder serves many evaluations. A shard is written
@@ -20,7 +20,7 @@ import numpy as np
 
 from fewstep.files import whole
 
-from .statistics import FeatureStatistics, Moments
+from .statistics import FeatureStatistics
 
 
 class RowFile:
@@ -47,11 +47,11 @@ class RowFile:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Dimension of every part of which moments, in groups, or all feature vectors are kept."""
+    """Dimension of every part of which moments and a sample of `kept` rows, or all feature vectors are kept."""
 
     statistics: dict[str, int]
     rows: dict[str, int]
-    groups: int = 1
+    kept: int | None = None
 
 
 class Shard:
@@ -69,7 +69,7 @@ class Shard:
         stem = path.with_suffix("") if path else Path(self._temporary.name if self._temporary else "") / "rows"
         self.seen: list[np.ndarray] = []
         self.skipped: list[np.ndarray] = []
-        self.statistics = {part: FeatureStatistics(dim, wanted.groups) for part, dim in wanted.statistics.items()}
+        self.statistics = {part: FeatureStatistics(dim, wanted.kept) for part, dim in wanted.statistics.items()}
         self.rows = {part: RowFile(stem.with_name(f"{stem.name}-{part}.f32"), dim) for part, dim in wanted.rows.items()}
 
     @property
@@ -99,8 +99,7 @@ class Shard:
         assert self.path is not None
         arrays: dict[str, np.ndarray] = {"seen": self.indices, "missing": self.missing}
         for part, statistics in self.statistics.items():
-            for g, group in enumerate(statistics.groups):
-                arrays |= {f"{part}.{g}.{name}": array for name, array in group.arrays().items()}
+            arrays |= {f"{part}.{name}": array for name, array in statistics.arrays().items()}
         with whole(self.path) as temporary, open(temporary, "wb") as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]
 
@@ -110,14 +109,9 @@ class Shard:
         shard = cls(wanted, path)
         with np.load(path, allow_pickle=False) as arrays:
             shard.seen, shard.skipped = [arrays["seen"]], [arrays["missing"]]
-            held: dict[str, dict[str, np.ndarray]] = {}
-            for name in arrays.files:
-                if name.count(".") == 2:
-                    group, _, key = name.rpartition(".")
-                    held.setdefault(group, {})[key] = arrays[name]
-        for part, dim in wanted.statistics.items():
-            moments = [Moments.of_arrays(dim, held[f"{part}.{g}"]) for g in range(wanted.groups)]
-            shard.statistics[part] = FeatureStatistics.of_moments(moments)
+            for part in wanted.statistics:
+                held = {name.removeprefix(f"{part}."): arrays[name] for name in arrays if name.startswith(f"{part}.")}
+                shard.statistics[part] = FeatureStatistics.of_arrays(held, wanted.kept)
         return shard
 
 

@@ -4,14 +4,14 @@ Chunks of rows are merged by their moments (n, mean m, scatter S = sum of (x - m
 
     delta = m_b - m_a,   n = n_a + n_b,   m = m_a + delta n_b / n,   S = S_a + S_b + delta delta^T n_a n_b / n
 
-While there are fewer rows than dimensions the rows themselves are kept: that is smaller and loses nothing.
+all in one d x d matrix, however many rows there are. Beside it a uniform sample of the rows is kept (`Sketch`), for error bars.
+While there are no more rows than dimensions the sample has them all, and there is no matrix: that is smaller and loses nothing.
 
 Reference: Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, Chan, Golub and LeVeque, 1979.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from os import PathLike
 from typing import Any
 
@@ -20,140 +20,142 @@ import torch
 from torch import Tensor
 
 from .frechet import Gaussian
+from .sketch import Sketch
 
 CHUNK = 512  # rows that wait for one rank-k update
+KEPT = 2048  # rows that are kept, or as many as there are dimensions if that is more
 
 
 class Moments:
-    """n, mean and scatter of rows (B, d); rows wait until there are enough of them."""
+    """n, mean and scatter of rows (B, d), and one chunk of rows that wait to be added to it."""
 
     def __init__(self, dim: int) -> None:
         self.dim = dim
-        self.merged = 0  # rows in mean and scatter
-        self.mean_: Tensor | None = None
-        self.scatter_: Tensor | None = None
-        self.waiting: list[Tensor] = []
-        self.n_waiting = 0
+        self.merged, self.waiting = 0, 0  # rows in mean and scatter, and rows of the chunk that are filled
+        self.mean: Tensor | None = None
+        self.scatter: Tensor | None = None
+        self.chunk: Tensor | None = None
+
+    @classmethod
+    def of(cls, n: int, mean: Tensor, scatter: Tensor) -> Moments:
+        """Moments that are known; the matrix is taken over."""
+        made = cls(len(mean))
+        made.merged, made.mean, made.scatter = n, mean, scatter
+        return made
 
     @property
     def n(self) -> int:
-        return self.merged + self.n_waiting
-
-    @property
-    def raw(self) -> bool:
-        """Whether every row is still there."""
-        return self.merged == 0
-
-    @property
-    def keeps(self) -> int:
-        """Rows up to which all of them are kept."""
-        return max(CHUNK, self.dim)
+        return self.merged + self.waiting
 
     def rows(self) -> Tensor:
-        """The rows that wait, (n_waiting, d) float64."""
-        return torch.cat([w.double() for w in self.waiting]) if self.waiting else torch.zeros(0, self.dim).double()
+        """The rows that wait, (waiting, d) float64."""
+        return torch.zeros(0, self.dim).double() if self.chunk is None else self.chunk[: self.waiting]
 
     def add(self, rows: Tensor) -> None:
         """Take rows (B, d)."""
-        if len(rows):
-            self.waiting.append(rows)
-            self.n_waiting += len(rows)
-            if self.n_waiting >= (self.keeps if self.raw else CHUNK):
+        if self.chunk is None:
+            self.chunk = torch.empty(CHUNK, self.dim, dtype=torch.float64, device=rows.device)
+        for part in _cut(rows, CHUNK - self.waiting):
+            self.chunk[self.waiting : self.waiting + len(part)] = part
+            self.waiting += len(part)
+            if self.waiting == CHUNK:
                 self.flush()
 
     def flush(self) -> None:
         """Put what waits into mean and scatter."""
         if self.waiting:
             x = self.rows()
-            self.waiting, self.n_waiting = [], 0
-            mean = x.mean(0)
+            mean, n, self.waiting = x.mean(0), len(x), 0
             x -= mean
-            self.absorb(len(x), mean, x.T @ x)
+            self._shifted(n, mean).addmm_(x.T, x)
 
-    def absorb(self, n: int, mean: Tensor, scatter: Tensor) -> None:
-        """Merge the moments of n other rows (`scatter` is taken over)."""
-        if self.mean_ is None or self.scatter_ is None:
-            self.merged, self.mean_, self.scatter_ = n, mean, scatter
-            return
+    def _shifted(self, n: int, mean: Tensor) -> Tensor:
+        """n rows of this mean are counted; returned is the matrix, to which their scatter is still to be added."""
+        if self.mean is None or self.scatter is None:
+            self.mean = torch.zeros_like(mean)
+            self.scatter = torch.zeros(self.dim, self.dim, dtype=torch.float64, device=mean.device)
         total = self.merged + n
-        delta = mean - self.mean_
-        self.scatter_ += scatter
-        self.scatter_.addr_(delta, delta, alpha=self.merged * n / total)
-        self.mean_ = self.mean_ + delta * (n / total)
+        delta = mean.to(self.mean.device) - self.mean
+        self.scatter.addr_(delta, delta, alpha=self.merged * n / total)
+        self.mean = self.mean + delta * (n / total)
         self.merged = total
+        return self.scatter
 
     def merge(self, other: Moments) -> None:
         """Add what `other` has seen; it is left as it was."""
-        if other.mean_ is not None and other.scatter_ is not None:
-            self.flush()
-            self.absorb(other.merged, other.mean_, other.scatter_.clone())
-        for rows in other.waiting:
-            self.add(rows)
+        if other.mean is not None and other.scatter is not None and other.merged:
+            matrix = self._shifted(other.merged, other.mean)
+            matrix += other.scatter.to(matrix.device)
+        if other.waiting:
+            self.add(other.rows())
 
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """mean (d,) and scatter (d, d)."""
-        if self.raw:
-            x = self.rows()
-            mean = x.mean(0)
-            return mean, (x - mean).T @ (x - mean)
+    def done(self) -> tuple[Tensor, Tensor]:
+        """mean (d,) and scatter (d, d), of all rows; the matrix itself, no copy."""
         self.flush()
-        assert self.mean_ is not None and self.scatter_ is not None
-        return self.mean_, self.scatter_
+        assert self.mean is not None and self.scatter is not None
+        return self.mean, self.scatter
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All it knows, as arrays for a file."""
-        found = {"merged": np.array(self.merged), "waiting": self.rows().float().cpu().numpy()}
-        if self.mean_ is not None and self.scatter_ is not None:
-            found |= {"mean": self.mean_.cpu().numpy(), "scatter": self.scatter_.cpu().numpy()}
+        found = {"merged": np.array(self.merged), "waiting": self.rows().cpu().numpy()}
+        if self.mean is not None and self.scatter is not None:
+            found |= {"mean": self.mean.cpu().numpy(), "scatter": self.scatter.cpu().numpy()}
         return found
 
     @classmethod
-    def of_arrays(cls, dim: int, arrays: dict[str, np.ndarray]) -> Moments:
+    def of_arrays(cls, arrays: dict[str, np.ndarray]) -> Moments:
         """The inverse of `arrays`."""
-        made = cls(dim)
-        if int(arrays["merged"]):
-            made.absorb(int(arrays["merged"]), torch.tensor(arrays["mean"]), torch.tensor(arrays["scatter"]))
-        made.add(torch.tensor(arrays["waiting"]))
+        made = cls(arrays["waiting"].shape[1])
+        if "scatter" in arrays:
+            mean, scatter = (torch.from_numpy(arrays[name]) for name in ("mean", "scatter"))
+            made = cls.of(int(arrays["merged"]), mean, scatter)
+        made.add(torch.from_numpy(arrays["waiting"]))
         return made
 
 
-def group_of(index: Any, groups: int) -> np.ndarray:
-    """The group of every sample of `index` (n,): every `groups` neighbours have one each, turned by a hash of their place.
+def _cut(rows: Tensor, first: int) -> list[Tensor]:
+    """The first so many rows, then chunk by chunk."""
+    return [part for part in (rows[:first], *rows[first:].split(CHUNK)) if len(part)]
 
-    The turn matters: i mod groups would follow whatever is periodic in the samples, classes drawn in turn above all, and
-    groups of one class each differ by their classes, not by chance.
-    """
-    index = np.asarray(index, np.int64)
-    turn = (index // groups * 2654435761 & 0xFFFFFFFF) >> 16
-    return (index + turn) % groups
+
+def symmetric_(matrix: Tensor, block: int = 256) -> Tensor:
+    """(A + A^T) / 2 in the memory of A (d, d)."""
+    for i in range(0, len(matrix), block):
+        right, below = matrix[i : i + block, i:], matrix[i:, i : i + block]
+        half = (right + below.T).div_(2)
+        right.copy_(half)
+        below.copy_(half.T)
+    return matrix
 
 
 class FeatureStatistics:
-    """Streaming n, mean and covariance of features, float64, optionally in groups for error bars.
+    """Streaming n, mean and covariance of features, float64, and a uniform sample of them for error bars.
 
         s = FeatureStatistics(2048)
         for batch in features:  # (B, 2048)
             s.update(batch)
         s.mean, s.cov, s.n
 
-    The group of a sample is a function of its index (`group_of`), not of batches or processes. Memory: groups * d^2 doubles.
+    Which rows are kept follows from the indices of the samples, not from batches or processes. Memory: d^2 doubles and
+    `kept` rows, whatever n; less than that while n is at most d.
 
     Args:
         dim: d.
-        groups: kept apart, for jackknives; 1 keeps one.
+        kept: rows of the sample; None: 2048, or d if that is more.
     """
 
-    def __init__(self, dim: int, groups: int = 1) -> None:
-        if dim < 1 or groups < 1:
-            raise ValueError(f"statistics need at least one dimension and one group; got dim={dim}, groups={groups}.")
-        self.dim = dim
-        self.groups = [Moments(dim) for _ in range(groups)]
-        self.fixed: Gaussian | None = None  # as it came from a file, perhaps with its factor, perhaps without a count
+    def __init__(self, dim: int, kept: int | None = None) -> None:
+        if dim < 1 or (kept is not None and kept < 1):
+            raise ValueError(f"statistics need at least one dimension and one kept row; got dim={dim}, kept={kept}.")
+        self.dim, self.n = dim, 0
+        self.sketch = Sketch(dim, max(KEPT, dim) if kept is None else kept)
+        self.moments = Moments(dim)  # of all rows; empty while these are few, and where `known` has taken its matrix
+        self.known: Gaussian | None = None  # as it came from a file, perhaps without a count, or as it was asked for
+        self.place = torch.device("cpu")
 
-    @property
-    def n(self) -> int:
-        """Rows seen."""
-        return sum(group.n for group in self.groups)
+    def few(self, more: int = 0) -> bool:
+        """Whether with so many more rows all of them are kept, and are no more than dimensions."""
+        return self.sketch.seen == self.n and self.n + more <= min(self.dim, self.sketch.size)
 
     def update(self, features: Any, index: Any = None) -> FeatureStatistics:
         """Add features (B, d) of the samples `index` (B,), by default the next ones; returns itself.
@@ -161,11 +163,13 @@ class FeatureStatistics:
         Raises:
             ValueError: another shape, or entries that are not finite (the samples are named).
         """
-        self._growing()
+        self._counted()
         rows = torch.as_tensor(features).detach()
         if rows.ndim != 2 or rows.shape[1] != self.dim:
             raise ValueError(f"features of shape (B, {self.dim}) are expected; got {tuple(rows.shape)}.")
-        numbers = np.arange(self.n, self.n + len(rows)) if index is None else np.asarray(index)
+        numbers = np.arange(self.n, self.n + len(rows)) if index is None else np.asarray(index, np.int64)
+        if numbers.shape != (len(rows),):
+            raise ValueError(f"an index of {len(rows)} samples is expected; got {numbers.shape}.")
         finite = rows.isfinite().all(1)
         if not finite.all():
             bad = numbers[~finite.cpu().numpy()][:5].tolist()
@@ -174,73 +178,66 @@ class FeatureStatistics:
             )
         if rows.device.type == "mps":  # has no float64
             rows = rows.cpu()
-        if len(self.groups) == 1:
-            self.groups[0].add(rows)
-            return self
-        of_each = group_of(numbers, len(self.groups))
-        for g, group in enumerate(self.groups):
-            mine = np.flatnonzero(of_each == g)
-            if len(mine):
-                group.add(rows[torch.as_tensor(mine, device=rows.device)])
+        self.place = rows.device
+        if not self.few(len(rows)):
+            self._streaming().add(rows)
+        self.sketch.add(rows, numbers)
+        self.n += len(rows)
+        self.known = None
         return self
 
     def merge(self, other: FeatureStatistics) -> FeatureStatistics:
-        """Add what `other` has seen, group by group; returns itself. ValueError: other dimensions or groups."""
+        """Add what `other` has seen; returns itself. ValueError: other dimensions, or another number of kept rows."""
         if other.dim != self.dim:
             raise ValueError(f"statistics of {self.dim} and {other.dim} dimensions cannot be merged.")
-        if len(other.groups) != len(self.groups):
-            raise ValueError(f"statistics in {len(self.groups)} and {len(other.groups)} groups cannot be merged.")
-        self._growing()
+        if other.sketch.size != self.sketch.size:
+            raise ValueError(
+                f"{self.sketch.size} and {other.sketch.size} kept rows cannot be merged: keep as many in both."
+            )
+        self._counted()
         other._counted()
-        for mine, theirs in zip(self.groups, other.groups, strict=True):
-            mine.merge(theirs)
+        if not (other.few() and self.few(other.n)):
+            self._streaming().merge(other.all_moments())
+        self.sketch.merge(other.sketch)
+        self.n += other.n
+        self.known = None
         return self
 
-    def total(self) -> Moments:
-        """All groups as one."""
-        if len(self.groups) == 1:
-            return self.groups[0]
-        together = Moments(self.dim)
-        for group in self.groups:
-            together.merge(group)
-        return together
+    def _streaming(self) -> Moments:
+        """The moments of all rows, to be added to."""
+        self.moments = self.all_moments()
+        return self.moments
 
-    @property
-    def parts(self) -> list[FeatureStatistics]:
-        """Each group by itself."""
-        return [FeatureStatistics.of_moments([group]) for group in self.groups]
-
-    @classmethod
-    def of_moments(cls, groups: Iterable[Moments]) -> FeatureStatistics:
-        """From groups that exist."""
-        moments = list(groups)
-        made = cls(moments[0].dim)
-        made.groups = moments
-        return made
+    def all_moments(self) -> Moments:
+        """The moments of all rows, to be read."""
+        if self.few():
+            made = Moments(self.dim)
+            made.add(torch.from_numpy(self.sketch.rows).to(self.place))
+            return made
+        if self.known is not None:
+            return Moments.of(self.n, self.known.mean, self.known.cov * (self.n - 1))
+        return self.moments
 
     @classmethod
     def of(cls, gaussian: Gaussian, n: int | None) -> FeatureStatistics:
         """From the Gaussian of n rows; n None, where a file does not say: it can be compared but not added to."""
         made = cls(gaussian.dim)
-        if n is not None:
-            made.groups[0].absorb(n, gaussian.mean, gaussian.cov * (n - 1))
-        made.fixed = gaussian
+        made.known, made.n = gaussian, n or 0
         return made
 
     def _counted(self) -> None:
-        if self.fixed is not None and self.n == 0:
+        if self.known is not None and self.n == 0:
             raise ValueError(
                 "these statistics do not say of how many samples they are: nothing can be merged with them."
             )
 
-    def _growing(self) -> None:
-        self._counted()
-        self.fixed = None
-
     @property
     def mean(self) -> Tensor:
         """(d,)."""
-        return self._enough(1).moments()[0] if self.fixed is None else self.fixed.mean
+        if self.known is not None:
+            return self.known.mean
+        self._enough(1)
+        return torch.from_numpy(self.sketch.ordered()).double().mean(0) if self.few() else self.moments.done()[0]
 
     @property
     def cov(self) -> Tensor:
@@ -249,19 +246,37 @@ class FeatureStatistics:
 
     def gaussian(self) -> Gaussian:
         """Mean and covariance, with the rows as factor while there are no more of them than dimensions."""
-        if self.fixed is not None:
-            return self.fixed
-        total = self._enough(2)
-        if total.raw and total.n <= total.dim:
-            return Gaussian.of_rows(total.rows())
-        mean, scatter = total.moments()
-        return Gaussian(mean, (scatter + scatter.T) / (2 * (total.n - 1)))
+        if self.known is None:
+            self._enough(2)
+            if self.few():
+                self.known = Gaussian.of_rows(torch.from_numpy(self.sketch.ordered()).to(self.place))
+            else:
+                mean, scatter = self.moments.done()
+                self.moments = Moments(self.dim)  # its matrix becomes the covariance
+                self.known = Gaussian(mean, symmetric_(scatter).div_(self.n - 1))
+        return self.known
 
-    def _enough(self, n: int) -> Moments:
-        total = self.total()
-        if total.n < n:
-            raise ValueError(f"a {'covariance' if n > 1 else 'mean'} needs at least {n} samples; got {total.n}.")
-        return total
+    def _enough(self, n: int) -> None:
+        if self.n < n:
+            raise ValueError(f"a {'covariance' if n > 1 else 'mean'} needs at least {n} samples; got {self.n}.")
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All it knows, as arrays for a file."""
+        streamed = {} if self.few() else {f"moments.{k}": v for k, v in self.all_moments().arrays().items()}
+        return {"n": np.array(self.n), **{f"sketch.{k}": v for k, v in self.sketch.arrays().items()}, **streamed}
+
+    @classmethod
+    def of_arrays(cls, arrays: dict[str, np.ndarray], kept: int | None = None) -> FeatureStatistics:
+        """The inverse of `arrays`."""
+        made = cls(arrays["sketch.rows"].shape[1], kept)
+        parts = {
+            name: {key.removeprefix(name): array for key, array in arrays.items() if key.startswith(name)}
+            for name in ("sketch.", "moments.")
+        }
+        made.n, made.sketch = int(arrays["n"]), Sketch.of_arrays(made.sketch.size, parts["sketch."])
+        if parts["moments."]:
+            made.moments = Moments.of_arrays(parts["moments."])
+        return made
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write `mu`, `sigma` and `n` as .npz, as pytorch-fid and its kin read them."""

@@ -168,7 +168,7 @@ class _Sweep:
             wanted = [metric for metric in map(find, metrics) if metric.real]
             rows = any(metric.rows and metric.real_rows for metric in wanted)
             spatial = any("spatial" in metric.statistics for metric in wanted)
-            shared = {name: value for name, value in how.items() if name not in ("options", "groups")}
+            shared = {name: value for name, value in how.items() if name != "options"}
             real = stats(real, rows=rows, spatial=spatial, **shared)
         labels = [f"{solver} at {n}" for solver, n in self.places]
         for (solver, n), _ in zip(self.places, watch(labels, "point"), strict=True):

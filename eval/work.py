@@ -18,7 +18,7 @@ from .world import World
 # Arguments of `evaluate` for the extractor, when it is given by name; for the pass over images; and for sets of images, both
 # sides alike. Whatever else is given is for a pipeline that draws.
 OF_EXTRACTOR = ("protocol", "weights", "download", "fast", "compile")
-OF_PASS = ("batch_size", "workers", "groups", "progress", "resume", "number", "world")
+OF_PASS = ("batch_size", "workers", "progress", "resume", "number", "world")
 OF_IMAGES = ("skip_bad", "range", "key", "layout")
 
 
@@ -168,7 +168,7 @@ class Plan:
             return self.found
         how: dict[str, Any] = dict(self.work.of_pass)
         if self.real:
-            how = {**how, "groups": 1, "number": None}
+            how = {**how, "number": None}
         network, world = self.work.extractor(), self.work.world
         seen = collect(self.images, network, statistics=self.moments, rows=self.rows, world=world, **how)
         if self.found is None:

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fewstep.devices import chosen_device
 
+from .sketch import Sketch, ranks
 from .statistics import FeatureStatistics, Moments
 
 
@@ -84,29 +86,36 @@ class World:
             torch.distributed.all_reduce(value)
         return value
 
-    def merged(self, statistics: FeatureStatistics) -> FeatureStatistics:
-        """What all processes have seen, group by group."""
+    def merged(self, mine: FeatureStatistics) -> FeatureStatistics:
+        """What all processes have seen; `mine` is used up."""
         if self.size == 1:
-            return statistics
-        return FeatureStatistics.of_moments([self._moments(group) for group in statistics.groups])
+            return mine
+        together = FeatureStatistics(mine.dim, mine.sketch.size)
+        together.n, together.place = sum(self.gather(mine.n)), mine.place
+        together.sketch = self._sketch(mine.sketch)
+        if not together.few():
+            together.moments = self._moments(mine.all_moments(), together.n)
+        return together
 
-    def _moments(self, mine: Moments) -> Moments:
+    def _sketch(self, mine: Sketch) -> Sketch:
+        """The lowest ranks of all; none sends what is above them."""
+        together = Sketch(mine.rows.shape[1], mine.size)
+        lowest = np.sort(ranks(np.concatenate(self.gather(mine.index))))[: mine.size]
+        if len(lowest):
+            for index, rows in self.gather(mine.below(lowest[-1])):
+                together.add(torch.from_numpy(rows), index)
+        together.seen = sum(self.gather(mine.seen))
+        return together
+
+    def _moments(self, mine: Moments, n: int) -> Moments:
         """Moments of all about the mean of all: n = sum n_r, m = sum n_r m_r / n, S = sum S_r + n_r (m_r - m)(m_r - m)^T."""
-        together = Moments(mine.dim)
-        told = self.gather((mine.n, mine.raw))
-        n = sum(count for count, _ in told)
-        if all(raw for _, raw in told) and n < together.keeps:
-            for rows in self.gather(mine.rows().cpu()):
-                together.add(rows)
-            return together
         mean = torch.zeros(mine.dim, dtype=torch.float64, device=self.device)
         scatter = torch.zeros(mine.dim, mine.dim, dtype=torch.float64, device=self.device)
         if mine.n:
-            mean, scatter = (part.to(self.device) for part in mine.moments())
+            mean, scatter = (part.to(self.device) for part in mine.done())
         center = self.sum(mine.n * mean) / n
         delta = mean - center
-        together.absorb(n, center, self.sum(scatter.clone().addr_(delta, delta, alpha=mine.n)))
-        return together
+        return Moments.of(n, center, self.sum(scatter.addr_(delta, delta, alpha=mine.n)))
 
 
 def _leave(state: Any) -> None:

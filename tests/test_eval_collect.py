@@ -13,7 +13,10 @@ from PIL import Image
 from fewstep.eval import collect as collecting
 from fewstep.eval.collect import blocks_of, collect, undone
 from fewstep.eval.extractors import Function
+from fewstep.eval.features import Features
 from fewstep.eval.images import image_set
+from fewstep.eval.metrics.fid import fid
+from fewstep.eval.statistics import FeatureStatistics
 
 D = 12
 
@@ -25,6 +28,9 @@ def tiny(images):
 
 
 EXTRACTOR = Function(tiny, D, "tiny", size=8)
+REFERENCE = Features(
+    500, {"main": FeatureStatistics(D).update(torch.rand(500, D, generator=torch.Generator().manual_seed(0)))}
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ def folder(tmp_path_factory):
 
 
 def features_of(folder, **how):
-    how = {"batch_size": 8, "groups": 3, "statistics": ("main",), "rows": ("main",), **how}
+    how = {"batch_size": 8, "kept": 25, "statistics": ("main",), "rows": ("main",), **how}
     return collect(image_set(folder), EXTRACTOR, **how)
 
 
@@ -48,7 +54,22 @@ def assert_same(a, b, rtol=1e-12):
     one, other = a.statistics["main"], b.statistics["main"]
     torch.testing.assert_close(one.mean, other.mean, rtol=rtol, atol=0)
     torch.testing.assert_close(one.cov, other.cov, rtol=0, atol=rtol * float(other.cov.abs().max()))
-    assert [p.n for p in one.parts] == [p.n for p in other.parts]
+    assert_same_bars(bars(a), bars(b), 1e-6)  # float32 features differ by the batches of the extractor
+    assert len(bars(a)[0]) == 25
+
+
+def bars(features):
+    """Which samples are kept, and what the distance to other features makes of them."""
+    sketch = features.statistics["main"].sketch
+    (result,) = fid(REFERENCE, features)
+    return np.sort(sketch.index), sketch.ordered(), result.value, result.error, result.interval, result.groups
+
+
+def assert_same_bars(found, expected, rtol):
+    assert np.array_equal(found[0], expected[0])
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)
+    for numbers, others in zip(found[2:], expected[2:], strict=True):
+        assert numbers == (others if others is None else pytest.approx(others, rel=rtol))
 
 
 def test_rows_are_those_of_each_image_in_order(folder):
@@ -73,7 +94,7 @@ def test_only_the_first_images(folder):
 
 def test_a_stream_of_unknown_length(folder):
     images = [image_set(folder).image(i)[None] for i in range(61)]
-    found = collect(image_set(iter(images)), EXTRACTOR, rows=("main",), batch_size=8, groups=3)
+    found = collect(image_set(iter(images)), EXTRACTOR, rows=("main",), batch_size=8, kept=25)
     assert_same(found, features_of(folder))
 
 
@@ -93,7 +114,7 @@ def test_an_interrupted_run_goes_on_and_equals_a_whole_one(folder, tmp_path, mon
         return tiny(images)
 
     mortal = Function(dies, D, "tiny", size=8)
-    how = {"groups": 3, "rows": ("main",), "resume": tmp_path}
+    how = {"kept": 25, "rows": ("main",), "resume": tmp_path}
     with pytest.raises(Killed):
         collect(image_set(folder), mortal, batch_size=8, **how)
     done = sum(seen) - seen[-1]
@@ -171,37 +192,41 @@ import sys
 sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
-from test_eval_collect import EXTRACTOR, collect, image_set
+from test_eval_collect import EXTRACTOR, bars, collect, image_set
 from fewstep.eval.features import Features
 from fewstep.eval.world import World
 from fewstep.eval.statfile import save
 
 world = World.current("cpu")
-found = collect(image_set({folder!r}), EXTRACTOR, statistics=("main",), rows=("main",), groups=3, batch_size={batch},
-                world=world, resume={resume!r})
+found = collect(image_set({folder!r}), EXTRACTOR, statistics=("main",), rows=("main",), kept=25, batch_size={batch},
+                number={number}, world=world, resume={resume!r})
 everywhere = world.gather(float(found.statistics["main"].cov.sum()))
 assert len(everywhere) == {size} and len(set(everywhere)) == 1
 if world.first:
     torch.save((found.n, found.rows["main"], found.statistics["main"].mean, found.statistics["main"].cov,
-                [p.n for p in found.statistics["main"].parts]), {out!r})
+                bars(found)), {out!r})
 """
 
 
-@pytest.mark.parametrize(("size", "batch"), [(2, 8), (3, 25)])
-def test_processes_together_give_the_same(folder, tmp_path, size, batch):
+@pytest.mark.parametrize(("size", "batch", "number"), [(2, 8, None), (3, 25, None), (2, 3, 11)])
+def test_processes_together_give_the_same(folder, tmp_path, size, batch, number):
+    """In the last case there are fewer images than dimensions, and no matrix."""
     script, out = tmp_path / "run.py", tmp_path / "found.pt"
     here = os.path.dirname(__file__)
-    resume = str(tmp_path / "state") if size == 2 else None
-    values = {"tests": here, "folder": str(folder), "batch": batch, "out": str(out), "size": size, "resume": resume}
+    resume = str(tmp_path / "state") if batch == 8 else None
+    values = {"tests": here, "folder": str(folder), "out": str(out), "resume": resume}
+    values |= {"size": size, "batch": batch, "number": number}
     script.write_text(textwrap.dedent(SCRIPT).format(**values))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}", str(script)]
     result = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    n, rows, mean, cov, counts = torch.load(out, weights_only=False)
-    alone = features_of(folder)
-    assert n == 61 and counts == [p.n for p in alone.statistics["main"].parts]
+    n, rows, mean, cov, theirs = torch.load(out, weights_only=False)
+    alone = features_of(folder, number=number)
+    assert n == (number or 61)
+    assert_same_bars(theirs, bars(alone), 1e-6)
+    assert len(theirs[0]) == min(25, n) and (theirs[3] is None) == (n < 20)
     np.testing.assert_allclose(rows, alone.rows["main"], rtol=1e-6)
     torch.testing.assert_close(mean, alone.statistics["main"].mean, rtol=1e-9, atol=0)
     torch.testing.assert_close(cov, alone.statistics["main"].cov, rtol=0, atol=1e-9 * float(cov.abs().max()))

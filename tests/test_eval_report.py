@@ -26,7 +26,7 @@ def kid() -> Result:
         "path": Path("a"),
         "x": np.inf,
     }
-    return Result("kid", 0.01, 1e-3, (0.008, 0.012), "block jackknife", 50_000, 60_000, "inception", details=details)
+    return Result("kid", 0.01, 1e-3, (0.008, 0.012), "U-statistic", 50_000, 60_000, "inception", details=details)
 
 
 def test_a_report_is_a_mapping_of_results() -> None:
@@ -82,12 +82,14 @@ def test_plain_keeps_what_json_has() -> None:
 
 
 def test_the_table_says_value_interval_counts_and_features() -> None:
-    digits = Result("fid", 12.25, 0.5, (11.25, 13.25), "block jackknife, 10 groups", 1000, None, "digits", "28x28", "f")
+    digits = Result(
+        "fid", 12.25, 0.5, (11.25, 13.25), "influences of 100 of the images", 1000, None, "digits", "28x28", "f"
+    )
     head, line, *below = Report([digits]).table().splitlines()
     assert head.split("  ")[0] == "metric" and "95 % interval" in head
     assert line.split("  ")[0] == "FD-digits" and "28x28, layer f, fp32" in line
     assert line.split()[-6:] == ["fp32", "12.25", "[11.25,", "13.25]", "1000", "-"]
-    assert below == ["interval of FD-digits: block jackknife, 10 groups"]
+    assert below == ["interval of FD-digits: influences of 100 of the images"]
     assert Report([fid(n=10)]).table().splitlines()[-1].startswith("note: FID of 10 images is far above")
 
 

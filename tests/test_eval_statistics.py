@@ -8,11 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fewstep.eval.differences import difference
 from fewstep.eval.features import Features, Meta
 from fewstep.eval.frechet import Gaussian
 from fewstep.eval.metrics.fid import fid, influences
+from fewstep.eval.metrics.groups import group_of
+from fewstep.eval.sketch import ranks
 from fewstep.eval.statfile import holds_statistics, load, of_rows, save
-from fewstep.eval.statistics import CHUNK, FeatureStatistics, group_of
+from fewstep.eval.statistics import CHUNK, FeatureStatistics
 
 
 def rows(n, d, seed=0):
@@ -30,25 +33,23 @@ def same(a, b, rtol=1e-12):
 @given(
     st.integers(2, 3 * CHUNK),
     st.lists(st.integers(0, 700), min_size=1, max_size=6),
-    st.integers(1, 4),
+    st.integers(1, 900),
     st.integers(0, 99),
 )
 @settings(max_examples=40, deadline=None)
-def test_streaming_equals_all_at_once(n, cuts, groups, seed):
+def test_streaming_equals_all_at_once(n, cuts, kept, seed):
     x = rows(n, 6, seed)
     edges = [0, *sorted(min(c, n) for c in cuts), n]
-    streamed = FeatureStatistics(6, groups)
+    streamed = FeatureStatistics(6, kept)
     for a, b in zip(edges[:-1], edges[1:], strict=True):
         streamed.update(x[a:b])
     y = x.double()
     assert streamed.n == n
     torch.testing.assert_close(streamed.mean, y.mean(0), rtol=1e-13, atol=0)
     torch.testing.assert_close(streamed.cov, torch.cov(y.T), rtol=0, atol=1e-13 * float(torch.cov(y.T).abs().max() + 1))
-    for g, part in enumerate(streamed.parts):
-        mine = y[group_of(np.arange(n), groups) == g]
-        assert part.n == len(mine)
-        if part.n:
-            torch.testing.assert_close(part.mean, mine.mean(0), rtol=1e-13, atol=0)
+    lowest = np.sort(np.argsort(ranks(np.arange(n)))[:kept])
+    assert np.array_equal(np.sort(streamed.sketch.index), lowest)
+    assert np.array_equal(streamed.sketch.ordered(), x[lowest].numpy())
 
 
 @pytest.mark.parametrize("groups", [2, 10])
@@ -70,7 +71,7 @@ def test_error_of_classes_drawn_in_turn_is_that_of_their_sampling():
     reference = Features(
         10**6, {"main": FeatureStatistics(4).update(centres.repeat(100, 0) + random.normal(size=(1000, 4)))}
     )
-    (result,) = fid(reference, Features(1000, {"main": FeatureStatistics(4, 10).update(x)}))
+    (result,) = fid(reference, Features(1000, {"main": FeatureStatistics(4).update(x)}))
     drawn = []
     for _ in range(50):
         again = centres[np.arange(1000) % 10] + random.normal(size=(1000, 4))
@@ -78,21 +79,44 @@ def test_error_of_classes_drawn_in_turn_is_that_of_their_sampling():
     assert result.error < 8 * np.std(drawn)
 
 
-@pytest.mark.parametrize("n", [100, 5000])
-def test_shards_in_any_order_give_the_same(n):
-    x, whole = rows(n, 40), FeatureStatistics(40, 3)
+@pytest.mark.parametrize(("n", "d"), [(100, 40), (5000, 40), (30, 40), (1500, 2000)])
+def test_shards_in_any_order_give_the_same(n, d):
+    x, whole = rows(n, d), FeatureStatistics(d, 300)
     whole.update(x)
     for order in ([0, 1, 2, 3], [3, 0, 2, 1]):
         shards = []
         for k in order:
             index = np.arange(k, n, 4)
-            shards.append(FeatureStatistics(40, 3).update(x[index], index))
+            shards.append(FeatureStatistics(d, 300).update(x[index], index))
         merged = shards[0]
         for shard in shards[1:]:
             merged.merge(shard)
         same(merged, whole)
-        for a, b in zip(merged.parts, whole.parts, strict=True):
-            same(a, b)
+        assert np.array_equal(merged.sketch.ordered(), whole.sketch.ordered())
+        assert np.array_equal(np.sort(merged.sketch.index), np.sort(whole.sketch.index))
+
+
+def test_statistics_that_were_looked_at_go_on():
+    """What is asked for in between is what a fresh start would give, and stays as it was when more is added."""
+    x = rows(3000, 5)
+    looked, asked = FeatureStatistics(5), []
+    for k in range(0, 3000, 250):
+        looked.update(x[k : k + 250])
+        fresh = FeatureStatistics(5).update(x[: k + 250])
+        same(looked, fresh)
+        asked.append((looked.gaussian(), fresh.cov))
+    for gaussian, cov in asked:
+        torch.testing.assert_close(gaussian.cov, cov, rtol=0, atol=1e-12 * float(cov.abs().max()))
+
+
+def test_memory_of_the_caller_is_not_kept():
+    x, reused, statistics = rows(700, 5), torch.zeros(100, 5), FeatureStatistics(5)
+    for part in x.split(100):
+        reused.copy_(part)
+        statistics.update(reused)
+    reused.fill_(1e9)
+    same(statistics, FeatureStatistics(5).update(x))
+    assert np.array_equal(statistics.sketch.ordered(), x.numpy())
 
 
 def test_merging_leaves_the_other_as_it_was():
@@ -110,7 +134,24 @@ def test_few_rows_stay_rows_and_many_do_not():
     many = FeatureStatistics(4)
     for k in range(50):
         many.update(rows(100, 4, k))
-    assert many.groups[0].n_waiting < CHUNK and many.groups[0].merged > 4000
+    assert many.moments.waiting < CHUNK and many.moments.merged > 4000 and len(many.moments.chunk) == CHUNK
+    assert few.moments.n == 0 and few.moments.scatter is None  # no matrix of 600 x 600
+    few.update(rows(101, 600))
+    assert few.moments.n == 601 and not few.gaussian().thin
+
+
+def test_what_is_held_does_not_grow():
+    """Bytes of everything that lives on between batches."""
+
+    def held(n):
+        statistics = FeatureStatistics(40, 300)
+        for k in range(0, n, 1000):
+            statistics.update(rows(1000, 40, k))
+        tensors = [v for v in vars(statistics.moments).values() if isinstance(v, torch.Tensor)]
+        arrays = [v for v in vars(statistics.sketch).values() if isinstance(v, np.ndarray)]
+        return sum(t.nbytes for t in tensors) + sum(a.nbytes for a in arrays)
+
+    assert held(2000) == held(50_000) < 8 * (40 * 40 + CHUNK * 40 + 40) + 4 * 300 * 40 + 8 * 300 + 1
 
 
 def test_half_precision_and_integers_become_float64():
@@ -125,7 +166,9 @@ def test_half_precision_and_integers_become_float64():
         (lambda s: s.update(torch.full((2, 3), float("nan")), [7, 9]), "sample 7, 9 are NaN"),
         (lambda s: s.update(torch.zeros(2, 4)), r"\(B, 3\)"),
         (lambda s: s.merge(FeatureStatistics(4)), "3 and 4 dimensions"),
-        (lambda s: s.merge(FeatureStatistics(3, 2)), "groups"),
+        (lambda s: s.merge(FeatureStatistics(3, 2)), "2048 and 2 kept rows"),
+        (lambda s: s.update(torch.zeros(2, 3), [1]), "index of 2 samples"),
+        (lambda s: FeatureStatistics(3, 0), "one kept row; got dim=3, kept=0"),
         (lambda s: s.update(torch.zeros(1, 3)).cov, "at least 2 samples; got 1"),
         (lambda s: s.mean, "at least 1 samples; got 0"),
         (lambda s: FeatureStatistics(0), "at least one dimension"),
@@ -222,47 +265,108 @@ def test_a_file_is_an_npz(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_with_all_features_has_an_interval(tmp_path):
+    real, generated, x = sides(500, 4, 0)
+    (expected,) = fid(real, generated)
+    save(tmp_path / "all.npz", Features(500, dict(generated.statistics), {"main": x.float().numpy()}))
+    save(tmp_path / "moments.npz", generated)
+    (found,), (bare,) = (fid(real, load(tmp_path / f"{name}.npz")) for name in ("all", "moments"))
+    assert found.error == pytest.approx(expected.error, rel=1e-6) and found.groups == pytest.approx(expected.groups)
+    assert bare.value == pytest.approx(expected.value, rel=1e-9) and bare.interval is None and bare.groups == ()
+    x[7] = np.nan
+    save(tmp_path / "broken.npz", Features(500, dict(generated.statistics), {"main": x.float().numpy()}))
+    with pytest.raises(ValueError, match="features are NaN"):
+        load(tmp_path / "broken.npz")
+
+
 # Error bars of FID
 
 
-def sides(n, d, groups, seed):
+def sides(n, d, seed, kept=None, scale=1.2, shift=0.1):
+    """A standard Gaussian as the real side, n samples of another one, and these."""
     real = Gaussian.of(torch.zeros(d), torch.eye(d).double())
-    x = torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * 1.2 + 0.1
-    generated = Features(n, {"main": FeatureStatistics(d, groups).update(x)})
+    x = torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * scale + shift
+    generated = Features(n, {"main": FeatureStatistics(d, kept).update(x)})
     return Features(None, {"main": FeatureStatistics.of(real, None)}), generated, x
 
 
-def test_influences_are_the_jackknife():
-    n, d, G = 4000, 8, 20
-    real, generated, x = sides(n, d, G, 0)
-    a = real.statistics["main"].gaussian()
-    found = influences(a, generated.statistics["main"].gaussian(), generated.statistics["main"])
-    whole = float(fid(real, generated)[0])
-    left_out = []
-    for g in range(G):
-        rest = np.flatnonzero(group_of(np.arange(n), G) != g)
-        left_out.append(float(fid(real, of_rows(x[rest].numpy(), Meta()))[0]))
-    jackknife = (G - 1) * (whole - np.array(left_out))
-    assert abs(np.corrcoef(found, jackknife)[0, 1]) > 0.999
-    assert found.std() == pytest.approx(jackknife.std(), rel=0.05)
+def influences_of(real, generated):
+    (a, b), side = (f.statistics["main"].gaussian() for f in (real, generated)), generated.statistics["main"]
+    return influences(a, b, side.n, [torch.from_numpy(side.sketch.ordered())]).numpy()
+
+
+@pytest.mark.parametrize("n", [400, 1600])
+def test_influences_are_the_jackknife(n):
+    """Of every sample: n times the distance less n - 1 times that without it."""
+    real, generated, x = sides(n, 8, 0)
+    found, whole = influences_of(real, generated), float(fid(real, generated)[0])
+    jackknife = np.array(
+        [(n - 1) * (whole - float(fid(real, of_rows(np.delete(x.numpy(), i, 0), Meta()))[0])) for i in range(n)]
+    )
+    assert np.corrcoef(found, jackknife)[0, 1] > 0.999
+    assert found.std() == pytest.approx(jackknife.std(), rel=20 / n)
     assert found.mean() == pytest.approx(0, abs=1e-10)
 
 
-def test_the_interval_says_what_another_draw_would_give():
-    values, errors = [], []
+def test_influences_of_groups_are_the_block_jackknife():
+    n, G = 4000, 20
+    real, generated, x = sides(n, 8, 0, 5000)
+    of_each = group_of(np.arange(n), G)
+    found = np.array([influences_of(real, generated)[of_each == g].mean() for g in range(G)])
+    whole = float(fid(real, generated)[0])
+    left_out = [float(fid(real, of_rows(x[of_each != g].numpy(), Meta()))[0]) for g in range(G)]
+    jackknife = (G - 1) * (whole - np.array(left_out))
+    assert np.corrcoef(found, jackknife)[0, 1] > 0.999
+    assert found.std() == pytest.approx(jackknife.std(), rel=0.05)
+
+
+@pytest.mark.parametrize("kept", [600, 100])
+def test_the_interval_says_what_another_draw_would_give(kept):
+    results = []
     for seed in range(60):
-        real, generated, _ = sides(600, 6, 10, seed)
+        real, generated, _ = sides(600, 6, seed, kept)
         (result,) = fid(real, generated)
-        values.append(result.value)
-        errors.append(result.error)
+        results.append(result)
         assert result.interval[0] < result.value < result.interval[1] and len(result.groups) == 10
         assert np.mean(result.groups) == pytest.approx(result.value, rel=1e-9)
-    assert np.mean(errors) == pytest.approx(np.std(values), rel=0.3)
+        assert result.method == f"influences of {kept} of the generated images, first order"
+    errors = [result.error for result in results]
+    of_groups = [np.std(result.groups, ddof=1) / np.sqrt(10) for result in results]
+    for found in (errors, of_groups):
+        assert np.sqrt(np.mean(np.square(found))) == pytest.approx(np.std([float(r) for r in results]), rel=0.3)
+    assert np.std(errors) < 2 * np.mean(errors) / np.sqrt(kept)  # k samples tell a spread to some 1 / sqrt(2 k)
 
 
-def test_without_groups_there_is_no_interval():
-    real, generated, _ = sides(100, 4, 1, 0)
-    (result,) = fid(real, generated)
-    assert result.interval is None and result.error is None and result.groups == ()
-    real, generated, _ = sides(100, 4, 5, 0)
-    assert fid(real, generated, interval=False)[0].interval is None
+def test_a_sample_tells_the_error_that_all_rows_tell():
+    real, generated, _ = sides(20_000, 6, 0, 20_000)
+    (every,) = fid(real, generated)
+    real, generated, _ = sides(20_000, 6, 0)
+    (some,) = fid(real, generated)
+    assert len(generated.statistics["main"].sketch) == 2048 and some.value == every.value
+    assert some.error == pytest.approx(every.error, rel=0.1) and some.error != every.error
+
+
+@pytest.mark.parametrize("kept", [1000, 200])
+def test_paired_differences_cover_and_are_narrower(kept):
+    """Two solvers on the same noise, drawn again and again: their true difference is in 95 % of the intervals."""
+    real, *_ = sides(2, 5, 0)
+    far = [float(fid(real, sides(400_000, 5, 77, 1, scale, 0.4)[1])[0]) for scale in (1.3, 1.31)]
+    inside, paired, alone = 0, [], []
+    for seed in range(200):
+        a, b = (fid(real, sides(1000, 5, seed, kept, scale, 0.4)[1])[0] for scale in (1.3, 1.31))
+        _, error, (low, high) = difference(a, b)
+        inside += low < far[0] - far[1] < high
+        paired.append(error)
+        alone.append(np.hypot(a.error, b.error))
+    assert 0.88 < inside / 200 <= 0.99
+    assert np.mean(paired) < 0.1 * np.mean(alone)
+
+
+def test_where_there_is_no_interval():
+    real, generated, _ = sides(19, 4, 0)
+    for found in (fid(real, generated), fid(*sides(100, 4, 0)[:2], interval=False)):
+        assert found[0].interval is None and found[0].error is None and found[0].groups == ()
+    rest = sides(100, 4, 1)[1].statistics["main"]
+    known = FeatureStatistics.of(rest.gaussian(), 100).update(sides(100, 4, 2)[2])  # half of it was never seen
+    assert fid(real, Features(200, {"main": known}))[0].interval is None
+    assert fid(real, Features(100, {"main": rest}))[0].interval is not None

@@ -21,10 +21,11 @@ import numpy as np
 from torch import Tensor
 
 from ..features import Features, metric
-from ..frechet import Gaussian, frechet, gradient_of_distance
+from ..frechet import Gaussian, frechet
 from ..result import Result, normal_interval
 from ..statistics import FeatureStatistics
 from .blocks import Blocks, rows, same_dimension, whole
+from .fid import influences
 from .groups import group_means
 from .inception_score import divergences, moments, score
 
@@ -193,14 +194,8 @@ def _extrapolated(
 
 
 def _influence(reference: Gaussian, x: Blocks) -> Tensor:
-    """(n,) phi = g_mu . (x - mu) + (x - mu)^T G (x - mu) - mean: the change of the distance with each generated image."""
+    """(n,) the change of the distance with each generated image."""
     statistics = FeatureStatistics(x.array.shape[1])
     for part in x.parts():
         statistics.update(x[part])
-    generated = statistics.gaussian()
-    g_mean, g_cov = gradient_of_distance(reference, generated)
-    found = x.filled(0)
-    for part in x.parts():
-        centred = x[part] - generated.mean
-        found[part] = centred @ g_mean + ((centred @ g_cov) * centred).sum(1)
-    return found - found.mean()
+    return influences(reference, statistics.gaussian(), statistics.n, (x[part] for part in x.parts()))

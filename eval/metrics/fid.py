@@ -2,60 +2,60 @@
 
 To first order every sample x of the generated set adds to FD^2 its influence
 
-    phi(x) = g_mu . (x - mu) + (x - mu)^T G (x - mu) - tr(G C),   g_mu = dFD^2 / dmu,   G = dFD^2 / dC,
+    phi(x) = g_mu . (x - mu) + (x - mu)^T G (x - mu) n / (n - 1) - tr(G C),   g_mu = dFD^2 / dmu,   G = dFD^2 / dC,
 
-so the means of phi over groups of samples are the pseudo-values of a block jackknife, for one eigen-decomposition instead of
-one distance a group. Two solvers on the same seeds have the same groups: their difference is measured by paired ones.
+whose mean over all n samples is zero: the jackknife, for one eigen-decomposition instead of n distances. The standard error
+sd(phi) / sqrt(n) needs the spread alone, which k kept samples tell to some 1 / sqrt(2 k): 2 % of it.
+Two solvers on the same seeds have kept the same ones: their difference is measured by paired ones.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import sqrt
 
-import numpy as np
+import torch
 from scipy.special import stdtrit
+from torch import Tensor
 
 from ..features import Features, metric
 from ..frechet import Gaussian, frechet, gradient_of_distance
 from ..result import Result, normal_interval
-from ..statistics import FeatureStatistics
+from .groups import GROUPS, group_means
 
 HEUSEL = "GANs Trained by a Two Time-Scale Update Rule, Heusel et al., 2017, arXiv 1706.08500"
 NASH = "Generating Images with Sparse Representations, Nash et al., 2021, arXiv 2103.03841"
+BLOCK = 256  # rows at once
 
 
-def influences(real: Gaussian, generated: Gaussian, statistics: FeatureStatistics) -> np.ndarray:
-    """Mean influence of each group's samples on the squared distance, (groups,)."""
+def influences(real: Gaussian, generated: Gaussian, n: int, blocks: Iterable[Tensor]) -> Tensor:
+    """phi (k,) of the rows in `blocks` (B, d), some or all of the n that `generated` is of."""
     g_mean, g_cov = gradient_of_distance(real, generated)
-    level, n = (g_cov * generated.cov).sum(), statistics.n
-    found = []
-    for group in statistics.groups:
-        mean, scatter = group.moments()
-        delta = mean.to(g_mean.device) - generated.mean
-        quadratic = (g_cov * scatter.to(g_cov.device)).sum() / group.n + delta @ g_cov @ delta
-        found.append((g_mean @ delta + quadratic * n / (n - 1) - level).item())
-    return np.array(found)
+    level, found = (g_cov * generated.cov).sum(), []
+    for block in blocks:
+        x = block.to(g_cov) - generated.mean
+        found.append(x @ g_mean + ((x @ g_cov) * x).sum(1) * (n / (n - 1)) - level)
+    return torch.cat(found)
 
 
 def _result(name: str, part: str, real: Features, generated: Features, interval: bool) -> Result:
     side = generated.statistics[part]
     a, b = real.statistics[part].gaussian(), side.gaussian()
-    distance = frechet(a, b.to(a.mean.device))
-    details = {"bound": distance.bound, "of_means": distance.of_means}
-    groups = len(side.groups)
-    if not interval or groups < 2 or min(group.n for group in side.groups) < 2:
-        return Result(name, distance.value, details=details)
-    pseudo = distance.value + influences(a, b.to(a.mean.device), side)
-    error = float(pseudo.std(ddof=1)) / sqrt(groups)
-    low, high = normal_interval(distance.value, error, float(stdtrit(groups - 1, 0.975)))  # Student's t
-    return Result(
-        name,
-        distance.value,
-        error,
-        (max(low, 0.0), high),
-        f"block jackknife of the generated set, first order, {groups} groups",
-        details=details,
-        groups=tuple(pseudo.tolist()),
+    b = b.to(a.mean.device)
+    distance = frechet(a, b)
+    plain = Result(name, distance.value, details={"bound": distance.bound, "of_means": distance.of_means})
+    kept, n = torch.from_numpy(side.sketch.ordered()), side.n
+    if not interval or side.sketch.seen != n or len(kept) < 2 * GROUPS:
+        return plain
+    phi = influences(a, b, n, kept.split(BLOCK))
+    error = float(phi.std()) / sqrt(n)
+    low, high = normal_interval(distance.value, error, float(stdtrit(len(kept) - 1, 0.975)))  # Student's t
+    return plain.under(
+        error=error,
+        interval=(max(low, 0.0), high),
+        method=f"influences of {len(kept)} of the generated images, first order",
+        # Of k kept samples the groups' means vary like 1 / k, of all n like 1 / n.
+        groups=group_means(distance.value + sqrt(len(kept) / n) * (phi - phi.mean())),
     )
 
 

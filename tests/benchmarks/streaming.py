@@ -54,23 +54,23 @@ def mebibytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def one_pass(count: int, groups: int, network: str, rows: bool) -> None:
+def one_pass(count: int, network: str, rows: bool) -> None:
     """In a process of its own: collect, and print what it took as JSON."""
     torch.set_num_threads(1)
     made, images = random_layer() if network == "random" else extractor(network), image_set(Drawn(count))
     collect(image_set(Drawn(2)), made)  # libraries are loaded
     before, begun = mebibytes(), time.process_time()
-    found = collect(images, made, groups=groups, rows=("main",) if rows else ())
+    found = collect(images, made, rows=("main",) if rows else ())
     spent = time.process_time() - begun
     found.statistics["main"].gaussian()
     print(json.dumps({"before": before, "peak": mebibytes(), "seconds": spent}))
 
 
-def memory(counts: tuple[int, ...], groups: int, network: str, rows: bool) -> None:
-    click.echo(f"{network} extractor, groups={groups}{', all features kept on disk' if rows else ''}")
+def memory(counts: tuple[int, ...], network: str, rows: bool) -> None:
+    click.echo(f"{network} extractor{', all features kept on disk' if rows else ''}")
     click.echo("| images | peak MiB | of it the pass | ms/image |\n|--:|--:|--:|--:|")
     for count in counts:
-        call = [sys.executable, __file__, "--one", str(count), "--groups", str(groups), "--extractor", network]
+        call = [sys.executable, __file__, "--one", str(count), "--extractor", network]
         told = subprocess.run([*call, *(["--rows"] if rows else [])], capture_output=True, text=True, check=True)
         took = json.loads(told.stdout)
         each = f"{took['seconds'] / count * 1e3:.2f}"
@@ -90,7 +90,7 @@ def seconds(run: Callable[[], Any], device: str) -> float:
     return clock() - begun
 
 
-def share(device: str, groups: int, batch_size: int) -> None:
+def share(device: str, batch_size: int) -> None:
     """Statistics of 32768 features, the last moments included, against Inception on one batch."""
     network = InceptionV3(random_state(), device=device)
     images = smooth_images(batch_size, 32, 32)
@@ -99,20 +99,19 @@ def share(device: str, groups: int, batch_size: int) -> None:
     n = 32768 // batch_size
 
     def streamed() -> None:
-        statistics = FeatureStatistics(DIM, groups)
+        statistics = FeatureStatistics(DIM)
         for k in range(n):
             statistics.update(batches[k % 8])
         statistics.gaussian()
 
     of_statistics = min(seconds(streamed, device) for _ in range(2)) / (n * batch_size)
-    where = f"{device}, groups={groups}, batches of {batch_size}"
+    where = f"{device}, batches of {batch_size}"
     click.echo(f"Inception {1e3 * of_network:.3f} ms/image, statistics {1e3 * of_statistics:.4f} ms/image ({where}):")
     click.echo(f"{of_statistics / (of_network + of_statistics):.2%} of the time")
 
 
 @click.command()
 @click.option("--images", "counts", multiple=True, default=(1000, 10_000, 30_000, 100_000), show_default=True)
-@click.option("--groups", default=10, show_default=True)
 @click.option("--extractor", "network", default="random", show_default=True, help="random or digits.")
 @click.option("--rows", is_flag=True, help="Keep all features too, on disk.")
 @click.option("--device", default="cpu", show_default=True, help="For the share of the statistics.")
@@ -121,7 +120,6 @@ def share(device: str, groups: int, batch_size: int) -> None:
 @click.option("--one", type=int, hidden=True)
 def main(
     counts: tuple[int, ...],
-    groups: int,
     network: str,
     rows: bool,
     device: str,
@@ -130,11 +128,11 @@ def main(
     one: int | None,
 ) -> None:
     if one is not None:
-        return one_pass(one, groups, network, rows)
+        return one_pass(one, network, rows)
     torch.set_num_threads(1)
     if measures_memory:
-        memory(counts, groups, network, rows)
-    share(device, groups, batch_size)
+        memory(counts, network, rows)
+    share(device, batch_size)
 
 
 if __name__ == "__main__":
