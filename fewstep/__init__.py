@@ -15,6 +15,7 @@ _LAZY = {
     "sample": "fewstep.samplers.sampling",
     "build": "fewstep.samplers.building",
     "load": "fewstep.samplers.storage",
+    "Artefact": "fewstep.samplers.artefact",
     "load_demo_pipeline": "fewstep.demo",
 }
 __all__ = ["__version__", *_LAZY]

@@ -8,6 +8,8 @@ _LAZY = {
     "SOLVERS": ".registry",
     "build": ".building",
     "Tableau": ".tableau",
+    "Artefact": ".artefact",
+    "Learned": ".artefact",
     "Statistics": ".statistics",
     "Denoiser": ".denoiser",
     "NoiseSource": ".noise",

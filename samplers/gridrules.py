@@ -38,6 +38,7 @@ class GridEntry:
 
 
 GRIDS: dict[str, GridEntry] = {}
+ALPHA_FLOOR = 2.0**-12  # stands for alpha = 0 in the sigma / alpha that is displayed
 _DPM = "Lu et al., DPM-Solver, 2022, arXiv 2206.00927"
 _FLAWED = "Lin et al., Common Diffusion Noise Schedules and Sample Steps are Flawed, 2023, arXiv 2305.08891"
 _EDM = "Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022, arXiv 2206.00364"
@@ -64,6 +65,12 @@ def sigmas_to_times(schedule: NoiseSchedule, sigmas: ArrayLike) -> Array:
         return sigmas.copy()
     with np.errstate(divide="ignore"):
         return np.atleast_1d(schedule.t_of_lam(-np.log(sigmas)))
+
+
+def times_to_sigmas(schedule: NoiseSchedule, times: ArrayLike) -> Array:
+    """Inverse of `sigmas_to_times`: sigma / alpha for VP schedules, sigma for others; 4096 sigma where alpha = 0."""
+    alpha, sigma = schedule.alpha(times), schedule.sigma(times)
+    return np.asarray(sigma / np.where(alpha > 0, alpha, ALPHA_FLOOR) if schedule.kind == "vp" else sigma)
 
 
 def _finite_ends(

@@ -16,6 +16,7 @@ from .configs import grid_from_config, reading, schedule_from_config
 from .continuous import EDM
 from .discrete import Discrete
 from .flowgrid import dynamic_shift
+from .gridrules import times_to_sigmas
 from .grids import find, make_grid
 from .lowering import lower
 from .noise import check_kind
@@ -28,7 +29,6 @@ from .schedule import Array, Nodes, NoiseSchedule
 from .tableau import Tableau
 
 OWN = ("solver", "grid", "solver_options", "noise")  # entries of a config that are ours
-ALPHA_FLOOR = 2.0**-12  # stands for alpha = 0 in the sigma / alpha that is displayed
 
 
 class Shared:
@@ -221,9 +221,7 @@ def model_clock(schedule: NoiseSchedule, shown: Array) -> torch.Tensor:
 
 def public_sigmas(schedule: NoiseSchedule, nodes: Nodes) -> torch.Tensor:
     """What schedulers call sigmas: sigma of flow, VE and EDM models, sigma / alpha of VP models; float32."""
-    alpha = np.where(nodes.alpha > 0, nodes.alpha, ALPHA_FLOOR)
-    level = nodes.sigma / alpha if schedule.kind == "vp" else nodes.sigma
-    return torch.tensor(level, dtype=torch.float32)
+    return torch.tensor(times_to_sigmas(schedule, nodes.t), dtype=torch.float32)
 
 
 @dataclass(frozen=True, eq=False)

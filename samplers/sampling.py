@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from .artefact import Artefact
 from .building import build
 from .checks import mean_for, require_finite, validate, validate_noise, validate_place
 from .denoiser import Denoiser
@@ -63,10 +64,11 @@ class Progress:
 def sample(
     denoiser: Denoiser,
     x_T: Tensor,
-    solver: str | Tableau = "dpmpp_2m",
+    solver: str | Tableau | Artefact = "dpmpp_2m",
     nfe: int | None = None,
     grid: Any = None,
     *,
+    guidance: float | None = None,
     t_start: float | None = None,
     t_end: float | None = None,
     generator: Generators | None = None,
@@ -86,9 +88,10 @@ def sample(
     Args:
         denoiser: Denoiser. x_T: state at t_start, (B, *shape), floating; float64 keeps float64 algebra, half precision is
             accumulated in float32 and returned in x_T's dtype.
-        solver: SOLVERS name, alias, or a Tableau (then nfe, grid, t_start, t_end and options must be absent).
+        solver: SOLVERS name, alias, or a Tableau (then nfe, grid, t_start, t_end and options must be absent), or a learned
+            Artefact, which has a table for each nfe (it may be left away where there is one) and each guidance.
         nfe: network evaluations; for adaptive drivers, the most they may spend. grid: GRIDS name, decreasing times, or
-            None for the schedule's default.
+            None for the schedule's default. guidance: scale the denoiser was made with, for artefacts learned for several.
         t_start, t_end: ends in the schedule's time; default t_max and the schedule's end (sigma = 0 where it is reached).
         generator: torch.Generator, or one a sample, for stochastic solvers; noise_seeds: one int a sample instead, which
             makes a sample's noise the same alone and in any batch.
@@ -108,6 +111,10 @@ def sample(
     """
     validate(denoiser, x_T, check, callback=callback, hook=hook, post=post)
     validate_noise(x_T, generator, noise_seeds)
+    if isinstance(solver, Artefact):
+        solver, nfe = _learned(denoiser, solver, x_T, nfe, guidance), None
+    elif guidance is not None:
+        raise ValueError("`guidance` chooses a table of a learned artefact; other solvers need a guided denoiser only")
     mu = mean_for(denoiser.schedule, x_T, mu)
     began = time.perf_counter()
     drawn = source(noise, noise_seeds, generator, x_T.shape[0], denoiser.schedule)
@@ -141,6 +148,12 @@ def _table(denoiser: Denoiser, solver: str | Tableau, spec: dict[str, Any], opti
         raise ValueError("a Tableau is already compiled: pass nfe, grid, t_start, t_end and options to build() instead")
     validate_place(solver, denoiser)
     return solver
+
+
+def _learned(denoiser: Denoiser, artefact: Artefact, x: Tensor, nfe: int | None, guidance: float | None) -> Tableau:
+    """The table of an artefact for this model."""
+    model: dict[str, Any] = {"schedule": denoiser.schedule, "prediction": denoiser.prediction}
+    return artefact.table(nfe, guidance, shape=x.shape[1:], **model)
 
 
 def _play(

@@ -153,11 +153,3 @@ class Statistics:
         if int(about["version"]) > VERSION:
             raise ValueError(f"{path} was saved by a newer fewstep (statistics version {about['version']}); upgrade it")
         return cls(**arrays, metadata=json.loads(about["metadata"]))
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON takes it: exact float64 in lists."""
-        return {
-            "lam": self.lam.tolist(),
-            **{n: getattr(self, n).tolist() for n in "lsb"},
-            "metadata": dict(self.metadata),
-        }

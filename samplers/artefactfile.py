@@ -1,0 +1,227 @@
+"""Artefacts as JSON: exact float64, what a reader wants to see beside it, and a hash over all of it.
+
+Arrays of more than 4096 numbers (weights and statistics of every element of a sample) are `{"tensor": name}` in the JSON,
+by the hash of their content; they lie in a safetensors file beside a saved artefact, or in base64 within a config.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fewstep.files import whole
+
+from .grids import make_grid
+from .rebase import M, base_of, boundaries, same_model_times, same_weights
+from .schedule import Array, NoiseSchedule
+from .storage import checked, from_content, plain, read, schedule_from_dict, schedule_to_dict, to_content
+from .tableau import Tableau
+
+if TYPE_CHECKING:
+    from .artefact import Artefact, Learned
+
+FORMAT, VERSION = "fewstep.artefact", 1
+LARGE = 4096  # numbers in an array
+OUTSIDE_HASH = ("hash", "tensors")
+
+
+def plainly(value: Any) -> Any:
+    """As JSON gives it back; numpy numbers and arrays become numbers and lists. ValueError for what JSON cannot hold."""
+    try:
+        return json.loads(json.dumps(value, default=plain))
+    except TypeError as error:
+        raise ValueError(f"an artefact holds numbers, text, lists and dicts: {error}") from None
+
+
+def digest(content: Any) -> str:
+    """sha256 of a content's shortest JSON with sorted keys."""
+    return hashlib.sha256(
+        json.dumps(content, sort_keys=True, separators=(",", ":"), default=plain).encode()
+    ).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def schedule_hash(schedule: NoiseSchedule) -> str:
+    """sha256 of a schedule's class and numbers."""
+    return digest(schedule_to_dict(schedule))
+
+
+def differences(table: Tableau, grid: Any) -> tuple[str, ...]:
+    """Which of "grid", "coef", "tau" are not those of the base solver on the grid given by name or times."""
+    base = base_of(table)
+    same = {
+        "grid": _on_grid(table, grid),
+        "coef": same_weights(table, base),
+        "tau": same_model_times(table, base),
+    }
+    return tuple(name for name, equal in same.items() if not equal)
+
+
+def _on_grid(table: Tableau, grid: Any) -> bool:
+    """Whether the boundaries are those of a grid, between their ends or the schedule's own."""
+    times, schedule = boundaries(table), table.schedule
+    ends = [(None, None)] if grid is not None and not isinstance(grid, str) else [(None, None), (times[0], times[-1])]
+    return any(
+        np.allclose(make_grid(grid, schedule, len(times) - 1, *pair), times, rtol=1e-9, atol=1e-12) for pair in ends
+    )
+
+
+def contents(artefact: Artefact) -> tuple[dict[str, Any], dict[str, Array]]:
+    """An artefact as plain JSON, and the arrays that are too large for it by name."""
+    tensors: dict[str, Array] = {}
+
+    def small(value: Any) -> Any:
+        if not isinstance(value, np.ndarray) or value.size <= LARGE:
+            return plain(value)
+        array = np.ascontiguousarray(value, np.float64)
+        name = hashlib.sha256(str(array.shape).encode() + array.tobytes()).hexdigest()[:16]
+        tensors[name] = array
+        return {"tensor": name}
+
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "domain": {"nfe": list(artefact.nfes), "guidance": list(artefact.guidances)},
+        "tables": [_described(t) for t in artefact.tables],
+        "model": artefact.model,
+        "provenance": artefact.provenance,
+    }
+    content = json.loads(json.dumps(content, default=small))
+    return {**content, "hash": digest(content)}, tensors
+
+
+def _described(learned: Learned) -> dict[str, Any]:
+    """A table with what a reader wants to know of it in front."""
+    table = learned.tableau
+    lam = [float(v) if np.isfinite(v) else None for v in table.nodes.lam]
+    return {
+        "nfe": learned.nfe,
+        "guidance": learned.guidance,
+        "kind": learned.kind,
+        "status": learned.status,
+        "base": learned.base,
+        "lambda": lam,
+        "sigma": table.nodes.sigma,
+        "tau": table.model_times,
+        "safety": safety(table),
+        "report": learned.report,
+        "stages": learned.stages,
+        "tableau": {name: value for name, value in to_content(table).items() if name != "schedule"},
+    }
+
+
+def safety(table: Tableau) -> dict[str, Any]:
+    """How far rounding and errors of the network can be amplified: weights on outputs, in one row and in the result."""
+    lam = table.nodes.lam[np.isfinite(table.nodes.lam)]
+    return {
+        "consistent": bool(table.conserves),
+        "largest_weight": float(np.abs(table.W[:, :, M : M + table.history]).max()),
+        "weights_of_result": float(np.abs(weights_of_result(table)).sum(0).max()),
+        "smallest_gap": float(np.diff(lam).min()) if len(lam) > 1 else None,
+    }
+
+
+def weights_of_result(table: Tableau) -> Array:
+    """(nfe, *shape): the weight of every network output in the result."""
+    n, cells = table.nfe, table.W.shape[3:]
+    lines = np.zeros((2, n, *cells))  # carry and input as sums over the outputs
+    for k in range(n):
+        lines = np.einsum("ij...,jk...->ik...", table.W[k, :, :2], lines)
+        for j in range(min(table.history, k + 1)):
+            lines[:, k - j] += table.W[k, :, M + j]
+    return np.asarray(lines[1])
+
+
+def to_dict(artefact: Artefact) -> dict[str, Any]:
+    """Plain JSON that needs no file beside it; large arrays in base64 of little-endian float64."""
+    content, tensors = contents(artefact)
+    packed = {
+        name: {"shape": list(array.shape), "float64": base64.b64encode(array.astype("<f8").tobytes()).decode()}
+        for name, array in sorted(tensors.items())
+    }
+    return {**content, "tensors": packed} if packed else content
+
+
+def from_dict(content: Mapping[str, Any], name: Any = "the artefact") -> Artefact:
+    """Inverse of `to_dict`. ValueError for anything else."""
+    with checked(content, FORMAT, VERSION, name):
+        packed = content.get("tensors") or {}
+        tensors = {
+            key: np.frombuffer(base64.b64decode(t["float64"]), "<f8").reshape(t["shape"]) for key, t in packed.items()
+        }
+        return _built(content, tensors, name)
+
+
+def save(artefact: Artefact, path: str | os.PathLike[str]) -> None:
+    """Write `path`, and beside it a safetensors file where there are large arrays, each whole or not at all."""
+    content, tensors = contents(artefact)
+    target = Path(path)
+    if tensors:
+        from safetensors.numpy import save as serialised
+
+        data = serialised(dict(sorted(tensors.items())))
+        code = hashlib.sha256(data).hexdigest()
+        beside = target.with_name(f"{target.stem}-{code[:12]}.safetensors")  # an earlier artefact's stays its own
+        with whole(beside) as part:
+            part.write_bytes(data)
+        content["tensors"] = {"file": beside.name, "sha256": code}
+    text = re.sub(r"\[\n[^\[\]{}\"]*\]", lambda found: " ".join(found[0].split()), json.dumps(content, indent=1))
+    with whole(target) as part:
+        part.write_text(text + "\n")
+
+
+def load(path: str | os.PathLike[str]) -> Artefact:
+    """Read what `save` wrote. ValueError for anything else, FileNotFoundError where there is no file."""
+    content = read(path)
+    with checked(content, FORMAT, VERSION, path):
+        if not content.get("tensors"):
+            return _built(content, {}, path)
+        about = content["tensors"]
+        beside = Path(path).with_name(about["file"])
+        if not beside.is_file():
+            raise ValueError(f"{path} needs {beside.name} beside it, which is missing: copy both, or learn again")
+        data = beside.read_bytes()
+        if hashlib.sha256(data).hexdigest() != about["sha256"]:
+            raise ValueError(f"{beside} is not what {path} was saved with: its hash differs. Copy both again")
+        from safetensors.numpy import load as parsed
+
+        return _built(content, parsed(data), path)
+
+
+def _built(content: Mapping[str, Any], tensors: Mapping[str, Array], name: Any) -> Artefact:
+    from .artefact import Artefact, Learned
+
+    own = {key: value for key, value in content.items() if key not in OUTSIDE_HASH}
+    if digest(own) != content["hash"]:
+        raise ValueError(f"{name} was changed or damaged after it was saved: its hash differs. Learn or copy it again")
+    schedule = schedule_from_dict(content["model"]["schedule"])
+    tables = tuple(
+        Learned(
+            from_content(_filled(t["tableau"], tensors), schedule),
+            t["guidance"],
+            t["base"],
+            t["status"],
+            t["report"],
+            tuple(t["stages"]),
+        )
+        for t in content["tables"]
+    )
+    return Artefact(tables, content["model"], content["provenance"])
+
+
+def _filled(value: Any, tensors: Mapping[str, Array]) -> Any:
+    """A content with its large arrays in place."""
+    if isinstance(value, dict):
+        if set(value) == {"tensor"}:
+            return tensors[value["tensor"]]
+        return {key: _filled(part, tensors) for key, part in value.items()}
+    return [_filled(part, tensors) for part in value] if isinstance(value, list) else value
