@@ -127,7 +127,7 @@ def _of_arrays(file: Path, arrays: Any, device: Any) -> Features:
                 raise ValueError(f"{file}, {mu} and {sigma}: {error}") from error
             found.statistics[part] = FeatureStatistics.of(gaussian, n)
             if part == "main" and rows and rows["main"].shape == (n, gaussian.dim):
-                found.statistics[part].sketch.add(torch.from_numpy(rows["main"]), np.arange(n))
+                found.statistics[part].sketch.add(torch.from_numpy(rows["main"]), np.arange(len(rows["main"])))
                 if not np.isfinite(found.statistics[part].sketch.rows).all():
                     raise ValueError(f"{file}: its features are NaN or infinite; write it again.")
     found.layers = told.get("layers", {})
