@@ -1,6 +1,6 @@
 """How a Scheduler takes over the config of another scheduler class, and gives it back unharmed.
 
-Its config is the other's, entry by entry, plus our own four. What describes the network counts even where it is the
+Its config is the other's, entry by entry, plus our own. What describes the network counts even where it is the
 other class's default; what describes sampling counts only if somebody chose it, as in diffusers' own conversions.
 """
 
@@ -16,8 +16,9 @@ from diffusers.configuration_utils import ConfigMixin
 
 from fewstep.errors import unknown
 
+from .artefact import as_artefact
 from .conventions import as_config
-from .played import OWN
+from .played import LEARNED, OWN, for_config
 from .registry import SOLVERS, resolve
 
 MODEL_KEYS = frozenset(
@@ -63,6 +64,22 @@ def apply_keywords(entries: dict[str, Any], given: Mapping[str, Any], config_key
     return {**entries, "solver_options": options, **replaced, DEFAULTS: kept}
 
 
+def learned_entries(learned: Any, solver: str | None, grid: Any) -> dict[str, Any]:
+    """What an artefact puts into a config; `solver` and `grid` are those given beside it.
+
+    Raises:
+        ValueError: no artefact, a grid, or a solver that it has no table of.
+    """
+    artefact = as_artefact(learned)
+    names = list(dict.fromkeys(t.tableau.name for t in artefact.tables))
+    if grid is not None or (solver is not None and resolve(solver) not in [(name, None) for name in names]):
+        raise ValueError(
+            f"`learned` brings its solver ({', '.join(names)}) and its times: leave `solver` and `grid` away; got "
+            f"solver={solver!r}, grid={grid!r}"
+        )
+    return {"solver": names[0], "grid": None, "solver_options": {}, **dict.fromkeys(LEARNED), "learned": artefact}
+
+
 class Adopting(ConfigMixin):
     """The config side of a Scheduler: made from any scheduler's config, read again whenever the config changes."""
 
@@ -72,7 +89,10 @@ class Adopting(ConfigMixin):
         config: Any = None,
         solver: str | None = None,
         grid: str | Sequence[float] | None = None,
-        learned: None = None,
+        learned: Any = None,
+        guidance: float | None = None,
+        outside: str | None = None,
+        strict: bool = True,
         return_unused_kwargs: bool = False,
         **solver_options: Any,
     ) -> Any:
@@ -82,22 +102,31 @@ class Adopting(ConfigMixin):
             config: scheduler, or config dict of any diffusers scheduler or of this one.
             solver: SOLVERS name; default: the config's own if it was ours once, else "dpmpp_2m".
             grid: GRIDS name or decreasing times in the schedule's unit; None: the grid the config describes.
+            learned: Artefact, or path of a saved one, to be played in place of a solver on a grid. The config holds it
+                whole, so it travels with a saved scheduler or pipeline.
+            guidance, outside: which of its tables, as in `Artefact.table`. strict: False moves an artefact that was
+                learned on another model to this one, by log-SNR, with a warning.
             **solver_options: options of the solver; entries of a config (timestep_spacing="trailing") are replaced.
 
         Raises:
-            ValueError: unknown solver, grid or option; no noise schedule; `learned`, which takes None only.
+            ValueError: unknown solver, grid or option; no noise schedule; an artefact for another schedule, prediction
+                type or guidance, or one beside another solver or a grid.
         """
-        if learned is not None:
-            raise ValueError("`learned` takes None: this version has no learned solvers. Choose one with `solver=`")
         entries = as_config(config)
         if entries.get("_class_name") != cls.__name__:
             entries = adopted(entries, {p.name: p.default for p in inspect.signature(cls).parameters.values()})
-        if solver is not None:
-            entries.update(solver=solver, grid=None, solver_options={})
+        if learned is not None:
+            entries.update(learned_entries(learned, solver, grid))
+        elif solver is not None:
+            entries.update(solver=solver, grid=None, solver_options={}, **dict.fromkeys(LEARNED))
         if grid is not None:
             entries["grid"] = grid if isinstance(grid, str) else np.asarray(grid, np.float64).tolist()
-        if solver_options or solver is not None or grid is not None:
+        entries.update({k: v for k, v in (("guidance", guidance), ("outside", outside)) if v is not None})
+        if solver_options or any(given is not None for given in (solver, grid, learned)):
             entries = apply_keywords(entries, solver_options, cls._config_keys)
+        if learned is not None:
+            artefact = entries["learned"] if strict else for_config(described(entries))
+            entries["learned"] = artefact.to_dict()
         return super().from_config(entries, return_unused_kwargs)
 
     @classmethod
@@ -108,6 +137,8 @@ class Adopting(ConfigMixin):
 
     def register_to_config(self, **entries: Any) -> None:
         """Store config entries, then read the model and the solver off the whole config."""
+        if entries.get("learned") is not None and not isinstance(entries["learned"], Mapping):
+            entries["learned"] = as_artefact(entries["learned"]).to_dict()
         super().register_to_config(**{**entries, "_class_name": type(self).__name__})
         self._configure()
 

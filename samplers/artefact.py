@@ -178,6 +178,9 @@ class Artefact:
     def __hash__(self) -> int:
         return hash(self.hash)
 
+    def __deepcopy__(self, memo: object) -> Artefact:
+        return self
+
     def table(
         self,
         nfe: int | None = None,
@@ -361,7 +364,7 @@ def as_artefact(learned: Any) -> Artefact:
         return learned
     if isinstance(learned, (str, os.PathLike)):
         if not os.path.isfile(learned):
-            raise ValueError(f"there is no artefact at {os.fspath(learned)!r}: learn one, or give its path")
+            raise ValueError(f"`learned` is no artefact's path: there is no file {os.fspath(learned)!r}")
         return Artefact.load(learned)
     if isinstance(learned, Mapping):
         return Artefact.from_dict(learned)

@@ -215,7 +215,9 @@ def _built(content: Mapping[str, Any], tensors: Mapping[str, Array], name: Any) 
         )
         for t in content["tables"]
     )
-    return Artefact(tables, content["model"], content["provenance"])
+    artefact = Artefact(tables, content["model"], content["provenance"])
+    artefact.__dict__["hash"] = content["hash"]  # as it was saved
+    return artefact
 
 
 def _filled(value: Any, tensors: Mapping[str, Array]) -> Any:

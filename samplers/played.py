@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from .artefact import Artefact, as_artefact
 from .building import compile_path, no_table, resume
 from .configs import grid_from_config, reading, schedule_from_config
 from .continuous import EDM
@@ -28,7 +29,8 @@ from .registry import SOLVERS, Entry, checked_options, resolve
 from .schedule import Array, Nodes, NoiseSchedule
 from .tableau import Tableau
 
-OWN = ("solver", "grid", "solver_options", "noise")  # entries of a config that are ours
+LEARNED = ("learned", "guidance", "outside")
+OWN = ("solver", "grid", "solver_options", "noise", *LEARNED)  # entries of a config that are ours
 
 
 class Shared:
@@ -40,7 +42,10 @@ class Shared:
 
 @dataclass(frozen=True, eq=False)
 class Model(Shared):
-    """What a config says: its schedule, what the network returns, which solver runs on which grid."""
+    """What a config says: its schedule, what the network returns, which solver runs on which grid.
+
+    learned: where not None, its tables are played in place of the solver; guidance and outside choose among them.
+    """
 
     config: Mapping[str, Any]
     schedule: NoiseSchedule
@@ -49,6 +54,9 @@ class Model(Shared):
     entry: Entry
     options: Mapping[str, Any]
     grid: Any
+    learned: Artefact | None = None
+    guidance: float | None = None
+    outside: str = "error"
 
     @cached_property
     def training(self) -> Nodes:
@@ -82,22 +90,31 @@ def numbers(values: Any) -> tuple[float, ...] | None:
     return tuple(np.atleast_1d(array).ravel().tolist())
 
 
-def config_key(config: Mapping[str, Any]) -> str:
-    """A config as text: what a Model is cached by."""
+class Key(NamedTuple):
+    """What a Model is cached by: the text of a config, and its artefact, which compares by its hash."""
+
+    config: str
+    learned: Artefact | None
+
+
+def config_key(config: Mapping[str, Any]) -> Key:
+    """The Key of a config. ValueError for entries that are no plain data, and for a damaged artefact."""
 
     def plain(value: Any) -> Any:
         if hasattr(value, "tolist"):
             return value.tolist()
         raise ValueError(f"a scheduler config holds numbers, strings, lists; got {type(value).__name__}")
 
-    return json.dumps(dict(config), sort_keys=True, default=plain)
+    rest = {name: value for name, value in config.items() if name != "learned"}
+    learned = config.get("learned")
+    return Key(json.dumps(rest, sort_keys=True, default=plain), None if learned is None else as_artefact(learned))
 
 
 @lru_cache(maxsize=64)
-def model(key: str) -> Model:
-    """The Model of a config given as `config_key` text; ValueError where it makes no sense."""
-    config = json.loads(key)
-    solver, grid, options, noise = (config.pop(name, None) for name in OWN)
+def model(key: Key) -> Model:
+    """The Model of a config; ValueError where it makes no sense."""
+    config, learned = json.loads(key.config), key.learned
+    solver, grid, asked, noise, _, guidance, outside = (config.pop(name, None) for name in OWN)
     name, folk_grid = resolve(solver or "dpmpp_2m")
     entry = SOLVERS[name]
     if entry.kind != "tableau":
@@ -106,18 +123,56 @@ def model(key: str) -> Model:
     grid = folk_grid if grid is None else grid
     if isinstance(grid, str):
         find(grid)
-    said = reading({"clip_sample": False, **config}, name)
+    schedule, prediction, post = _network(config, name, learned)
+    options = checked_options(entry, asked or {})
+    if learned is None:
+        if guidance is not None or outside is not None:
+            raise ValueError(
+                "`guidance` and `outside` choose among the tables of `learned`: give an artefact, or none of them"
+            )
+        return Model(config, schedule, prediction, post, entry, options, grid)
+    if grid is not None or asked:
+        raise ValueError(
+            f"a learned solver has its own times and weights: leave grid={grid!r} and options {asked} away"
+        )
+    outside = outside or "error"
+    learned.table(learned.nfes[0], guidance, schedule=schedule, prediction=prediction, outside=outside)  # is there one?
+    return Model(config, schedule, prediction, post, entry, {}, None, learned, guidance, outside)
+
+
+def _network(
+    config: dict[str, Any], solver: str, learned: Artefact | None
+) -> tuple[NoiseSchedule, Prediction, Post | None]:
+    """Schedule and prediction type of a model, and what is done to its x0.
+
+    Zero terminal SNR is alpha = 0 for some solvers and nearly so for others: for an artefact it is what that was learned on.
+    """
+    said = reading({"clip_sample": False, **config}, solver)
     post: Post | None = None
     if said.thresholding:
         post = DynamicThreshold(said.dynamic_thresholding_ratio, said.sample_max_value)
     elif said.clip_sample:
         post = Clip(said.clip_sample_range)
-    schedule = schedule_from_config(config, name)
-    prediction: Prediction = said.prediction
+    schedule = schedule_from_config(config, solver)
     if isinstance(schedule, EDM):
-        schedule = LabelledEDM(schedule.sigma_min, schedule.sigma_max, schedule.sigma_data, audio="rho" not in config)
-        prediction = schedule.output(said.prediction)
-    return Model(config, schedule, prediction, post, entry, checked_options(entry, options or {}), grid)
+        labelled = LabelledEDM(schedule.sigma_min, schedule.sigma_max, schedule.sigma_data, audio="rho" not in config)
+        return labelled, labelled.output(said.prediction), post
+    if (
+        learned is not None
+        and not learned.is_for(schedule)
+        and learned.is_for(other := schedule_from_config(config, "ddim"))
+    ):
+        schedule = other
+    return schedule, said.prediction, post
+
+
+def for_config(entries: Mapping[str, Any]) -> Artefact:
+    """The artefact of a config, moved by log-SNR to the model that the config describes where it was learned on another."""
+    text, learned = config_key(entries)
+    assert learned is not None
+    config = {name: value for name, value in json.loads(text).items() if name not in OWN}
+    schedule, prediction, _ = _network(config, entries["solver"], learned)
+    return learned.remapped(schedule, prediction)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,13 +197,32 @@ class Timetable(Shared):
 
 @lru_cache(maxsize=128)
 def timetable(
-    key: str, n: int | None, sigmas: tuple[float, ...] | None, timesteps: tuple[float, ...] | None, mu: float | None
+    key: Key, n: int | None, sigmas: tuple[float, ...] | None, timesteps: tuple[float, ...] | None, mu: float | None
 ) -> Timetable:
     """The Timetable of a config for n network evaluations, or explicit sigmas or timesteps."""
     m = model(key)
-    nfe, times, shown, groups = _groups(m, n, sigmas, timesteps, mu)
-    tableau = compile_path(m.entry, m.schedule, times, groups, shown, m.options, nfe=nfe)
+    if m.learned is not None:
+        tableau = m.learned.table(_asked(n, sigmas, timesteps), m.guidance, outside=m.outside)
+    else:
+        nfe, times, shown, groups = _groups(m, n, sigmas, timesteps, mu)
+        tableau = compile_path(m.entry, m.schedule, times, groups, shown, m.options, nfe=nfe)
     return Timetable(m, tableau, model_clock(m.schedule, tableau.model_times), public_sigmas(m.schedule, tableau.nodes))
+
+
+def _asked(n: int | None, sigmas: tuple[float, ...] | None, timesteps: tuple[float, ...] | None) -> int:
+    """Network evaluations of a learned run: n, or the length of the even ramp of sigmas that flow pipelines always pass."""
+    if sigmas:
+        levels = np.array(sigmas[:-1] if sigmas[-1] == 0 else sigmas)
+        if abs(levels[0] - 1) < 2e-3 and np.ptp(np.append(np.diff(levels)[:1], np.diff(levels))) < 2.1e-3:
+            return len(levels)
+    if sigmas is not None or timesteps is not None:
+        raise ValueError(
+            "a learned scheduler has times of its own: ask for a number of steps, without `timesteps` and `sigmas`, or choose "
+            "a solver, Scheduler.from_config(config, solver=...)"
+        )
+    if n is None:
+        raise ValueError("pass `num_inference_steps` to set_timesteps")
+    return n
 
 
 Path = tuple[Array, "Array | None"]

@@ -48,6 +48,9 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
         solver: name or alias in SOLVERS. grid: name in GRIDS, list of decreasing times, or None for the grid that the
             config describes. solver_options: of the solver, e.g. {"order": 3}. noise: "independent", or "brownian" for
             one path a sample, which gives the same image at any number of steps.
+        learned: an artefact (or its path, or `to_dict`), in place of solver and grid: set_timesteps(n) takes its table for n
+            evaluations, guidance and outside as in `Artefact.table`. Runs that begin in the middle, as image to image does,
+            take its solver without corrections on the learned times that remain.
 
     Raises:
         ValueError: unknown solver, grid or option; a config that describes no noise schedule.
@@ -74,6 +77,9 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
         grid: str | list[float] | None = None,
         solver_options: dict[str, Any] | None = None,
         noise: str = "independent",
+        learned: dict[str, Any] | None = None,
+        guidance: float | None = None,
+        outside: str | None = None,
     ):
         pass  # registering the arguments reads them
 
