@@ -9,7 +9,7 @@ _LAZY = {
     "build": ".building",
     "Tableau": ".tableau",
     "Artefact": ".artefact",
-    "Learned": ".artefact",
+    "Learned": ".learnedtable",
     "Statistics": ".statistics",
     "Denoiser": ".denoiser",
     "NoiseSource": ".noise",

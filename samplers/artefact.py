@@ -12,97 +12,25 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from math import isfinite, log
+from math import log
 from typing import Any
 
 import numpy as np
 
-from fewstep import __version__
-
 from . import artefactfile, export
-from .artefactfile import plainly, schedule_hash
+from .artefactfile import schedule_hash
 from .building import build
+from .learnedtable import Learned
 from .predictions import Prediction
-from .rebase import base_of, between, boundaries, remapped, table_hash
-from .registry import SOLVERS
+from .rebase import base_of, between, boundaries
 from .schedule import NoiseSchedule
-from .storage import schedule_to_dict
+from .storage import plainly, schedule_to_dict
 from .tableau import Tableau
 
 OUTSIDE = ("error", "clamp", "base")
-
-
-@dataclass(frozen=True, eq=False)
-class Learned:
-    """One table of an artefact.
-
-    Args:
-        tableau: what is played: a solver like any other, on times, with weights and model times of its own.
-        guidance: scale it was learned for; None where guidance was no part of the problem.
-        base: JSON: what it started from, "grid" by name or times. Filled in: "solver", "options", "version", and "hash" of
-            that solver compiled on the table's own boundaries, which is what the corrections are relative to.
-        status: "learned", or "no-gain": nothing was certainly better than the best fixed recipe, which this table is then.
-        report: JSON: errors and gains as measured. stages: JSON: what was done to it, one entry a stage.
-
-    Raises:
-        ValueError: no Tableau of a registered solver, an unknown status, entries that JSON cannot hold.
-    """
-
-    tableau: Tableau
-    guidance: float | None = None
-    base: Mapping[str, Any] = field(default_factory=dict)
-    status: str = "learned"
-    report: Mapping[str, Any] = field(default_factory=dict)
-    stages: Sequence[Any] = ()
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.tableau, Tableau) or self.tableau.name not in SOLVERS:
-            raise ValueError(f"`tableau` must be a Tableau of a solver in SOLVERS; got {self.tableau!r:.80}")
-        if self.status not in ("learned", "no-gain"):
-            raise ValueError(f'`status` must be "learned" or "no-gain"; got {self.status!r}')
-        if self.guidance is not None and not isfinite(self.guidance):
-            raise ValueError(f"`guidance` must be a finite number or None; got {self.guidance!r}")
-        kept = {
-            "guidance": None if self.guidance is None else float(self.guidance),
-            "base": plainly(self._whole_base()),
-            "report": plainly(dict(self.report)),
-            "stages": tuple(plainly(list(self.stages))),
-        }
-        for name, value in kept.items():
-            object.__setattr__(self, name, value)
-
-    def _whole_base(self) -> dict[str, Any]:
-        """`base` with what can be told from the table. Options that are objects are in the table itself."""
-        told = {name: v for name, v in self.tableau.options.items() if not hasattr(v, "metadata")}
-        base = {"solver": self.tableau.name, "options": told, "version": __version__, **self.base}
-        return base if "hash" in base else {**base, "hash": table_hash(base_of(self.tableau))}
-
-    @property
-    def nfe(self) -> int:
-        """Network evaluations."""
-        return self.tableau.nfe
-
-    @cached_property
-    def moved(self) -> tuple[str, ...]:
-        """What differs from the base solver on the base grid: of "grid", "coef", "tau"."""
-        return artefactfile.differences(self.tableau, self.base.get("grid"))
-
-    @property
-    def kind(self) -> str:
-        """ "grid", "coef" or "tau" where only that was learned, "joint" for several, "base" for none."""
-        return "joint" if len(self.moved) > 1 else (*self.moved, "base")[0]
-
-    def movable(self) -> Tableau:
-        """The table, for arithmetic relative to its base. ValueError where the base solver has changed since."""
-        if self.base["hash"] != table_hash(base_of(self.tableau)):
-            raise ValueError(
-                f"{self.tableau.name} had other weights in fewstep {self.base['version']}, where this table was learned: it "
-                "can be played as it is, but not moved or interpolated. Learn it again"
-            )
-        return self.tableau
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +93,7 @@ class Artefact:
         """The report of the only table, or all of them: {"nfe 5": ..., "nfe 5, guidance 3": ...}."""
         if len(self.tables) == 1:
             return dict(self.tables[0].report)
-        return {_place(t): dict(t.report) for t in self.tables}
+        return {t.place: dict(t.report) for t in self.tables}
 
     @cached_property
     def hash(self) -> str:
@@ -265,7 +193,7 @@ class Artefact:
             model["prediction"] = prediction_name(prediction)
         tables = self.tables
         if schedule is not None and not self._same_schedule(schedule):
-            tables = tuple(_remapped(t, schedule) for t in tables)
+            tables = tuple(t.on(schedule) for t in tables)
         return Artefact(tables, model, self.provenance)
 
     def _at(self, nfe: int | None, guidance: float | None, outside: str) -> Tableau:
@@ -349,7 +277,7 @@ class Artefact:
         for t in self.tables:
             measured = (f"{k} {v:.4g}" for k, v in t.report.items() if isinstance(v, float | int))
             solver = f"{t.tableau.name} from {t.base.get('grid') or 'its default grid'!s:.40}"
-            lines.append(f"{_place(t):<22} {t.kind:<6} {t.status:<8} {solver}  {', '.join(measured)}".rstrip())
+            lines.append(f"{t.place:<22} {t.kind:<6} {t.status:<8} {solver}  {', '.join(measured)}".rstrip())
         return "\n".join(lines)
 
 
@@ -371,14 +299,6 @@ def as_artefact(learned: Any) -> Artefact:
     raise ValueError(f"`learned` must be an Artefact or the path of a saved one; got {type(learned).__name__}")
 
 
-def _remapped(learned: Learned, schedule: NoiseSchedule) -> Learned:
-    """A table on another schedule, where the grid it started from is no named grid any more."""
-    table, grid = learned.movable(), learned.base.get("grid")
-    base = {k: v for k, v in learned.base.items() if k not in ("grid", "hash")}
-    named = grid is None or isinstance(grid, str)
-    return replace(learned, tableau=remapped(table, schedule), base={**base, "grid": grid} if named else base)
-
-
 def _alike(a: Any, b: Any) -> bool:
     """Whether two numbers, or arrays in bytes, differ in their last bits at most."""
     if isinstance(a, bytes) and isinstance(b, bytes) and len(a) == len(b):
@@ -386,10 +306,6 @@ def _alike(a: Any, b: Any) -> bool:
     if isinstance(a, float) and isinstance(b, float):
         return bool(np.isclose(a, b, rtol=1e-12, atol=0))
     return bool(a == b)
-
-
-def _place(learned: Learned) -> str:
-    return f"nfe {learned.nfe}" + ("" if learned.guidance is None else f", guidance {learned.guidance:g}")
 
 
 def _listed(name: str, values: Iterable[Any]) -> str:

@@ -20,26 +20,16 @@ import numpy as np
 
 from fewstep.files import whole
 
-from .grids import make_grid
-from .rebase import M, base_of, boundaries, same_model_times, same_weights
+from .learnedtable import Learned, safety
 from .schedule import Array, NoiseSchedule
 from .storage import checked, from_content, plain, read, schedule_from_dict, schedule_to_dict, to_content
-from .tableau import Tableau
 
 if TYPE_CHECKING:
-    from .artefact import Artefact, Learned
+    from .artefact import Artefact
 
 FORMAT, VERSION = "fewstep.artefact", 1
 LARGE = 4096  # numbers in an array
 OUTSIDE_HASH = ("hash", "tensors")
-
-
-def plainly(value: Any) -> Any:
-    """As JSON gives it back; numpy numbers and arrays become numbers and lists. ValueError for what JSON cannot hold."""
-    try:
-        return json.loads(json.dumps(value, default=plain))
-    except TypeError as error:
-        raise ValueError(f"an artefact holds numbers, text, lists and dicts: {error}") from None
 
 
 def digest(content: Any) -> str:
@@ -53,26 +43,6 @@ def digest(content: Any) -> str:
 def schedule_hash(schedule: NoiseSchedule) -> str:
     """sha256 of a schedule's class and numbers."""
     return digest(schedule_to_dict(schedule))
-
-
-def differences(table: Tableau, grid: Any) -> tuple[str, ...]:
-    """Which of "grid", "coef", "tau" are not those of the base solver on the grid given by name or times."""
-    base = base_of(table)
-    same = {
-        "grid": _on_grid(table, grid),
-        "coef": same_weights(table, base),
-        "tau": same_model_times(table, base),
-    }
-    return tuple(name for name, equal in same.items() if not equal)
-
-
-def _on_grid(table: Tableau, grid: Any) -> bool:
-    """Whether the boundaries are those of a grid, between their ends or the schedule's own."""
-    times, schedule = boundaries(table), table.schedule
-    ends = [(None, None)] if grid is not None and not isinstance(grid, str) else [(None, None), (times[0], times[-1])]
-    return any(
-        np.allclose(make_grid(grid, schedule, len(times) - 1, *pair), times, rtol=1e-9, atol=1e-12) for pair in ends
-    )
 
 
 def contents(artefact: Artefact) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -117,28 +87,6 @@ def _described(learned: Learned) -> dict[str, Any]:
         "stages": learned.stages,
         "tableau": {name: value for name, value in to_content(table).items() if name != "schedule"},
     }
-
-
-def safety(table: Tableau) -> dict[str, Any]:
-    """How far rounding and errors of the network can be amplified: weights on outputs, in one row and in the result."""
-    lam = table.nodes.lam[np.isfinite(table.nodes.lam)]
-    return {
-        "consistent": bool(table.conserves),
-        "largest_weight": float(np.abs(table.W[:, :, M : M + table.history]).max()),
-        "weights_of_result": float(np.abs(weights_of_result(table)).sum(0).max()),
-        "smallest_gap": float(np.diff(lam).min()) if len(lam) > 1 else None,
-    }
-
-
-def weights_of_result(table: Tableau) -> Array:
-    """(nfe, *shape): the weight of every network output in the result."""
-    n, cells = table.nfe, table.W.shape[3:]
-    lines = np.zeros((2, n, *cells))  # carry and input as sums over the outputs
-    for k in range(n):
-        lines = np.einsum("ij...,jk...->ik...", table.W[k, :, :2], lines)
-        for j in range(min(table.history, k + 1)):
-            lines[:, k - j] += table.W[k, :, M + j]
-    return np.asarray(lines[1])
 
 
 def to_dict(artefact: Artefact) -> dict[str, Any]:
@@ -198,7 +146,7 @@ def load(path: str | os.PathLike[str]) -> Artefact:
 
 
 def _built(content: Mapping[str, Any], tensors: Mapping[str, Array], name: Any) -> Artefact:
-    from .artefact import Artefact, Learned
+    from .artefact import Artefact
 
     own = {key: value for key, value in content.items() if key not in OUTSIDE_HASH}
     if digest(own) != content["hash"]:

@@ -70,6 +70,14 @@ def plain(value: Any) -> Any:
     )
 
 
+def plainly(value: Any) -> Any:
+    """As JSON gives it back; numpy numbers and arrays become numbers and lists. ValueError for what JSON cannot hold."""
+    try:
+        return json.loads(json.dumps(value, default=plain))
+    except TypeError as error:
+        raise ValueError(f"an artefact holds numbers, text, lists and dicts: {error}") from None
+
+
 def _option(value: Any) -> Any:
     """An option as it was: statistics from what `plain` made of them."""
     if not isinstance(value, dict) or value.get("class") != "Statistics":
