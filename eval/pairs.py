@@ -144,9 +144,9 @@ def _check(
 
 
 def _stochastic(name: str) -> bool:
-    from fewstep.samplers.registry import SOLVERS, resolve
+    from fewstep.samplers.contenders import entry_of
 
-    return SOLVERS[resolve(name)[0]].stochastic
+    return entry_of(name).stochastic
 
 
 def _shift(trials: Trials) -> float:

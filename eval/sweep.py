@@ -54,8 +54,8 @@ def curve(
 
     Args:
         model: "demo", a folder or hub id of a diffusers pipeline, or a pipeline.
-        solvers: names or aliases. nfe: network evaluations; a solver that chooses its own steps has none to plan, and can
-            only be compared by the paired metrics.
+        solvers: names or aliases, or files of learned artefacts. nfe: network evaluations; a solver that chooses its own
+            steps has none to plan, and can only be compared by the paired metrics.
         real: as in `evaluate`; None where no metric needs it.
         metrics: names of metrics ("fid", "kid" ...) and of paired ones ("rmse", "psnr", "lpips").
         number, seed: images a point, of the seeds from `seed` on. pairs: the first so many of them for paired metrics.
@@ -126,7 +126,7 @@ def _check(
 
 def _check_evaluation(metrics: Sequence[str], solvers: Sequence[str], real: Any, grid: str | None, number: int) -> None:
     """ValueError for what metrics of sets of images cannot do, though paired ones could."""
-    from fewstep.samplers.registry import SOLVERS, resolve
+    from fewstep.samplers.contenders import entry_of
 
     names = ", ".join(metrics)
     if real is None and any(find(name).real for name in metrics):
@@ -136,7 +136,7 @@ def _check_evaluation(metrics: Sequence[str], solvers: Sequence[str], real: Any,
     if number < 2:
         raise ValueError(f"statistics need at least 2 images a point; got number={number}.")
     for name in solvers:
-        if SOLVERS[resolve(name)[0]].adaptive:
+        if entry_of(name).adaptive:
             raise ValueError(
                 f"{name} chooses its own steps, so that no nfe can be planned: leave {names} away, or evaluate it alone "
                 "with its tolerances."
@@ -177,6 +177,8 @@ class _Sweep:
 
     def compared(self, pairs: int, spec: dict[str, Any], state: str | PathLike[str] | None, watch: Watch) -> Curves:
         """Paired errors, found again in the state folder where the same were measured before."""
+        from fewstep.samplers.contenders import identity
+
         from .images.generated import Generated
 
         def measured() -> Curves:
@@ -185,7 +187,8 @@ class _Sweep:
         if state is None:
             return measured()
         drawn = Generated(self.source, "ddim", 1, seeds=self.seeds[:pairs]).fingerprint
-        kept = Path(state) / f"paired-{digest(__version__, drawn, self.solvers, self.nfes, spec)}.json"
+        told = [identity(solver) for solver in self.solvers]
+        kept = Path(state) / f"paired-{digest(__version__, drawn, told, self.nfes, spec)}.json"
         if not kept.exists():
             measured().to_json(kept)
         return Curves.from_json(kept)
@@ -204,7 +207,7 @@ class _Sweep:
 
     def samples(self) -> dict[tuple[str, int], list[Image]]:
         """The first images of every place, of solvers that do not choose their steps."""
-        from fewstep.samplers.registry import SOLVERS, resolve
+        from fewstep.samplers.contenders import entry_of
 
         drawn = {}
         if self.world.first:
@@ -212,7 +215,7 @@ class _Sweep:
             grid = None if self.run["grid"] == "auto" else self.run["grid"]
             how = {"grid": grid, "noise": self.run["noise"], **self.run["options"]}
             for solver, n in self.places:
-                if not SOLVERS[resolve(solver)[0]].adaptive:
+                if not entry_of(solver).adaptive:
                     drawn[solver, n] = batch.images(batch.draw(solver=solver, nfe=n, **how))
         found: dict[tuple[str, int], list[Image]] = self.world.broadcast(drawn)
         return found

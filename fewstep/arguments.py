@@ -27,6 +27,7 @@ class Listed(click.ParamType):
 
 
 NUMBERS = Listed(int, "whole numbers")
+SCALES = Listed(float, "numbers")
 NAMES = Listed(str, "names")
 
 
@@ -64,15 +65,20 @@ def decorated(command: Callable[..., None], shared: Sequence[Callable[..., Any]]
 
 
 # What a pipeline is called with, and where.
-CALL = (
-    click.option("--seed", default=0, show_default=True, help="Seed of the first image; image i has seed + i."),
+SEED = click.option("--seed", default=0, show_default=True, help="Seed of the first image; image i has seed + i.")
+CONDITIONS = (
     click.option("--classes", type=NUMBERS, metavar="0,1,...", help="Class labels, taken in turn by seed; demo: all."),
     click.option("--prompt", help="Text, for a pipeline that takes one."),
+)
+OPTION = click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Solver option, e.g. order=3.")
+CALL = (
+    SEED,
+    *CONDITIONS,
     click.option("--guidance", type=float, help="Guidance scale  [default: the pipeline's]"),
     click.option(
         "--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32", show_default=True
     ),
-    click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Solver option, e.g. order=3."),
+    OPTION,
 )
 PLACE = (
     click.option("--device", help="cpu, cuda, mps ...  [default: a GPU where there is one]"),

@@ -19,32 +19,46 @@ if TYPE_CHECKING:
 @click.command()
 @model_options
 @click.option("--solver", default="dpmpp_2m", show_default=True, help="A name that `fewstep solvers` lists.")
+@click.option("--learned", metavar="FILE.json", help="What `fewstep learn` wrote, instead of --solver and --grid.")
 @click.option("--nfe", type=int, help="Network evaluations  [default: 8; no limit for adaptive solvers]")
 @click.option("--grid", help="A name that `fewstep grids` lists  [default: the model's]")
 @NOISE
 @click.option("-n", "--number", type=click.IntRange(1), default=64, show_default=True, help="Images.")
 @click.option("--out", default="samples.png", show_default=True, help="A picture, or DIR/ for one PNG an image.")
 def sample(
-    solver: str, nfe: int | None, grid: str | None, noise: str, number: int, seed: int, out: str, **how: Any
+    solver: str,
+    learned: str | None,
+    nfe: int | None,
+    grid: str | None,
+    noise: str,
+    number: int,
+    seed: int,
+    out: str,
+    **how: Any,
 ) -> None:
     """Sample MODEL with one solver into a grid of images (or a folder of them).
 
     Every image has its own seed, so that asking for more of them changes none.
     """
+    from .contenders import artefact_of, entry_of, the_only
     from .registry import checked_names
 
     options = dict(map(parsed, how.pop("options")))
+    if learned is not None:
+        solver = learned_file(learned)
+    if (artefact := artefact_of(solver)) is not None:
+        nfe = (the_only(artefact.nfes) or _which(artefact.nfes)) if nfe is None else nfe
+        how["guidance"] = the_only(artefact.guidances) if how["guidance"] is None else how["guidance"]
     checked_names([solver], [] if nfe is None else [nfe], grid, options)
     folder = out.endswith("/") or Path(out).is_dir()
 
     from fewstep.pictures import checked_suffix, save_image, tile
 
-    from .registry import SOLVERS, resolve
     from .source import Source
 
     if not folder:
         checked_suffix(Path(out))
-    adaptive = SOLVERS[resolve(solver)[0]].adaptive
+    adaptive = entry_of(solver).adaptive
     if nfe is None and not adaptive:
         nfe = 8
     images, spent = [], []
@@ -61,6 +75,17 @@ def sample(
     click.echo(f"{out}: {number} images, {solver}, {count} evaluations, seeds {seed} to {seed + number - 1}")
 
 
+def learned_file(name: str) -> str:
+    """The file of an artefact. ValueError for a name that is none."""
+    if not name.endswith(".json"):
+        raise ValueError(f"--learned takes a file that `fewstep learn` wrote, NAME.json; got {name!r}")
+    return name
+
+
+def _which(nfes: tuple[int, ...]) -> int:
+    raise ValueError(f"this artefact has tables for nfe {', '.join(map(str, nfes))}: say which, --nfe {nfes[0]}")
+
+
 @click.command()
 @model_options
 @click.option(
@@ -72,6 +97,7 @@ def sample(
 @click.option(
     "--nfe", "nfes", type=NUMBERS, metavar="N,...", default="4,5,6,8,10,15,20", show_default=True, help="Evaluations."
 )
+@click.option("--learned", metavar="FILE.json,...", type=NAMES, default=(), help="What `fewstep learn` wrote, beside them.")
 @click.option("--grid", help="A grid for all, or `auto`: the best of a few for each solver  [default: the model's]")
 @click.option("-n", "--number", type=click.IntRange(1), default=16, show_default=True, help="Images.")
 @click.option("--out", default="compare", show_default=True, help="Folder for curves, sheet and figures, or NAME.html.")
@@ -80,6 +106,7 @@ def sample(
 )
 def compare(
     solvers: Sequence[str] | None,
+    learned: Sequence[str],
     nfes: Sequence[int],
     grid: str | None,
     number: int,
@@ -102,15 +129,17 @@ def compare(
     named = tuple(solvers or comparison.DEFAULT_SOLVERS)
     solvers = families[named]() if named in families else named
     checked_names(solvers, nfes, None if grid == "auto" else grid, options)
+    for name in map(learned_file, learned):
+        _check_learned(name, nfes, how)
 
-    from .registry import SOLVERS
+    from .contenders import entry_of
     from .report import write_report
     from .source import Source
 
     trials = comparison.Trials(Source(**how), range(seed, seed + number))
     for _ in watched([trials.reference], "reference", comparison.told):
         trials.truth(progress=sys.stderr.isatty())
-    rows = [trials.curve(name, nfes, grid, **options) for name in watched(solvers, "solver")]
+    rows = [trials.curve(name, nfes, grid, **options) for name in watched([*learned, *solvers], "solver")]
     about = {
         "model": how["model"],
         "images": number,
@@ -127,12 +156,23 @@ def compare(
     if form == "text":
         click.echo(comparison.table(rows).text())
         click.echo(f"RMSE per image to {about['reference']}, mean of {number}; * best of its column")
-        if any(SOLVERS[row.solver].stochastic for row in rows):
+        if any(entry_of(name).stochastic for name in (*learned, *solvers)):
             click.echo("stochastic solvers: to their own, longer run on the same Brownian paths")
     else:
         click.echo(comparison.csv_table(rows) if form == "csv" else comparison.json_table(rows, **about))
     for path in written:
         click.echo(f"wrote {path}", err=form != "text")
+
+
+def _check_learned(name: str, nfes: Sequence[int], how: dict[str, Any]) -> None:
+    """ValueError for an artefact without a table to compare; its guidance scale, where it has one, is that of all."""
+    from .contenders import artefact_of, the_only
+
+    artefact = artefact_of(name)
+    assert artefact is not None
+    if not set(nfes) & set(artefact.nfes):
+        raise ValueError(f"{name} has tables for nfe {', '.join(map(str, artefact.nfes))}, and --nfe names none of them")
+    how["guidance"] = the_only(artefact.guidances) if how["guidance"] is None else how["guidance"]
 
 
 def write_comparison(folder: Path, rows: "Sequence[Curve]", batch: "Batch", about: dict[str, Any]) -> list[Path]:

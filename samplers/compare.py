@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from .artefact import Artefact
     from .source import Source
 
 # The solvers that `compare` runs where none is named: one or two of each family, all deterministic.
@@ -158,6 +159,23 @@ def _curve(solver: str, grid: str, nfes: Sequence[int], samples: "Sequence[Tenso
     )
 
 
+def _spread(row: Curve, label: str, nfes: Sequence[int]) -> Curve:
+    """A curve over more nfe than it has runs for: errors and images are infinite there."""
+    import torch
+
+    at = {n: k for k, n in enumerate(row.nfes)}
+    blank = torch.full_like(row.reference, inf)
+    return Curve(
+        label,
+        row.grid,
+        tuple(nfes),
+        tuple(row.rmse[at[n]] if n in at else inf for n in nfes),
+        tuple(row.worst[at[n]] if n in at else inf for n in nfes),
+        tuple(row.samples[at[n]] if n in at else blank for n in nfes),
+        row.reference,
+    )
+
+
 def best_curve(
     draw: "Callable[..., Tensor]",
     truth: "Tensor | None",
@@ -227,15 +245,30 @@ class Trials:
         return self._truth
 
     def curve(self, name: str, nfes: Sequence[int], grid: str | None = None, **options: Any) -> Curve:
-        """One solver by name or alias at every nfe; grid: a name, "auto" for the best of a few, None for the usual one."""
+        """One solver by name or alias at every nfe; grid: a name, "auto" for the best of a few, None for the usual one.
+
+        A learned artefact, by its file, has no error and no image at an nfe that it has no table for.
+        """
+        from .contenders import artefact_of, label
         from .registry import SOLVERS, resolve
 
+        if (learned := artefact_of(name)) is not None:
+            return _spread(self._learned(name, learned, nfes), label(name), nfes)
         solver, folk_grid = resolve(name)
         to = None if SOLVERS[solver].stochastic else self.truth()
         if SOLVERS[solver].adaptive:
             return adaptive_curve(self.draw_alone, to, solver, nfes, **options)
         tried = AUTO_GRIDS if grid == "auto" else (grid or folk_grid or self.usual_grid,)
         return best_curve(self.draw, to, solver, nfes, tried, **options)
+
+    def _learned(self, name: str, learned: "Artefact", nfes: Sequence[int]) -> Curve:
+        """An artefact at those nfe that it has tables for."""
+        known, first = [n for n in nfes if n in learned.nfes], learned.tables[0].tableau
+        if not first.stochastic:
+            return run_curve(self.draw, self.truth(), name, known, "learned")
+        longer = self.draw(solver=first.name, nfe=LONGER * max(nfes), noise="brownian", **first.options)
+        drawn = [self.draw(solver=name, nfe=n, noise="brownian") for n in known]
+        return _curve(name, "learned", known, drawn, longer)
 
 
 def table(rows: Sequence[Curve]) -> Table:

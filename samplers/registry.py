@@ -223,11 +223,22 @@ def checked_options(entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checked_names(solvers: Sequence[str], nfes: Sequence[int], grid: str | None, options: dict[str, Any]) -> None:
-    """ValueError for an unknown solver, grid or option and for nfe < 1, before anything is loaded."""
+    """ValueError for an unknown solver, grid or option and for nfe < 1, before anything is loaded.
+
+    A solver may be a learned artefact, by its file: it has a table for every nfe, and a grid and options of its own.
+    """
+    from .contenders import artefact_of, check_nfe
     from .grids import find
 
     for name in solvers:
-        checked_options(SOLVERS[resolve(name)[0]], options)
+        learned = artefact_of(name)
+        if learned is None:
+            checked_options(SOLVERS[resolve(name)[0]], options)
+            continue
+        for nfe in nfes:
+            check_nfe(learned, nfe)
+        if len(solvers) == 1 and (grid is not None or options):
+            raise ValueError(f"{name} has a grid and options of its own: leave --grid and --option away")
     if grid is not None:
         find(grid)
     for nfe in nfes:

@@ -10,6 +10,7 @@ from PIL.Image import Image
 
 from fewstep.devices import chosen_device
 
+from .contenders import run_of
 from .denoiser import Denoiser
 from .sampling import Info, sample
 
@@ -81,7 +82,7 @@ class Batch:
     """Some seeds, their x_T and the pipeline as a denoiser for them. start: makes another x_T out of the pipeline's own."""
 
     def __init__(self, pipe: Any, seeds: Sequence[int], wishes: dict[str, Any], start: "Start | None" = None) -> None:
-        self.seeds = list(seeds)
+        self.seeds, self.guidance = list(seeds), wishes["guidance"]
         self.denoiser: Any = Denoiser.from_pipeline(pipe, **call_arguments(pipe, seeds, wishes))
         self.x_T = self.denoiser.initial_noise([torch.Generator().manual_seed(seed) for seed in seeds])
         if start is not None:
@@ -92,8 +93,12 @@ class Batch:
 
     @torch.no_grad()
     def run(self, **how: Any) -> tuple[torch.Tensor, Info]:
-        """x0 (B, *shape) on the CPU and what the run did, by `sample` with these solver, nfe, grid and options."""
-        x0, info = sample(self.denoiser, self.x_T, noise_seeds=self.seeds, return_info=True, **how)
+        """x0 (B, *shape) on the CPU and what the run did, by `sample` with these solver, nfe, grid and options.
+
+        A solver may be a learned artefact, by its file; grid and options are not meant for it.
+        """
+        told = run_of(how, self.guidance)
+        x0, info = sample(self.denoiser, self.x_T, noise_seeds=self.seeds, return_info=True, **told)
         return x0.cpu(), info
 
     def draw(self, **how: Any) -> torch.Tensor:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from fewstep.pictures import save_image
-from fewstep.samplers.registry import SOLVERS, checked_names, resolve
+from fewstep.samplers.contenders import entry_of, identity, label
+from fewstep.samplers.registry import checked_names
 from fewstep.samplers.source import Source
 
 from .base import Fetched, ImageSet, digest
@@ -29,7 +30,7 @@ class Generated(ImageSet):
 
     Args:
         model: folder or hub id of a pipeline, "demo", a pipeline, or a `Source` (which then has `how` already).
-        solver: a name that `fewstep solvers` lists.
+        solver: a name that `fewstep solvers` lists, or a learned artefact (by its file, too).
         nfe: network evaluations; 8 where nothing is said, no limit for solvers that choose their steps.
         number: so many images, of the seeds 0, 1, ...
         seeds: of the images, instead of `number`.
@@ -50,7 +51,7 @@ class Generated(ImageSet):
     def __init__(
         self,
         model: Any = "demo",
-        solver: str = "dpmpp_2m",
+        solver: Any = "dpmpp_2m",
         nfe: int | None = None,
         *,
         number: int | None = None,
@@ -65,7 +66,7 @@ class Generated(ImageSet):
     ) -> None:
         self.seeds = _seeds(number, seeds)
         checked_names([solver], [] if nfe is None else [nfe], grid, dict(options or {}))
-        self.adaptive = SOLVERS[resolve(solver)[0]].adaptive
+        self.adaptive = entry_of(solver).adaptive
         nfe = 8 if nfe is None and not self.adaptive else nfe
         self.spec = {"solver": solver, "nfe": nfe, "grid": grid, "noise": noise, **(options or {})}
         self.start = Sobol(scramble) if sobol else None
@@ -79,7 +80,7 @@ class Generated(ImageSet):
 
     def _told(self) -> str:
         nfe = self.spec["nfe"]
-        words = [f"{self.model}, {self.spec['solver']}", f"{nfe} evaluations" if nfe else "its own steps"]
+        words = [f"{self.model}, {label(self.spec['solver'])}", f"{nfe} evaluations" if nfe else "its own steps"]
         words += [f"grid {self.spec['grid']}"] if self.spec["grid"] else []
         words += [f"Sobol noise in up to {DIMENSIONS} dimensions"] if self.start else []
         return ", ".join([*words, f"seeds {self.seeds[0]} to {self.seeds[-1]}"])
@@ -116,7 +117,8 @@ class Generated(ImageSet):
     def fingerprint(self) -> str:  # type: ignore[override]  # found once
         start = None if self.start is None else self.start.scramble
         seeds = str(self.seeds) if isinstance(self.seeds, range) else list(self.seeds)
-        return digest(_identity(self.source.pipe), self.source.wishes, self.spec, start, seeds)
+        spec = {**self.spec, "solver": identity(self.spec["solver"])}
+        return digest(_identity(self.source.pipe), self.source.wishes, spec, start, seeds)
 
 
 def _seeds(number: int | None, seeds: Sequence[int] | None) -> Sequence[int]:
