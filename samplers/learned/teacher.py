@@ -179,7 +179,9 @@ class Teacher:
 
     def _made(self, part: Part) -> Trajectory | Tensor:
         if part.seeds not in self._held:
+            begun = self.problem.spent
             self._held[part.seeds] = self._read(part) or self._run(part)
+            self.problem.spent = begun + len(part.seeds) * self.table.nfe  # found on disk or not
         return self._held[part.seeds]
 
     def _file(self, part: Part) -> Path | None:

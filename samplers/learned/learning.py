@@ -1,0 +1,306 @@
+"""`learn`: from a model, a solver and a number of evaluations to a table that is certainly better, or to none.
+
+    fixed recipes --> stages, each from the best table so far --> best on validation seeds --> guard on untouched seeds
+
+Every stage's table competes with every fixed recipe, so that learning can only lose where the guard's seeds say so, and then
+the best fixed recipe is what comes back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewstep.files import whole
+
+from ..artefact import Artefact, Learned
+from ..registry import SOLVERS, checked_options, resolve
+from ..storage import from_content, plain, to_content
+from ..tableau import Tableau
+from . import guard
+from .method import find
+from .problem import Problem
+from .recipes import Recipe, recipes
+from .task import Progress, Task
+from .teacher import NFE, SOLVER, Teacher
+from .telling import shown
+
+Stage = tuple[str, dict[str, Any]]
+# "auto": each stage starts from the best table so far.
+AUTO: tuple[Stage, ...] = (("oss", {}), ("iia", {"window": 2}), ("iia", {"window": 3}), ("joint", {}))
+TRUSTED = 0.25  # of the base's error: the teacher must be known better than that
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was asked for, checked: everything that decides the result, and nothing else."""
+
+    solver: str
+    options: Mapping[str, Any]
+    nfes: tuple[int, ...]
+    guidances: tuple[float | None, ...]
+    stages: tuple[Stage, ...]
+    train: tuple[int, ...]
+    valid: tuple[int, ...]
+    guard: tuple[int, ...]
+    teacher: Mapping[str, Any]
+    seconds: float | None = None
+
+    def content(self) -> dict[str, Any]:
+        """As JSON; seeds as hashes where they are long."""
+        return {
+            "solver": self.solver,
+            "options": dict(self.options),
+            "method": [[name, options] for name, options in self.stages],
+            "seeds": {name: _short(getattr(self, name)) for name in ("train", "valid", "guard")},
+            "teacher": dict(self.teacher),
+            **({} if self.seconds is None else {"seconds": self.seconds}),
+        }
+
+
+def _short(seeds: tuple[int, ...]) -> Any:
+    """[first, last + 1] of consecutive seeds, or all of them."""
+    if seeds == tuple(range(seeds[0], seeds[0] + len(seeds))):
+        return {"from": seeds[0], "to": seeds[-1] + 1}
+    return list(seeds)
+
+
+def learn(
+    model: Any,
+    solver: str = "dpmpp_2m",
+    nfe: int | Sequence[int] = 5,
+    method: str | Sequence[Any] = "auto",
+    *,
+    shape: Sequence[int] | None = None,
+    seeds: Sequence[int] = range(256),
+    guard_seeds: Sequence[int] = range(1000, 1512),
+    guidance: float | Sequence[float] | None = None,
+    solver_options: Mapping[str, Any] | None = None,
+    teacher: Mapping[str, Any] | None = None,
+    cache: Any = None,
+    resume: str | Path | None = None,
+    progress: bool | Callable[[Progress], Any] = True,
+    seconds: float | None = None,
+    classes: Sequence[int] | None = None,
+    prompt: str | Sequence[str] | None = None,
+    batch_size: int = 64,
+    device: Any = None,
+    dtype: torch.dtype = torch.float32,
+    **spec: Any,
+) -> Artefact:
+    """Learn where to step, with which weights and network times, for one model, solver and number of evaluations.
+
+    The network's weights stay as they are; what is learned are some tens of numbers, in seconds to minutes.
+
+    Args:
+        model: Denoiser, diffusers pipeline, "demo", or a folder or hub id of a pipeline; or {guidance: Denoiser}.
+        solver: what is corrected. nfe: network evaluations, or several. method: "auto", a name in METHODS, or a list of
+            names and (name, options), each stage from the best table so far.
+        shape: of one sample, for a Denoiser. seeds: of the samples learned on, three quarters, and chosen on, the rest.
+        guard_seeds: untouched ones, which decide whether the result is better. guidance: scale, or several: a table each.
+        solver_options: fixed options of the solver; others (order, lower_order_final, corrector) are tried.
+        teacher: {"solver": "dpmpp_3m", "nfe": 60, ...}, the reference. cache: folder of reference runs; None: the user's
+            cache, False: none. resume: folder in which an interrupted run is found again. progress: a bar, or a callable
+            that gets Progress. seconds: limit of each gradient stage; without it the result depends on nothing but what
+            is given here.
+        classes, prompt, batch_size, device, dtype: of the samples. spec: options of a single `method`.
+
+    Returns:
+        Artefact with one table for each (nfe, guidance): .save(path), .report. A table that is not certainly better than
+        the best fixed recipe is that recipe, with status "no-gain".
+
+    Raises:
+        ValueError: unknown names or options, seeds used twice, a teacher that is not converged.
+    """
+    plan = _plan(solver, nfe, method, seeds, guard_seeds, guidance, solver_options, teacher, seconds, spec, model)
+    how: dict[str, Any] = {"shape": shape, "classes": classes, "prompt": prompt}
+    how |= {"batch_size": batch_size, "device": device, "dtype": dtype}
+    learned, facts = [], {}
+    with shown(progress) as tell:
+        for scale in plan.guidances:
+            own = model[scale] if isinstance(model, Mapping) else model
+            problem = Problem(own, guidance=scale, **how)
+            run = _Run(
+                plan, problem, Teacher(problem, cache=cache, **plan.teacher), tell, _folder(resume, plan, problem)
+            )
+            learned += [run.table(n) for n in plan.nfes]
+            facts = {
+                "name": problem.name, "prediction": problem.prediction, "shape": list(problem.shape),
+                "fingerprint": problem.fingerprint,
+            }  # fmt: skip
+    return Artefact(tuple(learned), facts, plan.content())
+
+
+def _plan(
+    solver: str,
+    nfe: int | Sequence[int],
+    method: str | Sequence[Any],
+    seeds: Sequence[int],
+    guard_seeds: Sequence[int],
+    guidance: float | Sequence[float] | None,
+    solver_options: Mapping[str, Any] | None,
+    teacher: Mapping[str, Any] | None,
+    seconds: float | None,
+    spec: Mapping[str, Any],
+    model: Any,
+) -> Plan:
+    """Everything checked before any network call."""
+    name, _ = resolve(solver)
+    entry = SOLVERS[name]
+    if entry.kind != "tableau":
+        raise ValueError(f"{name!r} chooses its steps as it goes: learn on a solver that is a table, such as dpmpp_2m")
+    checked_options(entry, solver_options or {})
+    nfes = (nfe,) if isinstance(nfe, int) else tuple(nfe)
+    if (
+        not nfes
+        or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in nfes)
+        or len(set(nfes)) < len(nfes)
+    ):
+        raise ValueError(
+            f"`nfe` must be a whole number of network evaluations, at least 1, or several different ones; got {nfe!r}"
+        )
+    stages = _stages(method, spec, name)
+    seeds, held = [int(s) for s in seeds], tuple(int(s) for s in guard_seeds)
+    if len(seeds) < 8 or len(held) < 8:
+        raise ValueError(f"learning needs at least 8 `seeds` and 8 `guard_seeds`; got {len(seeds)} and {len(held)}")
+    if len({*seeds, *held}) < len(seeds) + len(held):
+        raise ValueError("`seeds` and `guard_seeds` share numbers, or repeat them: the guard's must be untouched")
+    if isinstance(model, Mapping):
+        scales: tuple[float | None, ...] = tuple(sorted(model))
+    elif guidance is None or isinstance(guidance, (int, float)):
+        scales = (None if guidance is None else float(guidance),)
+    else:
+        scales = tuple(sorted({float(g) for g in guidance}))
+    cut = max(4, len(seeds) // 4)
+    told: dict[str, Any] = {"solver": name if entry.stochastic else SOLVER, "nfe": NFE if not entry.stochastic else 200}
+    told |= dict(teacher or {})
+    return Plan(
+        solver,
+        dict(solver_options or {}),
+        nfes,
+        scales,
+        stages,
+        tuple(seeds[:-cut]),
+        tuple(seeds[-cut:]),
+        held,
+        told,
+        seconds,
+    )
+
+
+def _stages(method: str | Sequence[Any], spec: Mapping[str, Any], solver: str) -> tuple[Stage, ...]:
+    """Names and options of the stages; ValueError for unknown ones."""
+    if method == "auto":
+        if spec:
+            raise ValueError(
+                f"method 'auto' takes no options; got {', '.join(spec)}. List the stages to give them options"
+            )
+        given: Sequence[Any] = [s for s in AUTO if not (SOLVERS[solver].stochastic and find(s[0]).paths)]
+    else:
+        given = [(method, dict(spec))] if isinstance(method, str) else list(method)
+    if not isinstance(method, str) and spec:
+        raise ValueError(
+            f"give options beside their stage, [('ld3', {{...}}), ...]; got {', '.join(spec)} for all of them"
+        )
+    stages = [(s, {}) if isinstance(s, str) else (s[0], dict(s[1])) for s in given]
+    return tuple((name, find(name).checked(options)) for name, options in stages)
+
+
+@dataclass(eq=False)
+class _Run:
+    """All tables of one problem."""
+
+    plan: Plan
+    problem: Problem
+    teacher: Teacher
+    tell: Callable[[Progress], Any] | None
+    folder: Path | None
+    memo: dict[Any, Any] = field(default_factory=dict)
+
+    def table(self, nfe: int) -> Learned:
+        """The table for one number of evaluations."""
+        plan, problem = self.plan, self.problem
+        task = Task(problem, self.teacher, nfe, plan.train, plan.valid, plan.seconds, self.tell, memo=self.memo)
+        known = recipes(plan.solver, problem.schedule, nfe, ends=(problem.t_start, problem.t_end), options=plan.options)
+        task.stage = "fixed recipes"
+        scores = [task.offer(r.table, i + 1, len(known)) for i, r in enumerate(known)]
+        ranked = [known[i] for i in sorted(range(len(known)), key=lambda i: scores[i])]
+        self._trust(task, ranked[0])
+        done = self._stages(task, ranked)
+        best = task.best
+        assert best is not None
+        told = guard.report(task, best, ranked[0].table, plan.guard)
+        sure = guard.certain(told["test"])
+        told |= {"best_fixed_recipe": str(ranked[0]), "teacher_error": self._doubt}
+        told["fixed"] = {str(r): s for r, s in zip(known, scores, strict=True)}
+        return Learned(
+            best if sure else ranked[0].table,
+            problem.guidance,
+            {"solver": ranked[0].table.name, "grid": ranked[0].grid},
+            "learned" if sure else "no-gain",
+            told,
+            done,
+        )
+
+    def _trust(self, task: Task, fixed: Recipe) -> None:
+        """ValueError where the teacher is not much better known than what shall be learned from it."""
+        if "doubt" not in self.memo:
+            self.memo["doubt"] = self.teacher.self_error(self.plan.valid)
+        rms = float(task.errors(fixed.table, task.valid_parts()).mean().sqrt())
+        if self._doubt > TRUSTED * rms:
+            raise ValueError(
+                f"the teacher is not converged: {self.teacher.solver} with {self.teacher.nfe} evaluations is "
+                f"{self._doubt:.3g} from a run of twice the length, and {fixed} errs by {rms:.3g}. Give it more, "
+                f"teacher={{'nfe': {4 * self.teacher.nfe}}}"
+            )
+
+    @property
+    def _doubt(self) -> float:
+        return float(self.memo["doubt"])
+
+    def _stages(self, task: Task, ranked: list[Recipe]) -> list[dict[str, Any]]:
+        """Run the stages, keeping what each one gives; Ctrl-C leaves the rest away."""
+        done: list[dict[str, Any]] = []
+        for i, (name, options) in enumerate(self.plan.stages):
+            task.stage, start = name, task.best
+            assert start is not None
+            place = None if self.folder is None else self.folder / f"{task.nfe:03d}-{i}-{name}"
+            task.store = place
+            try:
+                table = self._kept(place) or find(name).fn(task, start, **options)
+            except KeyboardInterrupt:
+                done.append({"method": name, "options": options, "interrupted": True})
+                break
+            if place is not None:
+                _write(place, table)
+            found = task.offer(table)
+            done.append({"method": name, "options": options, "score": found, "best": task.best_score})
+        return done
+
+    def _kept(self, place: Path | None) -> Tableau | None:
+        """The table of a stage that an earlier run has finished."""
+        path = None if place is None else place.with_suffix(".json")
+        if path is None or not path.exists():
+            return None
+        return from_content(json.loads(path.read_text()))
+
+
+def _write(place: Path, table: Tableau) -> None:
+    with whole(place.with_suffix(".json")) as part:
+        part.write_text(json.dumps(to_content(table), default=plain))
+
+
+def _folder(resume: str | Path | None, plan: Plan, problem: Problem) -> Path | None:
+    """Where the stages of exactly this work are kept."""
+    if resume is None:
+        return None
+    said = json.dumps([plan.content(), problem.fingerprint, problem.condition], sort_keys=True, default=str)
+    folder = Path(resume) / hashlib.sha256(said.encode()).hexdigest()[:24]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

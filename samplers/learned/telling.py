@@ -1,0 +1,45 @@
+"""How learning is going: a line on a terminal that rewrites itself, elsewhere one every ten seconds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .task import Progress
+
+EVERY = 10.0  # seconds between plain lines
+
+
+def line(p: Progress) -> str:
+    """stage, step, and the error of the best table so far beside that of the first."""
+    return (
+        f"nfe {p.table.nfe}, {p.stage} {p.step}/{p.steps}: error {p.best:.4g} (first {p.base:.4g}), "
+        f"{p.spent:,} evaluations, {p.seconds:.0f} s"
+    )
+
+
+@contextmanager
+def shown(progress: bool | Callable[[Progress], Any]) -> Iterator[Callable[[Progress], Any] | None]:
+    """What `Task.tell` is: the callable given, a display for True, None for False."""
+    if callable(progress) or not progress:
+        yield progress or None
+        return
+    from tqdm import tqdm
+
+    terminal = sys.stderr.isatty()
+    bar = tqdm(bar_format="{desc}", leave=False, disable=not terminal)
+    last = [-EVERY, ""]
+
+    def tell(p: Progress) -> None:
+        if terminal:
+            bar.set_description_str(line(p))
+        elif p.seconds - float(last[0]) >= EVERY or p.stage != last[1]:
+            print(line(p), file=sys.stderr, flush=True)
+            last[:] = [p.seconds, p.stage]
+
+    try:
+        yield tell
+    finally:
+        bar.close()
