@@ -26,7 +26,7 @@ from ..tableau import Tableau
 from . import guard
 from .method import find
 from .problem import Problem
-from .recipes import Recipe, recipes
+from .recipes import SHORTLIST, Recipe, recipes
 from .task import Progress, Task
 from .teacher import NFE, SOLVER, Teacher
 from .telling import shown
@@ -100,7 +100,7 @@ def learn(
 
     Args:
         model: Denoiser, diffusers pipeline, "demo", or a folder or hub id of a pipeline; or {guidance: Denoiser}.
-        solver: what is corrected. nfe: network evaluations, or several. method: "auto", a name in METHODS, or a list of
+        solver: what is corrected; "auto": the best of a few. nfe: network evaluations, or several. method: "auto", a name in METHODS, or a list of
             names and (name, options), each stage from the best table so far.
         shape: of one sample, for a Denoiser. seeds: of the samples learned on, three quarters, and chosen on, the rest.
         guard_seeds: untouched ones, which decide whether the result is better. guidance: scale, or several: a table each.
@@ -151,7 +151,7 @@ def _plan(
     model: Any,
 ) -> Plan:
     """Everything checked before any network call."""
-    name, _ = resolve(solver)
+    name = SHORTLIST[0] if solver == "auto" else resolve(solver)[0]
     entry = SOLVERS[name]
     if entry.kind != "tableau":
         raise ValueError(f"{name!r} chooses its steps as it goes: learn on a solver that is a table, such as dpmpp_2m")

@@ -12,6 +12,8 @@ from ..registry import SOLVERS, resolve
 from ..schedule import NoiseSchedule
 from ..tableau import Tableau
 
+# What solver="auto" chooses from: one of each family that is good in few evaluations.
+SHORTLIST = ("dpmpp_2m", "res_multistep", "unipc", "deis")
 GRIDS = ("uniform", "quadratic", "logsnr", "karras", "beta")
 # Options that move the error as much as a grid does, with the values worth trying.
 SWITCHES: dict[str, tuple[Any, ...]] = {"lower_order_final": (True, False), "order": (2, 3), "corrector": (True, False)}
@@ -39,11 +41,14 @@ def recipes(
     ends: tuple[float, float] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> list[Recipe]:
-    """Every grid with every switch that the solver has and the caller left open; equal tables once.
+    """Every grid with every switch that the solver has and the caller left open; equal tables once. "auto": of several.
 
     Raises:
         ValueError: the solver runs on none of the grids (the last reason is told).
     """
+    if solver == "auto":
+        how: dict[str, Any] = {"grids": grids, "ends": ends, "options": options}
+        return [recipe for one in SHORTLIST for recipe in recipes(one, schedule, nfe, **how)]
     name, folk = resolve(solver)
     given = dict(options or {})
     entry = SOLVERS[name]

@@ -11,60 +11,29 @@ constant x0 and eps exact: `consistent`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..building import compile_path
 from ..predictions import form_pair
+from ..rebase import CARRY, INPUT, M, base_of, boundaries, on_times, widened
 from ..registry import SOLVERS, Path, Solution
 from ..schedule import Array, Node
 from ..tableau import Tableau
 
-CARRY, INPUT, M = 0, 1, 2  # columns of W
-
-
-def boundaries(table: Tableau) -> Array:
-    """Times of the steps' ends, (steps + 1,): those of a table whose steps take one call each are its `times`."""
-    return np.asarray(table.times[np.cumsum((0, *table.groups))])
-
-
-def on_times(table: Tableau, times: Sequence[float] | Array, model_times: Array | None = None) -> Tableau:
-    """The base solver of a table compiled on other step boundaries, as many as it has; no corrections."""
-    moved = compile_path(
-        SOLVERS[table.name], table.schedule, np.asarray(times, float), table.groups, None, table.options
-    )
-    return moved if model_times is None else replace(moved, model_times=np.asarray(model_times, float))
-
-
-def base_of(table: Tableau) -> Tableau:
-    """The uncorrected table on the same times, shown the usual network times."""
-    return on_times(table, boundaries(table))
+__all__ = ["base_of", "boundaries", "on_times", "widened"]  # what learners need of `rebase`
 
 
 def quick(table: Tableau, times: Array) -> Tableau:
     """`on_times` without proving what is known to hold: for derivatives."""
     columns = table.schedule.nodes(times)
     nodes = tuple(Node(*map(float, row)) for row in zip(*columns, strict=True))
-    solution: Solution = SOLVERS[table.name].fn(Path(table.schedule, nodes, table.groups), **table.options)
+    path = Path(table.schedule, nodes, table.groups, table.jumps or None, table.nfe)
+    solution: Solution = SOLVERS[table.name].fn(path, **table.options)
     return Tableau.from_rows(
         table.name, table.schedule, solution.rows, nodes[-1], order=solution.order, groups=table.groups,
         prologue=solution.prologue, options=table.options, conserves="",
     )  # fmt: skip
-
-
-def widened(table: Tableau, history: int) -> Tableau:
-    """The same table with room for `history` outputs."""
-    if history <= table.history:
-        return table
-    gap = np.zeros((table.nfe, 2, history - table.history, *table.W.shape[3:]))
-    cut = M + table.history
-    W = np.concatenate([table.W[:, :, :cut], gap, table.W[:, :, cut:]], 2)
-    prologue = table.prologue
-    if prologue is not None:
-        prologue = np.concatenate([prologue[:, :cut], gap[0], prologue[:, cut:]], 1)
-    return replace(table, W=W, history=history, prologue=prologue)
 
 
 def shared_lines(table: Tableau) -> np.ndarray:
