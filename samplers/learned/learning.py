@@ -100,8 +100,8 @@ def learn(
 
     Args:
         model: Denoiser, diffusers pipeline, "demo", or a folder or hub id of a pipeline; or {guidance: Denoiser}.
-        solver: what is corrected; "auto": the best of a few. nfe: network evaluations, or several. method: "auto", a name in METHODS, or a list of
-            names and (name, options), each stage from the best table so far.
+        solver: what is corrected; "auto": the best of a few. nfe: network evaluations, or several. method: "auto", a name
+            in METHODS, or a list of names and (name, options), each stage from the best table so far.
         shape: of one sample, for a Denoiser. seeds: of the samples learned on, three quarters, and chosen on, the rest.
         guard_seeds: untouched ones, which decide whether the result is better. guidance: scale, or several: a table each.
         solver_options: fixed options of the solver; others (order, lower_order_final, corrector) are tried.
