@@ -15,9 +15,9 @@ import numpy as np
 
 from fewstep.page import Table
 
-from ..artefact import Artefact, Learned
-from ..artefactfile import safety, weights_of_result
+from ..artefact import Artefact
 from ..building import build
+from ..learnedtable import Learned, safety, weights_of_result
 from ..rebase import base_of
 from ..schedule import Array
 from ..tableau import Tableau
@@ -66,7 +66,9 @@ def views(shown: Tableau | Artefact, nfe: int | None = None, guidance: float | N
     if nfe is None and len(shown.nfes) > 1 and guidance is not None:
         return [view for n in shown.nfes for view in views(shown, n, guidance)]
     table = shown.table(nfe, guidance)
-    said = f"interpolated between the guidance scales {', '.join(f'{g:g}' for g in shown.guidances)}: nobody measured it"
+    said = (
+        f"interpolated between the guidance scales {', '.join(f'{g:g}' for g in shown.guidances)}: nobody measured it"
+    )
     return [View(f"{table.name}, {place(table.nfe, guidance)}", table, said=(said,))]
 
 
@@ -150,7 +152,9 @@ def outcome(report: Mapping[str, Any]) -> list[str]:
     if "test" not in report:
         return []
     test = report["test"]
-    ratios = ", ".join(f"{name} {ratio(test[key])}" for key, name in (("rms", "rms"), ("median", "median"), ("gain", "mean log")))
+    ratios = ", ".join(
+        f"{name} {ratio(test[key])}" for key, name in (("rms", "rms"), ("median", "median"), ("gain", "mean log"))
+    )
     return [
         f"best fixed recipe: {report.get('best_fixed_recipe', 'unknown')}",
         f"error over the best fixed recipe's on {test['samples']} untouched seeds, 95 %: {ratios}",
@@ -255,7 +259,9 @@ def _draw_grid(axes: Any, view: View) -> None:
     axes.set_yticks([-row for row in range(len(drawn))], [name for name, _, _ in drawn])
     axes.set_ylim(-len(drawn) + 0.4, 0.8)
     bent = not np.isfinite(view.table.nodes.lam).all()
-    axes.set(title=view.title, xlabel="half log-SNR, noise to data" + (" (bent where an end is infinite)" if bent else ""))
+    axes.set(
+        title=view.title, xlabel="half log-SNR, noise to data" + (" (bent where an end is infinite)" if bent else "")
+    )
     axes.grid(True, axis="x", color="0.9", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
