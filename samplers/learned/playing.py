@@ -34,12 +34,18 @@ class Coefficients(NamedTuple):
 
 
 def play(
-    part: Part, layout: Tableau, coefficients: Coefficients, x: Tensor | None = None, remember: bool = False
+    part: Part,
+    layout: Tableau,
+    coefficients: Coefficients,
+    x: Tensor | None = None,
+    remember: bool = False,
+    cut: bool = False,
 ) -> list[Tensor]:
     """The network inputs of a part and its result, (nfe + 1) states (B, *shape), differentiable in all coefficients and x.
 
     layout: any table with the same registers and noises; its numbers are not used, but for the prologue's.
     x: x_T, where it is not the part's own. remember: keep what the network needs for its gradient instead of calling it again.
+    cut: gradients of a state reach back to the network call before it, no further.
     """
     x = part.x_T if x is None else x
     noise = source("brownian", list(part.seeds), None, len(part.seeds), layout.schedule) if layout.stochastic else None
@@ -58,6 +64,8 @@ def play(
         stack = torch.stack([carry, now, *outputs, *drawn])
         carry, now = torch.tensordot(W[k][:, columns], stack, 1).unbind()
         states.append(now)
+        if cut:
+            carry, now, outputs = carry.detach(), now.detach(), [m.detach() for m in outputs]
     return states
 
 

@@ -1,0 +1,142 @@
+"""How to descend: losses of a batch, rules for a step, and the teacher's states for any batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import cos, pi
+from typing import Any
+
+import torch
+
+from .problem import Part
+from .task import Task
+
+Tensor = torch.Tensor
+FAINT = 1e-30  # mean square error that counts as none, below which logarithms are not taken
+RATES = {"grid": 0.03, "coef": 0.01, "state": 0.01, "tau": 0.03}
+
+
+def _huber(e: Tensor) -> Tensor:
+    """Quadratic below the batch's median error, linear above."""
+    scale = e.detach().median().clamp_min(FAINT)
+    return (scale * ((1 + e / scale).sqrt() - 1)).mean()
+
+
+def _trimmed(e: Tensor) -> Tensor:
+    """Mean of the lower nine tenths."""
+    return e.sort().values[: max(1, -(-9 * len(e) // 10))].mean()
+
+
+def _log(e: Tensor) -> Tensor:
+    return (e + FAINT).log().mean()
+
+
+LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
+    "mse": lambda e: e.mean(),
+    "log": _log,
+    "huber": _huber,
+    "trimmed": _trimmed,
+    "mixed": lambda e: 0.7 * (e.mean() + FAINT).log() + 0.3 * _log(e),  # the rms, and still what it does not see
+}
+DECAYS: dict[str, Callable[[float], float]] = {
+    "none": lambda u: 1.0,
+    "cosine": lambda u: 0.02 + 0.98 * 0.5 * (1 + cos(pi * u)),
+}
+
+
+class Lion(torch.optim.Optimizer):
+    """p -= lr sign(b1 m + (1 - b1) g),  m <- b2 m + (1 - b2) g, which torch does not have.
+
+    Reference: Chen et al., Symbolic Discovery of Optimization Algorithms, 2023, arXiv 2302.06675.
+    """
+
+    def __init__(self, groups: Any, lr: float = 0.01, betas: tuple[float, float] = (0.9, 0.99)):
+        super().__init__(groups, {"lr": lr, "betas": betas})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step."""
+        for group in self.param_groups:
+            first, second = group["betas"]
+            for p in group["params"]:
+                m = self.state[p].setdefault("average", torch.zeros_like(p))
+                p -= group["lr"] * (first * m + (1 - first) * p.grad).sign()
+                m.mul_(second).add_(p.grad, alpha=1 - second)
+
+
+OPTIMIZERS: dict[str, Callable[[Any, float], torch.optim.Optimizer]] = {
+    "adam": lambda groups, _: torch.optim.Adam(groups),
+    "rmsprop": lambda groups, momentum: torch.optim.RMSprop(groups, momentum=momentum),
+    "sgd": lambda groups, momentum: torch.optim.SGD(groups, lr=1.0, momentum=momentum),
+    "lion": lambda groups, _: Lion(groups),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to descend.
+
+    loss: name in LOSSES, or f(x0, truth) -> (B,). steps, batch: of the descent. lr: of all knobs, or by name over RATES.
+    optimizer: "adam", "rmsprop", "sgd" or "lion"; momentum is for the two in the middle. clip: largest norm of a gradient.
+    decay: "cosine" to 2 %, or "none". every: steps between judgements. patience: judgements without a better one until the
+    best is taken up again at a rate `shrink` times as large. ball: radius within which every x_T of the training seeds may
+    move. ball_lr: its step. remember: keep the network's activations instead of calling it again. seed: of the order.
+    """
+
+    loss: str | Callable[[Tensor, Tensor], Tensor] = "mixed"
+    steps: int = 300
+    batch: int = 32
+    lr: float | Mapping[str, float] | None = None
+    optimizer: str = "adam"
+    momentum: float = 0.9
+    clip: float = 1.0
+    decay: str = "cosine"
+    every: int = 10
+    patience: int = 8
+    shrink: float = 0.5
+    ball: float = 0.0
+    ball_lr: float = 1.0
+    remember: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """ValueError for what cannot be done, before the network is asked anything."""
+        for name, given, known in (
+            ("loss", self.loss, LOSSES), ("optimizer", self.optimizer, OPTIMIZERS), ("decay", self.decay, DECAYS)
+        ):  # fmt: skip
+            if isinstance(given, str) and given not in known:
+                raise ValueError(f"`{name}` must be one of {', '.join(known)}; got {given!r}")
+        for name, number in (("steps", self.steps), ("batch", self.batch), ("every", self.every)):
+            if number < 1:
+                raise ValueError(f"`{name}` must be at least 1; got {number!r}")
+        if not self.ball >= 0:
+            raise ValueError(f"`ball` is a radius, 0 or more; got {self.ball!r}")
+
+    def rate(self, name: str) -> float:
+        """The learning rate of a group of knobs."""
+        own = RATES.get(name, 0.01)
+        if self.lr is None:
+            return own
+        return float(self.lr.get(name, own)) if isinstance(self.lr, Mapping) else float(self.lr)
+
+
+class Truth:
+    """The teacher's states for any batch of training seeds, cut from its runs of whole batches."""
+
+    def __init__(self, task: Task):
+        self.task = task
+        self._where = {seed: (part, i) for part in task.train_parts() for i, seed in enumerate(part.seeds)}
+
+    def end(self, part: Part) -> Tensor:
+        """x0, (B, *shape)."""
+        return self._rows(part, self.task.teacher.end)
+
+    def at(self, part: Part, t: float) -> Tensor:
+        """The states at time t, (B, *shape)."""
+        return self._rows(part, lambda whole_part: self.task.teacher.path(whole_part).at(t))
+
+    def _rows(self, part: Part, read: Callable[[Part], Tensor]) -> Tensor:
+        places = [self._where[seed] for seed in part.seeds]
+        states = {id(home): read(home) for home in {id(home): home for home, _ in places}.values()}
+        return torch.stack([states[id(home)][i] for home, i in places]).to(part.x_T)
