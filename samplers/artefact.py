@@ -25,7 +25,7 @@ from .artefactfile import schedule_hash
 from .building import build
 from .learnedtable import Learned
 from .predictions import Prediction
-from .rebase import base_of, between, boundaries
+from .rebase import base_of, between, boundaries, same_base
 from .schedule import NoiseSchedule
 from .storage import plainly, schedule_to_dict
 from .tableau import Tableau
@@ -61,11 +61,13 @@ class Artefact:
         schedule = tables[0].tableau.schedule
         if any(t.tableau.schedule != schedule for t in tables):
             raise ValueError("the tables of an artefact must be of one schedule: make one artefact a model")
-        if not isinstance(self.model.get("prediction"), str):
+        prediction = self.model.get("prediction")
+        if not isinstance(prediction, str) and not callable(prediction):
             raise ValueError(
                 f'`model` must name the prediction type: {{"prediction": "epsilon"}}; got {self.model!r:.80}'
             )
-        model = {**self.model, "schedule": schedule_to_dict(schedule), "schedule_hash": schedule_hash(schedule)}
+        model = {**self.model, "prediction": prediction_name(prediction), "schedule": schedule_to_dict(schedule)}
+        model["schedule_hash"] = schedule_hash(schedule)
         for name, value in {
             "tables": tables,
             "model": plainly(model),
@@ -130,8 +132,9 @@ class Artefact:
             schedule, prediction, shape: of the model it shall run on, checked where given; shape is that of one sample.
             strict: False moves the tables to another schedule by log-SNR, with a warning (see `remapped`), and lets another
                 prediction type pass.
-            outside: for an nfe or guidance beyond the tables: "error"; "base", the base solver without corrections on the
-                nearest grid, resampled where it has more or fewer steps; "clamp", the nearest guidance.
+            outside: for an nfe or guidance beyond the tables, or between two with different base solvers: "error"; "base",
+                the base solver without corrections on the nearest grid, resampled where it has more or fewer steps;
+                "clamp", the table for the nearest guidance.
 
         Raises:
             ValueError: another schedule or prediction type, no table for nfe or guidance, weights of another shape.
@@ -223,17 +226,18 @@ class Artefact:
             return tables[known.index(guidance)].tableau
         scales = np.array(known, float)
         above = int(np.searchsorted(scales, guidance))
+        nearest = tables[int(np.abs(scales - guidance).argmin())]
         if 0 < above < len(scales):
             low, high = tables[above - 1], tables[above]
-            share = (guidance - scales[above - 1]) / (scales[above] - scales[above - 1])
-            return between(low.movable(), high.movable(), float(share))
+            if outside == "error" or same_base(low.tableau, high.tableau):
+                share = (guidance - scales[above - 1]) / (scales[above] - scales[above - 1])
+                return between(low.movable(), high.movable(), float(share))
         if outside == "error":
             raise ValueError(
                 f"guidance {guidance!r} is beyond what this artefact was learned for, {_listed('guidance', known)}: "
                 'outside="clamp" takes the nearest table, outside="base" the base solver on its grid'
             )
-        nearest = tables[0 if above == 0 else -1].tableau
-        return nearest if outside == "clamp" else base_of(nearest)
+        return nearest.tableau if outside == "clamp" else base_of(nearest.tableau)
 
     def _check_shape(self, table: Tableau, shape: Iterable[int] | None) -> None:
         """Weights of every element belong to one shape; others are at home on the shape they were learned on."""

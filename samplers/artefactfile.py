@@ -1,6 +1,6 @@
 """Artefacts as JSON: exact float64, what a reader wants to see beside it, and a hash over all of it.
 
-Arrays of more than 4096 numbers (weights and statistics of every element of a sample) are `{"tensor": name}` in the JSON,
+Arrays of more than 1000 numbers (weights and statistics of every element of a sample) are `{"tensor": name}` in the JSON,
 by the hash of their content; they lie in a safetensors file beside a saved artefact, or in base64 within a config.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .artefact import Artefact
 
 FORMAT, VERSION = "fewstep.artefact", 1
-LARGE = 4096  # numbers in an array
+LARGE = 1000  # numbers in an array
 OUTSIDE_HASH = ("hash", "tensors")
 
 

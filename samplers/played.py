@@ -58,6 +58,15 @@ class Model(Shared):
     guidance: float | None = None
     outside: str = "error"
 
+    def check(self) -> None:
+        """ValueError for an artefact that was learned on another model, or has no table for the guidance asked for.
+
+        A model is not whole until its config is: diffusers makes an object before it has seen every entry.
+        """
+        if self.learned is not None:
+            network: dict[str, Any] = {"schedule": self.schedule, "prediction": self.prediction}
+            self.learned.table(self.learned.nfes[0], self.guidance, outside=self.outside, **network)
+
     @cached_property
     def training(self) -> Nodes:
         """Points of the whole training range, noisiest first, and the end of sampling."""
@@ -135,9 +144,7 @@ def model(key: Key) -> Model:
         raise ValueError(
             f"a learned solver has its own times and weights: leave grid={grid!r} and options {asked} away"
         )
-    outside = outside or "error"
-    learned.table(learned.nfes[0], guidance, schedule=schedule, prediction=prediction, outside=outside)  # is there one?
-    return Model(config, schedule, prediction, post, entry, {}, None, learned, guidance, outside)
+    return Model(config, schedule, prediction, post, entry, {}, None, learned, guidance, outside or "error")
 
 
 def _network(
@@ -202,6 +209,7 @@ def timetable(
     """The Timetable of a config for n network evaluations, or explicit sigmas or timesteps."""
     m = model(key)
     if m.learned is not None:
+        m.check()
         tableau = m.learned.table(_asked(n, sigmas, timesteps), m.guidance, outside=m.outside)
     else:
         nfe, times, shown, groups = _groups(m, n, sigmas, timesteps, mu)

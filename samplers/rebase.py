@@ -196,9 +196,10 @@ def between(low: Tableau, high: Tableau, share: float) -> Tableau:
     Raises:
         ValueError: tables with different bases, or no corrections of them.
     """
-    if not _same_base(low, high):
+    if not same_base(low, high):
         raise ValueError(
-            f"there is nothing between a table of {_title(low)} and one of {_title(high)}: only tables of one solver mix"
+            f"there is nothing between a table of {_title(low)} and one of {_title(high)}: only tables of one solver mix. Take "
+            'the nearest, outside="clamp"'
         )
     pair, schedule = (low, high), low.schedule
     ends = [boundaries(t) for t in pair]
@@ -219,7 +220,8 @@ def _mixed(pair: Sequence[Array] | Array, share: float) -> Array:
     return np.asarray((1 - share) * pair[0] + share * pair[1])
 
 
-def _same_base(one: Tableau, other: Tableau) -> bool:
+def same_base(one: Tableau, other: Tableau) -> bool:
+    """Whether two tables have the same solver, options and steps."""
     return (one.name, one.groups, dict(one.options)) == (other.name, other.groups, dict(other.options))
 
 
