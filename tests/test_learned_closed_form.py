@@ -45,6 +45,9 @@ class Played:
         known = {float(t): x for t, x in zip(self.table.times, states, strict=True)}
         return SimpleNamespace(at=lambda t: known[t])
 
+    def prepare(self, parts: Any) -> None:
+        """Nothing to run beforehand."""
+
     def end(self, part: Any) -> Tensor:
         return sample(part.denoiser, part.x_T, self.table)
 

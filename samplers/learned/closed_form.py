@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,11 @@ class OnPolicy:
         self.p, self.q = convert(task.problem.prediction, start.forms, calls)
         ends = np.cumsum(start.groups)
         self.ends = np.isin(np.arange(1, start.nfe + 1), ends)  # rows that end a step
-        self.ways = [self._way(part) for part in task.train_parts()]
+
+    @cached_property
+    def ways(self) -> list[Way]:
+        """Every part at the beginning."""
+        return [self._way(part) for part in self.task.train_parts()]
 
     def _way(self, part: Part) -> Way:
         wide = torch.float64 if part.x_T.dtype == torch.float64 else torch.float32
