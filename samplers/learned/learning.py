@@ -156,7 +156,7 @@ def _plan(
     if entry.kind != "tableau":
         raise ValueError(f"{name!r} chooses its steps as it goes: learn on a solver that is a table, such as dpmpp_2m")
     checked_options(entry, solver_options or {})
-    nfes = (nfe,) if isinstance(nfe, int) else tuple(nfe)
+    nfes = tuple(nfe) if isinstance(nfe, Sequence) else (nfe,)
     if (
         not nfes
         or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in nfes)

@@ -72,7 +72,8 @@ class Task:
     began: float = field(default_factory=time.monotonic)
 
     def train_parts(self, size: int | None = None) -> list[Part]:
-        """The training seeds in batches."""
+        """The training seeds in batches, whose reference runs are made in large ones."""
+        self.teacher.prepare(self.problem.parts(self.train))
         return self.problem.parts(self.train, size)
 
     def valid_parts(self) -> list[Part]:

@@ -1,8 +1,6 @@
 """Where samples ought to end: long runs of a good solver, with every state on the way, kept on disk.
 
-Along the probability flow y = x / (alpha + sigma) moves over r = sigma / (alpha + sigma) with velocity dy/dr = eps - x0, on
-every schedule and up to both its ends. States and velocities at the teacher's nodes give the path anywhere by cubic Hermite
-interpolation, so that one run serves every grid a learner looks at.
+One run serves every grid a learner looks at (trajectory.py), and every batch: it is looked up by seed.
 """
 
 from __future__ import annotations
@@ -10,22 +8,20 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from fewstep.files import whole
 
 from ..building import build
 from ..registry import SOLVERS, resolve
-from ..schedule import Array, NoiseSchedule
 from ..tableau import Tableau
 from .clock import Clock
 from .problem import Part, Problem, squared_errors
+from .trajectory import Rows, Trajectory
 
 Tensor = torch.Tensor
 SOLVER, NFE = "dpmpp_3m", 60
@@ -35,66 +31,6 @@ CHECKED = 16  # samples on which the teacher is compared with a run of twice its
 def cache_folder() -> Path:
     """$FEWSTEP_CACHE/teachers, or ~/.cache/fewstep/teachers."""
     return Path(os.environ.get("FEWSTEP_CACHE") or Path.home() / ".cache" / "fewstep") / "teachers"
-
-
-@dataclass(frozen=True, eq=False)
-class Trajectory:
-    """The states of one part along the flow.
-
-    times: (M + 1,) decreasing. x: (M + 1, B, *shape), states; v: (M, B, *shape), eps - x0 at all but the last. Both are
-    read by slices of nodes: tensors, or slices of a file.
-    """
-
-    schedule: NoiseSchedule
-    times: Array
-    x: Any
-    v: Any
-
-    @property
-    def end(self) -> Tensor:
-        """x0, (B, *shape)."""
-        return self.state(len(self.times) - 1)
-
-    def state(self, i: int) -> Tensor:
-        """The state at node i."""
-        found: Tensor = self.x[i : i + 1][0]
-        return found
-
-    def velocity(self, i: int) -> Tensor:
-        """eps - x0 at node i, which is not the last."""
-        found: Tensor = self.v[i : i + 1][0]
-        return found
-
-    def x0(self, i: int) -> Tensor:
-        """x0 that the network predicted at node i: (x - sigma v) / (alpha + sigma)."""
-        return (self.state(i) - float(self._nodes.sigma[i]) * self.velocity(i)) / float(self._size[i])
-
-    @cached_property
-    def _nodes(self) -> Any:
-        return self.schedule.nodes(self.times)
-
-    @cached_property
-    def _size(self) -> Array:
-        return np.asarray(self._nodes.alpha + self._nodes.sigma)
-
-    def at(self, t: float) -> Tensor:
-        """The state at any time, by Hermite interpolation in r; a node's own state at a node."""
-        last = len(self.times) - 1
-        i = int(np.clip(np.searchsorted(-self.times, -t, side="right") - 1, 0, last - 1))
-        for j in (i, i + 1):
-            if t == self.times[j]:
-                return self.state(j)
-        alpha, sigma = float(self.schedule.alpha(t)), float(self.schedule.sigma(t))
-        r = self._nodes.sigma / self._size
-        h = float(r[i + 1] - r[i])
-        u = (sigma / (alpha + sigma) - float(r[i])) / h
-        y0, y1 = (self.state(j) / float(self._size[j]) for j in (i, i + 1))
-        if i + 1 < last:
-            weights = (1 + 2 * u) * (1 - u) ** 2, u**2 * (3 - 2 * u), h * u * (1 - u) ** 2, h * u**2 * (u - 1)
-            y = weights[0] * y0 + weights[1] * y1 + weights[2] * self.velocity(i) + weights[3] * self.velocity(i + 1)
-        else:  # no network call at the end: a parabola
-            y = (1 - u**2) * y0 + u**2 * y1 + h * u * (1 - u) * self.velocity(i)
-        return y * (alpha + sigma)
 
 
 class Teacher:
@@ -177,12 +113,41 @@ class Teacher:
     def _ends(self) -> dict[tuple[int, ...], Tensor]:
         return {}
 
+    def prepare(self, parts: Sequence[Part]) -> None:
+        """Make the runs of these parts; smaller parts of the same seeds are looked up in them afterwards."""
+        for part in parts:
+            self._made(part)
+
     def _made(self, part: Part) -> Trajectory | Tensor:
+        if part.seeds not in self._held and all(seed in self._where for seed in part.seeds):
+            self._held[part.seeds] = self._picked(part.seeds)
         if part.seeds not in self._held:
             begun = self.problem.spent
             self._held[part.seeds] = self._read(part) or self._run(part)
             self.problem.spent = begun + len(part.seeds) * self.table.nfe  # found on disk or not
+            self._where.update({seed: (part.seeds, row) for row, seed in enumerate(part.seeds)})
         return self._held[part.seeds]
+
+    @cached_property
+    def _where(self) -> dict[int, tuple[tuple[int, ...], int]]:
+        """Seed -> part and row in it."""
+        return {}
+
+    def _picked(self, seeds: Sequence[int]) -> Trajectory | Tensor:
+        """Samples out of parts that were run."""
+        rows: dict[tuple[int, ...], list[int]] = {}
+        for seed in seeds:
+            rows.setdefault(self._where[seed][0], []).append(self._where[seed][1])
+        whole_parts = [self._held[key] for key in rows]
+        order = [seed for key, picked in rows.items() for seed in (key[row] for row in picked)]
+        back = [order.index(seed) for seed in seeds]
+        if isinstance(whole_parts[0], Tensor):
+            found = torch.cat([part[picked] for part, picked in zip(whole_parts, rows.values(), strict=True)])  # type: ignore[index]
+            return found[back]
+        picks = list(rows.values())
+        paths = [part for part in whole_parts if isinstance(part, Trajectory)]
+        x, v = (Rows([getattr(path, name) for path in paths], picks, back) for name in ("x", "v"))
+        return Trajectory(self.problem.schedule, self.table.times, x, v)
 
     def _file(self, part: Part) -> Path | None:
         name = hashlib.sha256(repr((self.key, part.seeds)).encode()).hexdigest()[:32]
