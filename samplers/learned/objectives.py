@@ -14,7 +14,7 @@ from .task import Task
 
 Tensor = torch.Tensor
 FAINT = 1e-30  # mean square error that counts as none, below which logarithms are not taken
-RATES = {"grid": 0.03, "coef": 0.01, "state": 0.01, "tau": 0.03}
+RATES = {"grid": 0.05, "coef": 0.02, "state": 0.01, "tau": 0.05}
 
 
 def _huber(e: Tensor) -> Tensor:
