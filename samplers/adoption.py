@@ -127,7 +127,7 @@ class Adopting(ConfigMixin):
         if learned is not None:
             artefact = entries["learned"] if strict else for_config(described(entries))
             entries["learned"] = artefact.to_dict()
-        made = super().from_config(entries, return_unused_kwargs)
+        made: Any = super().from_config(entries, return_unused_kwargs)
         (made[0] if return_unused_kwargs else made)._model.check()
         return made
 

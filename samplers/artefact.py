@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from . import artefactfile, export
-from .artefactfile import schedule_hash
+from .artefactfile import same_schedule, schedule_hash
 from .building import build
 from .learnedtable import Learned
 from .predictions import Prediction
@@ -155,10 +155,7 @@ class Artefact:
         return self._same_schedule(schedule) and self._same_prediction(prediction)
 
     def _same_schedule(self, schedule: NoiseSchedule | None) -> bool:
-        if schedule is None or schedule_hash(schedule) == self.model["schedule_hash"]:
-            return True
-        ours, theirs = self.schedule.key, schedule.key  # machines may differ in the last bits of a cosine
-        return len(ours) == len(theirs) and all(_alike(a, b) for a, b in zip(ours, theirs, strict=True))
+        return schedule is None or same_schedule(schedule, self.schedule)
 
     def _same_prediction(self, prediction: Prediction | None) -> bool:
         return prediction is None or prediction_name(prediction) == self.model["prediction"]
@@ -301,15 +298,6 @@ def as_artefact(learned: Any) -> Artefact:
     if isinstance(learned, Mapping):
         return Artefact.from_dict(learned)
     raise ValueError(f"`learned` must be an Artefact or the path of a saved one; got {type(learned).__name__}")
-
-
-def _alike(a: Any, b: Any) -> bool:
-    """Whether two numbers, or arrays in bytes, differ in their last bits at most."""
-    if isinstance(a, bytes) and isinstance(b, bytes) and len(a) == len(b):
-        return bool(np.allclose(np.frombuffer(a), np.frombuffer(b), rtol=1e-9, atol=0))
-    if isinstance(a, float) and isinstance(b, float):
-        return bool(np.isclose(a, b, rtol=1e-12, atol=0))
-    return bool(a == b)
 
 
 def _listed(name: str, values: Iterable[Any]) -> str:
