@@ -34,7 +34,8 @@ def shortest(cost: Array, steps: int, gamma: float = 1.0) -> list[tuple[int, ...
     """
     M = len(cost)
     ahead = np.where(np.triu(np.ones((M, M), bool), 1), cost, np.inf)
-    value, onward, paths = ahead[:, -1], [np.full(M, M - 1)], [(0, M - 1)]
+    value, onward = ahead[:, -1], [np.full(M, M - 1)]
+    paths: list[tuple[int, ...]] = [(0, M - 1)]
     for _ in range(1, steps):
         total = ahead + gamma * value
         onward.append(total.argmin(1))

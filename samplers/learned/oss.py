@@ -11,7 +11,7 @@ the end is judged: what is compared there is the error of the table that comes b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -134,7 +134,8 @@ class Search:
 
     def _call(self, row: Row, x: Batch) -> Batch:
         self.problem.spent += sum(len(part.seeds) for part in self.parts)
-        return [p.denoiser.predict(row.form, each, row.at.t) for p, each in zip(self.parts, x, strict=True)]
+        form = str(row.form)
+        return [p.denoiser.predict(form, each, row.at.t) for p, each in zip(self.parts, x, strict=True)]
 
     def _judged(self, states: list[State]) -> list[State]:
         """The states with their costs, without those that are not finite: one look at the device for all."""
@@ -227,12 +228,5 @@ def oss(
     for extra in [{TAPER: taper} for taper in tapers] or [{}]:
         own = {**options, **extra}
         best = search.ways(groups, own)[0]
-        found.append(on_times(_with(start, own), search.times[list(best.path)]))
+        found.append(on_times(replace(start, options=own), search.times[list(best.path)]))
     return found[0] if len(found) == 1 else min(found, key=task.offer)
-
-
-def _with(table: Tableau, options: dict[str, Any]) -> Tableau:
-    """The table under other options: for `on_times`, which compiles it anew."""
-    from dataclasses import replace
-
-    return table if options == dict(table.options) else replace(table, options=options)
