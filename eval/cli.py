@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from fewstep.arguments import CALL, NAMES, NOISE, NUMBERS, PLACE, parsed, watched
 
@@ -124,7 +125,7 @@ def fid_command(real: str, generated: str, **how: Any) -> None:
 
 
 @click.command("eval")
-@click.argument("sets", nargs=-1, metavar="[REAL] [GENERATED]")
+@click.argument("sets", nargs=-1, metavar="[REAL] [GENERATED] | LEARNED.json [MODEL]")
 @click.option("--metrics", type=NAMES, default="fid", show_default=True, help="Names that `fewstep metrics` lists.")
 @click.option(
     "--metric-option", "metric_options", multiple=True, metavar="METRIC.KEY=VALUE", help="E.g. kid.subset_size=500."
@@ -136,6 +137,7 @@ def fid_command(real: str, generated: str, **how: Any) -> None:
 @click.option("--pairs", type=click.IntRange(2), default=64, show_default=True, help="Images for rmse, psnr, lpips.")
 @click.option("--grid", help="Of --model: a name that `fewstep grids` lists.")
 @click.option("-n", "--number", type=click.IntRange(2), help="Generated images  [default: all; of --model: 1000]")
+@click.option("--against", type=NAMES, default=(), metavar="A,B,...", help="Of LEARNED.json: other solvers to beat.")
 @click.option("--out", metavar="DIR", help="Of --model: folder for curves, sheet, page and values.")
 def eval_command(sets: tuple[str, ...], metrics: Sequence[str], model: str | None, **how: Any) -> None:
     """Metrics of GENERATED against REAL, or of images that --model draws with solvers at several evaluations.
@@ -147,8 +149,18 @@ def eval_command(sets: tuple[str, ...], metrics: Sequence[str], model: str | Non
 
     All solvers draw the same seeds, so that differences between them are told apart by paired intervals. rmse, psnr and
     lpips are errors to a reference run on the same noise. --resume keeps what is done.
+
+    \b
+    fewstep eval five.json
+    fewstep eval five.json demo --nfe 5 --against unipc,deis --metrics fid
+
+    What `fewstep learn` wrote is compared with the best fixed recipe of its solver, and of those --against it, by the errors
+    to a long run on 256 fresh seeds from 5000 on; exit code 1 where it is certainly worse. MODEL: the one it was learned on.
     """
     _check_outputs((how["json_path"], ".json"), (how["html_path"], ".html"))
+    if sets and sets[0].endswith(".json"):
+        _learned(sets, model, metrics, how)
+        return
     if model is not None:
         if sets:
             raise ValueError(f"--model draws the images; give the real ones as --real, not as {' '.join(sets)!r}")
@@ -160,6 +172,49 @@ def eval_command(sets: tuple[str, ...], metrics: Sequence[str], model: str | Non
         raise ValueError(f"two sets are needed, REAL and GENERATED (one for the inception score); got {len(sets)}")
     real, generated = sets if len(sets) == 2 else (None, sets[0])
     _pair(real, generated, metrics, how)
+
+
+def _learned(sets: Sequence[str], model: str | None, metrics: Sequence[str], how: dict[str, Any]) -> None:
+    """A learned artefact against fixed recipes; exit code 1 where it is certainly worse."""
+    from fewstep.samplers.artefact import as_artefact
+    from fewstep.samplers.learned.comparing import compare_learned
+
+    source = click.get_current_context().get_parameter_source
+    said = {name: how[name] for name in ("nfes", "seed", "number") if source(name) is ParameterSource.COMMANDLINE}
+    if len(sets) > 2 or (len(sets) == 2 and model is not None):
+        raise ValueError(
+            f"a learned artefact is compared on one MODEL; got {' '.join(sets[1:])} {model or ''}".rstrip()
+        )
+    artefact, first = as_artefact(sets[0]), said.get("seed", 5000)
+    model = model or (sets[1] if len(sets) == 2 else str(artefact.model.get("name") or "demo"))
+    place = {name: how[name] for name in ("classes", "prompt", "batch_size", "device")}
+    told = compare_learned(
+        artefact, model, nfe=said.get("nfes"), guidance=None if how["guidance"] is None else [how["guidance"]],
+        seeds=range(first, first + said.get("number", 256)), against=how["against"], watch=watched,
+        measure=_measuring(model, metrics, how) if source("metrics") is ParameterSource.COMMANDLINE else None, **place,
+    )  # fmt: skip
+    click.echo(told.to_json() if how["json_path"] == "-" else told.text())
+    _write(told, how["json_path"], how["html_path"], lambda _: [])
+    if told.worse:
+        raise click.exceptions.Exit(1)
+
+
+def _measuring(model: str, metrics: Sequence[str], how: dict[str, Any]) -> Callable[..., dict[str, float]]:
+    """Metrics of the images that a contender draws, for `compare_learned`."""
+    evaluation = _evaluating({**how, "number": None, "resume": None})
+    real = how["real"] or ("mnist" if model == "demo" else None)
+    if real is None:
+        raise ValueError(f"{', '.join(metrics)}: compared with real images; give them as --real")
+
+    def measure(contender: Any, nfe: int, seeds: Sequence[int], guidance: float | None) -> dict[str, float]:
+        from .evaluation import evaluate
+        from .images.generated import Generated
+
+        call = {name: how[name] for name in ("classes", "prompt", "dtype", "batch_size", "device")}
+        images = Generated(model, contender, nfe, seeds=seeds, guidance=guidance, noise=how["noise"], **call)
+        return {result.label: result.value for result in evaluate(real, images, metrics, **evaluation).values()}
+
+    return measure
 
 
 def _curve(model: str, metrics: Sequence[str], how: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ _LAZY = {
     "build": "fewstep.samplers.building",
     "load": "fewstep.samplers.storage",
     "Artefact": "fewstep.samplers.artefact",
+    "learn": "fewstep.samplers.learned.learning",
     "load_demo_pipeline": "fewstep.demo",
 }
 __all__ = ["__version__", *_LAZY]

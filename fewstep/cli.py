@@ -16,6 +16,8 @@ from fewstep import __version__
 COMMANDS = {
     "sample": "fewstep.samplers.cli",
     "compare": "fewstep.samplers.cli",
+    "learn": "fewstep.samplers.learned.cli",
+    "show": "fewstep.samplers.learned.cli",
     "fid": "fewstep.eval.cli",
     "eval": "fewstep.eval.cli",
     "stats": "fewstep.eval.cli",

@@ -97,7 +97,9 @@ def _which(nfes: tuple[int, ...]) -> int:
 @click.option(
     "--nfe", "nfes", type=NUMBERS, metavar="N,...", default="4,5,6,8,10,15,20", show_default=True, help="Evaluations."
 )
-@click.option("--learned", metavar="FILE.json,...", type=NAMES, default=(), help="What `fewstep learn` wrote, beside them.")
+@click.option(
+    "--learned", metavar="FILE.json,...", type=NAMES, default=(), help="What `fewstep learn` wrote, beside them."
+)
 @click.option("--grid", help="A grid for all, or `auto`: the best of a few for each solver  [default: the model's]")
 @click.option("-n", "--number", type=click.IntRange(1), default=16, show_default=True, help="Images.")
 @click.option("--out", default="compare", show_default=True, help="Folder for curves, sheet and figures, or NAME.html.")
@@ -171,7 +173,9 @@ def _check_learned(name: str, nfes: Sequence[int], how: dict[str, Any]) -> None:
     artefact = artefact_of(name)
     assert artefact is not None
     if not set(nfes) & set(artefact.nfes):
-        raise ValueError(f"{name} has tables for nfe {', '.join(map(str, artefact.nfes))}, and --nfe names none of them")
+        raise ValueError(
+            f"{name} has tables for nfe {', '.join(map(str, artefact.nfes))}, and --nfe names none of them"
+        )
     how["guidance"] = the_only(artefact.guidances) if how["guidance"] is None else how["guidance"]
 
 

@@ -7,14 +7,17 @@ learned table does not have.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from fewstep.page import Table
+from fewstep.files import whole
+from fewstep.page import Table, write_page
 
 from ..artefact import Artefact
 from ..learnedtable import Learned
@@ -73,7 +76,16 @@ class Comparison:
     def table(self) -> Table:
         """One line a row."""
         extra = list(self.rows[0].more)
-        head = ["nfe", "guidance", "best fixed recipe", "rms / median", "learned", "rms ratio", "median ratio", "worse in"]
+        head = [
+            "nfe",
+            "guidance",
+            "best fixed recipe",
+            "rms / median",
+            "learned",
+            "rms ratio",
+            "median ratio",
+            "worse in",
+        ]
         head += [f"{name}, fixed / learned" for name in extra] + ["verdict"]
         cells = []
         for row in self.rows:
@@ -86,13 +98,28 @@ class Comparison:
 
     def text(self) -> str:
         """The table, and what it is of."""
-        said = "{samples} seeds from {seed}, error to {reference}; ratios learned / fixed with 95 % intervals".format(**self.about)
-        return "\n".join([self.table().text(), said, *(f"note: {note}" for note in self.notes)])
+        return "\n".join([self.table().text(), self._said(), *(f"note: {note}" for note in self.notes)])
 
-    def to_json(self) -> str:
-        """Everything, exactly."""
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Everything, exactly, as JSON text; written whole to `path` where one is given."""
         listed = [{**asdict(row), "verdict": row.verdict} for row in self.rows]
-        return json.dumps({**self.about, "notes": list(self.notes), "worse": self.worse, "rows": listed}, indent=1)
+        told = {**self.about, "notes": list(self.notes), "worse": self.worse, "rows": listed}
+        text = json.dumps(told, indent=1, allow_nan=False)
+        if path is not None:
+            with whole(path) as part:
+                part.write_text(text + "\n")
+        return text
+
+    def to_html(self, path: str | os.PathLike[str], pictures: Sequence[Path] = ()) -> None:
+        """The table as a page, with pictures (PNG files) inside it; written whole."""
+        said, title = [self._said()], f"A learned solver against fixed recipes on {self.about['model']}"
+        write_page(Path(path), title, said, [self.table()], pictures, self.notes)
+
+    def _said(self) -> str:
+        return (
+            "{samples} seeds from {seed} of {model}, error to {reference}; fixed recipes are the best of their solver on "
+            "these seeds; ratios learned / fixed with 95 % intervals"
+        ).format(**self.about)
 
 
 def compare_learned(
@@ -122,10 +149,10 @@ def compare_learned(
     tables = checked(artefact, nfe, guidance, seeds, against)
     rows: list[Row] = []
     notes: list[str] = []
-    reference = ""
+    reference = name = ""
     for scale in dict.fromkeys(t.guidance for t in tables):
         problem = Problem(model, guidance=scale, **how)
-        own = [t for t in tables if t.guidance == scale]
+        own, name = [t for t in tables if t.guidance == scale], problem.name
         for t in own:
             artefact.table(t.nfe, scale, schedule=problem.schedule, prediction=problem.prediction, shape=problem.shape)
         teacher = Teacher(problem, cache=False, **artefact.provenance.get("teacher", {}))
@@ -141,8 +168,10 @@ def compare_learned(
         rows += [row for trial in trials for row in trial.rows(artefact, seeds, measure)]
         smallest = min(row.learned["rms"] for row in rows)
         if doubt > TRUSTED * smallest:
-            notes.append(f"the reference is {doubt:.2g} from a run of twice its length, near the smallest error, {smallest:.2g}")
-    about = {"model": str(model), "artefact": artefact.hash, "samples": len(seeds), "seed": seeds[0], "reference": reference}
+            notes.append(
+                f"the reference is {doubt:.2g} from a run of twice its length, near the smallest error, {smallest:.2g}"
+            )
+    about = {"model": name, "artefact": artefact.hash, "samples": len(seeds), "seed": seeds[0], "reference": reference}
     return Comparison(tuple(rows), about, tuple(dict.fromkeys(notes)))
 
 
@@ -164,12 +193,10 @@ def checked(
     if shared := used_seeds(artefact) & set(seeds):
         free = max(used_seeds(artefact)) + 1
         raise ValueError(
-            f"{len(shared)} of the seeds, {min(shared)} to {max(shared)}, were used in learning: a comparison needs fresh ones, "
+            f"{len(shared)} of the seeds, {min(shared)} to {max(shared)}, were used in learning: a comparison needs others, "
             f"e.g. --seed {free}"
         )
-    tables = [
-        t for t in artefact.tables if (not nfe or t.nfe in nfe) and (not guidance or t.guidance in guidance)
-    ]
+    tables = [t for t in artefact.tables if (not nfe or t.nfe in nfe) and (not guidance or t.guidance in guidance)]
     noisy = tables[0].tableau.stochastic
     for name in against:
         entry = SOLVERS[resolve(name)[0]]

@@ -82,9 +82,9 @@ def _view(artefact: Artefact, learned: Learned) -> View:
 def recipe_of(learned: Learned) -> Tableau:
     """The fixed recipe that a table began with; its solver on its own times where that cannot be built again."""
     table, base = learned.tableau, learned.base
-    ends = {"t_start": float(table.times[0]), "t_end": float(table.times[-1])}
+    how: dict[str, Any] = {"t_start": float(table.times[0]), "t_end": float(table.times[-1]), **base["options"]}
     try:
-        return build(base["solver"], table.schedule, table.nfe, base.get("grid"), **ends, **base["options"])
+        return build(base["solver"], table.schedule, table.nfe, base.get("grid"), **how)
     except (ValueError, TypeError):
         return base_of(table)
 
