@@ -156,7 +156,7 @@ def test_nothing_is_left_by_a_failure(tmp_path: Path) -> None:
     [
         ({"method": "ld4"}, "unknown method 'ld4'"),
         ({"method": "iia", "windows": 3}, "method 'iia' has no option 'windows'; its options: window"),
-        ({"method": "auto", "window": 3}, "'auto' takes no options"),
+        ({"method": "auto", "window": 3}, "method 'auto' has no option 'window'"),
         ({"method": ["iia"], "window": 3}, "give options beside their stage"),
         ({"nfe": 0}, "at least 1"),
         ({"nfe": [5, 5]}, "several different ones"),

@@ -11,17 +11,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fewstep.files import whole
-
-from ..artefact import Artefact, Learned
+from ..artefact import Artefact, Learned, prediction_name
+from ..rebase import corrections
 from ..registry import SOLVERS, checked_options, resolve
-from ..storage import from_content, plain, to_content
 from ..tableau import Tableau
 from . import guard
 from .method import find
@@ -32,8 +30,6 @@ from .teacher import NFE, SOLVER, Teacher
 from .telling import shown
 
 Stage = tuple[str, dict[str, Any]]
-# "auto": each stage starts from the best table so far.
-AUTO: tuple[Stage, ...] = (("oss", {}), ("iia", {"window": 2}), ("iia", {"window": 3}), ("joint", {}))
 TRUSTED = 0.25  # of the base's error: the teacher must be known better than that
 
 
@@ -131,10 +127,25 @@ def learn(
             )
             learned += [run.table(n) for n in plan.nfes]
             facts = {
-                "name": problem.name, "prediction": problem.prediction, "shape": list(problem.shape),
+                "name": problem.name, "prediction": prediction_name(problem.prediction), "shape": list(problem.shape),
                 "fingerprint": problem.fingerprint,
             }  # fmt: skip
-    return Artefact(tuple(learned), facts, plan.content())
+    return Artefact(tuple(_alike(learned)), facts, plan.content())
+
+
+def _alike(tables: Sequence[Learned]) -> list[Learned]:
+    """Tables of one nfe relative to one solver, where they can be, so that guidances between theirs can be played."""
+    first: dict[int, Tableau] = {}
+    found = []
+    for one in tables:
+        like = first.setdefault(one.nfe, one.tableau)
+        moved = replace(one.tableau, name=like.name, options=like.options, order=like.order)
+        try:
+            corrections(moved)
+        except ValueError:
+            moved = one.tableau
+        found.append(replace(one, tableau=moved, base={"grid": one.base["grid"]}))
+    return found
 
 
 def _plan(
@@ -165,7 +176,7 @@ def _plan(
         raise ValueError(
             f"`nfe` must be a whole number of network evaluations, at least 1, or several different ones; got {nfe!r}"
         )
-    stages = _stages(method, spec, name)
+    stages = _stages(method, spec)
     seeds, held = [int(s) for s in seeds], tuple(int(s) for s in guard_seeds)
     if len(seeds) < 8 or len(held) < 8:
         raise ValueError(f"learning needs at least 8 `seeds` and 8 `guard_seeds`; got {len(seeds)} and {len(held)}")
@@ -194,16 +205,9 @@ def _plan(
     )
 
 
-def _stages(method: str | Sequence[Any], spec: Mapping[str, Any], solver: str) -> tuple[Stage, ...]:
+def _stages(method: str | Sequence[Any], spec: Mapping[str, Any]) -> tuple[Stage, ...]:
     """Names and options of the stages; ValueError for unknown ones."""
-    if method == "auto":
-        if spec:
-            raise ValueError(
-                f"method 'auto' takes no options; got {', '.join(spec)}. List the stages to give them options"
-            )
-        given: Sequence[Any] = [s for s in AUTO if not (SOLVERS[solver].stochastic and find(s[0]).paths)]
-    else:
-        given = [(method, dict(spec))] if isinstance(method, str) else list(method)
+    given: Sequence[Any] = [(method, dict(spec))] if isinstance(method, str) else list(method)
     if not isinstance(method, str) and spec:
         raise ValueError(
             f"give options beside their stage, [('ld3', {{...}}), ...]; got {', '.join(spec)} for all of them"
@@ -230,9 +234,9 @@ class _Run:
         known = recipes(plan.solver, problem.schedule, nfe, ends=(problem.t_start, problem.t_end), options=plan.options)
         task.stage = "fixed recipes"
         scores = [task.offer(r.table, i + 1, len(known)) for i, r in enumerate(known)]
-        ranked = [known[i] for i in sorted(range(len(known)), key=lambda i: scores[i])]
+        ranked = task.fixed = [known[i] for i in sorted(range(len(known)), key=lambda i: scores[i])]
         self._trust(task, ranked[0])
-        done = self._stages(task, ranked)
+        self._learn(task)
         best = task.best
         assert best is not None
         told = guard.report(task, best, ranked[0].table, plan.guard)
@@ -242,10 +246,10 @@ class _Run:
         return Learned(
             best if sure else ranked[0].table,
             problem.guidance,
-            {"solver": ranked[0].table.name, "grid": ranked[0].grid},
+            {"grid": ranked[0].grid},
             "learned" if sure else "no-gain",
             told,
-            done,
+            task.done,
         )
 
     def _trust(self, task: Task, fixed: Recipe) -> None:
@@ -264,36 +268,16 @@ class _Run:
     def _doubt(self) -> float:
         return float(self.memo["doubt"])
 
-    def _stages(self, task: Task, ranked: list[Recipe]) -> list[dict[str, Any]]:
-        """Run the stages, keeping what each one gives; Ctrl-C leaves the rest away."""
-        done: list[dict[str, Any]] = []
-        for i, (name, options) in enumerate(self.plan.stages):
-            task.stage, start = name, task.best
-            assert start is not None
-            place = None if self.folder is None else self.folder / f"{task.nfe:03d}-{i}-{name}"
-            task.store = place
+    def _learn(self, task: Task) -> None:
+        """Run the stages, each from the best table so far; Ctrl-C leaves the rest away."""
+        task.store = self.folder
+        for name, options in self.plan.stages:
+            assert task.best is not None
             try:
-                table = self._kept(place) or find(name).fn(task, start, **options)
+                task.run(name, task.best, **options)
             except KeyboardInterrupt:
-                done.append({"method": name, "options": options, "interrupted": True})
-                break
-            if place is not None:
-                _write(place, table)
-            found = task.offer(table)
-            done.append({"method": name, "options": options, "score": found, "best": task.best_score})
-        return done
-
-    def _kept(self, place: Path | None) -> Tableau | None:
-        """The table of a stage that an earlier run has finished."""
-        path = None if place is None else place.with_suffix(".json")
-        if path is None or not path.exists():
-            return None
-        return from_content(json.loads(path.read_text()))
-
-
-def _write(place: Path, table: Tableau) -> None:
-    with whole(place.with_suffix(".json")) as part:
-        part.write_text(json.dumps(to_content(table), default=plain))
+                task.done.append({"method": name, "options": options, "interrupted": True})
+                return
 
 
 def _folder(resume: str | Path | None, plan: Plan, problem: Problem) -> Path | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from fewstep.errors import unknown
 
-FAMILIES = ("dp", "oss", "dmn", "ays", "closed_form", "dc", "ems", "gradient", "bespoke", "search", "polish")
+FAMILIES = ("dp", "oss", "dmn", "ays", "closed_form", "dc", "ems", "gradient", "bespoke", "search", "polish", "auto")
 
 
 @dataclass(frozen=True)

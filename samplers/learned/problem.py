@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..artefact import prediction_name
 from ..denoiser import Denoiser
 from ..sampling import sample
 from ..schedule import NoiseSchedule
@@ -117,7 +118,7 @@ class Problem:
         pipe = None if self._source is None else self._source.pipe
         modules = [self.model.fn] if pipe is None else list(pipe.components.values())
         modules = [m for m in modules if isinstance(m, torch.nn.Module)]
-        found = hashlib.sha256(repr((self.schedule.key, self.prediction, self.shape)).encode())
+        found = hashlib.sha256(repr((self.schedule.key, prediction_name(self.prediction), self.shape)).encode())
         for tensor in (t for m in modules for t in m.state_dict().values()):
             few = tensor.flatten()[:: max(1, tensor.numel() // 64)][:64]
             found.update(few.detach().to("cpu", torch.float64).numpy().tobytes())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +13,13 @@ from typing import Any
 
 import torch
 
+from fewstep.files import whole
+
+from ..storage import from_content, plain, to_content
 from ..tableau import Tableau
+from .method import find
 from .problem import Part, Problem, squared_errors
+from .recipes import Recipe
 from .teacher import Teacher
 
 Tensor = torch.Tensor
@@ -53,6 +60,7 @@ class Task:
         problem, teacher: what is learned on. nfe: network evaluations. train, valid: seeds.
         seconds: what a method may take, None for no limit. tell: called with Progress. store: folder for the states of an
             interrupted run, or None. memo: what methods keep for other numbers of evaluations (same teacher and base).
+        fixed: recipes without learning, best first. done: what was run, one entry a method.
         best, best_score: of everything offered so far.
     """
 
@@ -65,6 +73,8 @@ class Task:
     tell: Callable[[Progress], Any] | None = None
     store: Path | None = None
     memo: dict[Any, Any] = field(default_factory=dict)
+    fixed: list[Recipe] = field(default_factory=list)
+    done: list[dict[str, Any]] = field(default_factory=list)
     best: Tableau | None = None
     best_score: float = float("inf")
     base_score: float = float("inf")
@@ -91,6 +101,31 @@ class Task:
         if key not in self.memo:
             self.memo[key] = score(self.errors(table, self.valid_parts()))
         return float(self.memo[key])
+
+    def run(self, name: str, start: Tableau, **options: Any) -> Tableau:
+        """The table that a method makes of `start`, judged and kept in the store; found there after an interruption."""
+        self.stage, begun = name, len(self.done)
+        place = self._place(name, start, options)
+        if place is not None and place.exists():
+            kept = json.loads(place.read_text())
+            table = from_content(kept["table"])
+            self.done += kept["done"]
+            self.offer(table)
+            return table
+        table = find(name).fn(self, start, **options)
+        self.stage = name
+        self.done.append({"method": name, "options": options, "score": self.offer(table)})
+        if place is not None:
+            with whole(place) as part:
+                part.write_text(json.dumps({"table": to_content(table), "done": self.done[begun:]}, default=plain))
+        return table
+
+    def _place(self, name: str, start: Tableau, options: dict[str, Any]) -> Path | None:
+        """File of a method's result in the store: named after everything that decides it, but for the seeds."""
+        if self.store is None:
+            return None
+        about = json.dumps([name, options, to_content(start)], sort_keys=True, default=plain)
+        return self.store / f"{self.nfe:03d}-{name}-{hashlib.sha256(about.encode()).hexdigest()[:16]}.json"
 
     def offer(self, table: Tableau, step: int = 0, steps: int = 1) -> float:
         """Judge a table, keep it if it is the best so far, and tell how it goes."""

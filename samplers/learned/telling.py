@@ -30,14 +30,15 @@ def shown(progress: bool | Callable[[Progress], Any]) -> Iterator[Callable[[Prog
 
     terminal = sys.stderr.isatty()
     bar = tqdm(bar_format="{desc}", leave=False, disable=not terminal)
-    last = [-EVERY, ""]
+    spoken, stage = -EVERY, ""
 
     def tell(p: Progress) -> None:
+        nonlocal spoken, stage
         if terminal:
             bar.set_description_str(line(p))
-        elif p.seconds - float(last[0]) >= EVERY or p.stage != last[1]:
+        elif p.seconds - spoken >= EVERY or p.stage != stage:
             print(line(p), file=sys.stderr, flush=True)
-            last[:] = [p.seconds, p.stage]
+            spoken, stage = p.seconds, p.stage
 
     try:
         yield tell
