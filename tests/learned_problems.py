@@ -22,12 +22,13 @@ class _Levels(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tau: Tensor, schedule: NoiseSchedule) -> Tensor:
         def at(tau: float) -> np.ndarray:
-            nodes = schedule.nodes(schedule.time_of_model(tau))
-            return np.array([float(nodes.alpha), float(nodes.sigma)])
+            t = schedule.time_of_model(tau)
+            return np.array([float(schedule.alpha(t)), float(schedule.sigma(t))])
 
-        here = float(tau)
+        here, last = float(tau), float(schedule.model_time(schedule.t_max))
         h = 1e-6 * max(abs(here), 1e-3)
-        ctx.slope = torch.from_numpy((at(here + h) - at(here - h)) / (2 * h)) if tau.requires_grad else None
+        low, high = max(here - h, 0.0), min(here + h, last)
+        ctx.slope = torch.from_numpy((at(high) - at(low)) / (high - low)) if tau.requires_grad else None
         return torch.from_numpy(at(here))
 
     @staticmethod

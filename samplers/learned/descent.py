@@ -129,7 +129,8 @@ class _Descent:
         names = list(self.knobs.parameters)
         wanted = [*self.knobs.parameters.values(), *([x] if x.requires_grad else [])]
         before = part.denoiser.nfe
-        states = play(part, self.knobs.start, self.knobs.coefficients(), x, remember=self.recipe.remember, cut=self.cut)
+        how: dict[str, Any] = {"remember": self.recipe.remember, "cut": self.cut}
+        states = play(part, self._layout(), self.knobs.coefficients(), x, **how)
         loss = self._loss(states, part)
         found = torch.autograd.grad(loss, wanted, allow_unused=True) if loss.requires_grad else [None] * len(wanted)
         self.task.problem.spent += len(part.seeds) * (part.denoiser.nfe - before)
@@ -140,6 +141,10 @@ class _Descent:
         self._descend(dict(zip(names, gradients, strict=False)))
         if x.requires_grad:
             self._move(part, gradients[-1], states[-1])
+
+    def _layout(self) -> Tableau:
+        """Registers and noises: increments of a Brownian path belong to a grid, and are held fixed in the derivative."""
+        return self.knobs.table() if self.knobs.start.stochastic else self.knobs.start
 
     def _descend(self, gradients: Values) -> None:
         """A step of the optimizer."""
@@ -184,8 +189,8 @@ class _Descent:
         new = (old - self.recipe.ball_lr * len(part.seeds) * gradient).flatten(1)
         norm = new.norm(dim=1, keepdim=True).clamp_min(FAINT)
         new = (new * (self.recipe.ball / norm).clamp_max(1.0)).view_as(old)
-        coefficients = self.knobs.coefficients()
-        errors = [self._errors(play(part, self.knobs.start, coefficients, part.x_T + d)[-1], part) for d in (old, new)]
+        layout, coefficients = self._layout(), self.knobs.coefficients()
+        errors = [self._errors(play(part, layout, coefficients, part.x_T + d)[-1], part) for d in (old, new)]
         self.task.problem.spent += 2 * len(part.seeds) * self.knobs.start.nfe
         for i, seed in enumerate(part.seeds):
             if errors[1][i] < errors[0][i]:

@@ -66,7 +66,8 @@ class Knobs:
         self._dW = torch.from_numpy(self.start.W - self.base.W)
         self._dtau = torch.from_numpy(start.model_times - self.base.model_times)
         self._E, self._S = self._coef_basis(window), self._state_basis()
-        self._reach = torch.from_numpy(reach(self.base.model_times))
+        self._shown = sorted(float(start.schedule.model_time(t)) for t in ends[[0, -1]])
+        self._reach = torch.from_numpy(reach(self.base.model_times, float(start.schedule.model_time(ends[-1]))))
         sizes = {"grid": len(gaps), "coef": len(self._E), "state": start.nfe, "tau": start.nfe}
         names = [n for n in ("grid", "coef", "state", "tau") if n in free and not (n == "grid" and len(gaps) < 2)]
         self.parameters: dict[str, Tensor] = {
@@ -132,7 +133,7 @@ class Knobs:
         n, size = self.start.nfe, self.start.W.size
         W = flat[:size].view(self.start.W.shape) + self._dW + self._added()
         p, q, tau = flat[size : size + n], flat[size + n : size + 2 * n], flat[size + 2 * n :]
-        return Coefficients(W, p, q, tau + self._dtau + self._shift())
+        return Coefficients(W, p, q, self._within(tau + self._dtau + self._shift()))
 
     def _added(self) -> Tensor:
         """Corrections of W."""
@@ -148,6 +149,12 @@ class Knobs:
             return torch.zeros(self.start.nfe, dtype=torch.float64)
         return torch.tanh(self.parameters["tau"]) * self._reach
 
+    def _within(self, tau: Tensor) -> Tensor:
+        """Network times between those of the two ends, unless the start itself shows others."""
+        free = torch.from_numpy(self.start.model_times)
+        low, high = (torch.full_like(free, t) for t in self._shown)
+        return tau.clamp(torch.minimum(low, free), torch.maximum(high, free))
+
     @torch.no_grad()
     def table(self) -> Tableau:
         """The table with the knobs where they are."""
@@ -157,7 +164,8 @@ class Knobs:
         base = widened(on_times(self.start, times), self.start.history)
         claims = base.conserves if self.consistent and self.start.conserves else ""
         W = base.W + (self._dW + self._added()).numpy()
-        return replace(base, W=W, model_times=base.model_times + (self._dtau + self._shift()).numpy(), conserves=claims)
+        shown = self._within(torch.from_numpy(base.model_times) + self._dtau + self._shift())
+        return replace(base, W=W, model_times=shown.numpy(), conserves=claims)
 
     def values(self) -> dict[str, Tensor]:
         """A copy of the parameters."""
@@ -170,9 +178,9 @@ class Knobs:
             self.parameters[name].copy_(value)
 
 
-def reach(model_times: Array) -> Array:
-    """How far each network time may move: half the way to its nearest neighbour; the first may not."""
-    distinct = np.unique(model_times)
+def reach(model_times: Array, end: float) -> Array:
+    """How far each network time may move: half the way to its nearest neighbour or the end; the first may not."""
+    distinct = np.unique([*model_times, end])
     found = np.zeros(len(model_times))
     for k, tau in enumerate(model_times):
         others = np.abs(distinct[distinct != tau] - tau)

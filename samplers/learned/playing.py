@@ -43,7 +43,7 @@ def play(
 ) -> list[Tensor]:
     """The network inputs of a part and its result, (nfe + 1) states (B, *shape), differentiable in all coefficients and x.
 
-    layout: any table with the same registers and noises; its numbers are not used, but for the prologue's.
+    layout: any table with the same registers; its numbers are not used, but for the prologue's and the noises' ends.
     x: x_T, where it is not the part's own. remember: keep what the network needs for its gradient instead of calling it again.
     cut: gradients of a state reach back to the network call before it, no further.
     """
