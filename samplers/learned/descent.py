@@ -21,10 +21,11 @@ import torch
 from fewstep.files import whole
 
 from ..tableau import Tableau
-from .objectives import DECAYS, FAINT, LOSSES, OPTIMIZERS, Recipe, Truth
+from .objectives import DECAYS, FAINT, LOSSES, OPTIMIZERS, Recipe
 from .playing import Coefficients, play
 from .problem import Part
 from .task import Task
+from .teacher import Teacher
 
 Tensor = torch.Tensor
 Values = dict[str, Tensor]
@@ -50,8 +51,8 @@ class Turnable(Protocol):
         """The table with the parameters where they are."""
 
 
-# loss of a batch that looks at more than the ends: f(states of `play`, part, truth, knobs)
-Objective = Callable[[list[Tensor], Part, Truth, Any], Tensor]
+# loss of a batch that looks at more than the ends: f(states of `play`, part, teacher, knobs)
+Objective = Callable[[list[Tensor], Part, Teacher, Any], Tensor]
 
 
 def descend(
@@ -83,7 +84,7 @@ class _Descent:
     ):
         self.task, self.knobs, self.recipe, self.tag = task, knobs, recipe, tag
         self.objective, self.cut, self.until = objective, cut, until
-        self.parts, self.truth = task.train_parts(recipe.batch), Truth(task)
+        self.parts, self.teacher = task.train_parts(recipe.batch), task.teacher
         self.step, self.waited, self.size, self.score = 0, 0, 1.0, float("inf")
         self.best, self.moves, self._order = self._values(), Values(), (-1, [0])
         self.optimizer = self._fresh()
@@ -158,14 +159,14 @@ class _Descent:
 
     def _loss(self, states: list[Tensor], part: Part) -> Tensor:
         if self.objective is not None:
-            return self.objective(states, part, self.truth, self.knobs)
+            return self.objective(states, part, self.teacher, self.knobs)
         if callable(self.recipe.loss):
-            return self.recipe.loss(states[-1], self.truth.end(part)).mean()
+            return self.recipe.loss(states[-1], self.teacher.end(part)).mean()
         return LOSSES[self.recipe.loss](self._errors(states[-1], part))
 
     def _errors(self, x0: Tensor, part: Part) -> Tensor:
         """(B,) mean square differences to the reference, float64."""
-        return (x0 - self.truth.end(part)).double().flatten(1).square().mean(1)
+        return (x0 - self.teacher.end(part)).double().flatten(1).square().mean(1)
 
     def _part(self) -> Part:
         """The batch of this step: every epoch goes through all, in an order of its own."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,10 +18,11 @@ from ..tableau import Tableau
 from .descent import Objective, descend
 from .knobs import Knobs
 from .method import method
-from .objectives import Recipe, Truth
+from .objectives import Recipe
 from .playing import has_gradients
 from .problem import Part
 from .task import Task, enough
+from .teacher import Teacher
 
 Tensor = torch.Tensor
 Rates = float | Mapping[str, float] | None
@@ -29,7 +30,7 @@ Rates = float | Mapping[str, float] | None
 
 def follows(task: Task, what: str) -> bool:
     """Whether the network has gradients; a warning where it does not, and the stage is left out."""
-    part = task.train_parts(1)[0]
+    part = task.problem.part(task.train[:1])
     found = has_gradients([part], 0.5 * (task.problem.t_start + task.problem.t_end))
     task.problem.spent += len(part.seeds)
     if not found:
@@ -42,18 +43,19 @@ def follows(task: Task, what: str) -> bool:
 
 
 def _learn(
-    task: Task, start: Tableau, stages: list[tuple[Knobs | tuple[Any, ...], Recipe]], name: str, **how: Any
+    task: Task, start: Tableau, stages: Sequence[tuple[tuple[Sequence[str], int, bool], Recipe]], name: str, **how: Any
 ) -> Tableau:
     """Descents one after another, each from the table of the one before. Knobs are (free, window, consistent)."""
     if not follows(task, name):
         return start
     until = None if task.seconds is None else time.monotonic() + task.seconds
     for i, (turned, recipe) in enumerate(stages):
-        knobs = turned if isinstance(turned, Knobs) else Knobs(start, task.problem.prediction, *turned)
+        knobs = Knobs(start, task.problem.prediction, *turned)
         if not knobs.parameters:
             continue
         enough(knobs.count, task.train, name)
-        start = descend(task, knobs, recipe, tag=f"{name}-{i}", until=until, **how)
+        found = descend(task, knobs, recipe, tag=f"{name}-{i}", until=until, **how)
+        start = start if found is knobs.start else found
     return start
 
 
@@ -158,17 +160,18 @@ def tta(
     until = None if task.seconds is None else time.monotonic() + task.seconds
     recipe = Recipe(steps=max(1, steps // len(groups)), batch=batch, lr=lr, remember=remember)
     for i, group in enumerate(groups):
-        knobs = Knobs(start, task.problem.prediction, ("tau",))
+        knobs = Knobs(start, task.problem.prediction, ("tau",), 1)
         enough(knobs.count, task.train, "tta")
-        start = descend(task, knobs, recipe, tag=f"tta-{i}", objective=_aligned(group), cut=True, until=until)
+        found = descend(task, knobs, recipe, tag=f"tta-{i}", objective=_aligned(group), cut=True, until=until)
+        start = start if found is knobs.start else found
     return start
 
 
 def _aligned(calls: tuple[int, ...]) -> Objective:
     """Mean log error of the states after these calls, against the teacher at their times."""
 
-    def objective(states: list[Tensor], part: Part, truth: Truth, knobs: Knobs) -> Tensor:
-        errors = [_squares(states[k + 1], truth.at(part, float(knobs.start.times[k + 1]))) for k in calls]
+    def objective(states: list[Tensor], part: Part, teacher: Teacher, knobs: Knobs) -> Tensor:
+        errors = [_squares(states[k + 1], teacher.path(part).at(float(knobs.start.times[k + 1]))) for k in calls]
         return torch.stack([e.log().mean() for e in errors]).mean()
 
     return objective
@@ -206,12 +209,12 @@ def dss(
     of them idle. The teacher's times are those of the nodes at each step, held fixed in the derivative.
     """
 
-    def objective(states: list[Tensor], part: Part, truth: Truth, knobs: Knobs) -> Tensor:
+    def objective(states: list[Tensor], part: Part, teacher: Teacher, knobs: Knobs) -> Tensor:
         times = knobs.table().times
         on_way = sum(
-            (_squares(states[k], truth.at(part, float(times[k]))).mean() for k in range(1, len(states) - 1)), _0
+            (_squares(states[k], teacher.path(part).at(float(times[k]))).mean() for k in range(1, len(states) - 1)), _0
         )
-        gap = (states[-1] - truth.end(part)).double()
+        gap = (states[-1] - teacher.end(part)).double()
         small = gap.abs() <= huber
         final = torch.where(small, 0.5 * gap.square(), huber * (gap.abs() - 0.5 * huber)).mean()
         return nodes * on_way + end * final
@@ -278,4 +281,4 @@ def s4s(
     recipe = Recipe(remember=remember, ball_lr=12 / task.nfe, **how)
     weights, places = (("coef",), window, consistent), (("grid", "tau"), 1, True)
     turns = [(weights, recipe), (places, recipe)] * rounds if alternating else [(weights, recipe)]
-    return _learn(task, start, list(turns), "s4s")
+    return _learn(task, start, turns, "s4s")

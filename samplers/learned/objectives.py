@@ -1,4 +1,4 @@
-"""How to descend: losses of a batch, rules for a step, and the teacher's states for any batch."""
+"""How to descend: losses of a batch, rules for a step."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from math import cos, pi
 from typing import Any
 
 import torch
-
-from .problem import Part
-from .task import Task
 
 Tensor = torch.Tensor
 FAINT = 1e-30  # mean square error that counts as none, below which logarithms are not taken
@@ -119,24 +116,3 @@ class Recipe:
         if self.lr is None:
             return own
         return float(self.lr.get(name, own)) if isinstance(self.lr, Mapping) else float(self.lr)
-
-
-class Truth:
-    """The teacher's states for any batch of training seeds, cut from its runs of whole batches."""
-
-    def __init__(self, task: Task):
-        self.task = task
-        self._where = {seed: (part, i) for part in task.train_parts() for i, seed in enumerate(part.seeds)}
-
-    def end(self, part: Part) -> Tensor:
-        """x0, (B, *shape)."""
-        return self._rows(part, self.task.teacher.end)
-
-    def at(self, part: Part, t: float) -> Tensor:
-        """The states at time t, (B, *shape)."""
-        return self._rows(part, lambda whole_part: self.task.teacher.path(whole_part).at(t))
-
-    def _rows(self, part: Part, read: Callable[[Part], Tensor]) -> Tensor:
-        places = [self._where[seed] for seed in part.seeds]
-        states = {id(home): read(home) for home in {id(home): home for home, _ in places}.values()}
-        return torch.stack([states[id(home)][i] for home, i in places]).to(part.x_T)
