@@ -190,7 +190,8 @@ def _learned(sets: Sequence[str], model: str | None, metrics: Sequence[str], how
     place = {name: how[name] for name in ("classes", "prompt", "batch_size", "device")}
     told = compare_learned(
         artefact, model, nfe=said.get("nfes"), guidance=None if how["guidance"] is None else [how["guidance"]],
-        seeds=range(first, first + said.get("number", 256)), against=how["against"], watch=watched,
+        seeds=range(first, first + said.get("number", 256)), against=how["against"],
+        watch=lambda parts, label: watched(parts, label, lambda part: f"seeds {part.seeds[0]} to {part.seeds[-1]}"),
         measure=_measuring(model, metrics, how) if source("metrics") is ParameterSource.COMMANDLINE else None, **place,
     )  # fmt: skip
     click.echo(told.to_json() if how["json_path"] == "-" else told.text())
