@@ -111,7 +111,10 @@ def learn(
         sys.exit(INTERRUPTED)
     click.echo(json.dumps(told_of(artefact, out), indent=1) if as_json else outcome(artefact).text())
     if any(stage.get("interrupted") for t in artefact.tables for stage in t.stages):
-        click.echo("interrupted: the best so far was tested on untouched seeds and kept", err=True)
+        tables = ", ".join(t.place for t in artefact.tables)
+        click.echo(
+            f"interrupted: the best so far was tested on untouched seeds; there are tables for {tables}", err=True
+        )
     click.echo(f"wrote {out}", err=as_json)
     if not as_json:
         first = artefact.tables[0]

@@ -224,7 +224,7 @@ class _Trial:
     def __init__(self, learned: Learned, against: Sequence[str], artefact: Artefact, problem: Problem) -> None:
         self.learned = learned
         ends = (problem.t_start, problem.t_end)
-        own = learned.base["solver"]
+        own = artefact.provenance.get("solver", learned.base["solver"])
         self.known: list[list[Recipe]] = []
         for name in dict.fromkeys((own, *(resolve(a)[0] if resolve(a)[1] is None else a for a in against))):
             options = artefact.provenance.get("options", {}) if name == own else {}

@@ -24,7 +24,7 @@ from ..predictions import prediction_coefficients
 from ..schedule import NoiseSchedule
 from .learning import Plan, _Run
 from .learning import _plan as planned
-from .method import find
+from .method import METHODS
 from .playing import has_gradients
 from .problem import Part, Problem
 from .task import Progress
@@ -106,9 +106,9 @@ def estimate(
     plan = planned(solver, nfe, method, seeds, guard_seeds, guidance, solver_options, teacher, seconds, {}, model)
     own = model[plan.guidances[0]] if isinstance(model, Mapping) else model
     problem = Problem(own, guidance=plan.guidances[0], **how)
-    once = rehearse(plan, stand_in(problem))
-    stages = tuple(Cost(c.stage, *(len(plan.guidances) * n for n in (c.evaluations, c.backward))) for c in once)
     call, back, saved = measured(problem, problem.parts(plan.train)[0])
+    once = rehearse(plan, stand_in(problem, gradients=back is not None))
+    stages = tuple(Cost(c.stage, *(len(plan.guidances) * n for n in (c.evaluations, c.backward))) for c in once)
     each = [(c.evaluations - c.backward) * call + c.backward * (call if back is None else back) for c in stages]
     limit = float("inf") if plan.seconds is None else plan.seconds * len(plan.nfes) * len(plan.guidances)
     spent = sum(min(s, limit) if c.backward else s for s, c in zip(each, stages, strict=True))
@@ -121,13 +121,19 @@ def estimate(
 def rehearse(plan: Plan, problem: Problem, short: bool = True) -> list[Cost]:
     """All stages of a plan for one guidance; nothing is kept on disk. short: descents in a tenth of their steps."""
     counted, costs, last = _Counted(problem), dict[str, Cost](), [0, 0]
-    shorter = [_shorter(*stage) for stage in plan.stages] if short else [(stage, 1.0) for stage in plan.stages]
-    plan = replace(plan, stages=tuple(stage for stage, _ in shorter))
-    times = {stage[0]: factor for stage, factor in shorter}
+    times: dict[str, float] = {}
+    if short:
+        shorter = [_shorter(*stage) for stage in plan.stages]
+        times = {name: factor for (name, _), factor in shorter}
+        plan = replace(plan, stages=tuple(stage for stage, _ in shorter))
+
+    def longer(stage: str) -> float:
+        """How much longer a stage is than it was made: a descent that another method ran is as much longer as that one."""
+        return times.get(stage, max(times.values(), default=1.0) if _descends(stage) else 1.0)
 
     def book(stage: str) -> None:
         now, had = [problem.spent, counted.backward], costs.get(stage, Cost(stage, 0))
-        spent, back = (round(times.get(stage, 1.0) * (a - b)) for a, b in zip(now, last, strict=True))
+        spent, back = (round(longer(stage) * (a - b)) for a, b in zip(now, last, strict=True))
         costs[stage] = Cost(stage, had.evaluations + spent, had.backward + back)
         last[:] = now
 
@@ -142,14 +148,18 @@ def rehearse(plan: Plan, problem: Problem, short: bool = True) -> list[Cost]:
     for nfe in plan.nfes:
         run.table(nfe)
         book("guard")
-    return list(costs.values())
+    return [cost for cost in costs.values() if cost.evaluations]
+
+
+def _descends(stage: str) -> bool:
+    return stage in METHODS and METHODS[stage].gradients
 
 
 def _shorter(name: str, options: dict[str, Any]) -> tuple[tuple[str, dict[str, Any]], float]:
     """A stage with a tenth of the steps of its descent, and how much longer the real one is."""
-    method = find(name)
-    steps = {**method.options, **options}.get("steps")
-    if not method.gradients or not isinstance(steps, (int, tuple)):
+    whole = {**METHODS[name].options, **options}
+    steps = whole.get("steps")
+    if not (_descends(name) or whole.get("gradients")) or not isinstance(steps, (int, tuple)):
         return (name, options), 1.0
     each = (steps,) if isinstance(steps, int) else steps
     few = tuple(min(n, max(10, n // 10)) for n in each)
@@ -171,9 +181,11 @@ class _Counted:
         problem.model.fn = counting
 
 
-def stand_in(problem: Problem) -> Problem:
+def stand_in(problem: Problem, gradients: bool = True) -> Problem:
     """The problem with the mixture in the place of the network: the same schedule, prediction, ends and batches."""
-    denoiser = Denoiser(_network(problem.schedule, problem.prediction), problem.schedule, problem.prediction)
+    network = _network(problem.schedule, problem.prediction)
+    fn = network if gradients else lambda x, tau: network(x.detach(), tau.detach())
+    denoiser = Denoiser(fn, problem.schedule, problem.prediction)
     denoiser.t_start = problem.t_start  # type: ignore[attr-defined]
     how: dict[str, Any] = {"batch_size": problem.batch_size, "dtype": torch.float64, "device": "cpu"}
     return Problem(denoiser, shape=SHAPE, guidance=problem.guidance, **how)

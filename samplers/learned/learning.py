@@ -117,7 +117,8 @@ def learn(
     plan = _plan(solver, nfe, method, seeds, guard_seeds, guidance, solver_options, teacher, seconds, spec, model)
     how: dict[str, Any] = {"shape": shape, "classes": classes, "prompt": prompt}
     how |= {"batch_size": batch_size, "device": device, "dtype": dtype}
-    learned, facts = [], {}
+    learned: list[Learned] = []
+    facts: dict[str, Any] = {}
     with shown(progress) as tell:
         for scale in plan.guidances:
             own = model[scale] if isinstance(model, Mapping) else model
@@ -125,7 +126,9 @@ def learn(
             run = _Run(
                 plan, problem, Teacher(problem, cache=cache, **plan.teacher), tell, _folder(resume, plan, problem)
             )
-            learned += [run.table(n) for n in plan.nfes]
+            for n in plan.nfes:
+                if not any(stage.get("interrupted") for one in learned for stage in one.stages):
+                    learned.append(run.table(n))
             facts = {
                 "name": problem.name, "prediction": prediction_name(problem.prediction), "shape": list(problem.shape),
                 "fingerprint": problem.fingerprint,
