@@ -124,6 +124,8 @@ class ScaleTime:
         ahead = torch.where(last - first == 2, torch.arange(n) == first, torch.zeros(n, dtype=torch.bool))
         rise = torch.where(ahead, 2 * (s[1:] - s[:-1]), s[last] - s[first])  # h s' of the scales themselves
         W = weights(rho, size, rate, s, rise + self.parameters["slope"], self.calls)
+        if not self.start.nodes.sigma[-1]:  # `euler` reads no state there: carry, the same state, stands in for it
+            W = torch.cat([W[:-1], W[-1:, :, [1, 0, 2, 3]]])
         return Coefficients(W[:, :, : self.start.registers], p, q, tau)
 
     def _spans(self) -> tuple[Tensor, Tensor]:
