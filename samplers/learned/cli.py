@@ -182,7 +182,7 @@ def outcome(artefact: "Artefact") -> Any:
             + [ratio(test["rms"]), ratio(test["median"]), f"{100 * test['worse']:.0f} %", t.status]
         )
     return Table(
-        [*head, "status"],
+        head,
         rows,
         names=3,
         caption="Error to the reference on untouched seeds; ratios with 95 % intervals",
