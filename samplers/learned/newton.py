@@ -1,0 +1,164 @@
+"""newton: all knobs of a table at once, by the linear effect of each on the result; no gradients of the network.
+
+With r_s = x0_s(knobs) - x0_s(teacher) for every sample, and J_s its differences, one run of the sampler a knob, a round
+solves
+
+    (A + mu D) step = -sum_s w_s J_s' r_s,     A = sum_s w_s J_s' J_s,     w_s = |r_s|^-power,
+
+and takes the step if the error falls, else a shorter one, with larger mu; D is the diagonal of A and a hundredth of its
+mean. The curvature of a sum of squares comes with its slope: a few rounds go as far as hundreds of steps down a gradient.
+power 0 lowers the mean square, which few samples own, power 1 the mean distance, power 2 the mean logarithm.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..schedule import Array
+from ..tableau import Tableau
+from .knobs import Knobs
+from .method import method
+from .problem import Part
+from .task import Task, enough
+
+Tensor = torch.Tensor
+STEP = {torch.float64: 1e-4}  # of differences, in units of the knobs, else:
+COARSE = 3e-3
+FIRST, CHANGE, TRIES = 1e-3, 5.0, 6  # mu at first, its factor, and steps tried in a round
+FLOOR = 1e-2  # of D, as a share of its mean
+FAR = 2.0  # the farthest any knob is turned at once
+SETTLED = 1e-3  # relative fall of the error that ends it
+CHUNK = 2**24  # numbers of J in memory
+
+
+@dataclass(eq=False)
+class Fit:
+    """Training samples, and the knobs turned for them as one row of numbers (n,)."""
+
+    task: Task
+    knobs: Knobs
+    parts: Sequence[Part]
+    power: float
+    least: float = 0.0  # squares below count as this
+
+    def table(self, values: Array) -> Tableau:
+        """The table with the knobs at `values`."""
+        pieces = torch.from_numpy(values).split([len(v) for v in self.knobs.parameters.values()])
+        self.knobs.set(dict(zip(self.knobs.parameters, pieces, strict=True)))
+        return self.knobs.table()
+
+    def missing(self, table: Tableau, part: Part) -> Tensor:
+        """r, (B, numbers of a sample) float64."""
+        x0 = self.task.problem.draw(table, part).double()
+        return (x0 - self.task.teacher.end(part).to(x0.device).double()).flatten(1)
+
+    def squares(self, table: Tableau) -> Array:
+        """|r_s|^2 of all samples."""
+        return torch.cat([self.missing(table, part).square().sum(1).cpu() for part in self.parts]).numpy()
+
+    def error(self, squares: Array) -> float:
+        """What falls, infinite where a sample is not finite."""
+        if not np.isfinite(squares).all():
+            return float("inf")
+        lifted = squares + self.least
+        return float(np.log(lifted).mean() if self.power == 2 else (lifted ** (1 - self.power / 2)).mean())
+
+    def equations(self, values: Array, here: Tableau) -> tuple[Array, Array]:
+        """A (n, n) and sum of w J'r (n,), in one pass over the samples; knobs that turn nothing have zeros."""
+        n, step = len(values), STEP.get(self.parts[0].x_T.dtype, COARSE)
+        tables = [self.table(values + step * unit) for unit in np.eye(n)]
+        turned = [i for i, table in enumerate(tables) if _differ(table, here)]
+        A, g = np.zeros((n, n)), np.zeros(n)
+        for part in self.parts if turned else ():
+            r = self.missing(here, part)
+            J = torch.stack([(self.missing(tables[i], part) - r) / step for i in turned])
+            w = (r.square().sum(1) + self.least) ** (-self.power / 2)
+            A[np.ix_(turned, turned)] += torch.einsum("isd,jsd,s->ij", J, J, w).cpu().numpy()
+            g[turned] += torch.einsum("isd,sd,s->i", J, r, w).cpu().numpy()
+        return A, g
+
+
+def _differ(a: Tableau, b: Tableau) -> bool:
+    return not (np.array_equal(a.W, b.W) and np.array_equal(a.model_times, b.model_times))
+
+
+def _move(A: Array, g: Array, mu: float) -> Array:
+    """The step (n,), no knob farther than FAR."""
+    D = np.diag(A) + FLOOR * np.trace(A) / len(g)
+    step = -np.linalg.solve(A + mu * np.diag(D), g)
+    return np.asarray(step * min(1.0, FAR / max(float(np.abs(step).max()), FAR)))
+
+
+@method(
+    "newton",
+    learns=("grid", "coef", "tau"),
+    reference="ours; least squares as in A method for the solution of certain non-linear problems in least squares; "
+    "Levenberg; 1944, and An algorithm for least-squares estimation of nonlinear parameters; Marquardt; 1963",
+    paths=False,
+)
+def newton(
+    task: Task,
+    start: Tableau,
+    *,
+    free: Sequence[str] = ("grid", "coef", "tau"),
+    window: int | None = 3,
+    consistent: bool = True,
+    rounds: int = 8,
+    power: float = 1.0,
+) -> Tableau:
+    """Grid, weights and network times together, by Gauss-Newton steps from differences: any network, any solver, noise too.
+
+    Network evaluations a sample: about rounds x (knobs + 2) x nfe, and those of the validation seeds after each round.
+
+    Args:
+        free, window (None: all outputs), consistent: what may be turned, see `Knobs`; not the grid of a table with noise,
+            since a Brownian path has no derivative by the times at which it is looked at. rounds: at most; it ends when the
+            error has settled. power: 0 to 2, of the weights above.
+
+    Returns:
+        The best on the validation seeds of all rounds, the start among them.
+
+    Raises:
+        ValueError: an option outside its range, fewer training samples than knobs.
+    """
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+        raise ValueError(f"newton: `rounds` must be a whole number, at least 1; got {rounds!r}")
+    if not 0 <= power <= 2:
+        raise ValueError(f"newton: `power` must be from 0 (squares) to 2 (logarithms); got {power!r}")
+    if start.stochastic:
+        free = [name for name in free if name != "grid"]
+    knobs = Knobs(start, task.problem.prediction, free, start.nfe if window is None else window, consistent)
+    enough(knobs.count, task.train, "newton")
+    count, began = sum(len(v) for v in knobs.parameters.values()), time.monotonic()
+    if not count:
+        return start
+    fit = Fit(task, knobs, task.train_parts(max(1, CHUNK // (count * int(np.prod(task.problem.shape))))), power)
+    values, table, mu = np.zeros(count), start, FIRST
+    best, best_score, squares = start, task.offer(start), fit.squares(start)
+    fit.least = 1e-4 * float(squares.mean()) + 1e-300
+    error = fit.error(squares)
+    for done in range(rounds):
+        A, g = fit.equations(values, table)
+        before = error
+        for _ in range(TRIES if np.isfinite(A).all() and A.any() else 0):
+            ahead = values + _move(A, g, mu)
+            tried = fit.table(ahead)
+            found = fit.error(fit.squares(tried))
+            if found < error:
+                values, table, error, mu = ahead, tried, found, mu / CHANGE
+                break
+            mu *= CHANGE
+        if error == before:
+            break
+        judged = task.offer(table, done + 1, rounds)
+        if judged < best_score:
+            best, best_score = table, judged
+        late = task.seconds is not None and time.monotonic() - began > task.seconds
+        if late or before - error < SETTLED * abs(before):
+            break
+    return best
