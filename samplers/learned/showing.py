@@ -45,11 +45,6 @@ class View:
     said: tuple[str, ...] = ()
 
 
-def place(nfe: int, guidance: float | None) -> str:
-    """A table's place in words."""
-    return f"nfe {nfe}" + ("" if guidance is None else f", guidance {guidance:g}")
-
-
 def views(shown: Tableau | Artefact, nfe: int | None = None, guidance: float | None = None) -> list[View]:
     """The tables of an artefact for nfe and guidance, all where nothing is said; a table is shown as it is.
 
@@ -59,7 +54,7 @@ def views(shown: Tableau | Artefact, nfe: int | None = None, guidance: float | N
     if isinstance(shown, Tableau):
         if nfe not in (None, shown.nfe) or guidance is not None:
             raise ValueError(f"this file is one table of {shown.nfe} evaluations: leave --nfe and --guidance away")
-        return [View(f"{shown.name}, {place(shown.nfe, None)}", shown)]
+        return [View(f"{shown.name}, nfe {shown.nfe}", shown)]
     found = [t for t in shown.tables if nfe in (None, t.nfe) and guidance in (None, t.guidance)]
     if found:
         return [_view(shown, t) for t in found]
@@ -69,13 +64,13 @@ def views(shown: Tableau | Artefact, nfe: int | None = None, guidance: float | N
     said = (
         f"interpolated between the guidance scales {', '.join(f'{g:g}' for g in shown.guidances)}: nobody measured it"
     )
-    return [View(f"{table.name}, {place(table.nfe, guidance)}", table, said=(said,))]
+    return [View(f"{table.name}, nfe {table.nfe}, guidance {guidance:g}", table, said=(said,))]
 
 
 def _view(artefact: Artefact, learned: Learned) -> View:
     moved = "learned_on" in artefact.model
     said = ("moved here from another schedule: nobody measured it on this one",) if moved else ()
-    title = f"{learned.tableau.name}, {place(learned.nfe, learned.guidance)}"
+    title = f"{learned.tableau.name}, {learned.place}"
     return View(title, learned.tableau, recipe_of(learned), learned.status, learned.report, learned.stages, said)
 
 
