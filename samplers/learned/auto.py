@@ -1,39 +1,58 @@
-"""The default: what is cheap and certain first, gradients last, everything in competition.
+"""The default: what is cheap and certain first, everything in competition.
 
-two best fixed recipes --> a grid found with the solver's own states --> weights in closed form on each of the three
-                       --> from the best of all these, grid, weights and network times together by gradients
+best fixed recipe --> a grid found with the solver's own states --> weights in closed form on both
+                  --> from the best of all these, grid, weights and network times together
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 from ..tableau import Tableau
 from .method import method
+from .playing import has_gradients
 from .task import Task
 
-OURS = "Search over switches, dynamic programming with the state of the solver, least squares and gradients, in this order."
+OURS = "ours: switches by trial, oss, iia and newton in this order, as they are cited there"
+SMALL = 256  # numbers of a sample up to which a network is taken to be cheap
 
 
 @method("auto", learns=("grid", "coef", "tau"), reference=OURS, paths=False)
 def auto(
-    task: Task, start: Tableau, *, windows: Sequence[int | None] = (2, None), gradients: bool = True, steps: int = 150
+    task: Task,
+    start: Tableau,
+    *,
+    refine: Sequence[str] | None = None,
+    samples: int = 64,
+    steps: int = 100,
+    batch: int = 16,
+    remember: bool = True,
 ) -> Tableau:
     """The best of several ways to a table, judged on the validation seeds.
 
-    windows: outputs that closed-form weights may use, each tried. gradients: whether to descend from the best, in `steps`
-    steps; a network without gradients leaves that out. On stochastic solvers, whose references have no states on the way,
-    only gradients are left.
+    refine: in turn, "newton", which needs no gradients of the network, and "joint", which is left out where there are none.
+    None takes joint, and newton before it where a sample is small or there are no gradients. samples: of newton. steps, batch, remember: of joint. On stochastic solvers, whose references have no states on the way,
+    only these are left.
+
+    Raises:
+        ValueError: another word in `refine`.
     """
+    for name in refine or ():
+        if name not in ("newton", "joint"):
+            raise ValueError(f'auto: `refine` lists "newton" and "joint"; got {name!r}')
     if task.teacher.follows:
-        bases = [recipe.table for recipe in task.fixed[:2]] or [start]
+        bases = [start]
         if task.nfe > 1:
-            bases.append(task.run("oss", bases[0]))
+            bases.append(task.run("oss", start, nodes=40, samples=min(samples, 32)))
         for base in bases:
-            for window in windows:
-                task.run("iia", base, window=window)
-    if gradients and task.nfe > 1:
-        assert task.best is not None
-        task.run("joint", task.best, steps=steps)
+            task.run("iia", base)
     assert task.best is not None
+    slopes = has_gradients(task.valid_parts(), float(start.times[0]))
+    if refine is None:
+        refine = ("newton", "joint") if prod(task.problem.shape) <= SMALL or not slopes else ("joint",)
+    if "newton" in refine:
+        task.run("newton", task.best, rounds=6, samples=samples)
+    if "joint" in refine and slopes:
+        task.run("joint", task.best, steps=steps, batch=batch, remember=remember)
     return task.best

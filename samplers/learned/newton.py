@@ -110,6 +110,7 @@ def newton(
     consistent: bool = True,
     rounds: int = 8,
     power: float = 1.0,
+    samples: int | None = None,
 ) -> Tableau:
     """Grid, weights and network times together, by Gauss-Newton steps from differences: any network, any solver, noise too.
 
@@ -118,7 +119,7 @@ def newton(
     Args:
         free, window (None: all outputs), consistent: what may be turned, see `Knobs`; not the grid of a table with noise,
             since a Brownian path has no derivative by the times at which it is looked at. rounds: at most; it ends when the
-            error has settled. power: 0 to 2, of the weights above.
+            error has settled. power: 0 to 2, of the weights above. samples: of the training seeds; None: all.
 
     Returns:
         The best on the validation seeds of all rounds, the start among them.
@@ -133,11 +134,14 @@ def newton(
     if start.stochastic:
         free = [name for name in free if name != "grid"]
     knobs = Knobs(start, task.problem.prediction, free, start.nfe if window is None else window, consistent)
-    enough(knobs.count, task.train, "newton")
+    seeds = task.train[:samples]
+    enough(knobs.count, seeds, "newton")
     count, began = sum(len(v) for v in knobs.parameters.values()), time.monotonic()
     if not count:
         return start
-    fit = Fit(task, knobs, task.train_parts(max(1, CHUNK // (count * int(np.prod(task.problem.shape))))), power)
+    task.teacher.prepare(task.problem.parts(seeds))
+    size = max(1, CHUNK // (count * int(np.prod(task.problem.shape))))
+    fit = Fit(task, knobs, task.problem.parts(seeds, size), power)
     values, table, mu = np.zeros(count), start, FIRST
     best, best_score, squares = start, task.offer(start), fit.squares(start)
     fit.least = 1e-4 * float(squares.mean()) + 1e-300
