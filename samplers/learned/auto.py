@@ -32,8 +32,8 @@ def auto(
     """The best of several ways to a table, judged on the validation seeds.
 
     refine: in turn, "newton", which needs no gradients of the network, and "joint", which is left out where there are none.
-    None takes joint, and newton before it where a sample is small or there are no gradients. samples: of newton. steps, batch, remember: of joint. On stochastic solvers, whose references have no states on the way,
-    only these are left.
+    None takes joint, and newton before it where a sample is small or there are no gradients. samples: of newton. steps,
+    batch, remember: of joint. On stochastic solvers, whose references have no states on the way, only these are left.
 
     Raises:
         ValueError: another word in `refine`.
