@@ -17,8 +17,9 @@ from fewstep.cli import main
 from fewstep.samplers import Learned
 from fewstep.samplers.learned import showing, tables
 from fewstep.samplers.learned.comparing import compare_learned, used_seeds
-from fewstep.samplers.learned.estimate import estimate, planned, rehearse, stand_in
+from fewstep.samplers.learned.estimate import estimate, extrapolated, planned, rehearse, stand_in
 from fewstep.samplers.learned.learning import learn
+from fewstep.samplers.learned.method import METHODS
 from fewstep.samplers.learned.problem import Problem
 
 VP = NoiseSchedule.vp_linear()
@@ -107,6 +108,14 @@ def test_a_plain_table_is_shown_too(tmp_path: Path) -> None:
     result = call("show", tmp_path / "t.json", "--out", tmp_path / "t.png")
     assert result.exit_code == 0 and str(table) in result.stdout and "status" not in result.stdout, result.output
     assert "warning" not in result.stdout and Image.open(tmp_path / "t.png").width > 500
+
+
+def test_weights_of_every_element_are_shown_by_their_means(tmp_path: Path) -> None:
+    table = shifted(4).tableau
+    wide = replace(table, W=table.W[..., None] * np.ones(3))
+    (learned,) = showing.views(Artefact((Learned(wide),), {"prediction": "sample"}))
+    assert showing.weights(wide) == pytest.approx(showing.weights(table)) and "means" in showing.text(learned)
+    assert tables.amplification(wide) == pytest.approx(tables.amplification(table))
 
 
 def test_stochastic_tables_and_singular_ends_are_drawn(tmp_path: Path) -> None:
@@ -210,7 +219,7 @@ def test_estimate_is_what_is_spent(name: str) -> None:
     seeds: dict[str, Any] = {"seeds": range(64), "guard_seeds": range(1000, 1032)}
     told = estimate(MIXTURES[name](), nfe=4, method=[("auto", {"steps": 40})], **seeds, **how)
     plan = planned("dpmpp_2m", 4, [("auto", {"steps": 40})], *seeds.values(), None, None, None, None, {}, None)
-    counted = {c.stage: c for c in rehearse(plan, Problem(MIXTURES[name](), **how), short=False)}
+    counted = {c.stage: c for c in rehearse(plan, Problem(MIXTURES[name](), **how))}
     assert (
         {c.stage for c in told.stages} == set(counted) >= {"reference", "fixed recipes", "oss", "iia", "joint", "guard"}
     )
@@ -287,3 +296,15 @@ def test_another_model_is_noticed(artefact: Artefact) -> None:
     other.fn = lambda x, tau, fn=other.fn: 0.98 * fn(x, tau)  # type: ignore[misc]
     told = compare_learned(artefact, other, nfe=[4], seeds=range(5000, 5016), **HOW)
     assert any("weights are not those" in note for note in told.notes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_estimate_of_every_method(name: str) -> None:
+    """Each method alone, within 30 % of what it spends when it is really run,."""
+    options = {"nodes": 8} if name == "brute" else {}
+    ranges: Any = (range(128), range(1000, 1032))
+    plan = planned("dpmpp_2m", 4, [(name, options)], *ranges, None, None, None, None, {}, None)
+    told = sum(cost.evaluations for cost in extrapolated(plan, lambda: stand_in(Problem(ring(), **HOW))))
+    counted = sum(cost.evaluations for cost in rehearse(plan, Problem(ring(), **HOW)))
+    assert told == pytest.approx(counted, rel=0.3)

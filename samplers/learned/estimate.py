@@ -1,8 +1,9 @@
 """What learning will cost, before it is done.
 
 The whole of it is rehearsed on a stand-in that costs nothing: a mixture of two points a coordinate, in two dimensions, on the
-model's schedule, with the same seeds, batches and stages. What the stand-in is asked there, the model will be asked; a long
-descent takes a tenth of its steps and counts ten times. Three calls of the model then tell the time of one.
+model's schedule, with the same seeds, batches and stages. What the stand-in is asked there, the model will be asked. Descents
+are rehearsed with a tenth and a fifth of their steps, and their cost is a line through the two. Three calls of the model then
+tell the time of one.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def estimate(
     own = model[plan.guidances[0]] if isinstance(model, Mapping) else model
     problem = Problem(own, guidance=plan.guidances[0], **how)
     call, back, saved = measured(problem, problem.parts(plan.train)[0])
-    once = rehearse(plan, stand_in(problem, gradients=back is not None))
+    once = extrapolated(plan, lambda: stand_in(problem, gradients=back is not None))
     stages = tuple(Cost(c.stage, *(len(plan.guidances) * n for n in (c.evaluations, c.backward))) for c in once)
     each = [(c.evaluations - c.backward) * call + c.backward * (call if back is None else back) for c in stages]
     limit = float("inf") if plan.seconds is None else plan.seconds * len(plan.nfes) * len(plan.guidances)
@@ -118,28 +119,29 @@ def estimate(
     return Estimate(stages, spent, call, disk, None if saved is None else saved + held)
 
 
-def rehearse(plan: Plan, problem: Problem, short: bool = True) -> list[Cost]:
-    """All stages of a plan for one guidance; nothing is kept on disk. short: descents in a tenth of their steps."""
-    counted, costs, last = _Counted(problem), dict[str, Cost](), [0, 0]
-    times: dict[str, float] = {}
-    if short:
-        shorter = [_shorter(*stage) for stage in plan.stages]
-        times = {name: factor for (name, _), factor in shorter}
-        plan = replace(plan, stages=tuple(stage for stage, _ in shorter))
+def extrapolated(plan: Plan, problem: Callable[[], Problem]) -> list[Cost]:
+    """What a plan costs for one guidance, from rehearsals with a tenth and a fifth of the steps of every descent."""
+    some, twice = (rehearse(plan, problem(), share) for share in (0.1, 0.2))
+    more = {cost.stage: cost for cost in twice}
+    return [
+        Cost(c.stage, *(9 * getattr(more[c.stage], n) - 8 * getattr(c, n) for n in ("evaluations", "backward")))
+        for c in some
+    ]
 
-    def longer(stage: str) -> float:
-        """How much longer a stage is than it was made: a descent that another method ran is as much longer as that one."""
-        return times.get(stage, max(times.values(), default=1.0) if _descends(stage) else 1.0)
+
+def rehearse(plan: Plan, problem: Problem, share: float = 1.0) -> list[Cost]:
+    """All stages of a plan for one guidance, descents with a share of their steps; nothing is kept on disk."""
+    counted, costs, last = _Counted(problem), dict[str, Cost](), [0, 0]
 
     def book(stage: str) -> None:
-        now, had = [problem.spent, counted.backward], costs.get(stage, Cost(stage, 0))
-        spent, back = (round(longer(stage) * (a - b)) for a, b in zip(now, last, strict=True))
-        costs[stage] = Cost(stage, had.evaluations + spent, had.backward + back)
+        now, had = (problem.spent, counted.backward), costs.get(stage, Cost(stage, 0))
+        costs[stage] = Cost(stage, had.evaluations + now[0] - last[0], had.backward + now[1] - last[1])
         last[:] = now
 
     def tell(p: Progress) -> None:
         book(p.stage)
 
+    plan = replace(plan, stages=tuple((name, _shorter(name, options, share)) for name, options in plan.stages))
     teacher = Teacher(problem, cache=False, **plan.teacher)
     run = _Run(plan, problem, teacher, tell, None)
     for part in (*problem.parts(plan.train), *problem.parts(plan.valid), *problem.parts(plan.guard)):
@@ -151,19 +153,13 @@ def rehearse(plan: Plan, problem: Problem, short: bool = True) -> list[Cost]:
     return [cost for cost in costs.values() if cost.evaluations]
 
 
-def _descends(stage: str) -> bool:
-    return stage in METHODS and METHODS[stage].gradients
-
-
-def _shorter(name: str, options: dict[str, Any]) -> tuple[tuple[str, dict[str, Any]], float]:
-    """A stage with a tenth of the steps of its descent, and how much longer the real one is."""
-    whole = {**METHODS[name].options, **options}
-    steps = whole.get("steps")
-    if not (_descends(name) or whole.get("gradients")) or not isinstance(steps, (int, tuple)):
-        return (name, options), 1.0
-    each = (steps,) if isinstance(steps, int) else steps
-    few = tuple(min(n, max(10, n // 10)) for n in each)
-    return (name, {**options, "steps": few[0] if isinstance(steps, int) else few}), sum(each) / max(1, sum(few))
+def _shorter(name: str, options: dict[str, Any], share: float) -> dict[str, Any]:
+    """The options of a stage with a share of its steps."""
+    steps = {**METHODS[name].options, **options}.get("steps")
+    if share == 1 or not isinstance(steps, (int, tuple)):
+        return options
+    few = tuple(max(1, round(share * n)) for n in ((steps,) if isinstance(steps, int) else steps))
+    return {**options, "steps": few[0] if isinstance(steps, int) else few}
 
 
 class _Counted:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..learnedtable import weights_of_result
 from ..predictions import form_pair
 from ..rebase import CARRY, INPUT, M, base_of, boundaries, on_times, widened
 from ..registry import SOLVERS, Path, Solution
@@ -144,4 +145,4 @@ def largest_weight(table: Tableau) -> float:
 
 def amplification(table: Tableau) -> float:
     """sum_j |weight of m_j in the result|: how far equal errors of all outputs can push it."""
-    return float(np.abs(unrolled(table).outputs[-1]).sum())
+    return float(np.abs(weights_of_result(table)).sum(0).max())
