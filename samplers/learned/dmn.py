@@ -14,14 +14,15 @@ from __future__ import annotations
 import numpy as np
 
 from ..predictions import form_pair
+from ..rebase import boundaries, on_times
 from ..schedule import Array
 from ..tableau import Tableau
 from .clock import FAINTEST, Clock
 from .method import method
-from .tables import boundaries, on_times, quick, unrolled
+from .tables import quick, unrolled
 from .task import Task
 
-SMALLEST = 0.1  # gap, as a share of that of the grid uniform in c
+SMALLEST = 0.6  # gap, as a share of that of the grid uniform in c: the bound alone would let steps vanish
 
 
 def predicted_weights(table: Tableau) -> Array:
