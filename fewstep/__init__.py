@@ -18,6 +18,7 @@ _LAZY = {
     "Artefact": "fewstep.samplers.artefact",
     "learn": "fewstep.samplers.learned.learning",
     "load_demo_pipeline": "fewstep.demo",
+    "load_demo_artefact": "fewstep.demo",
 }
 __all__ = ["__version__", *_LAZY]
 __getattr__ = lazily("fewstep", _LAZY)

@@ -288,9 +288,17 @@ def prediction_name(prediction: Prediction) -> str:
 
 
 def as_artefact(learned: Any) -> Artefact:
-    """An Artefact from itself, from the path of a saved one, or from its `to_dict`. ValueError for anything else."""
+    """An Artefact from itself, from the path of a saved one ("demo": the embedded one), or from its `to_dict`.
+
+    Raises:
+        ValueError: anything else.
+    """
     if isinstance(learned, Artefact):
         return learned
+    if learned == "demo":
+        from fewstep.demo import load_demo_artefact
+
+        return load_demo_artefact()
     if isinstance(learned, (str, os.PathLike)):
         if not os.path.isfile(learned):
             raise ValueError(f"`learned` is no artefact's path: there is no file {os.fspath(learned)!r}")

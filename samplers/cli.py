@@ -77,8 +77,8 @@ def sample(
 
 def learned_file(name: str) -> str:
     """The file of an artefact. ValueError for a name that is none."""
-    if not name.endswith(".json"):
-        raise ValueError(f"--learned takes a file that `fewstep learn` wrote, NAME.json; got {name!r}")
+    if name != "demo" and not name.endswith(".json"):
+        raise ValueError(f"--learned takes a file that `fewstep learn` wrote, NAME.json, or demo; got {name!r}")
     return name
 
 

@@ -15,8 +15,8 @@ KEPT = ("nfe", "noise", "progress")  # of what a run is told: an artefact has a 
 
 
 def artefact_of(solver: Any) -> Artefact | None:
-    """The artefact that is meant by itself or by its file, NAME.json; None for anything else."""
-    if isinstance(solver, str) and not solver.endswith(".json"):
+    """The artefact that is meant by itself or by its file, NAME.json ("demo": the embedded one); None for anything else."""
+    if isinstance(solver, str) and solver != "demo" and not solver.endswith(".json"):
         return None
     from .artefact import Artefact, as_artefact
 

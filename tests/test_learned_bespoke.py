@@ -16,7 +16,8 @@ from fewstep.samplers.building import build
 from fewstep.samplers.learned.bespoke import ScaleTime, bespoke, weights
 from fewstep.samplers.learned.playing import play
 from fewstep.samplers.learned.problem import Problem
-from fewstep.samplers.learned.tables import corrected, correction, widened
+from fewstep.samplers.learned.tables import corrected, correction
+from fewstep.samplers.rebase import widened
 from fewstep.samplers.tableau import Tableau
 
 Tensor = torch.Tensor

@@ -13,8 +13,9 @@ from learned_problems import Axes, ring, sixteen, task
 from fewstep.samplers import NoiseSchedule, Tableau, build, sample
 from fewstep.samplers.learned import closed_form
 from fewstep.samplers.learned.method import METHODS
-from fewstep.samplers.learned.tables import INPUT, M, corrected, correction, directions, largest_weight
+from fewstep.samplers.learned.tables import corrected, correction, directions, largest_weight
 from fewstep.samplers.learned.task import Task
+from fewstep.samplers.rebase import INPUT, M
 
 Tensor = torch.Tensor
 VP = NoiseSchedule.vp_linear()

@@ -12,8 +12,8 @@ from learned_problems import SHAPES, ring, sixteen, task
 from fewstep.samplers import Denoiser, NoiseSchedule, build, sample
 from fewstep.samplers.learned.dmn import bound, predicted_weights
 from fewstep.samplers.learned.method import find
-from fewstep.samplers.learned.tables import boundaries
 from fewstep.samplers.learned.task import Task
+from fewstep.samplers.rebase import boundaries
 from fewstep.samplers.tableau import Tableau
 
 MIXTURES = {"ring": ring, "sixteen": sixteen}

@@ -15,8 +15,8 @@ from fewstep.samplers.learned.dp import ranking, shortest, step_costs, teacher_n
 from fewstep.samplers.learned.method import find
 from fewstep.samplers.learned.oss import Search
 from fewstep.samplers.learned.problem import squared_errors
-from fewstep.samplers.learned.tables import boundaries, on_times
 from fewstep.samplers.learned.task import Task
+from fewstep.samplers.rebase import boundaries, on_times
 from fewstep.samplers.tableau import Tableau
 
 MIXTURES = {"ring": ring, "sixteen": sixteen}

@@ -16,8 +16,8 @@ from fewstep.samplers.learned.clock import Clock
 from fewstep.samplers.learned.dp import shortest
 from fewstep.samplers.learned.method import find
 from fewstep.samplers.learned.search import compiled, space
-from fewstep.samplers.learned.tables import boundaries
 from fewstep.samplers.learned.task import Task, score
+from fewstep.samplers.rebase import boundaries
 from fewstep.samplers.tableau import Tableau
 
 MIXTURES = {"ring": ring, "sixteen": sixteen}

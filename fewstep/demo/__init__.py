@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from fewstep.samplers.artefact import Artefact
+
     from .classifier import DigitClassifier
     from .pipeline import DigitsPipeline
 
@@ -55,3 +57,13 @@ def load_demo_classifier(device: str | torch.device | None = None, dtype: torch.
     classifier = DigitClassifier()
     classifier.load_state_dict(load_file(_FOLDER / "classifier.safetensors"))
     return classifier.to(device=device, dtype=dtype or torch.float32).eval().requires_grad_(False)
+
+
+def load_demo_artefact() -> Artefact:
+    """Learned tables for the embedded digits at 3 to 10 evaluations, without guidance, made by `fewstep learn`.
+
+    x0 = sample(denoiser, x_T, load_demo_artefact(), nfe=5)
+    """
+    from fewstep.samplers.artefact import Artefact
+
+    return Artefact.load(_FOLDER / "learned.json")

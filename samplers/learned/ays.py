@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from ..gridrules import GRIDS
+from ..rebase import boundaries, on_times
 from ..schedule import Array
 from ..tableau import Tableau
 from .clock import Clock
 from .dp import shortest, some_parts
 from .method import method
 from .problem import Part
-from .tables import boundaries, on_times
 from .task import Task
 
 Tensor = torch.Tensor

@@ -24,6 +24,7 @@ import torch
 
 from ..building import compile_path
 from ..predictions import convert
+from ..rebase import boundaries, widened
 from ..registry import SOLVERS
 from ..schedule import Array, Nodes
 from ..tableau import Tableau
@@ -34,7 +35,6 @@ from .knobs import Knobs, _Compiled
 from .method import method
 from .objectives import Recipe
 from .playing import Coefficients
-from .tables import boundaries, widened
 from .task import Task, enough
 
 Tensor = torch.Tensor

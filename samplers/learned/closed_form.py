@@ -24,12 +24,13 @@ from ..building import build
 from ..denoiser import clock as time_dtype
 from ..player import first_state
 from ..predictions import convert
+from ..rebase import CARRY, INPUT, M, widened
 from ..schedule import Array, Nodes
 from ..tableau import Tableau
 from .clock import Clock
 from .method import method
 from .problem import Part
-from .tables import CARRY, INPUT, M, corrected, directions, shared_lines, widened
+from .tables import corrected, directions, shared_lines
 from .task import Task, enough
 
 Tensor = torch.Tensor

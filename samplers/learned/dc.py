@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from ..rebase import CARRY, INPUT, M, widened
 from ..schedule import Array
 from ..tableau import Tableau
 from .clock import Clock
 from .closed_form import OnPolicy
 from .method import method
-from .tables import CARRY, INPUT, M, shared_lines, widened
+from .tables import shared_lines
 from .task import Task, enough
 
 DC = "DC-Solver: Improving Predictor-Corrector Diffusion Sampler via Dynamic Compensation; Zhao et al.; 2024; arXiv:2409.03755"  # noqa: E501

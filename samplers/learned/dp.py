@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..rebase import boundaries, on_times
 from ..schedule import Array
 from ..tableau import Tableau
 from .method import method
 from .problem import Part, squared_errors
-from .tables import boundaries, on_times
 from .task import Task
 from .teacher import Trajectory
 

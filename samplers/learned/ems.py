@@ -27,6 +27,7 @@ from scipy.interpolate import CubicSpline
 from ..building import build
 from ..denoiser import clock as time_dtype
 from ..predictions import convert
+from ..rebase import boundaries
 from ..schedule import Array, Nodes
 from ..solvers.references import DPM_V3
 from ..statistics import Statistics
@@ -35,7 +36,6 @@ from .clock import FAINTEST
 from .closed_form import RIDGE
 from .method import method
 from .problem import Part, Problem
-from .tables import boundaries
 from .task import Task, enough
 from .teacher import Teacher
 

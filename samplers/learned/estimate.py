@@ -23,8 +23,7 @@ from fewstep.page import Table
 from ..denoiser import Denoiser
 from ..predictions import prediction_coefficients
 from ..schedule import NoiseSchedule
-from .learning import Plan, _Run
-from .learning import _plan as planned
+from .learning import Plan, Run, planned
 from .method import METHODS
 from .playing import has_gradients
 from .problem import Part, Problem
@@ -143,7 +142,7 @@ def rehearse(plan: Plan, problem: Problem, share: float = 1.0) -> list[Cost]:
 
     plan = replace(plan, stages=tuple((name, _shorter(name, options, share)) for name, options in plan.stages))
     teacher = Teacher(problem, cache=False, **plan.teacher)
-    run = _Run(plan, problem, teacher, tell, None)
+    run = Run(plan, problem, teacher, tell, None)
     for part in (*problem.parts(plan.train), *problem.parts(plan.valid), *problem.parts(plan.guard)):
         teacher.end(part)
     book("reference")

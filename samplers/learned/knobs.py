@@ -18,11 +18,12 @@ import numpy as np
 import torch
 
 from ..predictions import convert
+from ..rebase import CARRY, INPUT, M, base_of, boundaries, on_times, widened
 from ..schedule import Array, Nodes
 from ..tableau import Tableau
 from .clock import Clock
 from .playing import Coefficients
-from .tables import CARRY, INPUT, M, _anchor, base_of, boundaries, directions, on_times, quick, shared_lines, widened
+from .tables import anchor, directions, quick, shared_lines
 
 Tensor = torch.Tensor
 FLOOR = 1e-3  # smallest gap, as a share of the range in c
@@ -99,7 +100,7 @@ class Knobs:
         found = np.zeros((t.nfe, *t.W.shape))
         for k in range(t.nfe):
             for line in (CARRY, INPUT) if both[k] else (INPUT,):
-                column = _anchor(t, k)
+                column = anchor(t, k)
                 found[k, k, line, column] = t.W[k, line, column]
         return torch.from_numpy(found)
 

@@ -114,7 +114,7 @@ def learn(
     Raises:
         ValueError: unknown names or options, seeds used twice, a teacher that is not converged.
     """
-    plan = _plan(solver, nfe, method, seeds, guard_seeds, guidance, solver_options, teacher, seconds, spec, model)
+    plan = planned(solver, nfe, method, seeds, guard_seeds, guidance, solver_options, teacher, seconds, spec, model)
     how: dict[str, Any] = {"shape": shape, "classes": classes, "prompt": prompt}
     how |= {"batch_size": batch_size, "device": device, "dtype": dtype}
     learned: list[Learned] = []
@@ -123,7 +123,7 @@ def learn(
         for scale in plan.guidances:
             own = model[scale] if isinstance(model, Mapping) else model
             problem = Problem(own, guidance=scale, **how)
-            run = _Run(
+            run = Run(
                 plan, problem, Teacher(problem, cache=cache, **plan.teacher), tell, _folder(resume, plan, problem)
             )
             for n in plan.nfes:
@@ -151,7 +151,7 @@ def _alike(tables: Sequence[Learned]) -> list[Learned]:
     return found
 
 
-def _plan(
+def planned(
     solver: str,
     nfe: int | Sequence[int],
     method: str | Sequence[Any],
@@ -220,7 +220,7 @@ def _stages(method: str | Sequence[Any], spec: Mapping[str, Any]) -> tuple[Stage
 
 
 @dataclass(eq=False)
-class _Run:
+class Run:
     """All tables of one problem."""
 
     plan: Plan

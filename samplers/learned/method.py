@@ -11,7 +11,21 @@ from typing import Any
 
 from fewstep.errors import unknown
 
-FAMILIES = ("dp", "oss", "dmn", "ays", "closed_form", "dc", "ems", "gradient", "bespoke", "search", "polish", "newton", "auto")
+FAMILIES = (
+    "dp",
+    "oss",
+    "dmn",
+    "ays",
+    "closed_form",
+    "dc",
+    "ems",
+    "gradient",
+    "bespoke",
+    "search",
+    "polish",
+    "newton",
+    "auto",
+)
 
 
 @dataclass(frozen=True)

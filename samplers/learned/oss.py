@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 from ..predictions import Form
+from ..rebase import boundaries, on_times
 from ..registry import SOLVERS, Path
 from ..schedule import Array, Node
 from ..tableau import CARRY, INPUT, Row, Tableau
 from .dp import some_parts, teacher_nodes
 from .method import method
 from .problem import Part
-from .tables import boundaries, on_times
 from .task import Task
 
 Tensor = torch.Tensor

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from ..building import build, compile_path
+from ..rebase import boundaries
 from ..registry import SOLVERS, checked_options, resolve
 from ..schedule import Array
 from ..tableau import Tableau
 from .dp import some_parts
 from .method import method
-from .tables import boundaries
 from .task import Task, score
 
 SOLVER_NAMES = ("dpmpp_2m", "dpmpp_3m", "unipc", "deis", "ipndm_v", "cab", "abnorsett", "res_multistep")

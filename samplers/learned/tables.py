@@ -17,12 +17,10 @@ import numpy as np
 
 from ..learnedtable import weights_of_result
 from ..predictions import form_pair
-from ..rebase import CARRY, INPUT, M, base_of, boundaries, on_times, widened
+from ..rebase import CARRY, INPUT, M, base_of, widened
 from ..registry import SOLVERS, Path, Solution
 from ..schedule import Array, Node
 from ..tableau import Tableau
-
-__all__ = ["base_of", "boundaries", "on_times", "widened"]  # what learners need of `rebase`
 
 
 def quick(table: Tableau, times: Array) -> Tableau:
@@ -54,13 +52,13 @@ def corrected(table: Tableau, delta: Array, state: Array | None = None, consiste
             reach = min(delta.shape[1], k + 1)
             W[k, line, M : M + reach] += delta[k, :reach]
             if state is not None:
-                W[k, line, _anchor(wide, k)] += state[k]
+                W[k, line, anchor(wide, k)] += state[k]
     if consistent is None:
         consistent = state is None and bool(np.abs(_drift(wide, delta)).max() < 1e-9)
     return replace(wide, W=W, conserves=table.conserves if consistent else "")
 
 
-def _anchor(table: Tableau, k: int) -> int:
+def anchor(table: Tableau, k: int) -> int:
     """Column of the state that a row starts from."""
     return INPUT if table.W[k, INPUT, INPUT] else CARRY
 
@@ -75,7 +73,7 @@ def correction(table: Tableau, base: Tableau | None = None) -> tuple[Array, Arra
     difference = table.W - base.W
     delta, state = difference[:, INPUT, M : M + table.history].copy(), np.zeros(table.nfe)
     for k in range(table.nfe):
-        state[k] = difference[k, INPUT, _anchor(base, k)]
+        state[k] = difference[k, INPUT, anchor(base, k)]
     made = corrected(base, delta, state, consistent=False)
     if not np.allclose(made.W, table.W, rtol=0, atol=1e-9 * max(1.0, np.abs(table.W).max())):
         raise ValueError(f"{table.name}: this table is no correction of the solver on its own times")

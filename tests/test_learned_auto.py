@@ -1,0 +1,74 @@
+"""The default method reaches what is promised of it, on mixtures it was tuned on and on one that it was not."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import torch
+from learned_problems import MIXTURES, SHAPES, ring
+
+from fewstep.samplers import Denoiser
+from fewstep.samplers.learned.learning import learn
+
+GRIDS = ("uniform", "quadratic", "logsnr", "karras")
+
+
+def ratios(name: str, nfe: int, seeds: int, guard: int, **how: Any) -> dict[str, Any]:
+    """Report of auto against the best of the fixed recipes of dpmpp_2m, on untouched seeds."""
+    artefact = learn(
+        MIXTURES[name](), "dpmpp_2m", nfe, "auto", shape=SHAPES[name], dtype=torch.float64, cache=False, progress=False,
+        batch_size=512, teacher={"nfe": 120}, seeds=range(seeds), guard_seeds=range(10_000, 10_000 + guard), **how,
+    )  # fmt: skip
+    return dict(artefact.tables[0].report)
+
+
+def test_ring_in_five_evaluations() -> None:
+    without = ratios("ring", 5, 256, 512, refine=())["test"]
+    whole = ratios("ring", 5, 256, 512)["test"]
+    assert without["rms"]["ratio"] < 0.85 and without["median"]["ratio"] < 0.5
+    assert whole["rms"]["ratio"] < 0.65 and whole["gain"]["ratio"] < without["gain"]["ratio"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nfe", [5, 8])
+@pytest.mark.parametrize("name", MIXTURES)
+def test_mixtures(name: str, nfe: int) -> None:
+    """Closed form only, without and with all refinement: rms to the best fixed recipe, 1500 untouched seeds, seconds."""
+    told = {}
+    for label, refine in (("closed form", ()), ("no gradients", ("newton",)), ("all", ("newton", "joint"))):
+        began = time.process_time()
+        test = ratios(name, nfe, 512, 1500, refine=refine, samples=512)["test"]
+        told[label] = test["rms"]["ratio"], test["median"]["ratio"], time.process_time() - began
+        print(f"{name} {nfe} {label}: rms {told[label][0]:.3f} median {told[label][1]:.3f}, {told[label][2]:.1f} s")
+    assert told["no gradients"][0] <= 0.7 and told["all"][0] <= 0.65
+
+
+def test_a_network_without_gradients() -> None:
+    """Refined by differences, which need none."""
+    inner = ring()
+
+    def fn(x: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return inner.fn(x.detach(), tau.detach())
+
+    blind = Denoiser(fn, inner.schedule, inner.prediction)
+    how: dict[str, Any] = {"shape": (2,), "dtype": torch.float64, "cache": False, "progress": False}
+    (one,) = learn(blind, nfe=5, seeds=range(96), guard_seeds=range(1000, 1128), teacher={"nfe": 120}, **how).tables
+    assert [s["method"] for s in one.stages] == ["oss", "iia", "iia", "newton", "auto"]
+    assert one.status == "learned" and one.report["test"]["gain"]["ratio"] < 0.5
+
+
+def test_a_stochastic_base() -> None:
+    """No states on the way: only what compares ends, on each seed's Brownian path."""
+    how: dict[str, Any] = {"shape": (2,), "dtype": torch.float64, "cache": False, "progress": False, "steps": 20}
+    seeds = {"seeds": range(80), "guard_seeds": range(1000, 1080)}
+    (one,) = learn(ring(), "dpmpp_2m_sde", 5, teacher={"nfe": 80}, samples=60, **seeds, **how).tables
+    assert [s["method"] for s in one.stages] == ["newton", "joint", "auto"]
+    assert one.report["test"]["gain"]["ratio"] < 1 and one.tableau.stochastic
+
+
+def test_bad_input() -> None:
+    with pytest.raises(ValueError, match='lists "newton" and "joint"; got \'ld3\''):
+        ratios("ring", 5, 32, 32, refine=("ld3",))
