@@ -25,11 +25,12 @@ from . import guard
 from .method import find
 from .problem import Problem
 from .recipes import SHORTLIST, Recipe, recipes
-from .task import Progress, Task
+from .task import Progress, Task, score
 from .teacher import NFE, SOLVER, Teacher
 from .telling import shown
 
 Stage = tuple[str, dict[str, Any]]
+SCREENING, FINALISTS = 16, 8  # seeds on which many recipes are looked at, and how many go on to all
 TRUSTED = 0.25  # of the base's error: the teacher must be known better than that
 
 
@@ -236,6 +237,7 @@ class Run:
         task = Task(problem, self.teacher, nfe, plan.train, plan.valid, plan.seconds, self.tell, memo=self.memo)
         known = recipes(plan.solver, problem.schedule, nfe, ends=(problem.t_start, problem.t_end), options=plan.options)
         task.stage = "fixed recipes"
+        known = self._screened(task, known)
         scores = [task.offer(r.table, i + 1, len(known)) for i, r in enumerate(known)]
         ranked = task.fixed = [known[i] for i in sorted(range(len(known)), key=lambda i: scores[i])]
         self._trust(task, ranked[0])
@@ -254,6 +256,15 @@ class Run:
             told,
             task.done,
         )
+
+    def _screened(self, task: Task, known: list[Recipe]) -> list[Recipe]:
+        """The recipes worth all validation seeds: of many, those that are best on the first few."""
+        if len(known) <= 2 * FINALISTS:
+            return known
+        self.teacher.prepare(task.valid_parts())
+        parts = self.problem.parts(task.valid[:SCREENING])
+        scores = [score(task.errors(r.table, parts)) for r in known]
+        return [known[i] for i in sorted(range(len(known)), key=lambda i: scores[i])[:FINALISTS]]
 
     def _trust(self, task: Task, fixed: Recipe) -> None:
         """ValueError where the teacher is not much better known than what shall be learned from it."""

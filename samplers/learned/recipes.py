@@ -13,8 +13,8 @@ from ..schedule import NoiseSchedule
 from ..tableau import Tableau
 
 # What solver="auto" chooses from: one of each family that is good in few evaluations.
-SHORTLIST = ("dpmpp_2m", "res_multistep", "unipc", "deis")
-GRIDS = ("uniform", "quadratic", "logsnr", "karras", "beta")
+SHORTLIST = ("dpmpp_2m", "res_multistep", "unipc", "deis", "cab")
+GRIDS = ("uniform", "quadratic", "logsnr", "karras", "beta", "ays")
 # Options that move the error as much as a grid does, with the values worth trying.
 SWITCHES: dict[str, tuple[Any, ...]] = {"lower_order_final": (True, False), "order": (2, 3), "corrector": (True, False)}
 
