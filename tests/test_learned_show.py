@@ -14,7 +14,7 @@ from PIL import Image
 
 from fewstep import Artefact, Denoiser, NoiseSchedule, build, sample
 from fewstep.cli import main
-from fewstep.samplers import Learned
+from fewstep.samplers import Learned, rebase
 from fewstep.samplers.learned import showing, tables
 from fewstep.samplers.learned.comparing import compare_learned, used_seeds
 from fewstep.samplers.learned.estimate import estimate, extrapolated, planned, rehearse, stand_in
@@ -33,7 +33,7 @@ def call(*args: object) -> Result:
 def shifted(nfe: int = 5, size: float = 0.2, grid: str = "quadratic") -> Learned:
     """A table with corrections of some size, another grid and other network times."""
     table = build("dpmpp_2m", VP, nfe, grid)
-    moved = tables.on_times(table, table.times * [1.0, *[0.97] * (nfe - 1), 1.0])
+    moved = rebase.on_times(table, table.times * [1.0, *[0.97] * (nfe - 1), 1.0])
     delta = np.zeros((nfe, 2))
     delta[1:] = size, -size
     made = tables.corrected(moved, delta)
