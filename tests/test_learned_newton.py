@@ -10,9 +10,10 @@ import torch
 from learned_problems import ring, sixteen, task
 
 from fewstep.samplers import Denoiser, NoiseSchedule, Tableau, build, sample
+from fewstep.samplers.learned.curvature import Fit
 from fewstep.samplers.learned.knobs import Knobs
 from fewstep.samplers.learned.method import find
-from fewstep.samplers.learned.newton import Fit, newton
+from fewstep.samplers.learned.newton import newton
 
 VP = NoiseSchedule.vp_linear()
 

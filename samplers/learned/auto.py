@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 from ..tableau import Tableau
 from .method import method
@@ -16,6 +17,8 @@ from .task import Task
 
 OURS = "ours: switches by trial, oss, iia and newton in this order, as they are cited there"
 SMALL = 256  # numbers of a sample up to which a network is taken to be cheap
+FEW = 6  # evaluations up to which joint may turn all weights: where steps are this long no order is there to be kept
+ALL: dict[str, Any] = {"free": ("grid", "coef", "tau", "state"), "window": None, "consistent": False}
 
 
 @method("auto", learns=("grid", "coef", "tau"), reference=OURS, paths=False)
@@ -32,7 +35,8 @@ def auto(
     """The best of several ways to a table, judged on the validation seeds.
 
     refine: in turn, "newton", which needs no gradients of the network, and "joint", which is left out where there are none.
-    None takes joint, and newton before it where a sample is small or there are no gradients. samples: of newton. steps,
+    None takes joint, and newton before it where a sample is small or there are no gradients. Joint keeps a constant x0 and
+    eps exact from 7 evaluations up; below, every weight is free. samples: of newton. steps,
     batch, remember: of joint. On stochastic solvers, whose references have no states on the way, only these are left.
 
     Raises:
@@ -44,7 +48,7 @@ def auto(
     if task.teacher.follows:
         bases = [start]
         if task.nfe > 1:
-            bases.append(task.run("oss", start, nodes=40, samples=min(samples, 32)))
+            bases.append(task.run("oss", start, nodes=40, samples=min(samples, 16)))
         for base in bases:
             task.run("iia", base)
     assert task.best is not None
@@ -54,5 +58,5 @@ def auto(
     if "newton" in refine:
         task.run("newton", task.best, rounds=6, samples=samples)
     if "joint" in refine and slopes:
-        task.run("joint", task.best, steps=steps, batch=batch, remember=remember)
+        task.run("joint", task.best, steps=steps, batch=batch, remember=remember, **(ALL if task.nfe <= FEW else {}))
     return task.best

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..tableau import Tableau
+from .curvature import even
 from .descent import Objective, descend
 from .knobs import Knobs
 from .method import method
@@ -54,6 +55,8 @@ def _learn(
         if not knobs.parameters:
             continue
         enough(knobs.count, task.train, name)
+        if recipe.even:
+            even(task, knobs, recipe.even)
         found = descend(task, knobs, recipe, tag=f"{name}-{i}", until=until, **how)
         start = start if found is knobs.start else found
     return start
@@ -71,20 +74,25 @@ def joint(
     start: Tableau,
     *,
     free: tuple[str, ...] = ("grid", "coef", "tau"),
-    window: int = 3,
+    window: int | None = 3,
     consistent: bool = True,
     loss: Any = "mixed",
     steps: int = 300,
     batch: int = 32,
     lr: Rates = None,
+    even: int = 16,
     remember: bool = False,
 ) -> Tableau:
     """Grid, weights of the last `window` outputs and network times together, from the solver's own weights.
 
-    consistent: corrections leave a constant x0 and eps exact. loss, steps, batch, lr, remember: see `Recipe`.
+    The knobs are turned along axes that move the result evenly, as measured on `even` samples (0: each by itself); one step
+    of each then counts for what it does, which takes a third of the steps.
+
+    free: may name "state" too, the weight of the state that a step starts from. window: None for all outputs. consistent:
+    corrections leave a constant x0 and eps exact. loss, steps, batch, lr, remember: see `Recipe`.
     """
-    recipe = Recipe(loss=loss, steps=steps, batch=batch, lr=lr, remember=remember)
-    return _learn(task, start, [((free, window, consistent), recipe)], "joint")
+    recipe = Recipe(loss=loss, steps=steps, batch=batch, lr=lr, remember=remember, even=even)
+    return _learn(task, start, [((free, start.nfe if window is None else window, consistent), recipe)], "joint")
 
 
 @method(

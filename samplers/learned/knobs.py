@@ -4,7 +4,7 @@
     W       = W_base(t(c)) + (W_start - W_base(t_start)) + sum_i coef_i E_i
     tau_k   = model_time(t_k(c)) + (tau_start - model_time) + tanh(tau_k) reach_k
 
-All knobs at zero are the start itself, to the last bit. W_base is whatever solver the table has, compiled in float64; its
+All knobs at zero are the start itself, to the last bit; `mix` turns them along other axes than their own. W_base is whatever solver the table has, compiled in float64; its
 derivative by the grid is a central difference of tables, so that every solver of the registry can be learned on.
 """
 
@@ -75,11 +75,32 @@ class Knobs:
             name: torch.zeros(sizes[name], dtype=torch.float64, requires_grad=True) for name in names if sizes[name]
         }
 
+        self._sizes = {name: len(values) for name, values in self.parameters.items()}
+        self._mix: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """Numbers in all parameters."""
+        return sum(self._sizes.values())
+
     @property
     def count(self) -> int:
         """Numbers that can be turned freely: softmax knobs have one too many, the first network time is fixed."""
         spare = {"grid": 1, "tau": 1}
-        return sum(len(values) - spare.get(name, 0) for name, values in self.parameters.items())
+        return sum(n - spare.get(name, 0) for name, n in self._sizes.items())
+
+    def mix(self, B: Array) -> None:
+        """One group of parameters, `mixed` (size,), in place of all: [grid, coef, ...] = B mixed. All are to be zero."""
+        self._mix = torch.from_numpy(np.ascontiguousarray(B))
+        self.parameters = {"mixed": torch.zeros(self.size, dtype=torch.float64, requires_grad=True)}
+
+    @property
+    def _turned(self) -> dict[str, Tensor]:
+        """What each kind is turned by: the parameters, or their mix."""
+        if self._mix is None:
+            return self.parameters
+        pieces = (self._mix @ self.parameters["mixed"]).split(list(self._sizes.values()))
+        return dict(zip(self._sizes, pieces, strict=True))
 
     def _coef_basis(self, window: int) -> Tensor:
         """(n, nfe, 2, R): what each coefficient knob adds to W."""
@@ -107,10 +128,11 @@ class Knobs:
     def coordinates(self) -> Tensor:
         """c of the step boundaries, (steps + 1,)."""
         c = torch.from_numpy(self._c)
-        if "grid" not in self.parameters:
+        turned = self._turned
+        if "grid" not in turned:
             return c
         total = self._c[-1] - self._c[0] - len(self._logits) * self._floor
-        gaps = self._floor + total * torch.softmax(self._logits + self.parameters["grid"], 0)
+        gaps = self._floor + total * torch.softmax(self._logits + turned["grid"], 0)
         rest = total * torch.softmax(self._logits, 0) + self._floor
         return c + torch.cat([c[:1] * 0, torch.cumsum(gaps - rest, 0)])  # no change where the knobs are zero
 
@@ -138,17 +160,18 @@ class Knobs:
 
     def _added(self) -> Tensor:
         """Corrections of W."""
-        total = torch.zeros(self.start.W.shape, dtype=torch.float64)
+        total, turned = torch.zeros(self.start.W.shape, dtype=torch.float64), self._turned
         for name, basis in (("coef", self._E), ("state", self._S)):
-            if name in self.parameters:
-                total = total + torch.tensordot(self.parameters[name], basis, 1)
+            if name in turned:
+                total = total + torch.tensordot(turned[name], basis, 1)
         return total
 
     def _shift(self) -> Tensor:
         """Corrections of the network times; the first stays."""
-        if "tau" not in self.parameters:
+        turned = self._turned
+        if "tau" not in turned:
             return torch.zeros(self.start.nfe, dtype=torch.float64)
-        return torch.tanh(self.parameters["tau"]) * self._reach
+        return torch.tanh(turned["tau"]) * self._reach
 
     def _within(self, tau: Tensor) -> Tensor:
         """Network times between those of the two ends, unless the start itself shows others."""

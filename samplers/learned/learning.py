@@ -76,7 +76,7 @@ def learn(
     *,
     shape: Sequence[int] | None = None,
     seeds: Sequence[int] = range(256),
-    guard_seeds: Sequence[int] = range(1000, 1512),
+    guard_seeds: Sequence[int] = range(1000, 1256),
     guidance: float | Sequence[float] | None = None,
     solver_options: Mapping[str, Any] | None = None,
     teacher: Mapping[str, Any] | None = None,

@@ -14,77 +14,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from ..schedule import Array
 from ..tableau import Tableau
+from .curvature import Fit
 from .knobs import Knobs
 from .method import method
-from .problem import Part
 from .task import Task, enough
 
-Tensor = torch.Tensor
-STEP = {torch.float64: 1e-4}  # of differences, in units of the knobs, else:
-COARSE = 3e-3
 FIRST, CHANGE, TRIES = 1e-3, 5.0, 6  # mu at first, its factor, and steps tried in a round
 FLOOR = 1e-2  # of D, as a share of its mean
 FAR = 2.0  # the farthest any knob is turned at once
 SETTLED = 1e-3  # relative fall of the error that ends it
-CHUNK = 2**24  # numbers of J in memory
 
 
-@dataclass(eq=False)
-class Fit:
-    """Training samples, and the knobs turned for them as one row of numbers (n,)."""
-
-    task: Task
-    knobs: Knobs
-    parts: Sequence[Part]
-    power: float
-    least: float = 0.0  # squares below count as this
-
-    def table(self, values: Array) -> Tableau:
-        """The table with the knobs at `values`."""
-        pieces = torch.from_numpy(values).split([len(v) for v in self.knobs.parameters.values()])
-        self.knobs.set(dict(zip(self.knobs.parameters, pieces, strict=True)))
-        return self.knobs.table()
-
-    def missing(self, table: Tableau, part: Part) -> Tensor:
-        """r, (B, numbers of a sample) float64."""
-        x0 = self.task.problem.draw(table, part).double()
-        return (x0 - self.task.teacher.end(part).to(x0.device).double()).flatten(1)
-
-    def squares(self, table: Tableau) -> Array:
-        """|r_s|^2 of all samples."""
-        return torch.cat([self.missing(table, part).square().sum(1).cpu() for part in self.parts]).numpy()
-
-    def error(self, squares: Array) -> float:
-        """What falls, infinite where a sample is not finite."""
-        if not np.isfinite(squares).all():
-            return float("inf")
-        lifted = squares + self.least
-        return float(np.log(lifted).mean() if self.power == 2 else (lifted ** (1 - self.power / 2)).mean())
-
-    def equations(self, values: Array, here: Tableau) -> tuple[Array, Array]:
-        """A (n, n) and sum of w J'r (n,), in one pass over the samples; knobs that turn nothing have zeros."""
-        n, step = len(values), STEP.get(self.parts[0].x_T.dtype, COARSE)
-        tables = [self.table(values + step * unit) for unit in np.eye(n)]
-        turned = [i for i, table in enumerate(tables) if _differ(table, here)]
-        A, g = np.zeros((n, n)), np.zeros(n)
-        for part in self.parts if turned else ():
-            r = self.missing(here, part)
-            J = torch.stack([(self.missing(tables[i], part) - r) / step for i in turned])
-            w = (r.square().sum(1) + self.least) ** (-self.power / 2)
-            A[np.ix_(turned, turned)] += torch.einsum("isd,jsd,s->ij", J, J, w).cpu().numpy()
-            g[turned] += torch.einsum("isd,sd,s->i", J, r, w).cpu().numpy()
-        return A, g
-
-
-def _differ(a: Tableau, b: Tableau) -> bool:
-    return not (np.array_equal(a.W, b.W) and np.array_equal(a.model_times, b.model_times))
+def _error(squares: Array, fit: Fit) -> float:
+    """What falls, infinite where a sample is not finite."""
+    if not np.isfinite(squares).all():
+        return float("inf")
+    lifted = squares + fit.least
+    return float(np.log(lifted).mean() if fit.power == 2 else (lifted ** (1 - fit.power / 2)).mean())
 
 
 def _move(A: Array, g: Array, mu: float) -> Array:
@@ -136,23 +87,20 @@ def newton(
     knobs = Knobs(start, task.problem.prediction, free, start.nfe if window is None else window, consistent)
     seeds = task.train[:samples]
     enough(knobs.count, seeds, "newton")
-    count, began = sum(len(v) for v in knobs.parameters.values()), time.monotonic()
+    count, began = knobs.size, time.monotonic()
     if not count:
         return start
-    task.teacher.prepare(task.problem.parts(seeds))
-    size = max(1, CHUNK // (count * int(np.prod(task.problem.shape))))
-    fit = Fit(task, knobs, task.problem.parts(seeds, size), power)
+    fit = Fit.on(task, knobs, seeds, power)
     values, table, mu = np.zeros(count), start, FIRST
-    best, best_score, squares = start, task.offer(start), fit.squares(start)
-    fit.least = 1e-4 * float(squares.mean()) + 1e-300
-    error = fit.error(squares)
+    best, best_score = start, task.offer(start)
+    error = _error(fit.squares(start), fit)
     for done in range(rounds):
         A, g = fit.equations(values, table)
         before = error
         for _ in range(TRIES if np.isfinite(A).all() and A.any() else 0):
             ahead = values + _move(A, g, mu)
             tried = fit.table(ahead)
-            found = fit.error(fit.squares(tried))
+            found = _error(fit.squares(tried), fit)
             if found < error:
                 values, table, error, mu = ahead, tried, found, mu / CHANGE
                 break

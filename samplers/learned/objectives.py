@@ -11,7 +11,7 @@ import torch
 
 Tensor = torch.Tensor
 FAINT = 1e-30  # mean square error that counts as none, below which logarithms are not taken
-RATES = {"grid": 0.05, "coef": 0.02, "state": 0.01, "tau": 0.05}
+RATES = {"grid": 0.05, "coef": 0.02, "state": 0.01, "tau": 0.05, "mixed": 0.05}
 
 
 def _huber(e: Tensor) -> Tensor:
@@ -79,6 +79,7 @@ class Recipe:
     decay: "cosine" to 2 %, or "none". every: steps between judgements. patience: judgements without a better one until the
     best is taken up again at a rate `shrink` times as large. ball: radius within which every x_T of the training seeds may
     move. ball_lr: its step. remember: keep the network's activations instead of calling it again. seed: of the order.
+    even: samples on which the effects of the knobs are measured, to turn them along axes of equal effect, see `curvature`.
     """
 
     loss: str | Callable[[Tensor, Tensor], Tensor] = "mixed"
@@ -96,6 +97,7 @@ class Recipe:
     ball_lr: float = 1.0
     remember: bool = False
     seed: int = 0
+    even: int = 0
 
     def __post_init__(self) -> None:
         """ValueError for what cannot be done, before the network is asked anything."""
