@@ -28,7 +28,7 @@ def auto(
     *,
     refine: Sequence[str] | None = None,
     samples: int = 64,
-    steps: int = 100,
+    steps: int = 70,
     batch: int = 16,
     remember: bool = True,
 ) -> Tableau:
@@ -48,7 +48,7 @@ def auto(
     if task.teacher.follows:
         bases = [start]
         if task.nfe > 1:
-            bases.append(task.run("oss", start, nodes=40, samples=min(samples, 16)))
+            bases.append(task.run("oss", start, nodes=4 + 4 * task.nfe, samples=min(samples, 12)))
         for base in bases:
             task.run("iia", base)
     assert task.best is not None

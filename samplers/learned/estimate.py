@@ -88,7 +88,7 @@ def estimate(
     method: Any = "auto",
     *,
     seeds: Any = range(256),
-    guard_seeds: Any = range(1000, 1256),
+    guard_seeds: Any = range(1000, 1128),
     guidance: Any = None,
     solver_options: Mapping[str, Any] | None = None,
     teacher: Mapping[str, Any] | None = None,

@@ -30,7 +30,7 @@ from .teacher import NFE, SOLVER, Teacher
 from .telling import shown
 
 Stage = tuple[str, dict[str, Any]]
-SCREENING, FINALISTS = 16, 8  # seeds on which many recipes are looked at, and how many go on to all
+SCREENING, FINALISTS = 8, 8  # seeds on which many recipes are looked at, and how many go on to all
 TRUSTED = 0.25  # of the base's error: the teacher must be known better than that
 
 
@@ -76,7 +76,7 @@ def learn(
     *,
     shape: Sequence[int] | None = None,
     seeds: Sequence[int] = range(256),
-    guard_seeds: Sequence[int] = range(1000, 1256),
+    guard_seeds: Sequence[int] = range(1000, 1128),
     guidance: float | Sequence[float] | None = None,
     solver_options: Mapping[str, Any] | None = None,
     teacher: Mapping[str, Any] | None = None,
