@@ -35,7 +35,7 @@ MODEL = (
     *PLACE,
 )
 WORK = (
-    click.option("-n", "--number", type=click.IntRange(1), default=256, show_default=True, help="Samples learned on."),
+    click.option("-n", "--number", type=click.IntRange(1), default=192, show_default=True, help="Samples learned on."),
     click.option("--guard", type=click.IntRange(1), default=128, show_default=True, help="Untouched ones that decide."),
     click.option("--seed", default=0, show_default=True, help="Seed of the first sample."),
     click.option("--guard-seed", type=int, help="Of the first untouched one  [default: the next thousand]"),

@@ -9,7 +9,7 @@ magnitude and pull against each other, and a step that is even in the knobs is l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ class Fit:
     knobs: Knobs
     parts: Sequence[Part]
     power: float
+    first: Array = field(default_factory=lambda: np.zeros(0))  # |r_s|^2 at the start
     least: float = 0.0  # squares below count as this
 
     @staticmethod
@@ -43,7 +44,8 @@ class Fit:
         task.teacher.prepare(task.problem.parts(seeds))
         size = max(1, CHUNK // (knobs.size * int(np.prod(task.problem.shape))))
         fit = Fit(task, knobs, task.problem.parts(seeds, size), power)
-        fit.least = 1e-4 * float(fit.squares(knobs.start).mean()) + 1e-300
+        fit.first = fit.squares(knobs.start)
+        fit.least = 1e-4 * float(fit.first.mean()) + 1e-300
         return fit
 
     def table(self, values: Array) -> Tableau:
@@ -85,12 +87,15 @@ def even(task: Task, knobs: Knobs, samples: int) -> None:
 
         knobs = B z,    B = V (w + FAINT max w)^(-1/2),    sum_s J_s' J_s / |r_s| = sum_s |r_s| V diag(w) V'
 
-    Costs (knobs + 2) x nfe network evaluations a sample. Left out where that is not finite, or nothing has an effect.
+    Costs (knobs + 1) x nfe network evaluations a sample. Left out where that is not finite, or nothing has an effect, and
+    with noise: a Brownian path has no derivative by the times at which it is looked at.
     """
+    if knobs.start.stochastic:
+        return
     fit = Fit.on(task, knobs, task.train[:samples], 1.0)
     A, _ = fit.equations(np.zeros(knobs.size), knobs.start)
     fit.table(np.zeros(knobs.size))
     if not np.isfinite(A).all() or not A.any():
         return
-    w, V = np.linalg.eigh(A / np.sqrt(fit.squares(knobs.start) + fit.least).sum())
+    w, V = np.linalg.eigh(A / np.sqrt(fit.first + fit.least).sum())
     knobs.mix(V / np.sqrt(np.maximum(w, 0.0) + FAINT * w[-1]))

@@ -87,7 +87,7 @@ def estimate(
     nfe: Any = 5,
     method: Any = "auto",
     *,
-    seeds: Any = range(256),
+    seeds: Any = range(192),
     guard_seeds: Any = range(1000, 1128),
     guidance: Any = None,
     solver_options: Mapping[str, Any] | None = None,

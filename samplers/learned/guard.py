@@ -84,7 +84,9 @@ def rounding_effect(task: Task, table: Tableau, part: Part) -> float:
 
 def report(task: Task, learned: Tableau, base: Tableau, guard: Sequence[int]) -> dict[str, Any]:
     """Everything that is told about a learned table and the best fixed one, on training, validation and untouched seeds."""
-    seen = task.problem.parts(task.train[: len(task.valid)])  # as many as decide: it is the difference that is looked at
+    seen = task.problem.parts(
+        task.train[: len(task.valid)]
+    )  # as many as decide: it is the difference that is looked at
     splits = {"train": seen, "validation": task.valid_parts(), "test": task.problem.parts(guard)}
     found: dict[str, Any] = {"learned": {}, "best_fixed": {}}
     for name, parts in splits.items():

@@ -4,8 +4,9 @@
     W       = W_base(t(c)) + (W_start - W_base(t_start)) + sum_i coef_i E_i
     tau_k   = model_time(t_k(c)) + (tau_start - model_time) + tanh(tau_k) reach_k
 
-All knobs at zero are the start itself, to the last bit; `mix` turns them along other axes than their own. W_base is whatever solver the table has, compiled in float64; its
-derivative by the grid is a central difference of tables, so that every solver of the registry can be learned on.
+All knobs at zero are the start itself, to the last bit; `mix` turns them along other axes than their own. W_base is whatever
+solver the table has, compiled in float64; its derivative by the grid is a central difference of tables, so that every solver
+of the registry can be learned on.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def learn(
     method: str | Sequence[Any] = "auto",
     *,
     shape: Sequence[int] | None = None,
-    seeds: Sequence[int] = range(256),
+    seeds: Sequence[int] = range(192),
     guard_seeds: Sequence[int] = range(1000, 1128),
     guidance: float | Sequence[float] | None = None,
     solver_options: Mapping[str, Any] | None = None,

@@ -93,7 +93,7 @@ def newton(
     fit = Fit.on(task, knobs, seeds, power)
     values, table, mu = np.zeros(count), start, FIRST
     best, best_score = start, task.offer(start)
-    error = _error(fit.squares(start), fit)
+    error = _error(fit.first, fit)
     for done in range(rounds):
         A, g = fit.equations(values, table)
         before = error

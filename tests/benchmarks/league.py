@@ -3,7 +3,8 @@
 Same teacher, seeds, base solver and start for all: the best of the fixed recipes of dpmpp_2m (five grids, last step first
 order or not) on the validation seeds. A method's own result is shown, also where it is worse: nothing is guarded. Gradient
 methods take the same number of steps and the same batches. Errors are to the teacher on untouched seeds; FD-digits is of the
-images of these seeds against the MNIST test set; evaluations are samples times calls, without the teacher's.
+images of these seeds against the MNIST test set; evaluations are samples times calls, without the teacher's; seconds are of
+one thread.
 
 Results are added to the file as they come, and what is in it is not measured again.
 """
@@ -57,9 +58,9 @@ def one(task: Task, name: str, start: Any, steps: int, batch: int) -> tuple[Any,
     options |= {key: value for key, value in (("steps", steps), ("batch", batch)) if key in known}
     if isinstance(known.get("steps"), tuple):  # two phases
         options["steps"] = (steps // 3, steps - steps // 3)
-    spent, began = task.problem.spent, time.perf_counter()
+    spent, began = task.problem.spent, time.process_time()
     table = task.run(name, start, **options)
-    cost = {"seconds": time.perf_counter() - began, "evaluations": task.problem.spent - spent, "options": options}
+    cost = {"seconds": time.process_time() - began, "evaluations": task.problem.spent - spent, "options": options}
     return table, cost
 
 
