@@ -59,11 +59,17 @@ def load_demo_classifier(device: str | torch.device | None = None, dtype: torch.
     return classifier.to(device=device, dtype=dtype or torch.float32).eval().requires_grad_(False)
 
 
-def load_demo_artefact() -> Artefact:
-    """Learned tables for the embedded digits at 3 to 10 evaluations, without guidance, made by `fewstep learn`.
+def load_demo_artefact(guidance: float | None = None) -> Artefact:
+    """Learned tables for the embedded digits, made by `fewstep learn demo`: 3 to 10 evaluations, or 5 and 8 with guidance 3.
 
-    x0 = sample(denoiser, x_T, load_demo_artefact(), nfe=5)
+        x0 = sample(denoiser, x_T, load_demo_artefact(), nfe=5)
+
+    Raises:
+        ValueError: another guidance than None and 3.
     """
     from fewstep.samplers.artefact import Artefact
 
-    return Artefact.load(_FOLDER / "learned.json")
+    names = {None: "learned.json", 3.0: "learned-guidance3.json"}
+    if guidance not in names:
+        raise ValueError(f"there are artefacts for no guidance (None) and for guidance 3; got guidance {guidance!r}")
+    return Artefact.load(_FOLDER / names[guidance])

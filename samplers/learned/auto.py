@@ -18,6 +18,7 @@ from .task import Task
 OURS = "ours: switches by trial, oss, iia and newton in this order, as they are cited there"
 SMALL = 256  # numbers of a sample up to which a network is taken to be cheap
 FEW = 6  # evaluations up to which joint may turn all weights: where steps are this long no order is there to be kept
+RATE = 0.05  # of joint, half of its own: batches are small and steps few
 ALL: dict[str, Any] = {"free": ("grid", "coef", "tau", "state"), "window": None, "consistent": False}
 
 
@@ -58,5 +59,6 @@ def auto(
     if "newton" in refine:
         task.run("newton", task.best, rounds=6, samples=samples)
     if "joint" in refine and slopes:
-        task.run("joint", task.best, steps=steps, batch=batch, remember=remember, **(ALL if task.nfe <= FEW else {}))
+        how: dict[str, Any] = {"steps": steps, "batch": batch, "lr": RATE, "rounds": 1, "remember": remember}
+        task.run("joint", task.best, **how, **(ALL if task.nfe <= FEW else {}))
     return task.best

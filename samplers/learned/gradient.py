@@ -81,18 +81,22 @@ def joint(
     batch: int = 32,
     lr: Rates = None,
     even: int = 16,
+    rounds: int = 2,
     remember: bool = False,
 ) -> Tableau:
     """Grid, weights of the last `window` outputs and network times together, from the solver's own weights.
 
-    The knobs are turned along axes that move the result evenly, as measured on `even` samples (0: each by itself); one step
-    of each then counts for what it does, which takes a third of the steps.
+    The knobs are turned along axes that move the result evenly, as measured on `even` samples (0: each by itself), anew in
+    each of `rounds`, among which `steps` are divided.
 
     free: may name "state" too, the weight of the state that a step starts from. window: None for all outputs. consistent:
     corrections leave a constant x0 and eps exact. loss, steps, batch, lr, remember: see `Recipe`.
     """
-    recipe = Recipe(loss=loss, steps=steps, batch=batch, lr=lr, remember=remember, even=even)
-    return _learn(task, start, [((free, start.nfe if window is None else window, consistent), recipe)], "joint")
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+        raise ValueError(f"joint: `rounds` must be a whole number, at least 1; got {rounds!r}")
+    recipe = Recipe(loss=loss, steps=max(1, steps // rounds), batch=batch, lr=lr, remember=remember, even=even)
+    turned = (free, start.nfe if window is None else window, consistent)
+    return _learn(task, start, [(turned, recipe)] * rounds, "joint")
 
 
 @method(

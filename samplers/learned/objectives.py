@@ -11,7 +11,7 @@ import torch
 
 Tensor = torch.Tensor
 FAINT = 1e-30  # mean square error that counts as none, below which logarithms are not taken
-RATES = {"grid": 0.05, "coef": 0.02, "state": 0.01, "tau": 0.05, "mixed": 0.05}
+RATES = {"grid": 0.05, "coef": 0.02, "state": 0.01, "tau": 0.05, "mixed": 0.1}
 
 
 def _huber(e: Tensor) -> Tensor:
