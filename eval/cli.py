@@ -156,9 +156,10 @@ def eval_command(sets: tuple[str, ...], metrics: Sequence[str], model: str | Non
 
     What `fewstep learn` wrote is compared with the best fixed recipe of its solver, and of those --against it, by the errors
     to a long run on 256 fresh seeds from 5000 on; exit code 1 where it is certainly worse. MODEL: the one it was learned on.
+    `fewstep eval demo` is of the embedded artefact.
     """
     _check_outputs((how["json_path"], ".json"), (how["html_path"], ".html"))
-    if sets and sets[0].endswith(".json"):
+    if sets and (sets[0].endswith(".json") or (sets[0] == "demo" and not Path("demo").exists())):
         _learned(sets, model, metrics, how)
         return
     if model is not None:

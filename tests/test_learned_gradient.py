@@ -257,6 +257,7 @@ def test_other_schedules_and_noise(kind: str) -> None:
     [
         (lambda t, s: joint(t, s, loss="lpips"), "`loss` must be one of mse"),
         (lambda t, s: joint(t, s, steps=0), "`steps` must be at least 1; got 0"),
+        (lambda t, s: joint(t, s, rounds=0), "`rounds` must be a whole number, at least 1; got 0"),
         (lambda t, s: ld3(t, s, optimizer="adamw"), "`optimizer` must be one of adam"),
         (lambda t, s: ld3(t, s, ball="large"), '`ball` must be a radius or "card"'),
         (lambda t, s: ld3(t, s, ball=-1.0), "`ball` is a radius, 0 or more"),

@@ -203,7 +203,7 @@ def told_of(artefact: "Artefact", out: str) -> dict[str, Any]:
     "--out", metavar="PICTURE", help="Draw grid and weights: NAME.png, .svg, .pdf, or NAME.html with the tables."
 )
 def show(file: str, nfe: int | None, guidance: float | None, out: str | None) -> None:
-    """Show the tables of a learned artefact, or of one saved table.
+    """Show the tables of a learned artefact ("demo": the embedded one), or of one saved table.
 
     Tells the rows, the weight of every evaluation in the result, how far errors of the network are amplified, what was
     measured when it was learned, and what to beware of.
@@ -211,12 +211,13 @@ def show(file: str, nfe: int | None, guidance: float | None, out: str | None) ->
     kinds = (".png", ".svg", ".pdf", ".html")
     if out is not None and not out.lower().endswith(kinds):
         raise ValueError(f"{out!r} does not end like a picture or page; use one of {', '.join(kinds)}")
-    if not Path(file).is_file():
-        raise ValueError(f"there is no file {file!r}: give what `fewstep learn` wrote")
+    if file != "demo" and not Path(file).is_file():
+        raise ValueError(f"there is no file {file!r}: give what `fewstep learn` wrote, or demo")
+    from ..artefact import as_artefact
     from ..storage import load
     from . import showing
 
-    loaded = load(file)
+    loaded = as_artefact(file) if file == "demo" else load(file)
     found = showing.views(loaded, nfe, guidance)
     click.echo("\n\n\n".join(showing.text(view) for view in found))
     if out is not None:

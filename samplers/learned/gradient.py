@@ -51,6 +51,8 @@ def _learn(
         return start
     until = None if task.seconds is None else time.monotonic() + task.seconds
     for i, (turned, recipe) in enumerate(stages):
+        if i and until is not None and time.monotonic() > until:
+            break
         knobs = Knobs(start, task.problem.prediction, *turned)
         if not knobs.parameters:
             continue
@@ -94,7 +96,7 @@ def joint(
     """
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise ValueError(f"joint: `rounds` must be a whole number, at least 1; got {rounds!r}")
-    recipe = Recipe(loss=loss, steps=max(1, steps // rounds), batch=batch, lr=lr, remember=remember, even=even)
+    recipe = Recipe(loss=loss, steps=min(steps, max(1, steps // rounds)), batch=batch, lr=lr, remember=remember, even=even)
     turned = (free, start.nfe if window is None else window, consistent)
     return _learn(task, start, [(turned, recipe)] * rounds, "joint")
 

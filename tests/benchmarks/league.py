@@ -1,6 +1,6 @@
 """Every learning method under one protocol: `python tests/benchmarks/league.py --out league.json`.
 
-Same teacher, seeds, base solver and start for all: the best of the fixed recipes of dpmpp_2m (five grids, last step first
+Same teacher, seeds, base solver and start for all: the best of the fixed recipes of dpmpp_2m (six grids, last step first
 order or not) on the validation seeds. A method's own result is shown, also where it is worse: nothing is guarded. Gradient
 methods take the same number of steps and the same batches. Errors are to the teacher on untouched seeds; FD-digits is of the
 images of these seeds against the MNIST test set; evaluations are samples times calls, without the teacher's; seconds are of
