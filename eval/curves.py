@@ -21,6 +21,7 @@ from PIL.Image import Image
 from fewstep import __version__
 from fewstep.page import Table, write_page
 from fewstep.pictures import Line, image_sheet, plot_lines
+from fewstep.samplers.contenders import label as named
 
 from .differences import HIGHER, Difference, difference, mean_interval
 from .report import Report, plain, write_json
@@ -133,7 +134,7 @@ class Curves:
         if any(orders):
             halves = [None if order is None else order[2][1] - order[0] for order in orders]
             columns.append(shown([order and order[0] for order in orders], halves))
-        rows = [[solver, *cells] for solver, *cells in zip(self.solvers, *columns, strict=True)]
+        rows = [[named(solver), *cells] for solver, *cells in zip(self.solvers, *columns, strict=True)]
         marked = {
             (i, j)
             for i, solver in enumerate(self.solvers)
@@ -152,7 +153,7 @@ class Curves:
             halves = [(d.interval[1] - d.interval[0]) / 2 if d else None for d in found]
             cells = shown([d.value if d else None for d in found], halves)
             columns.append(["best" if s == best else cell for s, cell in zip(self.solvers, cells, strict=True)])
-        rows = [[solver, *cells] for solver, *cells in zip(self.solvers, *columns, strict=True)]
+        rows = [[named(solver), *cells] for solver, *cells in zip(self.solvers, *columns, strict=True)]
         caption = f"{self.label(metric)}: difference to the best, paired by seeds"
         return Table(["solver", *(f"nfe {n}" for n in self.nfes)], rows, caption=caption)
 
@@ -218,7 +219,7 @@ class Curves:
             ends = [r.interval or (r.value, r.value) for _, r in known]
             below = [r.value - low for (_, r), (low, _) in zip(known, ends, strict=True)]
             above = [high - r.value for (_, r), (_, high) in zip(known, ends, strict=True)]
-            lines.append(Line(solver, [n for n, _ in known], [r.value for _, r in known], below, above))
+            lines.append(Line(named(solver), [n for n, _ in known], [r.value for _, r in known], below, above))
         log = metric not in HIGHER and all(y > 0 for line in lines for y in line.y)
         plot_lines(lines, Path(path), f"{self.model}: {self.title(metric)}", self.label(metric), log=log)
         return Path(path)
@@ -238,7 +239,7 @@ class Curves:
         drawn = [self.plot(metric, Path(folder) / f"curve-{metric}.png") for metric in self.metrics]
         if self.samples:
             full = [s for s in self.solvers if all((s, n) in self.samples for n in self.nfes)]
-            rows = [(s, [self.samples[s, n] for n in self.nfes]) for s in full]
+            rows = [(named(s), [self.samples[s, n] for n in self.nfes]) for s in full]
             drawn.append(Path(folder) / "samples.png")
             image_sheet(rows, [f"nfe {n}" for n in self.nfes], drawn[-1])
         return drawn

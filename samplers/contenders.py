@@ -16,11 +16,15 @@ KEPT = ("nfe", "noise", "progress")  # of what a run is told: an artefact has a 
 
 def artefact_of(solver: Any) -> Artefact | None:
     """The artefact that is meant by itself or by its file, NAME.json ("demo": the embedded one); None for anything else."""
-    if isinstance(solver, str) and solver != "demo" and not solver.endswith(".json"):
+    if isinstance(solver, str) and not _is_file(solver):
         return None
     from .artefact import Artefact, as_artefact
 
     return as_artefact(solver) if isinstance(solver, (str, Artefact)) else None
+
+
+def _is_file(solver: str) -> bool:
+    return solver == "demo" or solver.endswith(".json")
 
 
 def entry_of(solver: Any) -> Entry:
@@ -37,9 +41,9 @@ def identity(solver: Any) -> str:
 
 def label(solver: Any) -> str:
     """For tables and legends."""
-    if artefact_of(solver) is None:
-        return str(solver)
-    return f"learned {Path(solver).name}" if isinstance(solver, str) else "learned"
+    if isinstance(solver, str):
+        return f"learned {Path(solver).name}" if _is_file(solver) else solver
+    return str(solver) if artefact_of(solver) is None else "learned"
 
 
 def run_of(how: Mapping[str, Any], guidance: float | None) -> dict[str, Any]:

@@ -30,7 +30,9 @@ def test_every_table_is_better_than_the_best_fixed_recipe(guidance: float | None
 
 def test_a_pipeline_plays_it(guidance: float | None) -> None:
     pipe, calls = load_demo_pipeline(), []
-    pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, learned=load_demo_artefact(guidance), guidance=guidance)
+    pipe.scheduler = Scheduler.from_config(
+        pipe.scheduler.config, learned=load_demo_artefact(guidance), guidance=guidance
+    )
     forward = pipe.unet.forward
     pipe.unet.forward = lambda *args, **how: calls.append(1) or forward(*args, **how)  # type: ignore[func-returns-value]
     for nfe in NFES[guidance]:

@@ -96,7 +96,9 @@ def joint(
     """
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise ValueError(f"joint: `rounds` must be a whole number, at least 1; got {rounds!r}")
-    recipe = Recipe(loss=loss, steps=min(steps, max(1, steps // rounds)), batch=batch, lr=lr, remember=remember, even=even)
+    recipe = Recipe(
+        loss=loss, steps=min(steps, max(1, steps // rounds)), batch=batch, lr=lr, remember=remember, even=even
+    )
     turned = (free, start.nfe if window is None else window, consistent)
     return _learn(task, start, [(turned, recipe)] * rounds, "joint")
 
