@@ -60,7 +60,7 @@ def test_another_model_is_refused() -> None:
     """It belongs to the digits' schedule and prediction."""
     from fewstep import NoiseSchedule
 
-    denoiser = Denoiser(lambda x, tau: 0 * x, NoiseSchedule.flow(), "flow")
+    denoiser = Denoiser(lambda x, tau: 0 * x, NoiseSchedule.flow(), "flow_prediction")
     with pytest.raises(ValueError, match="was learned on"):
         sample(denoiser, torch.zeros(1, 1, 28, 28), load_demo_artefact(), nfe=5)
     with pytest.raises(ValueError, match="guidance 2.*3"):
