@@ -34,13 +34,13 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(compare, "REFERENCE", {"solver": "ddim", "nfe": 2, "grid": "uniform"})
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("fewstep ")]
-    assert len(commands) == 19
+    assert len(commands) == 20
     for line in commands:  # fewer images and evaluations than the reader asks for; everything else as written
-        arguments = shlex.split(line)[1:]
+        arguments = shlex.split(line, comments=True)[1:]
         if " -n " in line or " sample " in line or " compare " in line:
             arguments += ["-n", "8" if "drawn" in line or " eval " in line else "1"]
-        if " learn " in line:
-            arguments += ["-n", "12", "--guard", "12", "--teacher-nfe", "30", "--no-cache"]
+        if " learn " in line and "--estimate" not in line:
+            arguments += ["-n", "24", "--guard", "12", "--teacher-nfe", "30", "--no-cache"]
         arguments += ["--nfe", "2", "--grid", "uniform"] if " compare " in line or "--model" in line else []
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, f"{line}: {result.output}"
