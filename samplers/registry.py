@@ -32,6 +32,7 @@ FAMILIES = (
     "solvers.er_sde",
     "solvers.sa_solver",
     "solvers.seeds",
+    "solvers.reversible",
     "drivers.adaptive",
     "drivers.gotta_go_fast",
     "drivers.rk45",

@@ -15,8 +15,9 @@ from problems import Mixture
 
 from fewstep.samplers import Denoiser, NoiseSchedule
 from fewstep.samplers.building import build
+from fewstep.samplers.freerow import Coefficients
 from fewstep.samplers.learned.knobs import Knobs
-from fewstep.samplers.learned.playing import Coefficients, has_gradients, play
+from fewstep.samplers.learned.playing import has_gradients, play
 from fewstep.samplers.learned.problem import Problem
 from fewstep.samplers.tableau import Tableau
 

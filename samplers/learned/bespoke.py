@@ -23,6 +23,8 @@ import numpy as np
 import torch
 
 from ..building import compile_path
+from ..differences import Compiled
+from ..freerow import Coefficients
 from ..predictions import convert
 from ..rebase import boundaries, widened
 from ..registry import SOLVERS
@@ -31,10 +33,9 @@ from ..tableau import Tableau
 from .clock import Clock
 from .descent import descend
 from .gradient import follows
-from .knobs import Knobs, _Compiled
+from .knobs import Knobs
 from .method import method
 from .objectives import Recipe
-from .playing import Coefficients
 from .task import Task, enough
 
 Tensor = torch.Tensor
@@ -116,7 +117,7 @@ class ScaleTime:
     def coefficients(self) -> Coefficients:
         """What `play` needs, with a graph back to the parameters."""
         n = self.start.nfe
-        flat: Tensor = _Compiled.apply(self.places.coordinates(), self._flat)  # type: ignore[no-untyped-call]
+        flat: Tensor = Compiled.apply(self.places.coordinates(), self._flat)  # type: ignore[no-untyped-call]
         rho, size, p, q, tau = flat.split([n + 1, n + 1, n, n, n])
         s = torch.cat([flat.new_ones(1), self.parameters["scale"].exp()])
         first, last = self._spans()

@@ -20,9 +20,10 @@ import torch
 
 from fewstep.files import whole
 
+from ..freerow import Coefficients
 from ..tableau import Tableau
 from .objectives import DECAYS, FAINT, LOSSES, OPTIMIZERS, Recipe
-from .playing import Coefficients, play
+from .playing import play
 from .problem import Part
 from .task import Task
 from .teacher import Teacher

@@ -11,24 +11,24 @@ of the registry can be learned on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..differences import Compiled
+from ..freerow import Coefficients
 from ..predictions import convert
 from ..rebase import CARRY, INPUT, M, base_of, boundaries, on_times, widened
 from ..schedule import Array, Nodes
 from ..tableau import Tableau
 from .clock import Clock
-from .playing import Coefficients
 from .tables import anchor, directions, quick, shared_lines
 
 Tensor = torch.Tensor
 FLOOR = 1e-3  # smallest gap, as a share of the range in c
-STEP = 1e-4  # of the central difference, as a share of the gap
 
 
 class Knobs:
@@ -153,7 +153,7 @@ class Knobs:
     def coefficients(self) -> Coefficients:
         """What `play` needs, with a graph back to the parameters."""
         c = self.coordinates()
-        flat: Tensor = _Compiled.apply(c, self._flat)  # type: ignore[no-untyped-call]
+        flat: Tensor = Compiled.apply(c, self._flat)  # type: ignore[no-untyped-call]
         n, size = self.start.nfe, self.start.W.size
         W = flat[:size].view(self.start.W.shape) + self._dW + self._added()
         p, q, tau = flat[size : size + n], flat[size + n : size + 2 * n], flat[size + 2 * n :]
@@ -212,24 +212,3 @@ def reach(model_times: Array, end: float) -> Array:
         found[k] = 0.5 * others.min() if len(others) else 0.0
     found[model_times == model_times[0]] = 0.0
     return found
-
-
-class _Compiled(torch.autograd.Function):
-    """A numpy function of the grid with its derivative by central differences: (n,) -> (m,), the ends held fixed."""
-
-    @staticmethod
-    def forward(ctx: Any, c: Tensor, function: Callable[[Array], Array]) -> Tensor:
-        ctx.c, ctx.function = c.detach().numpy().copy(), function
-        return torch.from_numpy(function(ctx.c))
-
-    @staticmethod
-    def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor, None]:
-        g, c = gradient[0].numpy(), ctx.c
-        found = np.zeros(len(c))
-        for i in range(1, len(c) - 1):
-            step = STEP * min(c[i] - c[i - 1], c[i + 1] - c[i], 1.0)
-            ahead, behind = c.copy(), c.copy()
-            ahead[i] += step
-            behind[i] -= step
-            found[i] = g @ (ctx.function(ahead) - ctx.function(behind)) / (ahead[i] - behind[i])
-        return torch.from_numpy(found), None

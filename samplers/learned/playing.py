@@ -10,27 +10,18 @@ few states, however many calls there are.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from ..denoiser import Denoiser, clock
+from ..freerow import Coefficients, FreeRow
 from ..noise import source
-from ..player import first_state
+from ..player import State, first_state
 from ..tableau import Tableau
 from .problem import Part
 
 Tensor = torch.Tensor
-
-
-class Coefficients(NamedTuple):
-    """W (nfe, 2, R), p and q (nfe,): the output as m; tau (nfe,): what the network is shown. float64, one graph."""
-
-    W: Tensor
-    p: Tensor
-    q: Tensor
-    tau: Tensor
 
 
 def play(
@@ -50,22 +41,15 @@ def play(
     x = part.x_T if x is None else x
     noise = source("brownian", list(part.seeds), None, len(part.seeds), layout.schedule) if layout.stochastic else None
     state = first_state(layout, x, noise or _no_noise)
-    carry, now, outputs = state.carry, state.input, [torch.zeros(())][:0]
-    W, p, q = (v.to(x.device, x.dtype) for v in coefficients[:3])
-    tau = coefficients.tau.to(x.device, clock(x.dtype))
-    states = [now]
+    numbers = coefficients.beside(x)
+    states = [state.input]
     for k in range(layout.nfe):
-        output = _call(part.denoiser, now, tau[k], remember)
-        outputs = [p[k] * now + q[k] * output, *outputs][: layout.history]
-        draws = layout.draws(k + 1)
-        drawn = [noise(draw, now) for draw in draws] if noise else []
-        first = 2 + layout.history
-        columns = [0, 1, *range(2, 2 + len(outputs)), *(first + draw.slot for draw in draws)]
-        stack = torch.stack([carry, now, *outputs, *drawn])
-        carry, now = torch.tensordot(W[k][:, columns], stack, 1).unbind()
-        states.append(now)
+        output = _call(part.denoiser, state.input, numbers.tau[k], remember)
+        drawn = [noise(draw, state.input) for draw in layout.draws(k + 1)] if noise else []
+        state = FreeRow(layout, k, numbers)(state, output, drawn)
+        states.append(state.input)
         if cut:
-            carry, now, outputs = carry.detach(), now.detach(), [m.detach() for m in outputs]
+            state = State(state.carry.detach(), state.input.detach(), tuple(m.detach() for m in state.history))
     return states
 
 

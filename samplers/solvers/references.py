@@ -39,3 +39,12 @@ DPM_V3 = (
 )
 PARADIGMS = "Parallel Sampling of Diffusion Models; Shih, Belkhale, Ermon, Sadigh, Anari; 2023; arXiv:2305.16317"
 DLG = "Denoising MCMC for Accelerating Diffusion-Based Generative Models; Kim, Ye; 2022; arXiv:2209.14593"
+BDIA = "Exact Diffusion Inversion via Bi-directional Integration Approximation; Zhang, Lewis, Kleijn; 2023; arXiv:2307.10829"
+BELM = (
+    "BELM: Bidirectional Explicit Linear Multi-step Sampler for Exact Inversion in Diffusion Models; Wang et al.; 2024; "
+    "arXiv:2410.07273"
+)
+ALF = "MALI: A memory efficient and reverse accurate integrator for Neural ODEs; Zhuang et al.; 2021; arXiv:2102.04668"
+REVERSIBLE_HEUN = "Efficient and Accurate Gradients for Neural SDEs; Kidger, Foster, Li, Lyons; 2021; arXiv:2105.13493"
+EDICT = "EDICT: Exact Diffusion Inversion via Coupled Transformations; Wallace, Gokul, Naik; 2022; arXiv:2211.12446"
+REX = "Rex: Reversible Solvers for Diffusion Models; Blasingame, Liu; 2025; arXiv:2502.08834"

@@ -1,0 +1,115 @@
+"""What a network's output depends on: the tensors outside it that a gradient can flow to, found in the graph of one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+Tensor = torch.Tensor
+Call = Callable[[Tensor], Tensor]
+
+
+class Found(NamedTuple):
+    """Of one network call: what gradients go to beside its input, its output (without graph), and, where the call drew random
+    numbers, the states of the generators before it."""
+
+    leaves: tuple[Tensor, ...]
+    output: Tensor
+    random: list[Tensor] | None
+
+
+def discover(call: Call, x: Tensor, params: Collection[Tensor] | None, cond: Sequence[Tensor]) -> Found:
+    """The tensors that `call(x)` depends on: those of params and cond that require a gradient, or, with params=None, cond and
+    every leaf of the call's graph.
+
+    Raises:
+        ValueError: an output that does not depend on x; a graph that the caller must name by `cond`; what was named and is
+            not in the graph; batch norm that is training.
+    """
+    inner = x.detach().requires_grad_()
+    before = random_state(x.device)
+    with torch.enable_grad():
+        first = _number(inner)
+        output = call(inner)
+    named = tuple(t for t in (*(params or ()), *cond) if t.requires_grad)
+    stops = {_place(t): t for t in (inner, *named)}
+    reached, free = _walk(output, stops, first if params is None else None)
+    if not any(t is inner for t in reached):
+        raise ValueError(
+            "the network's output does not depend on its input in a way that torch can follow: it detaches, runs under "
+            "no_grad or in inference mode. Let gradients through, or sample without them: fewstep.sample"
+        )
+    missing = [t for t in named if not any(t is r for r in reached)]
+    if missing:
+        shapes = ", ".join(str(tuple(t.shape)) for t in missing[:3])
+        raise ValueError(
+            f"{len(missing)} of the {len(named)} tensors in `params` and `cond` have no part in the network's output (shapes "
+            f"{shapes}{', ...' if len(missing) > 3 else ''}): pass the tensors that the denoiser closes over themselves, not "
+            "copies, and leave away those it does not use"
+        )
+    drew = not all(torch.equal(a, b) for a, b in zip(before, random_state(x.device), strict=True))
+    return Found((*named, *free), output.detach(), before if drew else None)
+
+
+def _number(x: Tensor) -> int:
+    """Nodes of the graph made from now on have this number or a higher one."""
+    return int((x * 1).grad_fn._sequence_nr())  # type: ignore[union-attr]
+
+
+def _place(t: Tensor) -> tuple[Any, int]:
+    """(node, output) of the graph where a tensor is."""
+    edge = torch.autograd.graph.get_gradient_edge(t)
+    return edge.node, edge.output_nr
+
+
+def _walk(output: Tensor, stops: dict[tuple[Any, int], Tensor], first: int | None) -> tuple[list[Tensor], list[Tensor]]:
+    """(stops that are reached, other leaves) of the graph behind `output`; `first`: number of the call's first node.
+
+    Without `first` other leaves are left alone.
+    """
+    reached: dict[int, Tensor] = {}
+    free: dict[int, Tensor] = {}
+    edges = [_place(output)] if output.requires_grad else []
+    seen = set(edges)
+    while edges:
+        edge = edges.pop()
+        node = edge[0]
+        if edge in stops:
+            reached[id(stops[edge])] = stops[edge]
+            continue
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            free[id(leaf)] = leaf
+            continue
+        if first is not None and node._sequence_nr() < first:
+            raise ValueError(
+                f"the network uses a tensor that was computed before with a graph of its own ({node.name()}): name it, "
+                "cond=(tensor,), so that its gradient can be collected once and handed on"
+            )
+        if "BatchNorm" in node.name() and getattr(node, "_saved_training", getattr(node, "_saved_train", False)):
+            raise ValueError(
+                "the network normalises by the batch (batch norm in training mode): samples would depend on their "
+                "neighbours, and calling it again changes its statistics. Call .eval() on it"
+            )
+        for after in node.next_functions:
+            if after[0] is not None and after not in seen:
+                seen.add(after)
+                edges.append(after)
+    return list(reached.values()), list(free.values()) if first is not None else []
+
+
+def random_state(device: torch.device) -> list[Tensor]:
+    """State of torch's own generators, the CPU's and the device's."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return states
+
+
+def set_random_state(device: torch.device, states: Sequence[Tensor]) -> None:
+    """Puts generators back into a state that `random_state` told."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
