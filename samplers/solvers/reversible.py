@@ -17,7 +17,7 @@ How far rounding grows on the way back is another matter: see `fewstep.adjoint.r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import inf, sqrt
+from math import hypot, inf, sqrt
 from typing import Any
 
 import numpy as np
@@ -50,9 +50,15 @@ def between(path: Path, form: str, s: Node, t: Node, c: float) -> Node:
     return scalar_node(path.schedule, path.schedule.t_of_lam(lam))
 
 
-def ddim_terms(s: Node, t: Node, form: str = "x0") -> dict[Any, float]:
+def ddim_terms(s: Node, t: Node) -> dict[Any, float]:
     """The first-order step."""
-    return {INPUT: linear(form, s, t), 0: euler_weight(form, s, t)}
+    return {INPUT: linear("x0", s, t), 0: euler_weight("x0", s, t)}
+
+
+def _first_row(path: Path) -> Row:
+    """DDIM; carry remembers the start."""
+    s, t = path.nodes[:2]
+    return Row(s, "x0", ddim_terms(s, t), SWAP)
 
 
 def gap(form: str, s: Node, t: Node) -> float:
@@ -67,15 +73,16 @@ def gap(form: str, s: Node, t: Node) -> float:
 def bdia(path: Path, *, gamma: float = 1.0) -> Solution:
     """BDIA: the DDIM step there, less gamma times the DDIM step back. Order 2 (gamma = 1), 1 evaluation a step.
 
-    x_{i+1} = gamma x_{i-1} + (A - gamma A') x_i + (B - gamma B') m_i, A, B of DDIM to i + 1 and A', B' to i - 1: the same in
-    every form. The first step is DDIM. gamma: in (0, 1]; the way back multiplies rounding by 1/gamma a step.
+    x_{i+1} = gamma x_{i-1} + (A - gamma A') x_i + (B - gamma B') m_i, A, B of DDIM to i + 1 and A', B' to i - 1, the same in
+    every form, with x in the scale of a VP process: gamma sqrt(alpha^2 + sigma^2) at i + 1 over that at i - 1. The first
+    step is DDIM. gamma: in (0, 1]; the way back multiplies rounding by 1/gamma a step.
     """
     gamma = opt.fraction("bdia", "gamma", gamma)
-    rows, n = [Row(path.nodes[0], "x0", ddim_terms(*path.nodes[:2]), SWAP)], path.nodes
+    rows, n = [_first_row(path)], path.nodes
     for before, s, t in zip(n, n[1:], n[2:], strict=False):
         there, back = ddim_terms(s, t), ddim_terms(s, before)
-        terms = {register: there[register] - gamma * back[register] for register in there}
-        rows.append(Row(s, "x0", {CARRY: gamma, **terms}, SWAP))
+        g = gamma * hypot(t.alpha, t.sigma) / hypot(before.alpha, before.sigma)
+        rows.append(Row(s, "x0", {CARRY: g, **{j: there[j] - g * back[j] for j in there}}, SWAP))
     return Solution(rows, 2 if gamma == 1 else 1)
 
 
@@ -96,7 +103,7 @@ def o_belm(path: Path, *, form: str = "eps") -> Solution:
     """
     n = path.nodes
     opt.one_of("o_belm", "form", form, FORMS)
-    rows = [Row(n[0], "x0", ddim_terms(*n[:2]), SWAP)]
+    rows = [_first_row(path)]
     return Solution([*rows, *(belm_row("o_belm", form, *three) for three in zip(n, n[1:], n[2:], strict=False))], 2)
 
 
@@ -137,7 +144,8 @@ def reversible_heun(path: Path, *, form: str = "flow") -> Solution:
     only: a leapfrog. form: "eps" (published), "x0" or "flow".
     """
     form = finite_form("reversible_heun", form, path.nodes[0], path.nodes[-1])
-    rows, last = [], 0.0
+    rows: list[Row] = []
+    last = 0.0
     for _, s, t in path.steps():
         S, ratio, d = scale(form, t), linear(form, s, t), gap(form, s, t)
         w = {CARRY if rows else INPUT: ratio, 0: S * 0.5 * (last + d)}
@@ -157,12 +165,12 @@ def _coupled(path: Path, name: str, form: str, step: Callable[[int, Node, Node],
     rows of O-BELM, so that the way back is still exact. Before a step of two copies (a run resumed inside a step) both
     take the same plain step.
     """
-    n, rows = path.nodes, []
+    n, rows = path.nodes, list[Row]()
     last = max((i for i, calls in enumerate(path.groups) if calls > 1), default=-1)
     for i, (calls, s, t) in enumerate(path.steps()):
         if calls > 1:
             rows += step(calls, s, t)
-        elif i > last + 1:
+        elif i > last + 1 and n[i - 1].lam != s.lam:
             rows.append(belm_row(name, form, n[i - 1], s, t))
         else:
             safe = finite_form(name, form, s, t)
@@ -172,14 +180,14 @@ def _coupled(path: Path, name: str, form: str, step: Callable[[int, Node, Node],
     return rows
 
 
-@solver("edict", order=1, prediction="eps", reference=ref.EDICT, calls=2, singular_ends="end")
-def edict(path: Path, *, p: float = 0.93, alternate: bool = True, form: str = "eps") -> Solution:
-    """EDICT: two copies take DDIM steps by each other's output and are mixed. Order 1, 2 evaluations a step.
+@solver("edict", order=2, prediction="x0", reference=ref.EDICT, calls=2, singular_ends="end")
+def edict(path: Path, *, p: float = 0.93, alternate: bool = True, form: str = "x0") -> Solution:
+    """EDICT: two copies take DDIM steps by each other's output and are mixed. Order 2, 2 evaluations a step.
 
-    a = u + d m(v),  b = v + d m(a),  u+ = p a + (1-p) b,  v+ = p b + (1-p) u+. p: in (0, 1]; the way back multiplies rounding
-    by p^-2 a step. alternate: the copy that went first goes second in the next step. The network is shown the time of a's own
-    level, where the paper shows that of the step's start. form: "eps" (published), "x0" or "flow". A step of one evaluation,
-    at an odd rest or into sigma = 0, ends with the first copy.
+    a = u + d m(v),  b = v + d m(a),  u+ = p a + (1-p) b,  v+ = p b + (1-p) u+. In the limit of order 1, but with (1-p)^2 / 2 of
+    DDIM's error only. p: in (0, 1]; the way back multiplies rounding by p^-2 a step. alternate: the copy that went first
+    goes second in the next step. b's call is shown the time of a, where the paper shows that of the step's start. form:
+    "x0", "eps" (published) or "flow". An odd rest and the step into sigma = 0 take one copy on with one evaluation.
     """
     p = opt.fraction("edict", "p", p)
     opt.one_of("edict", "alternate", alternate, (True, False))
@@ -192,7 +200,7 @@ def edict(path: Path, *, p: float = 0.93, alternate: bool = True, form: str = "e
         pair = (first, second) if alternate else (second, first)
         return [Row(s, safe, {CARRY: a, 0: b}, SWAP), Row(t, safe, *pair)]
 
-    return Solution(_coupled(path, "edict", form, step), 1)
+    return Solution(_coupled(path, "edict", form, step), 2)
 
 
 _FEWER = {1: "euler", 2: "midpoint", 3: "kutta3", 4: "rk4"}
@@ -237,9 +245,7 @@ def _half(path: Path, form: str, s: Node, t: Node, rk: Butcher, zeta: float, bac
     return [*rows, Row(node, form, moved, {register: home * w for register, w in base.items()})]
 
 
-@solver(
-    "rex", order=2, prediction="x0", reference=ref.REX, calls=_stages, plan=_even, singular_ends="end"
-)  # fmt: skip
+@solver("rex", order=2, prediction="x0", reference=ref.REX, calls=_stages, plan=_even, singular_ends="end")
 def rex(path: Path, *, zeta: float = 0.999, rk: str = "midpoint", form: str = "x0") -> Solution:
     """Rex: two copies moved in turn by the increments Psi of a Runge-Kutta method. Order of the method, 2 x its stages a step.
 
@@ -262,15 +268,14 @@ def rex(path: Path, *, zeta: float = 0.999, rk: str = "midpoint", form: str = "x
     return Solution(_coupled(path, "rex", form, step), order)
 
 
-@solver(
-    "rex_sde", order=1, prediction="x0", stochastic=True, reference=ref.REX, calls=2, singular_ends="end"
-)  # fmt: skip
-def rex_sde(path: Path, *, zeta: float = 0.999, tau: float = 1.0) -> Solution:
-    """Rex for the reverse SDE, Euler-Maruyama on x0 with exact linear part: weak order 1, 2 evaluations a step.
+@solver("rex_sde", order=2, prediction="x0", stochastic=True, reference=ref.REX, calls=2, singular_ends="end")
+def rex_sde(path: Path, *, zeta: float = 1.0, tau: float = 1.0) -> Solution:
+    """Rex for the reverse SDE, Euler-Maruyama on x0 with exact linear part: weak order 2, 2 evaluations a step.
 
     x+ = a (zeta x + (1 - zeta) w) + b m(w) + c z,  w+ = a w + b m(x+) + c z: one Brownian increment moves both copies, and
-    the way back needs the same. a, b, c: those of `dpmpp_2m_sde` at order 1. A step out of alpha = 0 and steps of one
-    evaluation have no noise. The way back undoes the decay e^(-tau^2 h) of a step, so tau costs digits.
+    the way back needs the same. a, b, c: those of `dpmpp_2m_sde` at order 1. zeta: in (0, 1]; below 1, as published (0.999),
+    the copies lose their symmetry and the method is of order 1. tau: the way back undoes the decay e^(-tau^2 h) of every
+    step, which costs digits. A step out of alpha = 0 and steps of one evaluation have no noise.
     """
     zeta = opt.fraction("rex_sde", "zeta", zeta)
     tau = opt.number("rex_sde", "tau", tau, TAU_MOST)
@@ -283,4 +288,4 @@ def rex_sde(path: Path, *, zeta: float = 0.999, tau: float = 1.0) -> Solution:
         moved: dict[Any, float] = {CARRY: zeta * a, INPUT: (1 - zeta) * a, 0: b, **z}
         return [Row(s, "x0", moved, {INPUT: a, **z}), Row(t, "x0", {CARRY: 1.0, 0: b}, SWAP)]
 
-    return Solution(_coupled(path, "rex_sde", "x0", step), 1)
+    return Solution(_coupled(path, "rex_sde", "x0", step), 2 if zeta == 1 else 1)
