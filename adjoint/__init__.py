@@ -1,1 +1,15 @@
 """Exact gradients through sampling, inversion and likelihood."""
+
+from fewstep.lazy import lazily
+
+_LAZY = {
+    "sample": ".sampling",
+    "noise_path": ".sampling",
+    "METHODS": ".sampling",
+    "Free": ".coefficients",
+    "free": ".coefficients",
+    "log_likelihood": ".likelihood",
+    "bits_per_dim": ".likelihood",
+}
+__all__ = list(_LAZY)
+__getattr__ = lazily("fewstep.adjoint", _LAZY)

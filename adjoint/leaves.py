@@ -12,12 +12,13 @@ Call = Callable[[Tensor], Tensor]
 
 
 class Found(NamedTuple):
-    """Of one network call: what gradients go to beside its input, its output (without graph), and, where the call drew random
-    numbers, the states of the generators before it."""
+    """Of one network call: what gradients go to beside its input; its output, without graph; the states of the generators
+    before it, where it drew random numbers; whether its graph goes on to one that was there before."""
 
     leaves: tuple[Tensor, ...]
     output: Tensor
     random: list[Tensor] | None
+    outside: bool
 
 
 def discover(call: Call, x: Tensor, params: Collection[Tensor] | None, cond: Sequence[Tensor]) -> Found:
@@ -25,8 +26,7 @@ def discover(call: Call, x: Tensor, params: Collection[Tensor] | None, cond: Seq
     every leaf of the call's graph.
 
     Raises:
-        ValueError: an output that does not depend on x; a graph that the caller must name by `cond`; what was named and is
-            not in the graph; batch norm that is training.
+        ValueError: an output that does not depend on x; what was named and is not in the graph; batch norm that is training.
     """
     inner = x.detach().requires_grad_()
     before = random_state(x.device)
@@ -35,7 +35,7 @@ def discover(call: Call, x: Tensor, params: Collection[Tensor] | None, cond: Seq
         output = call(inner)
     named = tuple(t for t in (*(params or ()), *cond) if t.requires_grad)
     stops = {_place(t): t for t in (inner, *named)}
-    reached, free = _walk(output, stops, first if params is None else None)
+    reached, free, outside = _walk(output, stops, first)
     if not any(t is inner for t in reached):
         raise ValueError(
             "the network's output does not depend on its input in a way that torch can follow: it detaches, runs under "
@@ -50,7 +50,7 @@ def discover(call: Call, x: Tensor, params: Collection[Tensor] | None, cond: Seq
             "copies, and leave away those it does not use"
         )
     drew = not all(torch.equal(a, b) for a, b in zip(before, random_state(x.device), strict=True))
-    return Found((*named, *free), output.detach(), before if drew else None)
+    return Found((*named, *(free if params is None else ())), output.detach(), before if drew else None, outside)
 
 
 def _number(x: Tensor) -> int:
@@ -64,14 +64,11 @@ def _place(t: Tensor) -> tuple[Any, int]:
     return edge.node, edge.output_nr
 
 
-def _walk(output: Tensor, stops: dict[tuple[Any, int], Tensor], first: int | None) -> tuple[list[Tensor], list[Tensor]]:
-    """(stops that are reached, other leaves) of the graph behind `output`; `first`: number of the call's first node.
-
-    Without `first` other leaves are left alone.
-    """
+def _walk(output: Tensor, stops: dict[tuple[Any, int], Tensor], first: int) -> tuple[list[Tensor], list[Tensor], bool]:
+    """(stops that are reached, other leaves, whether there are nodes older than `first`) of the graph behind `output`."""
     reached: dict[int, Tensor] = {}
     free: dict[int, Tensor] = {}
-    edges = [_place(output)] if output.requires_grad else []
+    edges, outside = [_place(output)] if output.requires_grad else [], False
     seen = set(edges)
     while edges:
         edge = edges.pop()
@@ -83,11 +80,7 @@ def _walk(output: Tensor, stops: dict[tuple[Any, int], Tensor], first: int | Non
         if leaf is not None:
             free[id(leaf)] = leaf
             continue
-        if first is not None and node._sequence_nr() < first:
-            raise ValueError(
-                f"the network uses a tensor that was computed before with a graph of its own ({node.name()}): name it, "
-                "cond=(tensor,), so that its gradient can be collected once and handed on"
-            )
+        outside = outside or node._sequence_nr() < first
         if "BatchNorm" in node.name() and getattr(node, "_saved_training", getattr(node, "_saved_train", False)):
             raise ValueError(
                 "the network normalises by the batch (batch norm in training mode): samples would depend on their "
@@ -97,7 +90,7 @@ def _walk(output: Tensor, stops: dict[tuple[Any, int], Tensor], first: int | Non
             if after[0] is not None and after not in seen:
                 seen.add(after)
                 edges.append(after)
-    return list(reached.values()), list(free.values()) if first is not None else []
+    return list(reached.values()), list(free.values()), outside
 
 
 def random_state(device: torch.device) -> list[Tensor]:

@@ -29,11 +29,12 @@ class Network:
     """A denoiser under the circumstances of the run: dtype, autocast, and random numbers that a call draws once.
 
     random: whether calls draw random numbers (dropout that is on). The first call of a row keeps the generators' states, a
-    later one is made with them.
+    later one is made with them. outside: whether its graph goes on to one that was there before, and must stay.
     """
 
     def __init__(self, denoiser: Denoiser, dtype: torch.dtype, device: torch.device):
-        self.denoiser, self.dtype, self.device, self.random = denoiser, dtype, device, False
+        self.denoiser, self.dtype, self.device = denoiser, dtype, device
+        self.random = self.outside = False
         self.states: dict[int, list[Tensor]] = {}
         kind = device.type
         self.autocast: dict[str, Any] = {
@@ -47,6 +48,11 @@ class Network:
         """The output of row k's call at x."""
         with self._as_before(k):
             return self.denoiser.call(x.to(self.dtype), tau)
+
+    @property
+    def narrow(self) -> bool:
+        """Whether small gradients vanish in the network."""
+        return torch.float16 in (self.dtype, self.autocast["dtype"] if self.autocast["enabled"] else self.dtype)
 
     @contextlib.contextmanager
     def _as_before(self, k: int) -> Iterator[None]:
@@ -91,6 +97,14 @@ class Rows:
             output = self.network(k, state.input, self.taus[k])
         return self.steps[k](state, output, self.noises(k, state.input))
 
+    def after(self, start: int) -> Rows:
+        """The rows from `start` on, numbered from 0."""
+        if start == 0:
+            return self
+        noises: Noises = lambda k, like: self.noises(k + start, like)  # noqa: E731
+        parts = (part[start:] for part in (self.steps, self.taus, self.past, self.draws))
+        return Rows(self.network, *parts, noises, self.linear)  # type: ignore[arg-type]
+
     def blank(self, k: int, x: Tensor) -> State:
         """The state before row k as far as going back needs it: its input, and registers without memory."""
         return State(_nothing(x), x, tuple(_nothing(x) for _ in range(self.past[k])))
@@ -100,7 +114,7 @@ class Rows:
     ) -> tuple[State, list[Tensor | None], list[Tensor | None]]:
         """Gradients of row k: (to the state before, to z, to leaves), from those to the state after; None is zero.
 
-        One network call and its vector-Jacobian product.
+        One network call and its vector-Jacobian product; through half precision with gradients brought to size one.
         """
         state = State(*(_leaf(v) for v in before[:2]), tuple(_leaf(v) for v in before.history))
         x = state.input
@@ -109,9 +123,9 @@ class Rows:
         with torch.enable_grad():
             output = self.network(k, x, self.taus[k])
             found = self.steps[k](state, output, z)
-        pairs = [(v, g) for v, g in zip(flat(found), flat(after), strict=True) if g is not None and v.requires_grad]
+        pairs = [(v, g) for v, g in zip(flat(found), flat(after), strict=False) if g is not None and v.requires_grad]
         sources = [*flat(state), *(z if wants_noise else ()), *leaves]
-        grads = torch.autograd.grad([v for v, _ in pairs], sources, [g for _, g in pairs], allow_unused=True)
+        grads = pulled(self.network, [v for v, _ in pairs], sources, [g for _, g in pairs])
         n, m = 2 + len(state.history), len(z) if wants_noise else 0
         return unflat(grads[:n]), list(grads[n : n + m]), list(grads[n + m :])
 
@@ -129,6 +143,25 @@ def unflat(values: Sequence[Any]) -> State:
 def _nothing(x: Tensor) -> Tensor:
     """Zeros in x's shape that take no memory."""
     return torch.zeros((), dtype=x.dtype, device=x.device).expand_as(x)
+
+
+def pulled(
+    network: Network, values: Sequence[Tensor], sources: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """Gradients to the sources from those to the values, which the network made; None where there is no way.
+
+    Through half precision they are brought to size one.
+    """
+    size = _size(gradients) if network.narrow else 1.0
+    given = [g / size for g in gradients]
+    found = torch.autograd.grad(values, sources, given, retain_graph=network.outside, allow_unused=True)
+    return tuple(g if g is None or not network.narrow else g * size for g in found)
+
+
+def _size(gradients: Sequence[Tensor]) -> Tensor:
+    """The largest absolute value as a power of two, by which division is exact."""
+    largest = torch.stack([g.abs().amax() for g in gradients]).amax()
+    return torch.where(largest > 0, largest, 1.0).log2().round().exp2()
 
 
 def _leaf(x: Tensor) -> Tensor:

@@ -29,13 +29,14 @@ def lower(
     dtype: torch.dtype = torch.float32,
     post: Post | None = None,
     constant: torch.Tensor | None = None,
+    pair: bool = False,
 ) -> tuple[Step, ...]:
     """The linked steps of a table for a network that predicts `prediction` and a state of the given device and dtype.
 
     Args:
         tableau: what to play. prediction: "epsilon", "sample", "v_prediction" or "flow_prediction".
         post: maps predicted x0 to x0 (clipping, dynamic thresholding). constant: the mean mu of a mean-reverting
-            schedule, for the const register, which is 1 otherwise.
+            schedule, for the const register, which is 1 otherwise. pair: whether carry is wanted after the last row.
 
     Raises:
         ValueError: the output says nothing about what a row needs (eps prediction at alpha = 0).
@@ -51,7 +52,7 @@ def lower(
     source = "sample" if post else prediction
     to_m = np.stack(convert(source, tableau.forms, calls))
     W = _with_mean(tableau, source, to_m)
-    keep, live = _needs(tableau)
+    keep, live = _needs(tableau, pair)
     if tableau.elementwise:
         kept = [0, *keep]  # history of a row: what the one before keeps
         plans = [
@@ -114,10 +115,10 @@ def _predicted_x0(tableau: Tableau, prediction: Prediction, calls: Nodes, strict
     return np.stack([p, q, r])
 
 
-def _needs(tableau: Tableau) -> tuple[list[int], list[bool]]:
-    """(outputs to keep after each row, whether the next row reads carry), by walking the table backwards."""
+def _needs(tableau: Tableau, pair: bool) -> tuple[list[int], list[bool]]:
+    """(outputs to keep after each row, whether carry is read after it), by walking the table backwards."""
     n = tableau.nfe
-    keep, live = [0] * n, [False] * n
+    keep, live = [0] * n, [pair] * n
     for k in range(n - 2, -1, -1):
         W, kept = tableau.W[k + 1], _is_kept(tableau.W[k + 1])
         lines = W[1:] if kept or not live[k + 1] else W

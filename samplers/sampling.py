@@ -112,7 +112,7 @@ def sample(
     validate(denoiser, x_T, check, callback=callback, hook=hook, post=post)
     validate_noise(x_T, generator, noise_seeds)
     if isinstance(solver, Artefact):
-        solver, nfe = _learned(denoiser, solver, x_T, nfe, guidance), None
+        solver, nfe = learned_table(denoiser, solver, x_T, nfe, guidance), None
     elif guidance is not None:
         raise ValueError("`guidance` chooses a table of a learned artefact; other solvers need a guided denoiser only")
     mu = mean_for(denoiser.schedule, x_T, mu)
@@ -127,7 +127,7 @@ def sample(
         run = {"noise": drawn, "seeds": noise_seeds, "generator": generator, "post": post, "progress": progress}
         info, x = _drive(denoiser, x_T.to(wide), solver, x_T.dtype, look, spec, run, solver_options)
     else:
-        tableau = _table(denoiser, solver, spec, solver_options)
+        tableau = table_for(denoiser, solver, spec, solver_options)
         constant = None if mu is None else mu.to(wide)
         steps = lower(tableau, denoiser.prediction, x_T.device, wide, post, constant)
         state = first_state(tableau, x_T.to(wide), drawn, 1.0 if constant is None else constant)
@@ -139,7 +139,7 @@ def sample(
     return (result, replace(info, seconds=time.perf_counter() - began)) if return_info else result
 
 
-def _table(denoiser: Denoiser, solver: str | Tableau, spec: dict[str, Any], options: dict[str, Any]) -> Tableau:
+def table_for(denoiser: Denoiser, solver: str | Tableau, spec: dict[str, Any], options: dict[str, Any]) -> Tableau:
     """The table asked for, on the denoiser's schedule."""
     if not isinstance(solver, Tableau):
         nfe = 10 if spec["nfe"] is None and spec["grid"] is None else spec["nfe"]
@@ -150,7 +150,9 @@ def _table(denoiser: Denoiser, solver: str | Tableau, spec: dict[str, Any], opti
     return solver
 
 
-def _learned(denoiser: Denoiser, artefact: Artefact, x: Tensor, nfe: int | None, guidance: float | None) -> Tableau:
+def learned_table(
+    denoiser: Denoiser, artefact: Artefact, x: Tensor, nfe: int | None, guidance: float | None
+) -> Tableau:
     """The table of an artefact for this model."""
     model: dict[str, Any] = {"schedule": denoiser.schedule, "prediction": denoiser.prediction}
     return artefact.table(nfe, guidance, shape=x.shape[1:], **model)
