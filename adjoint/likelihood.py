@@ -82,6 +82,7 @@ def log_likelihood(
         denoiser: Denoiser whose output is differentiable in x. x0: (B, *shape), floating; float64 keeps float64 algebra.
         nfe: network evaluations, default 60; of rk45 the most it may take, default 1000. Runge-Kutta takes nfe // stages
             steps and leaves the rest unspent: a step of lower order would cost more accuracy than it brings.
+            Nothing in a result tells that nfe was too small (images below 40): half and double it and compare, or take rk45.
         solver: "adams6" or "adams4" (predictor-corrector of that order, one evaluation a step; of the two adams4 is the
             safer below 50), "euler", "midpoint", "heun", "rk4", or "rk45" (Dormand-Prince, steps by rtol and atol on state
             and log density of the worst sample: the batch may change its result within the tolerance, others' by rounding).
