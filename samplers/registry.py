@@ -33,6 +33,7 @@ FAMILIES = (
     "solvers.sa_solver",
     "solvers.seeds",
     "solvers.reversible",
+    "solvers.coupled",
     "drivers.adaptive",
     "drivers.gotta_go_fast",
     "drivers.rk45",

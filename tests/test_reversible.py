@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import affine
 import numpy as np
 import pytest
 import torch
@@ -215,6 +216,22 @@ def test_the_same_noise_leads_back_and_no_other() -> None:
     assert apart(run.back(end)[0].input, x) > 0.05
     with pytest.raises(ValueError, match="drew noise.*the same"):
         blocks(run.table)[0].back(end, run.predict)
+
+
+def test_an_sde_comes_back_in_single_precision_where_it_forgets_little() -> None:
+    denoiser, x, _ = problem("mixture")
+    table = build("rex_sde", VP, 41, "logsnr", **ENDS, form="flow")
+    assert check(table, torch.float32) < 1e3 < 1e9 < amplification(build("rex_sde", VP, 41, "logsnr", **ENDS))
+    assert round_trip(Run(table, denoiser, x.float())) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "want"), [({"form": "flow"}, 1), ({"form": "flow", "tau": 0.5}, 1), ({"tau": 0.5}, 2)]
+)
+def test_weak_order_of_options(options: dict[str, Any], want: int) -> None:
+    errors = [affine.errors(build("rex_sde", VP, n, "logsnr", **ENDS, **options))[1] for n in (512, 1024)]
+    assert build("rex_sde", VP, 8, **options).order == want
+    assert want - 0.3 < np.log2(errors[0] / errors[1]) < want + 1.0
 
 
 @pytest.mark.parametrize("name", ["alf", "bdia", "rex"])

@@ -1,4 +1,4 @@
-"""Reversible solvers: the pair (carry, input) after a step gives back the pair before it, by the same network calls.
+"""Reversible solvers of one state: the pair (carry, input) after a step gives back the pair before it.
 
 In the variables of `weights.py`, u = x / S(t) and du = m dG, with d = G_t - G_s of the step s -> t (c: before it):
 
@@ -6,33 +6,27 @@ In the variables of `weights.py`, u = x / S(t) and du = m dG, with d = G_t - G_s
     o_belm            u_t = k^2 u_c + (1 - k^2) u_s + d (1 + k) m(u_s),   k = d / d_c
     alf               u' = u + v d/2,   v+ = v + 2 eta (m(u') - v),   u+ = u' + v+ d/2
     reversible_heun   z+ = 2 w - z,   w+ = w + m(z+) (d + d+)/2
-    edict             a = u + d m(v),   b = v + d m(a),   u+ = p a + (1-p) b,   v+ = p b + (1-p) u+
-    rex               u+ = zeta u + (1 - zeta) w + Psi(w; s -> t),   w+ = w - Psi(u+; t -> s)
 
-Psi is the increment of any Runge-Kutta method. Which form is taken is an option of the pair: "eps" (G = sigma/alpha), "x0"
-(alpha/sigma) or "flow" (r = sigma/(alpha+sigma)), finite at both ends and therefore used where one of the others is not.
-How far rounding grows on the way back is another matter: see `fewstep.adjoint.reversing.amplification`.
+carry is the state before, the velocity v, or w. The form is an option: "eps" (G = sigma/alpha), "x0" (alpha/sigma) or "flow"
+(r = sigma/(alpha+sigma)), finite at both ends and therefore used where one of the others is not. How far rounding grows on
+the way back is another matter: see `fewstep.adjoint.reversing.amplification`. Two copies of the state: `coupled.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from math import hypot, inf, sqrt
+from math import hypot
 from typing import Any
 
 import numpy as np
 
 from ..registry import Path, Solution, scalar_node, solver
 from ..schedule import Node
-from ..tableau import CARRY, INPUT, KEEP, Row, noise
-from ..weights import FORMS, euler_weight, linear, noise_weight, scale
+from ..tableau import CARRY, INPUT, Row
+from ..weights import FORMS, euler_weight, linear, scale
 from . import options as opt
 from . import references as ref
-from .rho_rk import BUTCHER
-from .sde_dpm import TAU_MOST
 
 SWAP = {INPUT: 1.0}  # the carry line of rows that remember where they were
-Butcher = Sequence[Sequence[float]]
 
 
 def finite_form(solver: str, form: Any, *nodes: Node) -> str:
@@ -74,8 +68,8 @@ def bdia(path: Path, *, gamma: float = 1.0) -> Solution:
     """BDIA: the DDIM step there, less gamma times the DDIM step back. Order 2 (gamma = 1), 1 evaluation a step.
 
     x_{i+1} = gamma x_{i-1} + (A - gamma A') x_i + (B - gamma B') m_i, A, B of DDIM to i + 1 and A', B' to i - 1, the same in
-    every form, with x in the scale of a VP process: gamma sqrt(alpha^2 + sigma^2) at i + 1 over that at i - 1. The first
-    step is DDIM. gamma: in (0, 1]; the way back multiplies rounding by 1/gamma a step.
+    every form; x in the scale of a VP process, as published for these: gamma times sqrt(alpha^2 + sigma^2) at i + 1 over that
+    at i - 1. The first step is DDIM. gamma: in (0, 1]; the way back multiplies rounding by 1/gamma a step.
     """
     gamma = opt.fraction("bdia", "gamma", gamma)
     rows, n = [_first_row(path)], path.nodes
@@ -99,10 +93,11 @@ def belm_row(name: str, form: str, before: Node, s: Node, t: Node) -> Row:
 def o_belm(path: Path, *, form: str = "eps") -> Solution:
     """O-BELM: u_{i+1} = k^2 u_{i-1} + (1 - k^2) u_i + d_i (1 + k) m_i, k = d_i / d_{i-1}. Order 2, 1 evaluation a step.
 
-    The first step is DDIM. form: "eps" (published), "x0" or "flow".
+    The first step is DDIM. form: "eps" (published), the same as the leapfrog `reversible_heun` on x0; or "flow", better where
+    the flow contracts, worse where it expands.
     """
     n = path.nodes
-    opt.one_of("o_belm", "form", form, FORMS)
+    opt.one_of("o_belm", "form", form, ("eps", "flow"))
     rows = [_first_row(path)]
     return Solution([*rows, *(belm_row("o_belm", form, *three) for three in zip(n, n[1:], n[2:], strict=False))], 2)
 
@@ -153,139 +148,3 @@ def reversible_heun(path: Path, *, form: str = "flow") -> Solution:
         rows.append(Row(s, form, {**z, INPUT: z.get(INPUT, 0.0) - ratio}, w))
         last = d
     return Solution(rows, 2)
-
-
-# Two copies --------------------------------------------------------------------------------------------------------
-
-
-def _coupled(path: Path, name: str, form: str, step: Callable[[int, Node, Node], list[Row]]) -> list[Row]:
-    """Rows of a method on two copies of the state; steps of one call are left for the end.
-
-    There the copies part: the first such step takes one of them on by the output at the other, then follow the two-step
-    rows of O-BELM, so that the way back is still exact. Before a step of two copies (a run resumed inside a step) both
-    take the same plain step.
-    """
-    n, rows = path.nodes, list[Row]()
-    last = max((i for i, calls in enumerate(path.groups) if calls > 1), default=-1)
-    for i, (calls, s, t) in enumerate(path.steps()):
-        if calls > 1:
-            rows += step(calls, s, t)
-        elif i > last + 1 and n[i - 1].lam != s.lam:
-            rows.append(belm_row(name, form, n[i - 1], s, t))
-        else:
-            safe = finite_form(name, form, s, t)
-            a, b = linear(safe, s, t), euler_weight(safe, s, t)
-            both = i < last
-            rows.append(Row(s, safe, {INPUT if both else CARRY: a, 0: b}, {CARRY: a, 0: b} if both else SWAP))
-    return rows
-
-
-@solver("edict", order=2, prediction="flow", reference=ref.EDICT, calls=2, singular_ends="end")
-def edict(path: Path, *, p: float = 0.93, alternate: bool = True, form: str = "flow") -> Solution:
-    """EDICT: two copies take DDIM steps by each other's output and are mixed. Order 2, 2 evaluations a step.
-
-    a = u + d m(v),  b = v + d m(a),  u+ = p a + (1-p) b,  v+ = p b + (1-p) u+. In the limit of order 1, but with (1-p)^2 / 2 of
-    DDIM's error only. p: in (0, 1]; the way back multiplies rounding by p^-2 a step. alternate: the copy that went first
-    goes second in the next step. b's call is shown the time of a, where the paper shows that of the step's start. form:
-    "eps" (published), "x0" or "flow". An odd rest and the step into sigma = 0 take one copy on with one evaluation.
-    """
-    p = opt.fraction("edict", "p", p)
-    opt.one_of("edict", "alternate", alternate, (True, False))
-
-    def step(calls: int, s: Node, t: Node) -> list[Row]:
-        safe = finite_form("edict", form, s, t)
-        a, b = linear(safe, s, t), euler_weight(safe, s, t)
-        first = {INPUT: p, CARRY: (1 - p) * a, 0: (1 - p) * b}
-        second = {INPUT: (1 - p) * p, CARRY: (p + (1 - p) ** 2) * a, 0: (p + (1 - p) ** 2) * b}
-        pair = (first, second) if alternate else (second, first)
-        return [Row(s, safe, {CARRY: a, 0: b}, SWAP), Row(t, safe, *pair)]
-
-    return Solution(_coupled(path, "edict", form, step), 2 if p >= 0.9 else 1)
-
-
-_FEWER = {1: "euler", 2: "midpoint", 3: "kutta3", 4: "rk4"}
-
-
-def _stages(options: Mapping[str, Any]) -> int:
-    return 2 * len(BUTCHER.get(options["rk"], (0, [[1]]))[1])
-
-
-def _even(nfe: int, calls: int, reserved: bool) -> tuple[int, ...]:
-    """Full steps, one of fewer calls, and one call if they are odd."""
-    full, rest = divmod(nfe, calls)
-    return (*[calls] * full, *[rest // 2 * 2] * (rest > 1), *[1] * (rest % 2))
-
-
-def _half(path: Path, form: str, s: Node, t: Node, rk: Butcher, zeta: float, back: bool) -> list[Row]:
-    """One copy as it is and the other moved by Psi, from s to t by its outputs at s, or (`back`) by those at t.
-
-    The copy at rest is in carry until the last row, where the other, known by its stage and the outputs so far, takes
-    its place.
-    """
-    begin, end = (t, s) if back else (s, t)
-    d, S = gap(form, begin, end), scale(form, t)
-    stages = [begin, *(between(path, form, begin, end, sum(a)) for a in rk[:-1])]
-    now: list[float] = []
-    rows = []
-    for i, (node, then) in enumerate(zip(stages, rk, strict=True)):
-        past = {i - j: -d * w for j, w in enumerate(now) if w}
-        if i + 1 < len(stages):
-            here = scale(form, stages[i + 1])
-            terms: dict[Any, float] = {INPUT: here / scale(form, node)}
-            for j, w in enumerate(then):
-                terms[i - j] = here * (past.get(i - j, 0.0) + d * w)
-            rows.append(Row(node, form, terms, KEEP))
-            now = list(then)
-    base: dict[Any, float] = {INPUT: 1 / scale(form, node), **past}
-    moved: dict[Any, float] = {register: S * (1 - zeta) * w for register, w in base.items()}
-    moved[CARRY] = zeta * S / scale(form, s)
-    for j, w in enumerate(then):
-        moved[i - j] = moved.get(i - j, 0.0) + (-1 if back else 1) * S * d * w
-    home = scale(form, begin)
-    return [*rows, Row(node, form, moved, {register: home * w for register, w in base.items()})]
-
-
-@solver("rex", order=2, prediction="flow", reference=ref.REX, calls=_stages, plan=_even, singular_ends="end")
-def rex(path: Path, *, zeta: float = 0.999, rk: str = "midpoint", form: str = "flow") -> Solution:
-    """Rex: two copies moved in turn by the increments Psi of a Runge-Kutta method. Order of the method, 2 x its stages a step.
-
-    u+ = zeta u + (1 - zeta) w + Psi(w; s -> t),  w+ = w - Psi(u+; t -> s). zeta: in (0, 1]; the way back multiplies rounding
-    by 1/zeta a step. rk: "euler", "midpoint", "heun", "kutta3", "rk4", ... (those of `deis_rho_rk`). form: "flow" comes back in
-    float32; "x0" (published) loses three digits or more, but is the one for few steps of "euler"; "eps". A rest is spent on
-    a smaller method; one evaluation, at an odd rest or into sigma = 0, takes one copy on by Euler.
-    """
-    zeta = opt.fraction("rex", "zeta", zeta)
-    order, full = BUTCHER[opt.one_of("rex", "rk", rk, BUTCHER)]
-
-    def scheme(stages: int) -> Butcher:
-        return full if stages == len(full) else BUTCHER[_FEWER[opt.one_of("rex", "stages", stages, _FEWER)]][1]
-
-    def step(calls: int, s: Node, t: Node) -> list[Row]:
-        safe = finite_form("rex", form, s, t)
-        there = _half(path, safe, s, t, scheme(calls - calls // 2), zeta, back=False)
-        return there + _half(path, safe, s, t, scheme(calls // 2), 1.0, back=True)
-
-    return Solution(_coupled(path, "rex", form, step), order)
-
-
-@solver("rex_sde", order=2, prediction="x0", stochastic=True, reference=ref.REX, calls=2, singular_ends="end")
-def rex_sde(path: Path, *, zeta: float = 1.0, tau: float = 1.0) -> Solution:
-    """Rex for the reverse SDE, Euler-Maruyama on x0 with exact linear part: weak order 2, 2 evaluations a step.
-
-    x+ = a (zeta x + (1 - zeta) w) + b m(w) + c z,  w+ = a w + b m(x+) + c z: one Brownian increment moves both copies, and
-    the way back needs the same. a, b, c: those of `dpmpp_2m_sde` at order 1. zeta: in (0, 1]; below 1, as published (0.999),
-    the copies lose their symmetry and the method is of order 1. tau: the way back undoes the decay e^(-tau^2 h) of every
-    step, which costs digits. A step out of alpha = 0 and steps of one evaluation have no noise.
-    """
-    zeta = opt.fraction("rex_sde", "zeta", zeta)
-    tau = opt.number("rex_sde", "tau", tau, TAU_MOST)
-
-    def step(calls: int, s: Node, t: Node) -> list[Row]:
-        h = t.lam - s.lam
-        noisy = 0.0 if h == inf else min(tau, sqrt(20 / h))  # beyond, the old state would vanish
-        a, b, c = (f("x0", s, t, noisy) for f in (linear, euler_weight, noise_weight))
-        z = {noise(s, t): c} if c else {}
-        moved: dict[Any, float] = {CARRY: zeta * a, INPUT: (1 - zeta) * a, 0: b, **z}
-        return [Row(s, "x0", moved, {INPUT: a, **z}), Row(t, "x0", {CARRY: 1.0, 0: b}, SWAP)]
-
-    return Solution(_coupled(path, "rex_sde", "x0", step), 2 if zeta == 1 else 1)
