@@ -172,13 +172,18 @@ def diffusion(tableau: Tableau, nodes: Sequence[Node]) -> tuple[list[float], lis
     """(eta^2, noises in y) of every step.
 
     A step's noise in x has the variance C^2 = sigma_t^2 (1 - e^(-2 eta^2 h)) where outputs are x0, and otherwise
-    eta^2 sigma_t^2 (e^(2 h) - 1); h = lam_t - lam_s. Other tables agree with these as h goes to 0.
+    eta^2 sigma_t^2 (e^(2 h) - 1); h = lam_t - lam_s. Other tables agree with these as h goes to 0. A step that lands at l,
+    from where noise takes it up to t (churn), says it by its length: 1 + eta^2 = (rho_s - rho_l) / (rho_s - rho_t).
     """
     shares, noises = [], []
-    for (begin, stop), (s, t) in zip(pairwise(boundaries(tableau)), pairwise(nodes), strict=True):
+    for k, ((begin, stop), (s, t)) in enumerate(zip(pairwise(boundaries(tableau)), pairwise(nodes), strict=True)):
         terms = _fresh(tableau, begin, stop) if tableau.stochastic else {}
         variance = sum(w**2 for w in terms.values())
-        shares.append(_share(tableau, tableau.forms[begin], variance, s, t) if variance else 0.0)
+        land = tableau.jumps.get(k)
+        if variance and land:
+            shares.append(rho_gap(land, s) / rho_gap(t, s) - 1)
+        else:
+            shares.append(_share(tableau, tableau.forms[begin], variance, s, t) if variance else 0.0)
         noises.append(tuple((draw, w / t.alpha) for draw, w in terms.items()))
     return shares, noises
 

@@ -167,10 +167,10 @@ def best(n: int, slots: int) -> tuple[int, int]:
     return min((m + best(n - m, slots - 1)[0] + best(m, slots)[0], m) for m in range(1, n))
 
 
-def recall_for(method: str, slots: Any) -> Recall:
-    """The way back of a method's name; ValueError for slots that make no sense."""
+def recall_for(method: str, slots: Any) -> Recall | None:
+    """The way back of a method's name, if it is one of these; ValueError for slots that make no sense."""
     if slots is not None and method not in ("revolve", "segments"):
         raise ValueError(f'`slots` belongs to method="revolve" and "segments"; got it with {method!r}')
     if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
         raise ValueError(f"`slots` must be a whole number of states to hold, at least 1; got {slots!r}")
-    return {"checkpoint": Stored(), "segments": Segments(slots), "revolve": Revolve(slots)}[method]
+    return {"checkpoint": Stored(), "segments": Segments(slots), "revolve": Revolve(slots)}.get(method)

@@ -28,7 +28,8 @@ from fewstep.samplers.tableau import Tableau
 from .coefficients import Free
 from .leaves import Found, discover
 from .noises import Given, draws_of, repeatable
-from .recall import recall_for
+from .recall import Recall, recall_for
+from .reversible import Undone
 from .rows import Network, Rows
 from .sweep import Run, swept
 
@@ -149,6 +150,7 @@ class _Task:
         """The sample, with a graph where gradients are on."""
         x = self.x_T.to(torch.float64 if self.x_T.dtype == torch.float64 else torch.float32)
         state = first_state(self.tableau, x, self.source, 1.0 if self.mu is None else self.mu.to(x.dtype))
+        recall = self._recall(method, ways)
         network = Network(self.denoiser, self.x_T.dtype, x.device)
         rows = self._rows(network, state.input, pair=method == "reversible")
         if not torch.is_grad_enabled():
@@ -164,7 +166,7 @@ class _Task:
         where = [tuple(next(places) for _ in self.tableau.draws(row)) for row in range(self.tableau.nfe + 1)]
         run = Run(
             rows,
-            recall_for(method, ways.slots),
+            recall,
             leaves,
             tuple(t._version for t in leaves),
             ways.accumulate,
@@ -173,6 +175,18 @@ class _Task:
         )
         with _offloaded(ways.offload):
             return swept(run, state, self.z)
+
+    def _recall(self, method: str, ways: Ways) -> Recall | None:
+        """How the states are had again on the way back; the numbers that have no way are refused here."""
+        if method == "reversible":
+            if ways.slots is not None or ways.last is not None or self.free is not None:
+                raise ValueError(
+                    'method="reversible" undoes whole tables with fixed numbers: `slots`, `last` and adjoint.free go with '
+                    '"checkpoint"'
+                )
+            wide = torch.float64 if self.x_T.dtype == torch.float64 else torch.float32
+            return Undone(self.tableau, self.denoiser.prediction, wide, self.post)
+        return recall_for(method, ways.slots)
 
     def _rows(self, network: Network, x: Tensor, pair: bool) -> Rows:
         """The rows of the table on x's device."""

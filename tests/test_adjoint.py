@@ -1,0 +1,394 @@
+"""Gradients through every table of the registry: equal to autograd's, whatever the way the states are had again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from adjoints import BATCH, SIZE, WIDE, Guided, apart, gradients, loss
+
+from fewstep import adjoint, sample
+from fewstep.adjoint.recall import Revolve, Segments, best
+from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, build
+
+Tensor = torch.Tensor
+TABLES = [name for name, entry in SOLVERS.items() if entry.kind == "tableau"]
+EXACT = ("checkpoint", "revolve", "segments")
+SEEDS = range(5, 5 + BATCH)
+
+
+def drawn(problem: Guided, name: str, nfe: int, method: str, **more: Any) -> Tensor:
+    """The sample at the end t = 1e-3, with given noise where the solver draws any."""
+    where = {"t_end": 1e-3} if problem.schedule.kind != "edm" else {}
+    return adjoint.sample(problem.denoiser, problem.x_T.requires_grad_(), name, nfe, method=method, **where, **more)
+
+
+def noise_of(problem: Guided, name: str, nfe: int) -> dict[str, Tensor]:
+    if not SOLVERS[name].stochastic:
+        return {}
+    try:
+        z = adjoint.noise_path(problem.denoiser, problem.x_T, name, nfe, noise_seeds=SEEDS, t_end=1e-3)
+    except ValueError:  # one step of a solver without noise in its last
+        return {}
+    return {"z": z.requires_grad_()}
+
+
+@pytest.mark.parametrize("nfe", [1, 2, 7, 20])
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_equals_autograd(name: str, nfe: int) -> None:
+    """With respect to x_T, parameters, condition, weight of guidance and every noise."""
+    problem = Guided()
+    z = noise_of(problem, name, nfe)
+    targets = [problem.x_T, *problem.targets, *z.values()]
+    expected = gradients(drawn(problem, name, nfe, "direct", **z), targets)
+    assert all(bool(g.any()) for g in expected[: 1 if nfe == 1 else None])
+    for method in EXACT if nfe == 7 else ("checkpoint", "revolve"):
+        assert apart(gradients(drawn(problem, name, nfe, method, **z), targets), expected) <= 1e-12
+
+
+@pytest.mark.parametrize("name", ["dpmpp_3m", "unipc", "heun", "sa_solver"])
+@pytest.mark.parametrize("kind", ["edm", "flow", "ve"])
+def test_other_schedules(kind: str, name: str) -> None:
+    schedule = {"edm": NoiseSchedule.edm(), "flow": NoiseSchedule.flow(), "ve": NoiseSchedule.ve(0.01, 10.0)}[kind]
+    problem = Guided(schedule, prediction="flow_prediction" if kind == "flow" else "sample")
+    x, targets, seeds = problem.x_T.requires_grad_(), problem.targets, SEEDS if name == "sa_solver" else None
+    runs = [
+        gradients(adjoint.sample(problem.denoiser, x, name, 6, method=m, noise_seeds=seeds), [x, *targets])
+        for m in ("direct", *EXACT)
+    ]
+    assert max(apart(run, runs[0]) for run in runs[1:]) <= 1e-12
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m", "unipc", "dpmpp_2m_sde", "etd_rk3"])
+def test_the_sample_is_that_of_sample(name: str) -> None:
+    problem = Guided(dtype=torch.float32)
+    seeds = SEEDS if SOLVERS[name].stochastic else None
+    ours = drawn(problem, name, 8, "checkpoint", noise_seeds=seeds)
+    assert torch.equal(ours, sample(problem.denoiser, problem.x_T, name, 8, t_end=1e-3, noise_seeds=seeds))
+    assert ours.dtype == torch.float32
+    with torch.no_grad():
+        plain = drawn(problem, name, 8, "checkpoint", noise_seeds=seeds)
+    assert torch.equal(plain, ours) and not plain.requires_grad
+
+
+def test_a_detached_history_is_wrong() -> None:
+    """The gradients of earlier outputs are no small correction: without them the gradient is off by more than a tenth."""
+    problem = Guided()
+    x = problem.x_T.requires_grad_()
+    right = gradients(drawn(problem, "dpmpp_2m", 10, "checkpoint"), [x])
+    from fewstep.adjoint.rows import Rows
+
+    pull, seen = Rows.pull, []
+
+    def forgetful(self: Rows, k: int, before: Any, after: Any, *rest: Any) -> Any:
+        seen.append(k)
+        return pull(self, k, before, after._replace(history=tuple(None for _ in after.history)), *rest)
+
+    Rows.pull = forgetful  # type: ignore[method-assign, assignment]
+    try:
+        wrong = gradients(drawn(problem, "dpmpp_2m", 10, "checkpoint"), [x])
+    finally:
+        Rows.pull = pull  # type: ignore[method-assign]
+    assert len(seen) == 10 and apart(wrong, right) > 0.1
+
+
+def test_clipping_and_elementwise_weights() -> None:
+    """What acts on predicted x0 is differentiated as it is; weights may differ by element; a mean is gone back to."""
+    problem = Guided()
+    x, targets = problem.x_T.requires_grad_(), problem.targets
+    for more in ({"post": lambda v: v.clamp(-1, 1)}, {"post": torch.tanh}):
+        runs = [
+            gradients(drawn(problem, "dpmpp_2m", 6, m, **more), [x, *targets])
+            for m in ("direct", "checkpoint", "revolve")
+        ]
+        assert max(apart(run, runs[0]) for run in runs[1:]) <= 1e-12
+
+
+def test_mean_reverting() -> None:
+    problem = Guided(NoiseSchedule.mean_reverting(lam_inf=0.5))
+    mu = torch.linspace(-1, 1, BATCH * SIZE, dtype=WIDE).view(BATCH, SIZE)
+    x = problem.x_T.requires_grad_()
+    runs = [
+        gradients(adjoint.sample(problem.denoiser, x, "dpmpp_2m", 6, method=m, mu=mu), [x, *problem.targets])
+        for m in ("direct", "checkpoint", "revolve")
+    ]
+    assert max(apart(run, runs[0]) for run in runs[1:]) <= 1e-12
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 5, 9])
+def test_revolve_is_checkpoint_to_the_bit_and_costs_what_it_says(slots: int) -> None:
+    problem, n = Guided(), 9
+    x = problem.x_T.requires_grad_()
+    expected = gradients(drawn(problem, "dpmpp_3m", n, "checkpoint"), [x, *problem.targets])
+    before = problem.denoiser.nfe
+    found = gradients(drawn(problem, "dpmpp_3m", n, "revolve", slots=slots), [x, *problem.targets])
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert problem.denoiser.nfe - before == 2 * n + Revolve(slots).advances(n)
+
+
+def test_fewest_repetitions() -> None:
+    """The published table of optimal binomial checkpointing: rows 20, 50, 100, slots 2, 3, 5, 8, 10, 15."""
+    table = [[best(n, s)[0] for s in (2, 3, 5, 8, 10, 15)] for n in (20, 50, 100)]
+    assert table == [[65, 45, 33, 30, 28, 23], [285, 180, 122, 95, 88, 83], [845, 490, 316, 245, 222, 183]]
+
+
+@pytest.mark.parametrize(("n", "size"), [(9, None), (7, 3), (5, 8), (4, 1)])
+def test_segments_cost_what_they_say(n: int, size: int | None) -> None:
+    problem = Guided()
+    before = problem.denoiser.nfe
+    loss(drawn(problem, "dpmpp_2m", n, "segments", slots=size)).backward()
+    assert problem.denoiser.nfe - before == 2 * n + Segments(size).advances(n)
+
+
+def test_noise_of_generators_is_made_again() -> None:
+    problem = Guided()
+    x = problem.x_T.requires_grad_()
+    for generators in (1, BATCH):
+        runs = []
+        for method in ("direct", "revolve"):
+            made = [torch.Generator().manual_seed(i) for i in range(generators)]
+            given = made[0] if generators == 1 else made
+            runs.append(gradients(drawn(problem, "dpmpp_2m_sde", 6, method, generator=given), [x, *problem.targets]))
+        assert apart(runs[1], runs[0]) <= 1e-12
+    torch.manual_seed(4)
+    one = drawn(problem, "dpmpp_2m_sde", 6, "direct")
+    torch.manual_seed(4)
+    assert torch.equal(drawn(problem, "dpmpp_2m_sde", 6, "revolve"), one)
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m", "unipc", "dpmpp_2m_sde", "heun"])
+def test_numbers_of_a_table(name: str) -> None:
+    """Gradients to weights, conversions and network times, for every way back; the sample stays what it was."""
+    problem = Guided()
+    seeds = SEEDS if SOLVERS[name].stochastic else None
+    runs = []
+    for method in ("direct", *EXACT):
+        free = adjoint.free(problem.denoiser, name, 6, t_end=1e-3)
+        x0 = adjoint.sample(problem.denoiser, problem.x_T, free, method=method, noise_seeds=seeds)
+        runs.append(gradients(x0, [free.W, free.p, free.q, free.tau]))
+    assert max(apart(run, runs[0]) for run in runs[1:]) <= 1e-12
+    plain = sample(problem.denoiser, problem.x_T, name, 6, t_end=1e-3, noise_seeds=seeds)
+    assert torch.allclose(x0, plain, rtol=1e-9, atol=1e-9)
+
+
+def test_gradient_to_times_equals_differences() -> None:
+    problem = Guided()
+
+    def value(times: Tensor) -> Tensor:
+        return loss(
+            adjoint.sample(problem.denoiser, problem.x_T, adjoint.free(problem.denoiser, "dpmpp_3m", grid=times))
+        )
+
+    times = torch.tensor(build("dpmpp_3m", problem.schedule, 6, t_end=1e-3).times, requires_grad=True)
+    (found,) = torch.autograd.grad(value(times), times)
+    assert found[0] == found[-1] == 0
+    for i in (1, 4):
+        step = torch.zeros_like(times)
+        step[i] = 1e-7
+        with torch.no_grad():
+            expected = (value(times + step) - value(times - step)) / 2e-7
+        assert float(found[i]) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_last_rows_only() -> None:
+    """Truncated gradients are autograd's with the state before the last rows cut off, and nothing reaches x_T."""
+    problem = Guided()
+    x = problem.x_T.requires_grad_()
+    for last in (1, 3):
+        runs = [gradients(drawn(problem, "dpmpp_3m", 6, m, last=last), problem.targets) for m in ("direct", *EXACT)]
+        assert max(apart(run, runs[0]) for run in runs[1:]) <= 1e-12
+        assert torch.autograd.grad(
+            loss(drawn(problem, "dpmpp_3m", 6, "checkpoint", last=last)), x, allow_unused=True
+        ) == (None,)
+    torch.manual_seed(0)
+    lengths = set()
+    for _ in range(12):
+        before = problem.denoiser.nfe
+        loss(drawn(problem, "dpmpp_3m", 3, "checkpoint", last="random")).backward()
+        lengths.add(problem.denoiser.nfe - before - 3)
+    assert lengths == {1, 2, 3}
+
+
+def test_accumulating_in_place() -> None:
+    problem = Guided()
+    loss(drawn(problem, "dpmpp_2m", 5, "checkpoint")).backward()
+    expected = [t.grad.clone() for t in problem.targets]
+    loss(drawn(problem, "dpmpp_2m", 5, "checkpoint", accumulate=True)).backward()
+    assert apart([t.grad for t in problem.targets], [2 * g for g in expected]) <= 1e-12
+
+
+def test_offloaded_latents_give_the_same_gradient() -> None:
+    problem = Guided()
+    x = problem.x_T.requires_grad_()
+    runs = [gradients(drawn(problem, "dpmpp_2m", 5, "checkpoint", offload=o), [x]) for o in (False, True)]
+    assert torch.equal(runs[0][0], runs[1][0])
+
+
+def test_gradcheck() -> None:
+    problem = Guided()
+    inputs = (problem.x_T[:, :2].clone().requires_grad_(),)
+
+    def run(x: Tensor) -> Tensor:
+        return adjoint.sample(problem.denoiser, torch.cat([x, problem.x_T[:, 2:]], 1), "unipc", 4, t_end=1e-3)
+
+    assert torch.autograd.gradcheck(run, inputs)
+
+
+def test_second_derivatives_go_directly() -> None:
+    problem = Guided()
+    x = problem.x_T.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(loss(drawn(problem, "dpmpp_2m", 3, "direct")), problem.x_T, create_graph=True)
+    assert bool(torch.autograd.grad(slope.square().sum(), problem.x_T)[0].any())
+    with pytest.raises(ValueError, match='second derivatives sample with method="direct"'):
+        torch.autograd.grad(loss(adjoint.sample(problem.denoiser, x, "dpmpp_2m", 3, t_end=1e-3)), x, create_graph=True)
+
+
+@pytest.mark.parametrize("name", ["dpm_adaptive", "rk45", "predictor_corrector"])
+def test_drivers_are_checkpointed_and_said_so(name: str) -> None:
+    problem = Guided()
+    x = problem.x_T.requires_grad_()
+    nfe = None if SOLVERS[name].adaptive else 12
+    direct = gradients(drawn(problem, name, nfe, "direct", noise_seeds=SEEDS), [x, *problem.targets])
+    with pytest.warns(UserWarning, match="chooses its steps as it goes"):
+        found = gradients(drawn(problem, name, nfe, "checkpoint", noise_seeds=SEEDS), [x, *problem.targets])
+    assert apart(found, direct) <= 1e-12
+    with pytest.raises(ValueError, match='use method="checkpoint"'):
+        drawn(problem, name, nfe, "revolve")
+    with pytest.raises(ValueError, match="no gradient comes through 'picard'"):
+        drawn(problem, "picard", 5, "direct")
+
+
+class Dropping(torch.nn.Module):
+    """A small network with dropout, and batch norm on request."""
+
+    def __init__(self, norm: bool = False):
+        super().__init__()
+        torch.manual_seed(0)
+        middle = torch.nn.BatchNorm1d(16, dtype=WIDE) if norm else torch.nn.Dropout(0.5)
+        parts = torch.nn.Linear(SIZE, 16, dtype=WIDE), torch.nn.Tanh(), middle, torch.nn.Linear(16, SIZE, dtype=WIDE)
+        self.net = torch.nn.Sequential(*parts)
+
+    def forward(self, x: Tensor, tau: Tensor) -> Tensor:
+        return self.net(x)
+
+
+@pytest.mark.parametrize("method", EXACT)
+def test_dropout_is_played_again(method: str) -> None:
+    """A network in training mode: the same units are dropped on the way back, and the generator goes on as if once."""
+    net = Dropping()
+    problem = Guided()
+    denoiser = Denoiser(net, problem.schedule)
+    targets = [problem.x_T.requires_grad_(), *net.parameters()]
+    runs, after = [], []
+    for m in ("direct", method):
+        torch.manual_seed(1)
+        runs.append(gradients(adjoint.sample(denoiser, problem.x_T, "dpmpp_2m", 6, method=m, t_end=1e-3), targets))
+        after.append(torch.rand(1))
+    assert apart(runs[1], runs[0]) <= 1e-12 and torch.equal(*after)
+    torch.manual_seed(2)
+    assert apart(gradients(adjoint.sample(denoiser, problem.x_T, "dpmpp_2m", 6, t_end=1e-3), targets), runs[0]) > 0.1
+
+
+def test_autocast_is_entered_again() -> None:
+    problem = Guided(dtype=torch.float32)
+    x = problem.x_T.requires_grad_()
+    runs = []
+    for method in ("direct", "checkpoint"):
+        with torch.autocast("cpu", torch.bfloat16):
+            x0 = drawn(problem, "dpmpp_2m", 5, method)
+        runs.append(gradients(x0, [x, *problem.targets]))
+    assert apart(runs[1], runs[0]) <= 1e-6
+    assert apart(runs[1], gradients(drawn(problem, "dpmpp_2m", 5, "direct"), [x, *problem.targets])) > 1e-4
+
+
+def test_half_precision_does_not_lose_small_gradients() -> None:
+    """A network in float16 and a loss so small that its gradient is below float16's smallest number."""
+    net = Dropping().eval().half()
+    schedule = NoiseSchedule.vp_linear()
+    x = schedule.initial_noise((BATCH, SIZE), torch.Generator().manual_seed(0)).half().requires_grad_()
+    x0 = adjoint.sample(Denoiser(net, schedule), x, "ddim", 4, t_end=0.01)
+    wide = Dropping().eval()
+    y = x.detach().double().requires_grad_()
+    expected = torch.autograd.grad(
+        loss(adjoint.sample(Denoiser(wide, schedule), y, "ddim", 4, t_end=0.01)), wide.parameters()
+    )
+    assert x0.dtype == torch.float16
+    found = torch.autograd.grad((1e-3 * loss(x0.double())), net.parameters())
+    assert apart([1e3 * g.double() for g in found], expected) < 0.05
+
+
+class _Bad:
+    """Networks that gradients cannot flow through, or not as they seem to."""
+
+    detached = staticmethod(lambda x, tau: 0.5 * x.detach())
+    constant = staticmethod(lambda x, tau: torch.zeros_like(x))
+
+    @staticmethod
+    @torch.no_grad()
+    def closed(x: Tensor, tau: Tensor) -> Tensor:
+        return 0.5 * x
+
+
+def test_bad_input() -> None:
+    problem = Guided()
+    x, schedule = problem.x_T.requires_grad_(), problem.schedule
+    for fn in (_Bad.detached, _Bad.constant, _Bad.closed):
+        with pytest.raises(ValueError, match="does not depend on its input .* detaches"):
+            adjoint.sample(Denoiser(fn, schedule), x, "ddim", 3)
+    with pytest.raises(ValueError, match="nothing to differentiate"):
+        adjoint.sample(Denoiser(lambda x, tau: 0.5 * x, schedule), x.detach(), "ddim", 3)
+    with pytest.raises(ValueError, match="nothing to differentiate"):
+        adjoint.sample(Denoiser(lambda x, tau: 0.5 * x, schedule), x.detach(), "ddim", 3, method="direct")
+    stranger = torch.ones(2, 5, dtype=WIDE, requires_grad=True)
+    with pytest.raises(ValueError, match=r"1 of the 3 tensors .* no part in the network's output \(shapes \(2, 5\)"):
+        drawn(problem, "ddim", 3, "checkpoint", params=[*problem.params, stranger])
+    with pytest.raises(ValueError, match="batch norm in training mode"):
+        adjoint.sample(Denoiser(Dropping(norm=True), schedule), x, "ddim", 3)
+    with pytest.raises(ValueError, match="unknown method 'chekpoint'.*checkpoint"):
+        drawn(problem, "ddim", 3, "chekpoint")
+    for more, match in (
+        ({"slots": 3}, "`slots` belongs to"),
+        ({"method": "revolve", "slots": 0}, "at least 1; got 0"),
+        ({"last": 0}, "`last` must be a number of rows"),
+        ({"z": torch.zeros(1)}, r"of shape \(0, 3, 4\); got \(1,\)"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            drawn(problem, "ddim", 3, **{"method": "checkpoint", **more})
+    with pytest.raises(ValueError, match="draws no noise"):
+        adjoint.noise_path(problem.denoiser, x, "ddim", 3, noise_seeds=SEEDS)
+    with pytest.raises(ValueError, match="`post` acts between"):
+        adjoint.sample(problem.denoiser, x, adjoint.free(problem.denoiser, "ddim", 3), post=torch.tanh)
+
+
+def test_changes_between_sampling_and_backward_are_noticed() -> None:
+    problem = Guided()
+    value = loss(drawn(problem, "ddim", 3, "checkpoint"))
+    with torch.no_grad():
+        problem.first.mul_(2.0)
+    with pytest.raises(ValueError, match="changed in place between sampling and backward"):
+        value.backward()
+
+
+def test_gradients_that_are_not_finite_are_refused() -> None:
+    problem = Guided()
+    x0 = drawn(problem, "ddim", 3, "checkpoint")
+    with pytest.raises(ValueError, match="gradient of the sample is not finite"):
+        (x0 * float("nan")).sum().backward()
+
+
+def test_chosen_parameters_and_conditions_with_a_graph_of_their_own() -> None:
+    """params=() leaves the network alone; a condition made by an encoder hands its gradient on, named or not."""
+    problem = Guided()
+    encoder = torch.nn.Linear(2, 2, dtype=WIDE)
+    raw = problem.cond.detach()
+    for named in (True, False):
+        runs = []
+        for method in ("direct", *EXACT):
+            problem.cond = encoder(raw).tanh()
+            more = {"cond": problem.cond, "params": ()} if named and method != "direct" else {}
+            runs.append(gradients(drawn(problem, "dpmpp_2m", 5, method, **more), list(encoder.parameters())))
+        assert max(apart(run, runs[0]) for run in runs[1:]) <= 1e-12
+    problem.first.grad = None
+    loss(drawn(problem, "dpmpp_2m", 5, "checkpoint", params=())).backward()
+    assert problem.first.grad is None and problem.x_T.grad is not None
