@@ -25,7 +25,7 @@ class Problem:
     """eps(x, t, c) = sigma x + MLP(x, c, t), and the loss |x - target|^2 / 2 + sum sin x; float64, batch 4 of 8 numbers."""
 
     def __init__(self, seed: int = 1, d: int = 8, batch: int = 4, width: int = 32, gain: float = 1.0):
-        g = torch.Generator().manual_seed(seed)
+        self.seed, g = seed, torch.Generator().manual_seed(seed)
 
         def normal(*shape: int, scale: float = 1.0) -> Tensor:
             return scale * torch.randn(*shape, generator=g, dtype=torch.float64)
@@ -119,8 +119,22 @@ class Task:
         return continuous(self, rows, state, tuple(problem.leaves), method, options)
 
 
+class Walk:
+    """Brownian paths known on a fine grid in lam."""
+
+    def __init__(self, seed: int, n: int, shape: tuple[int, ...] = (4, 8)):
+        generator = torch.Generator().manual_seed(seed)
+        self.n, self.ends = n, SCHEDULE.lam(np.array([1.0, T_END]))
+        steps = torch.randn(n, *shape, generator=generator, dtype=torch.float64)
+        self.W = torch.cat([torch.zeros_like(steps[:1]), steps.cumsum(0) * float((np.ptp(self.ends) / n) ** 0.5)])
+
+    def __call__(self, draw: Any, like: Tensor) -> Tensor:
+        i, j = (round((v - self.ends[0]) / np.ptp(self.ends) * self.n) for v in (draw.start, draw.end))
+        return (self.W[j] - self.W[i]) / abs(draw.end - draw.start) ** 0.5
+
+
 def table(solver: str, n: int, **options: Any) -> Tableau:
-    """n evaluations of a solver on a uniform grid in lam, from t = 1 to 0.001."""
+    """n steps of a solver on a uniform grid in lam, from t = 1 to 0.001."""
     lam = np.linspace(*SCHEDULE.lam(np.array([1.0, T_END])), n + 1)
     times = SCHEDULE.t_of_lam(lam)
     times[[0, -1]] = 1.0, T_END

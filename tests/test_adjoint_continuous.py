@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gradient_problems import SCHEDULE, T_END, Problem, Task, relative, table
+from gradient_problems import SCHEDULE, Problem, Task, Walk, relative, table
 from problems import Mixture
 
 from fewstep.adjoint.continuous import check_options
@@ -103,24 +103,10 @@ def test_exact_adjoint_is_nearer():
             assert exact[0, 0] < 0.8 * approximate[0, 0], (solver, n, exact, approximate)
 
 
-class Walk:
-    """Brownian paths known on a fine grid in lam."""
-
-    def __init__(self, seed: int, n: int = 1280):
-        generator = torch.Generator().manual_seed(seed)
-        self.n, self.ends = n, SCHEDULE.lam(np.array([1.0, T_END]))
-        steps = torch.randn(n, *PROBLEM.x_T.shape, generator=generator, dtype=torch.float64)
-        self.W = torch.cat([torch.zeros_like(steps[:1]), steps.cumsum(0) * float((np.ptp(self.ends) / n) ** 0.5)])
-
-    def __call__(self, draw: Any, like: Tensor) -> Tensor:
-        i, j = (round((v - self.ends[0]) / np.ptp(self.ends) * self.n) for v in (draw.start, draw.end))
-        return (self.W[j] - self.W[i]) / abs(draw.end - draw.start) ** 0.5
-
-
 def walked(n: int, method: str, **options: Any) -> list[Tensor]:
     """Gradients of the reverse SDE with half the noise (eta = 1/2) along one Brownian path."""
     task = Task(PROBLEM, table("dpmpp_2m_sde", n, tau=0.5, **FULL))
-    task.source = Walk(3)
+    task.source = Walk(3, 1280)
     return task.run(method, **options)
 
 
@@ -129,7 +115,7 @@ def test_sde_converges_with_its_own_noise_alone():
     cases: dict[str, dict[str, Any]] = {
         "stored": {},
         "same": {"states": "reintegrated"},
-        "other": {"states": "reintegrated", "noise": Walk(4)},
+        "other": {"states": "reintegrated", "noise": Walk(4, 1280)},
     }
     found = {
         name: np.array([relative(walked(n, "adjoint_deis", order=1, **options), true) for n in sizes])
@@ -154,6 +140,14 @@ def test_sde_factor_is_read_off_the_table():
         starts = np.cumsum([0, *t.groups])
         shares, _ = diffusion(t, [Node(*(float(v[i]) for v in t.nodes)) for i in starts])
         assert np.allclose(shares, wanted), (solver, options, shares)
+
+
+def test_churn_lengthens_the_steps():
+    """A step lands below its end, and noise takes it up again: the drift is that of the way down."""
+    tasks = [Task(PROBLEM, table("edm_stochastic", n, s_churn=4.0)) for n in (40, 160)]
+    assert all(task.tableau.jumps for task in tasks)
+    coarse, fine = (relative(task.run("adjoint_deis", order="2s"), task.run("direct"))[0] for task in tasks)
+    assert fine < 0.08 and fine < coarse / 3, (coarse, fine)
 
 
 class Known:
