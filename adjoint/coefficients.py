@@ -37,7 +37,6 @@ class Free:
     p: Tensor
     q: Tensor
     tau: Tensor
-    times: Tensor | None = None
 
     def __post_init__(self) -> None:
         n = self.tableau.nfe
@@ -55,8 +54,8 @@ class Free:
 
     def table(self) -> Tableau:
         """The table with these weights and network times; p and q are those of its nodes."""
-        values = {"W": self.W.detach().cpu().numpy().copy(), "model_times": self.tau.detach().cpu().numpy().copy()}
-        return replace(self.tableau, conserves="", **values)
+        W, tau = (v.detach().cpu().numpy().copy() for v in (self.W, self.tau))
+        return replace(self.tableau, conserves="", W=W, model_times=tau)
 
 
 def free(denoiser: Denoiser, solver: str, nfe: int | None = None, grid: Any = None, **options: Any) -> Free:
@@ -84,7 +83,7 @@ def free(denoiser: Denoiser, solver: str, nfe: int | None = None, grid: Any = No
 
     flat: Tensor = Compiled.apply(grid.cpu().double(), function)  # type: ignore[no-untyped-call]
     parts = flat.split([int(np.prod(s)) for s in shapes])
-    return Free(table, *(v.view(s) for v, s in zip(parts, shapes, strict=True)), times=grid)
+    return Free(table, *(v.view(s) for v, s in zip(parts, shapes, strict=True)))
 
 
 def _numbers(denoiser: Denoiser, table: Tableau) -> Sequence[Array]:

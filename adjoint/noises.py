@@ -35,8 +35,9 @@ class Replayed:
     def __init__(self, generator: Any, like: Tensor, schedule: NoiseSchedule):
         self.schedule, self.batch = schedule, like.shape[0]
         self.several = isinstance(generator, (list, tuple))
-        own = generator if generator is not None else _default(like.device)
-        self.generators: list[torch.Generator] = list(own) if self.several else [own]
+        self.generators: list[torch.Generator] = (
+            list(generator) if self.several else [_default(like.device) if generator is None else generator]
+        )
         self.states: dict[Draw, list[Tensor]] = {}
 
     def __call__(self, draw: Draw, like: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ class Undone(Recall):
 
     def backward(self, rows: Rows, kept: Sequence[Tensor]) -> Past:
         predict = predictor(self.tableau, self.prediction, rows.network, rows.taus, self.post)
-        state, end = State(*kept[-2:]), len(kept) - 2
+        state, end = State(kept[-2], kept[-1]), len(kept) - 2
         like = state.input
         for block in reversed(self.blocks):
             if block.exact:

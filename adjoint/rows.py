@@ -102,8 +102,8 @@ class Rows:
         if start == 0:
             return self
         noises: Noises = lambda k, like: self.noises(k + start, like)  # noqa: E731
-        parts = (part[start:] for part in (self.steps, self.taus, self.past, self.draws))
-        return Rows(self.network, *parts, noises, self.linear)  # type: ignore[arg-type]
+        steps, taus, past, draws = (part[start:] for part in (self.steps, self.taus, self.past, self.draws))
+        return Rows(self.network, steps, taus, past, draws, noises, self.linear)  # type: ignore[arg-type]
 
     def blank(self, k: int, x: Tensor) -> State:
         """The state before row k as far as going back needs it: its input, and registers without memory."""
@@ -116,7 +116,7 @@ class Rows:
 
         One network call and its vector-Jacobian product; through half precision with gradients brought to size one.
         """
-        state = State(*(_leaf(v) for v in before[:2]), tuple(_leaf(v) for v in before.history))
+        state = unflat([_leaf(v) for v in flat(before)])
         x = state.input
         z = self.noises(k, x) if not self.linear else [_nothing(x) for _ in self.draws[k]]
         z = [_leaf(v) for v in z] if wants_noise else list(z)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,40 +15,20 @@ from fewstep.errors import unknown
 from fewstep.samplers.artefact import Artefact
 from fewstep.samplers.checks import mean_for, require_finite, validate, validate_noise, validate_place
 from fewstep.samplers.denoiser import Denoiser
-from fewstep.samplers.freerow import FreeRow
-from fewstep.samplers.lowering import lower
 from fewstep.samplers.noise import Noise, check_kind
-from fewstep.samplers.player import Post, State, first_state
+from fewstep.samplers.player import Post
 from fewstep.samplers.registry import SOLVERS, resolve
 from fewstep.samplers.sampling import learned_table, table_for
 from fewstep.samplers.sampling import sample as plain_sample
 from fewstep.samplers.tableau import Tableau
 
 from .coefficients import Free
-from .leaves import Found, discover
+from .continuous import OPTIONS, check_options
 from .noises import Given, draws_of, repeatable
-from .recall import Recall, recall_for
-from .reversible import Undone
-from .rows import Network, Rows
-from .sweep import Run, swept
+from .task import Task, Ways
 
 Tensor = torch.Tensor
-NOTHING = (
-    "there is nothing to differentiate: neither x_T, nor z, nor a tensor that the network uses requires a gradient. Call "
-    "x_T.requires_grad_() (or that of an embedding), or sample without gradients: fewstep.sample"
-)
 METHODS = ("checkpoint", "direct", "revolve", "segments", "reversible", "adjoint_dpm", "adjoint_deis")
-
-
-@dataclass(frozen=True)
-class Ways:
-    """How the gradient is made, apart from the method: see `sample`."""
-
-    slots: int | None = None
-    offload: bool = False
-    last: int | str | None = None
-    accumulate: bool = False
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 def sample(
@@ -67,6 +46,7 @@ def sample(
     offload: bool = False,
     last: int | str | None = None,
     accumulate: bool = False,
+    method_options: Mapping[str, Any] | None = None,
     guidance: float | None = None,
     t_start: float | None = None,
     t_end: float | None = None,
@@ -95,7 +75,8 @@ def sample(
             closes over and that have a graph of their own. z: every noise of the run, (draws, B, *shape), see `noise_path`.
         slots: states that "revolve" holds (log2(nfe) + 1), or rows of a segment (sqrt(nfe)). offload: latents wait in host
             memory. last: gradients through the last rows only, a number or "random" (1..nfe, drawn by torch); biased.
-            accumulate: add gradients of leaves to their .grad row by row; for leaves that are parameters.
+            accumulate: add gradients of leaves to their .grad row by row; for leaves that are parameters. method_options: of
+            the continuous adjoints, e.g. {"order": 1}.
 
     Returns:
         (B, *shape) of x_T's dtype. Under no_grad, what `sample` returns.
@@ -112,7 +93,7 @@ def sample(
     validate(denoiser, x_T, check, post=post)
     validate_noise(x_T, generator, noise_seeds)
     check_kind(noise)
-    ways = Ways(slots, offload, last, accumulate)
+    ways = Ways(slots, offload, last, accumulate, method_options or {})
     given = {"generator": generator, "noise_seeds": noise_seeds, "noise": noise}
     ends = {"nfe": nfe, "grid": grid, "t_start": t_start, "t_end": t_end}
     if isinstance(solver, str) and SOLVERS[resolve(solver)[0]].kind == "driver":
@@ -123,139 +104,20 @@ def sample(
         layout, ends["nfe"] = learned_table(denoiser, layout, x_T, nfe, guidance), None
     tableau = table_for(denoiser, layout, ends, solver_options)
     mu = mean_for(denoiser.schedule, x_T, mu)
+    if method in OPTIONS:
+        check_options(method, ways.options, tableau, z=z, free=isinstance(solver, Free), last=last, slots=slots)
+    elif method_options:
+        raise ValueError(
+            f"`method_options` belong to {' and '.join(OPTIONS)}; got {dict(method_options)} with {method!r}"
+        )
     source: Noise = (
         repeatable(noise, noise_seeds, generator, x_T, denoiser.schedule) if z is None else Given(tableau, z, x_T)
     )
-    task = _Task(denoiser, tableau, x_T, source, z, mu, post, solver if isinstance(solver, Free) else None)
+    task = Task(denoiser, tableau, x_T, source, z, mu, post, solver if isinstance(solver, Free) else None)
     x = task.run(method, params, (cond,) if isinstance(cond, Tensor) else tuple(cond), ways)
     if check != "none":
         require_finite(x, "the result")
     return x.to(x_T.dtype)
-
-
-@dataclass(frozen=True, eq=False)
-class _Task:
-    """One run of a table."""
-
-    denoiser: Denoiser
-    tableau: Tableau
-    x_T: Tensor
-    source: Noise
-    z: Tensor | None
-    mu: Tensor | None
-    post: Post | None
-    free: Free | None
-
-    def run(self, method: str, params: Collection[Tensor] | None, cond: tuple[Tensor, ...], ways: Ways) -> Tensor:
-        """The sample, with a graph where gradients are on."""
-        x = self.x_T.to(torch.float64 if self.x_T.dtype == torch.float64 else torch.float32)
-        state = first_state(self.tableau, x, self.source, 1.0 if self.mu is None else self.mu.to(x.dtype))
-        recall = self._recall(method, ways)
-        network = Network(self.denoiser, self.x_T.dtype, x.device)
-        rows = self._rows(network, state.input, pair=method == "reversible")
-        if not torch.is_grad_enabled():
-            return played(rows, state).input
-        skipped = len(rows) - _kept(ways.last, len(rows))
-        with torch.no_grad():
-            state = played(rows, state, skipped) if skipped else state
-        rows = rows.after(skipped)
-        if method == "direct":
-            return self._direct(rows, state)
-        leaves = self._leaves(network, rows, state, params, cond)
-        places = iter(range(len(draws_of(self.tableau))))
-        where = [tuple(next(places) for _ in self.tableau.draws(row)) for row in range(self.tableau.nfe + 1)]
-        run = Run(
-            rows,
-            recall,
-            leaves,
-            tuple(t._version for t in leaves),
-            ways.accumulate,
-            tuple(where[1 + skipped :]),
-            state.history,
-        )
-        with _offloaded(ways.offload):
-            return swept(run, state, self.z)
-
-    def _recall(self, method: str, ways: Ways) -> Recall | None:
-        """How the states are had again on the way back; the numbers that have no way are refused here."""
-        if method == "reversible":
-            if ways.slots is not None or ways.last is not None or self.free is not None:
-                raise ValueError(
-                    'method="reversible" undoes whole tables with fixed numbers: `slots`, `last` and adjoint.free go with '
-                    '"checkpoint"'
-                )
-            wide = torch.float64 if self.x_T.dtype == torch.float64 else torch.float32
-            return Undone(self.tableau, self.denoiser.prediction, wide, self.post)
-        return recall_for(method, ways.slots)
-
-    def _rows(self, network: Network, x: Tensor, pair: bool) -> Rows:
-        """The rows of the table on x's device."""
-        table = self.tableau
-
-        def noises(k: int, like: Tensor) -> list[Tensor]:
-            return [self.source(draw, like) for draw in table.draws(k + 1)]
-
-        draws = [table.draws(k + 1) for k in range(table.nfe)]
-        if self.free is None:
-            constant = None if self.mu is None else self.mu.to(x.dtype)
-            steps = lower(table, self.denoiser.prediction, x.device, x.dtype, self.post, constant, pair)
-            past = [0, *(step.keep for step in steps[:-1])]
-            return Rows(network, steps, [s.model_time for s in steps], past, draws, noises)
-        if self.post is not None:
-            raise ValueError("`post` acts between output and m, whose weights are free here: leave it away")
-        numbers = self.free.coefficients.beside(x)
-        free = [FreeRow(table, k, numbers) for k in range(table.nfe)]
-        past = [min(k, table.history - 1) for k in range(table.nfe)]
-        return Rows(network, free, list(numbers.tau.unbind()), past, draws, noises, linear=False)
-
-    def _leaves(
-        self, network: Network, rows: Rows, state: State, params: Collection[Tensor] | None, cond: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
-        """What gradients go to beside x_T and z; the first call is made here, and kept for the rows."""
-        numbers = () if self.free is None else self.free.coefficients
-        found: Found = discover(lambda x: network(0, x, rows.taus[0].detach()), state.input, params, cond)
-        if found.random is not None:
-            network.random, network.states[0] = True, found.random
-        network.outside = found.outside
-        rows.first[0] = found.output
-        leaves = (*found.leaves, *(t for t in numbers if t.requires_grad))
-        if not (leaves or self.x_T.requires_grad or (self.z is not None and self.z.requires_grad)):
-            raise ValueError(NOTHING)
-        return leaves
-
-    @staticmethod
-    def _direct(rows: Rows, state: State) -> Tensor:
-        x0 = played(rows, state).input
-        if not x0.requires_grad:
-            raise ValueError(NOTHING)
-        return x0
-
-
-def played(rows: Rows, state: State, stop: int | None = None) -> State:
-    """The state after all rows, or before row `stop`."""
-    for k in range(len(rows) if stop is None else stop):
-        state = rows.advance(k, state)
-    return state
-
-
-def _kept(last: Any, n: int) -> int:
-    """How many of the n rows gradients go through."""
-    if last is None:
-        return n
-    if last == "random":
-        return int(torch.randint(1, n + 1, ()))
-    if isinstance(last, bool) or not isinstance(last, int) or not 1 <= last:
-        raise ValueError(f'`last` must be a number of rows, at least 1, or "random"; got {last!r}')
-    return min(last, n)
-
-
-def _offloaded(offload: bool) -> Any:
-    """Where tensors kept for the way back wait."""
-    import contextlib
-
-    if not offload:
-        return contextlib.nullcontext()
-    return torch.autograd.graph.save_on_cpu(pin_memory=torch.cuda.is_available())
 
 
 def _driven(denoiser: Denoiser, run: Any, solver: str, method: str) -> Tensor:

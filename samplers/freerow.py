@@ -52,4 +52,5 @@ class FreeRow:
         stack = torch.stack([state.carry, x, *outputs, *noises, *constants])
         W = self.numbers.W[k][:, columns]
         lines = torch.tensordot(W, stack, 1) if W.ndim == 2 else (W[:, :, None] * stack).sum(1)
-        return State(*lines.unbind(), outputs[: layout.history - 1])
+        carry, after = lines.unbind()
+        return State(carry, after, outputs[: layout.history - 1])
