@@ -8,6 +8,8 @@ _LAZY = {
     "METHODS": ".sampling",
     "Free": ".coefficients",
     "free": ".coefficients",
+    "invert": ".inversion",
+    "encode": ".inversion",
     "log_likelihood": ".likelihood",
     "bits_per_dim": ".likelihood",
 }

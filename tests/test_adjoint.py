@@ -392,3 +392,61 @@ def test_chosen_parameters_and_conditions_with_a_graph_of_their_own() -> None:
     problem.first.grad = None
     loss(drawn(problem, "dpmpp_2m", 5, "checkpoint", params=())).backward()
     assert problem.first.grad is None and problem.x_T.grad is not None
+
+
+REVERSIBLE = ("bdia", "o_belm", "alf", "reversible_heun", "edict", "rex")
+
+
+@pytest.mark.parametrize("nfe", [1, 2, 7, 20, 50])
+@pytest.mark.parametrize("name", REVERSIBLE)
+def test_reversible_solvers_undo_their_states(name: str, nfe: int) -> None:
+    """The gradient of every state made anew from the one after it; two latents are kept, and few more."""
+    problem = Guided()
+    problem.weight.data.fill_(1.2)
+    targets = [problem.x_T.requires_grad_(), *problem.targets]
+    x0 = drawn(problem, name, nfe, "reversible", grid="logsnr")
+    assert len(x0.grad_fn.saved_tensors) <= 2  # type: ignore[union-attr]
+    limit = 1e-8 if name == "o_belm" else 1e-10  # whose way back lets rounding grow, see its docstring
+    assert (
+        apart(gradients(x0, targets), gradients(drawn(problem, name, nfe, "direct", grid="logsnr"), targets)) <= limit
+    )
+
+
+def test_reversible_sdes_and_clipping() -> None:
+    problem = Guided()
+    problem.weight.data.fill_(1.0)
+    targets = [problem.x_T.requires_grad_(), *problem.targets]
+    for name, more in (("rex_sde", {"form": "flow", "noise_seeds": SEEDS}), ("alf", {"post": torch.tanh})):
+        runs = [gradients(drawn(problem, name, 8, m, **more), targets) for m in ("direct", "reversible")]
+        assert apart(runs[1], runs[0]) <= 1e-10
+
+
+def test_tables_that_cannot_be_undone_are_refused() -> None:
+    problem = Guided()
+    problem.x_T.requires_grad_()
+    before = problem.denoiser.nfe
+    for name, more, match in (
+        ("dpmpp_2m", {}, "dpmpp_2m: row 0 of 80 cannot be undone"),
+        ("bdia", {"gamma": 0.5}, r"bdia: on the way back rounding grows .* keep the states"),
+        ("alf", {"last": 3}, "`slots`, `last` and adjoint.free go with"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            drawn(problem, name, 80, "reversible", grid="logsnr", **more)
+    assert problem.denoiser.nfe == before
+
+
+def test_continuous_adjoints_are_methods_too() -> None:
+    """Close to the exact gradient where steps are small; warned about where they are not; options checked."""
+    problem = Guided()
+    problem.weight.data.fill_(1.2)
+    targets = [problem.x_T.requires_grad_(), *problem.targets]
+    exact = gradients(drawn(problem, "dpmpp_2m", 80, "checkpoint", grid="logsnr"), targets)
+    for method, options in (("adjoint_dpm", {}), ("adjoint_deis", {"order": 2}), ("adjoint_deis", {"order": "2s"})):
+        found = gradients(drawn(problem, "dpmpp_2m", 80, method, grid="logsnr", method_options=options), targets)
+        assert apart(found, exact) < 0.1
+    with pytest.warns(UserWarning, match="not accurate"):
+        drawn(problem, "ddim", 5, "adjoint_deis", grid="logsnr")
+    with pytest.raises(ValueError, match="unknown option of adjoint_dpm 'order'"):
+        drawn(problem, "ddim", 30, "adjoint_dpm", method_options={"order": 1})
+    with pytest.raises(ValueError, match="`method_options` belong to adjoint_dpm and adjoint_deis"):
+        drawn(problem, "ddim", 30, "checkpoint", method_options={"order": 1})

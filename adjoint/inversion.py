@@ -1,0 +1,270 @@
+"""From an image back to the noise that leads to it: undone, solved for, or written down as a noise path.
+
+invert     an ODE solver backwards: exactly where its table has an inverse, else DDIM's implicit step by iteration
+encode     the noises of an SDE solver on a path that ends in the image
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from fewstep.samplers.building import build
+from fewstep.samplers.checks import require_finite, validate, validate_noise
+from fewstep.samplers.denoiser import Denoiser
+from fewstep.samplers.lowering import lower
+from fewstep.samplers.noise import NoiseSource
+from fewstep.samplers.player import State
+from fewstep.samplers.sampling import table_for
+from fewstep.samplers.tableau import Draw, Tableau
+
+from .noises import draws_of
+from .reversible import predictor
+from .reversing import Block, blocks, check
+from .rows import Network
+
+Tensor = torch.Tensor
+PATH = 97  # slot of the noises that `encode` draws its path with, out of the way of those of rows
+LOOSE = 1e-2  # of the state: what iterations may leave open without a warning
+
+
+@dataclass(frozen=True, eq=False)
+class Inverted:
+    """What `invert` found. x_T: (B, *shape) at t_start. state, row: the pair before row `row`, from where `replay` leads back
+    to the image to rounding, while x_T alone starts the pair afresh. residual: of iterated steps, relative, else 0."""
+
+    x_T: Tensor
+    tableau: Tableau
+    state: State
+    row: int
+    residual: float
+
+    def replay(self, denoiser: Denoiser) -> Tensor:
+        """The sample from the pair on, (B, *shape): the image for the denoiser it was inverted with, an edit for another."""
+        return _forward(denoiser, self.tableau, self.state, self.x_T.dtype, self.row).input.to(self.x_T.dtype)
+
+
+def invert(
+    denoiser: Denoiser,
+    x0: Tensor,
+    solver: str | Tableau = "bdia",
+    nfe: int | None = None,
+    grid: Any = None,
+    *,
+    iterations: int = 5,
+    return_state: bool = False,
+    t_start: float | None = None,
+    t_end: float | None = None,
+    **solver_options: Any,
+) -> Any:
+    """The x_T from which a solver leads to x0.
+
+        x_T = adjoint.invert(denoiser, image, "alf", 50);       sample(denoiser, x_T, "alf", 50)  is close to the image
+        found = adjoint.invert(..., return_state=True);         found.replay(denoiser)            is it, to rounding
+
+    Solvers with an exact inverse (bdia, o_belm, alf, reversible_heun, edict, rex) carry a pair of states. An image is only one
+    of the two: the other is had by a step back and forth, and then every row is undone. Of x_T alone alf makes the image best.
+    ddim (and euler) solve each step's equation for the noisier state,
+
+        y_s = y_t + (r_s - r_t) v(x_s, s),     y = x / (alpha + sigma),  r = sigma / (alpha + sigma),  v = eps - x0,
+
+    by `iterations` network calls a step; iterations=1 is plain DDIM inversion, with v at (x_t, t).
+
+    Args:
+        x0: state at t_end, (B, *shape). nfe, grid, t_start, t_end, options: as in `sample`.
+
+    Returns:
+        x_T (B, *shape); an `Inverted` with return_state.
+
+    Cost: nfe network calls and `iterations` + 1 to 5; for ddim nfe times `iterations`.
+
+    Raises:
+        ValueError: a solver without inverse, or one that draws noise, whose way back leads from the image to no noise (see
+        `encode`); rounding that would grow too far; a result that is not finite. A warning where iterations leave more than
+        1 % open.
+
+    Reference: Null-text Inversion for Editing Real Images; Mokady et al.; 2022; arXiv:2211.09794 (plain inversion).
+    """
+    validate(denoiser, x0, "end")
+    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
+        raise ValueError(f"`iterations` counts network calls a step, at least 1; got {iterations!r}")
+    table = table_for(denoiser, solver, {"nfe": nfe, "grid": grid, "t_start": t_start, "t_end": t_end}, solver_options)
+    if table.stochastic or table.schedule.kind == "mean-reverting":
+        raise ValueError(
+            f"{table.name} draws noise, or reverts to a mean: invert goes back along an ODE solver such as bdia or alf, and "
+            "adjoint.encode finds the noises of an SDE solver"
+        )
+    wide = x0.to(torch.float64 if x0.dtype == torch.float64 else torch.float32)
+    if _first_order(table):
+        x_T, residual = _iterated(denoiser, table, wide, x0.dtype, iterations)
+        found = Inverted(x_T.to(x0.dtype), table, State(x_T, x_T), 0, residual)
+    else:
+        parts = blocks(table)
+        check(table, wide.dtype)
+        found = _undone(denoiser, table, parts, wide, x0.dtype, iterations, solver_options)
+    require_finite(found.x_T, "the inverted state")
+    return found if return_state else found.x_T
+
+
+def _first_order(table: Tableau) -> bool:
+    """Whether every row is DDIM's."""
+    one_state = table.history == 1 and table.prologue is None and np.array_equal(table.W[:, 0], table.W[:, 1])
+    return bool(one_state) and table.order == 1 and not table.stochastic and not table.constant
+
+
+def _iterated(
+    denoiser: Denoiser, table: Tableau, x: Tensor, dtype: torch.dtype, iterations: int
+) -> tuple[Tensor, float]:
+    """(state at the first node, largest relative residual) of DDIM's steps solved one after another."""
+    worst = torch.zeros((), dtype=x.dtype, device=x.device)
+    for k in reversed(range(table.nfe)):
+        before = x
+        x, gap = ddim_back(denoiser, table, k, before, dtype, iterations)
+        worst = torch.maximum(worst, (gap.norm() / x.norm()).detach())
+    residual = float(worst)
+    if residual > LOOSE and iterations > 1:
+        warnings.warn(
+            f"a step of the inversion is open by {residual:.1%} after {iterations} iterations: take more of them or more "
+            "evaluations, less guidance, or a reversible solver such as bdia",
+            stacklevel=3,
+        )
+    return x, residual
+
+
+def ddim_back(
+    denoiser: Denoiser, table: Tableau, k: int, x: Tensor, dtype: torch.dtype, iterations: int
+) -> tuple[Tensor, Tensor]:
+    """(state before row k, what the last iteration changed), given the state after it."""
+    at = table.nodes
+    S = at.alpha + at.sigma
+    r = at.sigma / S
+    y, d, scale = x / float(S[k + 1]), float(r[k] - r[k + 1]), float(S[k])
+
+    def velocity(z: Tensor, j: int) -> Tensor:
+        return denoiser.predict("flow", z.to(dtype), float(at.t[j])).to(x.dtype)
+
+    there = bool(at.sigma[k + 1] > 0)
+    found = scale * (y + d * (velocity(x, k + 1) if there else velocity(scale * y, k)))
+    gap = torch.zeros_like(x)
+    for _ in range(iterations - 1):
+        new = scale * (y + d * velocity(found, k))
+        found, gap = new, new - found
+    return found, gap
+
+
+def _undone(
+    denoiser: Denoiser, table: Tableau, parts: list[Block], x0: Tensor, dtype: torch.dtype, iterations: int,
+    options: dict[str, Any],
+) -> Inverted:  # fmt: skip
+    """A reversible table backwards, from the image and the partner that it would have."""
+    network = Network(denoiser, dtype, x0.device)
+    taus = [step.model_time for step in lower(table, denoiser.prediction, x0.device, x0.dtype)]
+    predict = predictor(table, denoiser.prediction, network, taus)
+    state, pair, row = State(_partner(denoiser, table, x0, dtype, iterations, options), x0), None, 0
+    for block in reversed(parts):
+        after = state
+        state, _ = block.back(after, predict)
+        if block.c is None:  # carry is not read by it: before it there is one state, not two
+            pair, row = after, block.stop
+    return Inverted(state.input.to(dtype), table, state if pair is None else pair, row, 0.0)
+
+
+def _partner(
+    denoiser: Denoiser, table: Tableau, x0: Tensor, dtype: torch.dtype, iterations: int, options: dict[str, Any]
+) -> Tensor:
+    """The carry that belongs to an image at the end: of the last step, taken once more from DDIM's way back over it."""
+    calls = table.groups[-1] if len(table.groups) == 1 else max(table.groups)
+    start = float(table.times[table.nfe - table.groups[-1]])
+    ends = np.array([start, table.times[-1]])
+    direct = build("ddim", table.schedule, 1, ends)
+    x, _ = ddim_back(denoiser, direct, 0, x0, dtype, iterations)
+    last = build(table.name, table.schedule, calls, ends, **options)
+    return _forward(denoiser, last, State(x, x), dtype).carry
+
+
+def _forward(denoiser: Denoiser, table: Tableau, state: State, dtype: torch.dtype, start: int = 0) -> State:
+    """The pair after the rows from `start` on."""
+    x = state.input
+    for step in lower(table, denoiser.prediction, x.device, x.dtype, pair=True)[start:]:
+        state = step(state, denoiser.call(state.input.to(dtype), step.model_time))
+    return state
+
+
+class Encoded(NamedTuple):
+    """x_T (B, *shape), z (draws, B, *shape), rest (B, *shape): adjoint.sample(denoiser, x_T, ..., z=z) + rest is the image."""
+
+    x_T: Tensor
+    z: Tensor
+    rest: Tensor
+
+
+def encode(
+    denoiser: Denoiser,
+    x0: Tensor,
+    solver: str | Tableau = "ddpm",
+    nfe: int | None = None,
+    grid: Any = None,
+    *,
+    noise_seeds: Sequence[int],
+    t_start: float | None = None,
+    t_end: float | None = None,
+    **solver_options: Any,
+) -> Encoded:
+    """The noise path along which an SDE solver leads to x0 (edit-friendly encoding).
+
+        x_k = alpha_k x0 + sigma_k e_k, e_k independent;     z_k = (x_{k+1} - mean_k(x_k, m_k, m_{k-1}, ...)) / c_k
+
+    The noises hold the image's layout: played with another condition they give an edit of it. The last step into sigma = 0
+    draws none; what the network misses there is `rest`, small where the grid is fine at its end.
+
+    Args:
+        x0: image, (B, *shape). solver: one state and one noise a row: ddpm, dpmpp_2m_sde, euler_ancestral, ... noise_seeds:
+            one a sample, of the path. Others as in `sample`.
+
+    Cost: nfe network calls. Raises: ValueError for a solver that draws no noise, or none in some row before the last.
+
+    Reference: An Edit Friendly DDPM Noise Space; Huberman-Spiegelglas, Kulikov, Michaeli; 2023; arXiv:2304.06140.
+    """
+    validate(denoiser, x0, "end")
+    validate_noise(x0, None, noise_seeds)
+    table = table_for(denoiser, solver, {"nfe": nfe, "grid": grid, "t_start": t_start, "t_end": t_end}, solver_options)
+    weights = _noise_weights(table)
+    wide = x0.to(torch.float64 if x0.dtype == torch.float64 else torch.float32)
+    draw, at = NoiseSource(noise_seeds), table.nodes
+    path = [
+        float(at.alpha[k]) * wide + float(at.sigma[k]) * draw(Draw(k, PATH, 0.0, 0.0), wide) for k in range(table.nfe)
+    ]
+    history: tuple[Tensor, ...] = ()
+    z, nothing = [], torch.zeros_like(wide)
+    for k, step in enumerate(lower(table, denoiser.prediction, wide.device, wide.dtype)):
+        output = denoiser.call(path[k].to(x0.dtype), step.model_time)
+        mean = step(State(path[k], path[k], history), output, [nothing] * len(step.draws))
+        target = path[k + 1] if k + 1 < table.nfe else wide
+        if step.draws:
+            z.append((target - mean.input) / weights[k])
+            rest = nothing
+        else:
+            rest = target - mean.input
+        history = mean.history
+    return Encoded(path[0].to(x0.dtype), torch.stack(z).to(x0.dtype), rest.to(x0.dtype))
+
+
+def _noise_weights(table: Tableau) -> list[float]:
+    """c_k of every row; ValueError for a table that has not one state and one noise a row."""
+    if not draws_of(table):
+        raise ValueError(
+            f"{table.name} draws no noise: take a stochastic solver such as ddpm, or invert() an ODE solver"
+        )
+    both = table.prologue is None and np.array_equal(table.W[:, 0], table.W[:, 1]) and not table.elementwise
+    found = table.W[:, 1, 2 + table.history]
+    if not both or table.slots != 1 or not found[:-1].all():
+        raise ValueError(
+            f"{table.name}: encoding needs one state and one noise in every row but the last, such as ddpm, euler_ancestral or "
+            "dpmpp_2m_sde have"
+        )
+    return [float(c) for c in found]
