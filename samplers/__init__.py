@@ -15,6 +15,7 @@ _LAZY = {
     "NoiseSource": ".noise",
     "Scheduler": ".scheduler",
     "sample": ".sampling",
+    "guidance": ".guidance",
 }
 __all__ = list(_LAZY)
 __getattr__ = lazily("fewstep.samplers", _LAZY)

