@@ -59,6 +59,54 @@ def test_from_a_pipeline_of_ones_own(saved):
     assert list(errors(output)) == ["heun"]
 
 
+def numbers(pattern, output):
+    return [float(value) for value in re.findall(pattern, output)]
+
+
+def test_optimising_noise(tmp_path):
+    output = run("optimise_noise", "--images", 4, "--steps", 6, "--nfe", 4, "--out", tmp_path / "noise.png")
+    before, after = numbers(r"mean probability ([\d.]+)", output)
+    assert after > before + 0.2
+    Image.open(tmp_path / "noise.png").verify()
+
+
+def test_learning_a_conditioning_vector(tmp_path):
+    output = run("learn_conditioning", "--steps", 5, "--batch", 2, "--nfe", 4, "--out", tmp_path / "rows.png")
+    before, after = numbers(r"ink ([\d.]+)", output)
+    assert after > before + 0.02
+    assert Image.open(tmp_path / "rows.png").width == 302
+
+
+@pytest.mark.parametrize("last", ["random", 2])
+def test_finetuning_towards_a_reward(tmp_path, last):
+    arguments = ("--steps", 5, "--nfe", 3, "--last", last, "--out", tmp_path / "rows.png")
+    before, after = numbers(r"reward (-[\d.]+)", run("finetune_reward", *arguments))
+    assert after > before
+    assert Image.open(tmp_path / "rows.png").width == 302
+
+
+def test_auditing_the_classifier(tmp_path):
+    output = run("audit_classifier", "--images", 4, "--steps", 6, "--nfe", 4, "--out", tmp_path / "audit.png")
+    found, random = numbers(r": +(\d+) of", output)
+    assert found > random
+    Image.open(tmp_path / "audit.png").verify()
+
+
+def test_morphing(tmp_path):
+    output = run("morph", "--images", 5, "--steps", 8, "--nfe", 4, "--out", tmp_path / "strip.png")
+    before, after = numbers(r"length ([\d.]+)", output)
+    assert after < before
+    assert Image.open(tmp_path / "strip.png").width == 152
+
+
+@pytest.mark.filterwarnings("ignore:a step of the inversion")
+def test_inverting_images(tmp_path):
+    output = run("invert_reconstruct", "--images", 2, "--nfe", 8, "--out", tmp_path / "rows.png")
+    plain, iterated, alf, bdia = numbers(r"([\d.e+-]+) from the state", output)
+    assert max(alf, bdia) < 1e-3 < plain and iterated < plain
+    assert Image.open(tmp_path / "rows.png").size == (62, 152)
+
+
 def test_an_example_is_a_script():
     result = subprocess.run(
         [sys.executable, EXAMPLES / "plug_into_pipeline.py", "--help"], capture_output=True, text=True, check=False
