@@ -31,6 +31,7 @@ from .rows import Network
 Tensor = torch.Tensor
 PATH = 97  # slot of the noises that `encode` draws its path with, out of the way of those of rows
 LOOSE = 1e-2  # of the state: what iterations may leave open without a warning
+PARTNER = 1e-3  # how exactly the step back for the partner is solved; replay does not depend on it
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,8 @@ def invert(
     nfe: int | None = None,
     grid: Any = None,
     *,
-    iterations: int = 5,
+    iterations: int = 20,
+    tol: float = 1e-3,
     return_state: bool = False,
     t_start: float | None = None,
     t_end: float | None = None,
@@ -64,16 +66,18 @@ def invert(
 ) -> Any:
     """The x_T from which a solver leads to x0.
 
-        x_T = adjoint.invert(denoiser, image, "alf", 50);       sample(denoiser, x_T, "alf", 50)  is close to the image
-        found = adjoint.invert(..., return_state=True);         found.replay(denoiser)            is it, to rounding
+        x_T = adjoint.invert(denoiser, image, "bdia", 50);      sample(denoiser, x_T, "bdia", 50)  is close to the image
+        found = adjoint.invert(..., return_state=True);         found.replay(denoiser)             is it, to rounding
 
     Solvers with an exact inverse (bdia, o_belm, alf, reversible_heun, edict, rex) carry a pair of states. An image is only one
-    of the two: the other is had by a step back and forth, and then every row is undone. Of x_T alone alf makes the image best.
+    of the two: the other is had by a step back and forth, and then every row is undone. x_T alone starts a pair afresh, which
+    brings the image back to the solver's own error; for edits by another condition it is the cleaner start of the two.
     ddim (and euler) solve each step's equation for the noisier state,
 
         y_s = y_t + (r_s - r_t) v(x_s, s),     y = x / (alpha + sigma),  r = sigma / (alpha + sigma),  v = eps - x0,
 
-    by `iterations` network calls a step; iterations=1 is plain DDIM inversion, with v at (x_t, t).
+    by at most `iterations` network calls a step, until the last one changes less than `tol` of the state; iterations=1 is plain
+    DDIM inversion, with v at (x_t, t).
 
     Args:
         x0: state at t_end, (B, *shape). nfe, grid, t_start, t_end, options: as in `sample`.
@@ -81,7 +85,7 @@ def invert(
     Returns:
         x_T (B, *shape); an `Inverted` with return_state.
 
-    Cost: nfe network calls and `iterations` + 1 to 5; for ddim nfe times `iterations`.
+    Cost: nfe network calls and a few for the partner; for ddim nfe times up to `iterations`, and a device read each.
 
     Raises:
         ValueError: a solver without inverse, or one that draws noise, whose way back leads from the image to no noise (see
@@ -93,6 +97,8 @@ def invert(
     validate(denoiser, x0, "end")
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
         raise ValueError(f"`iterations` counts network calls a step, at least 1; got {iterations!r}")
+    if not isinstance(tol, (int, float)) or not tol >= 0:
+        raise ValueError(f"`tol` must be a number, at least 0; got {tol!r}")
     table = table_for(denoiser, solver, {"nfe": nfe, "grid": grid, "t_start": t_start, "t_end": t_end}, solver_options)
     if table.stochastic or table.schedule.kind == "mean-reverting":
         raise ValueError(
@@ -101,7 +107,7 @@ def invert(
         )
     wide = x0.to(torch.float64 if x0.dtype == torch.float64 else torch.float32)
     if _first_order(table):
-        x_T, residual = _iterated(denoiser, table, wide, x0.dtype, iterations)
+        x_T, residual = _iterated(denoiser, table, wide, x0.dtype, iterations, tol)
         found = Inverted(x_T.to(x0.dtype), table, State(x_T, x_T), 0, residual)
     else:
         parts = blocks(table)
@@ -118,15 +124,13 @@ def _first_order(table: Tableau) -> bool:
 
 
 def _iterated(
-    denoiser: Denoiser, table: Tableau, x: Tensor, dtype: torch.dtype, iterations: int
+    denoiser: Denoiser, table: Tableau, x: Tensor, dtype: torch.dtype, iterations: int, tol: float
 ) -> tuple[Tensor, float]:
     """(state at the first node, largest relative residual) of DDIM's steps solved one after another."""
-    worst = torch.zeros((), dtype=x.dtype, device=x.device)
+    residual = 0.0
     for k in reversed(range(table.nfe)):
-        before = x
-        x, gap = ddim_back(denoiser, table, k, before, dtype, iterations)
-        worst = torch.maximum(worst, (gap.norm() / x.norm()).detach())
-    residual = float(worst)
+        x, gap = ddim_back(denoiser, table, k, x, dtype, iterations, tol)
+        residual = max(residual, gap)
     if residual > LOOSE and iterations > 1:
         warnings.warn(
             f"a step of the inversion is open by {residual:.1%} after {iterations} iterations: take more of them or more "
@@ -137,9 +141,9 @@ def _iterated(
 
 
 def ddim_back(
-    denoiser: Denoiser, table: Tableau, k: int, x: Tensor, dtype: torch.dtype, iterations: int
-) -> tuple[Tensor, Tensor]:
-    """(state before row k, what the last iteration changed), given the state after it."""
+    denoiser: Denoiser, table: Tableau, k: int, x: Tensor, dtype: torch.dtype, iterations: int, tol: float
+) -> tuple[Tensor, float]:
+    """(state before row k, what the last iteration changed of it), given the state after it."""
     at = table.nodes
     S = at.alpha + at.sigma
     r = at.sigma / S
@@ -150,10 +154,12 @@ def ddim_back(
 
     there = bool(at.sigma[k + 1] > 0)
     found = scale * (y + d * (velocity(x, k + 1) if there else velocity(scale * y, k)))
-    gap = torch.zeros_like(x)
+    gap = 0.0
     for _ in range(iterations - 1):
         new = scale * (y + d * velocity(found, k))
-        found, gap = new, new - found
+        found, gap = new, float(((new - found).norm() / new.norm()).detach())
+        if gap <= tol:
+            break
     return found, gap
 
 
@@ -182,7 +188,7 @@ def _partner(
     start = float(table.times[table.nfe - table.groups[-1]])
     ends = np.array([start, table.times[-1]])
     direct = build("ddim", table.schedule, 1, ends)
-    x, _ = ddim_back(denoiser, direct, 0, x0, dtype, iterations)
+    x, _ = ddim_back(denoiser, direct, 0, x0, dtype, iterations, PARTNER)
     last = build(table.name, table.schedule, calls, ends, **options)
     return _forward(denoiser, last, State(x, x), dtype).carry
 

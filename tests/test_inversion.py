@@ -64,12 +64,12 @@ def test_ddim_by_iteration() -> None:
     denoiser, images, _ = problem()
     errors = []
     for iterations in (1, 4, 40):
-        x_T = adjoint.invert(denoiser, images, "ddim", 50, iterations=iterations)
+        x_T = adjoint.invert(denoiser, images, "ddim", 50, iterations=iterations, tol=0)
         errors.append(off(sample(denoiser, x_T, "ddim", 50), images))
     assert errors[0] > 0.02 and errors[1] < 0.2 * errors[0] and errors[2] < 1e-10
     before = denoiser.nfe
-    found = adjoint.invert(denoiser, images, "ddim", 50, iterations=7, return_state=True)
-    assert denoiser.nfe - before == 7 * 50 and 0 < found.residual < 1e-3
+    found = adjoint.invert(denoiser, images, "ddim", 50, return_state=True)
+    assert denoiser.nfe - before < 7 * 50 and 0 < found.residual <= 1e-3
     assert off(found.replay(denoiser), images) < 1e-2
     with pytest.warns(UserWarning, match="open by .* after 2 iterations"):
         adjoint.invert(denoiser, images, "ddim", 5, iterations=2)
@@ -113,6 +113,7 @@ def test_bad_input() -> None:
         (lambda: adjoint.invert(denoiser, images, "ddpm", 10), "ddpm draws noise.*adjoint.encode"),
         (lambda: adjoint.invert(denoiser, images, "bdia", 80, gamma=0.5), "rounding grows"),
         (lambda: adjoint.invert(denoiser, images, "ddim", 5, iterations=0), "at least 1; got 0"),
+        (lambda: adjoint.invert(denoiser, images, "ddim", 5, tol=-1.0), "`tol` must be a number, at least 0"),
         (lambda: adjoint.invert(denoiser, np.zeros(3), "ddim", 5), "must be a floating tensor"),
         (lambda: adjoint.encode(denoiser, images, "ddim", 5, noise_seeds=SEEDS), "ddim draws no noise"),
         (
