@@ -26,7 +26,8 @@ def discover(call: Call, x: Tensor, params: Collection[Tensor] | None, cond: Seq
     every leaf of the call's graph.
 
     Raises:
-        ValueError: an output that does not depend on x; what was named and is not in the graph; batch norm that is training.
+        ValueError: an output that does not depend on x; params that are not in the graph; batch norm that is training. cond
+        may come in later: conditions may differ from call to call.
     """
     inner = x.detach().requires_grad_()
     before = random_state(x.device)
@@ -41,16 +42,22 @@ def discover(call: Call, x: Tensor, params: Collection[Tensor] | None, cond: Seq
             "the network's output does not depend on its input in a way that torch can follow: it detaches, runs under "
             "no_grad or in inference mode. Let gradients through, or sample without them: fewstep.sample"
         )
-    missing = [t for t in named if not any(t is r for r in reached)]
+    asked = [t for t in (params or ()) if t.requires_grad]
+    check_used("params", asked, [any(t is r for r in reached) for t in asked])
+    drew = not all(torch.equal(a, b) for a, b in zip(before, random_state(x.device), strict=True))
+    return Found((*named, *(free if params is None else ())), output.detach(), before if drew else None, outside)
+
+
+def check_used(name: str, asked: Sequence[Tensor], used: Sequence[bool]) -> None:
+    """ValueError for tensors that gradients are asked for and that have no part in the network's output."""
+    missing = [t for t, part in zip(asked, used, strict=True) if not part]
     if missing:
         shapes = ", ".join(str(tuple(t.shape)) for t in missing[:3])
         raise ValueError(
-            f"{len(missing)} of the {len(named)} tensors in `params` and `cond` have no part in the network's output (shapes "
+            f"{len(missing)} of the {len(asked)} tensors in `{name}` have no part in the network's output (shapes "
             f"{shapes}{', ...' if len(missing) > 3 else ''}): pass the tensors that the denoiser closes over themselves, not "
             "copies, and leave away those it does not use"
         )
-    drew = not all(torch.equal(a, b) for a, b in zip(before, random_state(x.device), strict=True))
-    return Found((*named, *(free if params is None else ())), output.detach(), before if drew else None, outside)
 
 
 def _number(x: Tensor) -> int:

@@ -72,9 +72,11 @@ def sample(
             "rex", ...). "direct": autograd through the loop, with the memory of nfe network calls; any order of derivative.
             "adjoint_dpm", "adjoint_deis": the published continuous adjoints, approximate (see `continuous`).
         params: tensors to differentiate with respect to, instead of all leaves; () for none. cond: tensors that the network
-            closes over and that have a graph of their own. z: every noise of the run, (draws, B, *shape), see `noise_path`.
+            closes over and that have a graph of their own, or come in at later calls (a list of one a step). z: every noise
+            of the run, (draws, B, *shape), see `noise_path`.
         slots: states that "revolve" holds (log2(nfe) + 1), or rows of a segment (sqrt(nfe)). offload: latents wait in host
-            memory. last: gradients through the last rows only, a number or "random" (1..nfe, drawn by torch); biased.
+            memory. last: gradients through the last rows only, a number or "random" (1..nfe, drawn by torch): no gradient of
+            the loss, and with few rows it need not even lower it.
             accumulate: add gradients of leaves to their .grad row by row; for leaves that are parameters. method_options: of
             the continuous adjoints, e.g. {"order": 1}.
 

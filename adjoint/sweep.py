@@ -19,6 +19,7 @@ import torch
 
 from fewstep.samplers.player import State
 
+from .leaves import check_used
 from .recall import Recall
 from .rows import Rows
 
@@ -29,7 +30,7 @@ Tensor = torch.Tensor
 class Run:
     """What the sweep goes over. leaves: tensors that the rows close over. accumulate: add their gradients to .grad as they
     come, instead of returning them at the end. places: of each row's noises in z, where z is given. history: outputs before
-    the first row."""
+    the first row. whole: whether these are all rows of the table."""
 
     rows: Rows
     recall: Recall
@@ -38,6 +39,7 @@ class Run:
     accumulate: bool = False
     places: tuple[tuple[int, ...], ...] = ()
     history: tuple[Tensor, ...] = ()
+    whole: bool = True
 
 
 def swept(run: Run, state: State, z: Tensor | None) -> Tensor:
@@ -68,6 +70,8 @@ class _Sweep(torch.autograd.Function):
             for place, value in zip(run.places[k] if wants_noise else (), to_noise, strict=True):
                 if dz is not None and value is not None:
                     dz[place] = value
+        if run.whole:
+            check_used("cond", run.leaves, [total is not None for total in totals])
         carry, x = (finite(v) for v in g[:2])
         return (None, carry, x, dz, *([None] * len(totals) if run.accumulate else totals))
 
@@ -96,10 +100,9 @@ def collect(
             continue
         total = leaf.grad if accumulate else totals[i]
         total = value * weight if total is None else total.add_(value, alpha=weight)
+        totals[i] = total
         if accumulate:
             leaf.grad = total
-        else:
-            totals[i] = total
 
 
 def finite(gradient: Tensor | None) -> Tensor | None:

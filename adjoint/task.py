@@ -77,7 +77,7 @@ class Task:
                 return continuous(self, rows, state, leaves, method, ways.options, ways.accumulate)
         versions = tuple(t._version for t in leaves)
         places = self._places()[1 + skipped :]
-        run = Run(rows, recall, leaves, versions, ways.accumulate, places, state.history)
+        run = Run(rows, recall, leaves, versions, ways.accumulate, places, state.history, skipped == 0)
         with _offloaded(ways.offload):
             return swept(run, state, self.z)
 

@@ -344,7 +344,9 @@ def test_bad_input() -> None:
     with pytest.raises(ValueError, match="nothing to differentiate"):
         adjoint.sample(Denoiser(lambda x, tau: 0.5 * x, schedule), x.detach(), "ddim", 3, method="direct")
     stranger = torch.ones(2, 5, dtype=WIDE, requires_grad=True)
-    with pytest.raises(ValueError, match=r"1 of the 3 tensors .* no part in the network's output \(shapes \(2, 5\)"):
+    with pytest.raises(
+        ValueError, match=r"1 of the 3 tensors in `params` have no part in the network's output \(shapes \(2, 5\)"
+    ):
         drawn(problem, "ddim", 3, "checkpoint", params=[*problem.params, stranger])
     with pytest.raises(ValueError, match="batch norm in training mode"):
         adjoint.sample(Denoiser(Dropping(norm=True), schedule), x, "ddim", 3)
@@ -371,6 +373,29 @@ def test_changes_between_sampling_and_backward_are_noticed() -> None:
         problem.first.mul_(2.0)
     with pytest.raises(ValueError, match="changed in place between sampling and backward"):
         value.backward()
+
+
+def test_a_condition_for_every_step() -> None:
+    """Conditions that change from call to call, as one tensor with a step axis or as a list; one that is never used is told."""
+    problem = Guided()
+    times = build("dpmpp_2m", problem.schedule, 5, t_end=1e-3).model_times
+    stacked = torch.randn(5, BATCH, 2, dtype=WIDE, requires_grad=True)
+    listed = [part.detach().requires_grad_() for part in stacked]
+    step = lambda tau: int(abs(torch.tensor(times) - float(tau)).argmin())  # noqa: E731
+    for each, targets in ((stacked, [stacked]), (listed, listed)):
+        fn = lambda x, tau, each=each: problem.branch(x, each[step(tau)], tau)  # noqa: E731
+        denoiser = Denoiser(fn, problem.schedule)
+        runs = []
+        for method in ("direct", *EXACT):
+            more = {"cond": listed} if each is listed else {}
+            x0 = adjoint.sample(denoiser, problem.x_T, "dpmpp_2m", 5, method=method, t_end=1e-3, **more)
+            runs.append(gradients(x0, targets))
+        assert max(apart(run, runs[0]) for run in runs[1:]) <= 1e-12
+        assert all(bool(g.any()) for g in runs[0])
+    stranger = torch.ones(2, 5, dtype=WIDE, requires_grad=True)
+    x0 = adjoint.sample(denoiser, problem.x_T, "dpmpp_2m", 5, t_end=1e-3, cond=[*listed, stranger])
+    with pytest.raises(ValueError, match=r"1 of the \d+ tensors in `cond` have no part"):
+        loss(x0).backward()
 
 
 def test_gradients_that_are_not_finite_are_refused() -> None:
