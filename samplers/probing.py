@@ -96,7 +96,15 @@ class PipelineDenoiser(Denoiser):
         return self.fn.own().latents
 
     def decode(self, latents: Tensor) -> Any:
-        """What the pipeline makes of finished latents, as in `pipe(...)[0]`: its VAE decoder, its `output_type`."""
+        """What the pipeline makes of finished latents, as in `pipe(...)[0]`: its VAE decoder, its `output_type`.
+
+        Gradients come through with output_type="pt"; "pil" and "np" are for latents without a graph.
+        """
+        kind = self.fn.call.get("output_type", "pil")
+        if latents.requires_grad and torch.is_grad_enabled() and kind in ("pil", "np"):
+            raise ValueError(
+                f'output_type={kind!r} has no gradient: make the denoiser with output_type="pt", or decode latents.detach()'
+            )
         return self.fn.finish(latents)
 
     def close(self) -> None:

@@ -62,4 +62,6 @@ def gradients(x0: Tensor, targets: Any) -> list[Tensor]:
 
 def apart(one: Any, other: Any) -> float:
     """The largest relative distance between two lists of tensors."""
-    return max(float((a - b).norm() / b.norm().clamp(min=1e-300)) for a, b in zip(one, other, strict=True))
+    return max(
+        float((a - b).detach().norm() / b.detach().norm().clamp(min=1e-300)) for a, b in zip(one, other, strict=True)
+    )

@@ -55,8 +55,7 @@ def test_decoding_is_part_of_the_loss() -> None:
     """The pipeline's own VAE decoder passes gradients on; nothing in `pipe(...)` itself would."""
     pipe, call = double("sd")
     call["prompt_embeds"].requires_grad_()
-    denoiser = Denoiser.from_pipeline(pipe, **call, output_type="pt") if "output_type" not in call else None
-    denoiser = denoiser or Denoiser.from_pipeline(pipe, **call)
+    denoiser = Denoiser.from_pipeline(pipe, **{**call, "output_type": "pt"})
     x = start(denoiser)
     image = denoiser.decode(adjoint.sample(denoiser, x, "dpmpp_2m", 3))
     assert image.requires_grad
@@ -65,6 +64,9 @@ def test_decoding_is_part_of_the_loss() -> None:
     with torch.no_grad():
         values = [denoiser.decode(sample(denoiser, x + h * step, "dpmpp_2m", 3)).square().sum() for h in (1e-5, -1e-5)]
     assert float((found * step).sum()) == pytest.approx(float(values[0] - values[1]) / 2e-5, rel=1e-4)
+    pictures = Denoiser.from_pipeline(pipe, **{**call, "output_type": "np"})
+    with pytest.raises(ValueError, match="output_type='np' has no gradient"):
+        pictures.decode(adjoint.sample(pictures, x, "ddim", 1))
 
 
 def test_guidance_in_one_batch_or_two_calls() -> None:

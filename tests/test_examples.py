@@ -77,7 +77,7 @@ def test_learning_a_conditioning_vector(tmp_path):
     assert Image.open(tmp_path / "rows.png").width == 302
 
 
-@pytest.mark.parametrize("last", ["random", 2])
+@pytest.mark.parametrize("last", ["random", pytest.param(2, marks=pytest.mark.slow)])
 def test_finetuning_towards_a_reward(tmp_path, last):
     arguments = ("--steps", 5, "--nfe", 3, "--last", last, "--out", tmp_path / "rows.png")
     before, after = numbers(r"reward (-[\d.]+)", run("finetune_reward", *arguments))
