@@ -33,7 +33,15 @@ def discover(call: Call, x: Tensor, params: Collection[Tensor] | None, cond: Seq
     before = random_state(x.device)
     with torch.enable_grad():
         first = _number(inner)
-        output = call(inner)
+        try:
+            output = call(inner)
+        except RuntimeError as error:
+            if "dtype" not in str(error) and "scalar type" not in str(error):
+                raise
+            raise ValueError(
+                f"the network does not take what it was given beside a state of {x.dtype} ({error}): give x_T in the network's "
+                "dtype, and conditions too"
+            ) from error
     named = tuple(t for t in (*(params or ()), *cond) if t.requires_grad)
     stops = {_place(t): t for t in (inner, *named)}
     reached, free, outside = _walk(output, stops, first)

@@ -95,6 +95,12 @@ def sample(
     validate(denoiser, x_T, check, post=post)
     validate_noise(x_T, generator, noise_seeds)
     check_kind(noise)
+    for name in ("hook", "callback"):
+        if name in solver_options:
+            raise ValueError(
+                f"`{name}` acts between the rows, where the way back knows no derivative: put it into the denoiser, or let "
+                "autograd go through fewstep.sample, which takes it"
+            )
     ways = Ways(slots, offload, last, accumulate, method_options or {})
     given = {"generator": generator, "noise_seeds": noise_seeds, "noise": noise}
     ends = {"nfe": nfe, "grid": grid, "t_start": t_start, "t_end": t_end}

@@ -360,6 +360,10 @@ def test_bad_input() -> None:
     ):
         with pytest.raises(ValueError, match=match):
             drawn(problem, "ddim", 3, **{"method": "checkpoint", **more})
+    with pytest.raises(ValueError, match="beside a state of torch.float32 .*give x_T in the network's dtype"):
+        adjoint.sample(Denoiser(Dropping().eval(), schedule), x.detach().float().requires_grad_(), "ddim", 3)
+    with pytest.raises(ValueError, match="`hook` acts between the rows"):
+        drawn(problem, "ddim", 3, "checkpoint", hook=lambda step: step.x.round())
     with pytest.raises(ValueError, match="draws no noise"):
         adjoint.noise_path(problem.denoiser, x, "ddim", 3, noise_seeds=SEEDS)
     with pytest.raises(ValueError, match="`post` acts between"):
