@@ -197,7 +197,7 @@ def _forward(denoiser: Denoiser, table: Tableau, state: State, dtype: torch.dtyp
     """The pair after the rows from `start` on."""
     x = state.input
     for step in lower(table, denoiser.prediction, x.device, x.dtype, pair=True)[start:]:
-        state = step(state, denoiser.call(state.input.to(dtype), step.model_time))
+        state = step(state, denoiser.call(state.input.to(dtype), step.model_time, step))
     return state
 
 
@@ -248,7 +248,7 @@ def encode(
     history: tuple[Tensor, ...] = ()
     z, nothing = [], torch.zeros_like(wide)
     for k, step in enumerate(lower(table, denoiser.prediction, wide.device, wide.dtype)):
-        output = denoiser.call(path[k].to(x0.dtype), step.model_time)
+        output = denoiser.call(path[k].to(x0.dtype), step.model_time, step)
         mean = step(State(path[k], path[k], history), output, [nothing] * len(step.draws))
         target = path[k + 1] if k + 1 < table.nfe else wide
         if step.draws:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 
-from fewstep.samplers.player import Post, State
+from fewstep.samplers.player import Place, Post, State
 from fewstep.samplers.predictions import Prediction, convert
 from fewstep.samplers.schedule import Nodes
 from fewstep.samplers.tableau import Tableau
@@ -80,7 +80,7 @@ def predictor(
     p, q = convert("sample" if post else prediction, tableau.forms, calls)
 
     def predict(k: int, x: Tensor) -> Tensor:
-        output = network(k, x, taus[k]).to(x.dtype)
+        output = network(k, x, taus[k], Place(tableau, k)).to(x.dtype)
         if post is not None and x0 is not None:
             output = post(float(x0[0][k]) * x + float(x0[1][k]) * output)
         return float(p[k]) * x + float(q[k]) * output

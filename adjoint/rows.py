@@ -44,10 +44,10 @@ class Network:
             "cache_enabled": torch.is_autocast_cache_enabled(),
         }
 
-    def __call__(self, k: int, x: Tensor, tau: Tensor) -> Tensor:
-        """The output of row k's call at x."""
+    def __call__(self, k: int, x: Tensor, tau: Tensor, step: Any = None) -> Tensor:
+        """The output of row k's call at x, asked for by `step`."""
         with self._as_before(k):
-            return self.denoiser.call(x.to(self.dtype), tau)
+            return self.denoiser.call(x.to(self.dtype), tau, step)
 
     @property
     def narrow(self) -> bool:
@@ -94,7 +94,7 @@ class Rows:
         """The state after row k."""
         output = self.first.pop(k, None)
         if output is None:
-            output = self.network(k, state.input, self.taus[k])
+            output = self.network(k, state.input, self.taus[k], self.steps[k])
         return self.steps[k](state, output, self.noises(k, state.input))
 
     def after(self, start: int) -> Rows:
@@ -121,7 +121,7 @@ class Rows:
         z = self.noises(k, x) if not self.linear else [_nothing(x) for _ in self.draws[k]]
         z = [_leaf(v) for v in z] if wants_noise else list(z)
         with torch.enable_grad():
-            output = self.network(k, x, self.taus[k])
+            output = self.network(k, x, self.taus[k], self.steps[k])
             found = self.steps[k](state, output, z)
         pairs = [(v, g) for v, g in zip(flat(found), flat(after), strict=False) if g is not None and v.requires_grad]
         sources = [*flat(state), *(z if wants_noise else ()), *leaves]

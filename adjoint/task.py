@@ -123,7 +123,9 @@ class Task:
     ) -> tuple[Tensor, ...]:
         """What gradients go to beside x_T and z; the first call is made here, and kept for the rows."""
         numbers = () if self.free is None else self.free.coefficients
-        found: Found = discover(lambda x: network(0, x, rows.taus[0].detach()), state.input, params, cond)
+        found: Found = discover(
+            lambda x: network(0, x, rows.taus[0].detach(), rows.steps[0]), state.input, params, cond
+        )
         if found.random is not None:
             network.random, network.states[0] = True, found.random
         network.outside = found.outside

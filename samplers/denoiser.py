@@ -55,8 +55,11 @@ class Denoiser:
         self.fn, self.schedule, self.prediction, self.vector_time = fn, schedule, prediction, vector_time
         self.nfe = 0
 
-    def call(self, x: Tensor, tau: Tensor) -> Tensor:
-        """One network evaluation at model time tau: the output in x's shape."""
+    def call(self, x: Tensor, tau: Tensor, step: Any = None) -> Tensor:
+        """One network evaluation at model time tau: the output in x's shape.
+
+        step: the row of the table that asks, where one does; guidance reads its time and weights from it.
+        """
         if not torch.compiler.is_compiling():
             self.nfe += 1
         return like_state(self.fn(x, tau), x)

@@ -248,6 +248,7 @@ def _bind(
             wide=None if lines is None else torch.tensor(lines, dtype=torch.float64).to(device, dtype),
             post=post,
             constant=constant,
+            tableau=tableau,
         )
         for plan, tau, lines in zip(plans, shown, wide, strict=True)
     )

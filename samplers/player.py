@@ -30,6 +30,13 @@ class State(NamedTuple):
     history: tuple[Tensor, ...] = ()
 
 
+class Place(NamedTuple):
+    """Row `index` of a table, as what asks a denoiser; a Step is one too."""
+
+    tableau: Tableau
+    index: int
+
+
 @dataclass(eq=False)
 class Step:
     """Row `index` of a table, bound to a device and a prediction type. Registers: carry, input, m, noises, const, history.
@@ -40,7 +47,7 @@ class Step:
     stacked: registers and weight vectors of long lines, done as one stack and one product a line.
     wide: weights (lines, R, 1, *shape) of all registers, the output in place of m, where they differ by element: the lines
     are input, carry unless it is a word, and m where it is kept.
-    keep: how many outputs, this one included, later rows still read. draws: noises this row reads.
+    keep: how many outputs, this one included, later rows still read. draws: noises this row reads. tableau: whose row it is.
     """
 
     index: int
@@ -57,6 +64,7 @@ class Step:
     post: Post | None = None
     constant: Tensor | None = None
     next: Step | None = None
+    tableau: Tableau | None = None
 
     def __deepcopy__(self, memo: object) -> Step:
         """A step changes nothing and is never changed: a copy is the step itself."""
@@ -124,8 +132,12 @@ def first_state(tableau: Tableau, x: Tensor, noise: Noise, constant: Tensor | fl
     return State(x, first)
 
 
-def moved(state: State, x: Tensor) -> State:
-    """The state with another input in place, the anchor moved by the same displacement."""
+def moved(state: State, x: Tensor | Post) -> State:
+    """The state with another input in place, the anchor moved by the same displacement; or all of it through a function."""
+    if callable(x):
+        after = x(state.input)
+        carry = after if state.carry is state.input else x(state.carry)
+        return State(carry, after, tuple(map(x, state.history)))
     if x is state.input:
         return state
     carry = x if state.carry is state.input else state.carry + (x - state.input)

@@ -76,7 +76,7 @@ def sample(
     noise: str = "independent",
     mu: Tensor | None = None,
     callback: Callable[[Progress], Any] | None = None,
-    hook: Callable[[Progress], Tensor | None] | None = None,
+    hook: Callable[[Progress], Tensor | Post | None] | None = None,
     progress: bool = False,
     return_info: bool = False,
     check: str = "end",
@@ -97,7 +97,8 @@ def sample(
             makes a sample's noise the same alone and in any batch.
         noise: "independent" increments, or "brownian": those of one path a sample, so that the same seed gives the same
             image as nfe grows. mu: mean that the process reverts to, for NoiseSchedule.mean_reverting.
-        callback: called after every row with .index .t .x .x0 .nfe. hook: the same, may return a new x.
+        callback: called after every row with .index .t .x .x0 .nfe. hook: the same, may return a new x, or (tables only) a
+            function (B, *shape) -> (B, *shape) for all that the solver carries: the state and outputs of the past.
         progress: show a bar. return_info: return (x0, Info). post: applied to every predicted x0 (e.g. clipping).
         check: "end" reads the result once and raises if it is not finite; "each" does so after every row and names it
             (a device read a row); "none" never reads.
@@ -170,11 +171,11 @@ def _play(
 ) -> Tensor:
     """The loop that executes every table; dtype is what the network takes."""
     for step in steps:
-        output = denoiser.call(state.input.to(dtype), step.model_time)
+        output = denoiser.call(state.input.to(dtype), step.model_time, step)
         after = step(state, output, [noise(draw, state.input) for draw in step.draws])
         if look:
             x0, t = partial(step.x0, state.input, output), float(tableau.times[step.index + 1])
-            after = moved(after, look.tell(step.index, t, after.input, step.index + 1, x0))
+            after = moved(after, look.wanted(step.index, t, after.input, step.index + 1, x0))
         if check == "each":
             shown = tableau.model_times[step.index]
             require_finite(after.input, f"row {step.index} (t = {step.t:.6g}, model time {shown:.6g})")
@@ -223,22 +224,29 @@ class _Look:
     """callback and hook of a run."""
 
     callback: Callable[[Progress], Any] | None
-    hook: Callable[[Progress], Tensor | None] | None
+    hook: Callable[[Progress], Tensor | Post | None] | None
 
     def __bool__(self) -> bool:
         return bool(self.callback or self.hook)
 
-    def tell(self, index: int, t: float, x: Tensor, nfe: int, x0: Callable[[], Tensor]) -> Tensor:
-        """The state after callback and hook have seen it."""
+    def wanted(self, index: int, t: float, x: Tensor, nfe: int, x0: Callable[[], Tensor]) -> Tensor | Post:
+        """The state after callback and hook have seen it, or the function that the hook wants for all of it."""
         if not self:
             return x
         seen = Progress(index, t, x, nfe, x0)
         if self.callback:
             self.callback(seen)
         wanted = self.hook(seen) if self.hook else None
-        if wanted is not None and wanted.shape != x.shape:
+        if isinstance(wanted, Tensor) and wanted.shape != x.shape:
             raise ValueError(f"hook returned shape {tuple(wanted.shape)}; expected {tuple(x.shape)}")
         return x if wanted is None else wanted
+
+    def tell(self, index: int, t: float, x: Tensor, nfe: int, x0: Callable[[], Tensor]) -> Tensor:
+        """The state after callback and hook have seen it."""
+        wanted = self.wanted(index, t, x, nfe, x0)
+        if not isinstance(wanted, Tensor):
+            raise ValueError("hook returned a function of all that a table carries; drivers take a new x only")
+        return wanted
 
 
 def _bar(steps: Sequence[Step], show: bool) -> Any:

@@ -68,7 +68,7 @@ def predictor_corrector(
         for step, times in zip(steps, corrections, strict=True):
             for i in range(times):
                 state = moved(state, move(state.input, step.index, i))
-            output = task.denoiser.call(state.input.to(task.dtype), step.model_time)
+            output = task.denoiser.call(state.input.to(task.dtype), step.model_time, step)
             last = step.next is None and denoise
             noises = [torch.zeros_like(task.x) if last else task.noise(draw, task.x) for draw in step.draws]
             after = step(state, output, noises)

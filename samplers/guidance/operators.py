@@ -1,0 +1,287 @@
+"""What measures a sample: y = A(x) + noise, with A's transpose.
+
+All take and give batches, (B, *shape) -> (B, *m); A @ B is A after B. `Operator(forward, transpose)` makes one of any pair
+of functions, `Operator(forward, shape=...)` of one function, whose transpose is then its vector-Jacobian product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+Tensor = torch.Tensor
+Map = Callable[[Tensor], Tensor]
+POWER = 30  # iterations for the norm
+
+
+class Operator:
+    """A map of samples to measurements.
+
+    Args:
+        forward: A, (B, *shape) -> (B, *m), every sample by itself. transpose: A^T of a linear one, (B, *m) -> (B, *shape).
+        shape: of one sample, where there is no transpose: it is made by autograd. linear: whether A(a x) = a A(x).
+        gram: c with A A^T = c on the range of A, for operators that have one: their inverse is A^T / c. pinv: any right
+            inverse of A, or of a map that is not linear. norm: the largest singular value; found where it is not given.
+    """
+
+    def __init__(
+        self,
+        forward: Map,
+        transpose: Map | None = None,
+        *,
+        shape: Sequence[int] | None = None,
+        linear: bool = True,
+        gram: float | None = None,
+        pinv: Map | None = None,
+        norm: float | None = None,
+        name: str = "operator",
+    ):
+        for label, value in (("forward", forward), ("transpose", transpose), ("pinv", pinv)):
+            if not (callable(value) or (value is None and label != "forward")):
+                raise ValueError(f"`{label}` must be a function of a batch; got {type(value).__name__}")
+        if linear and transpose is None and shape is None:
+            raise ValueError(
+                "a linear operator needs its transpose, or the shape of a sample to make it: "
+                "Operator(forward, transpose) or Operator(forward, shape=(1, 28, 28))"
+            )
+        self.forward, self.transpose, self.linear, self.name = forward, transpose, linear, name
+        self.shape = None if shape is None else tuple(shape)
+        self.gram, self.given_norm = gram, norm if gram is None else math.sqrt(gram)
+        self.pinv = pinv if gram is None else (lambda y: self.T(y) / gram)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """A(x)."""
+        return self.forward(x)
+
+    def T(self, y: Tensor) -> Tensor:
+        """A^T y of a linear operator."""
+        if not self.linear:
+            raise ValueError(f"{self.name} is not linear and has no transpose; `pull` has that of its derivative")
+        if self.transpose is not None:
+            return self.transpose(y)
+        assert self.shape is not None
+        return self.pull(y, torch.zeros(len(y), *self.shape, dtype=y.dtype, device=y.device))
+
+    def pull(self, y: Tensor, x: Tensor) -> Tensor:
+        """A'(x)^T y; A^T y where A is linear."""
+        if self.transpose is not None:
+            return self.transpose(y)
+        again = torch.is_grad_enabled()
+        with torch.enable_grad():
+            at = x if again and x.requires_grad else x.detach().requires_grad_()
+            (found,) = torch.autograd.grad(self.forward(at), at, y, create_graph=again)
+        return found
+
+    def normal(self, y: Tensor) -> Tensor:
+        """A A^T y."""
+        return self(self.T(y))
+
+    def norm(self, y: Tensor) -> float:
+        """|A|, the largest singular value: as given, or by power iteration on something like y."""
+        if self.given_norm is not None:
+            return self.given_norm
+        v = torch.randn(1, *y.shape[1:], generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(y)
+        with torch.no_grad():
+            for _ in range(POWER):
+                v = self.normal(v / v.norm())
+        return float(v.norm()) ** 0.5
+
+    def __matmul__(self, other: Operator) -> Operator:
+        """self after other."""
+        linear = self.linear and other.linear
+        return Operator(
+            lambda x: self(other(x)),
+            (lambda y: other.T(self.T(y))) if linear else None,
+            shape=other.shape,
+            linear=linear,
+            name=f"{self.name} @ {other.name}",
+        )
+
+    def __repr__(self) -> str:
+        return f"<{self.name}{'' if self.linear else ', not linear'}>"
+
+
+def adjoint_residual(operator: Operator, y: Tensor) -> float:
+    """|<A u, v> - <u, A^T v>| / (|A u| |v|) for random u and v like A^T y and y: rounding for a true transpose."""
+    draw = torch.Generator().manual_seed(0)
+    v = torch.randn(1, *y.shape[1:], generator=draw, dtype=torch.float64).to(y)
+    with torch.no_grad():
+        back = operator.T(v)
+        u = torch.randn(back.shape, generator=draw, dtype=torch.float64).to(back)
+        forth = operator(u)
+        if forth.shape != v.shape:
+            raise ValueError(
+                f"{operator.name} takes samples of shape {tuple(u.shape[1:])} to {tuple(forth.shape[1:])}, and the measurement "
+                f"is of shape {tuple(v.shape[1:])}: give them one shape"
+            )
+        gap = ((forth * v).sum() - (u * back).sum()).abs()
+        return float(gap / (forth.norm() * v.norm()).clamp(min=1e-30))
+
+
+def as_operator(given: Any) -> Operator:
+    """An operator of an operator, or of a pair (A, A^T) of functions."""
+    if isinstance(given, Operator):
+        return given
+    if isinstance(given, tuple) and len(given) == 2:
+        return Operator(*given)
+    raise ValueError(
+        f"`operator` must be an Operator or a pair (forward, transpose) of functions; got {type(given).__name__}. "
+        "guidance.Operator(forward, shape=...) makes one of a single function"
+    )
+
+
+def mask(known: Any) -> Operator:
+    """y = m x: the elements where m (broadcast to a sample) is 1, zeros elsewhere."""
+    m = torch.as_tensor(np.asarray(known) if not isinstance(known, Tensor) else known)
+    values = m.to(torch.float32)
+    if not bool(((values == 0) | (values == 1)).all()):
+        raise ValueError("a mask holds 0 (unknown) and 1 (known); scale measurements with an Operator of your own")
+    apply: Map = lambda x: x * values.to(x.device, x.dtype)  # noqa: E731
+    return Operator(apply, apply, gram=1.0, name="mask")
+
+
+def downsample(factor: int) -> Operator:
+    """Means of factor x factor squares of the last two axes."""
+    if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1:
+        raise ValueError(f"`factor` must be a whole number of pixels, at least 1; got {factor!r}")
+
+    def forward(x: Tensor) -> Tensor:
+        if x.shape[-1] % factor or x.shape[-2] % factor:
+            raise ValueError(f"images of {x.shape[-2]} x {x.shape[-1]} have no whole squares of {factor}")
+        return x.unflatten(-1, (-1, factor)).unflatten(-3, (-1, factor)).mean((-1, -3))
+
+    def transpose(y: Tensor) -> Tensor:
+        return y.repeat_interleave(factor, -1).repeat_interleave(factor, -2) / factor**2
+
+    return Operator(forward, transpose, gram=factor**-2.0, name=f"downsample({factor})")
+
+
+def blur(kernel: Any = 2.0, size: int = 9, padding: str = "zero") -> Operator:
+    """Every channel convolved with a kernel (h, w), or a Gaussian of that deviation, cut to `size` pixels a side.
+
+    padding: "zero", "reflect" or "circular", what lies beyond the edge.
+    """
+    if padding not in ("zero", "reflect", "circular"):
+        raise ValueError(f'`padding` must be "zero", "reflect" or "circular"; got {padding!r}')
+    if isinstance(kernel, (int, float)):
+        if kernel <= 0 or size < 1 or size % 2 == 0:
+            raise ValueError(f"a Gaussian blur has a positive deviation and an odd size; got {kernel!r} and {size!r}")
+        line = torch.exp(-0.5 * (torch.arange(size, dtype=torch.float64) - size // 2) ** 2 / kernel**2)
+        window = torch.outer(line, line) / line.sum() ** 2
+    else:
+        window = torch.as_tensor(kernel, dtype=torch.float64)
+    if window.ndim != 2 or window.shape[0] % 2 == 0 or window.shape[1] % 2 == 0:
+        raise ValueError(f"a kernel is a matrix of odd sides; got shape {tuple(window.shape)}")
+    h, w = (n // 2 for n in window.shape)
+
+    def forward(x: Tensor) -> Tensor:
+        padded = F.pad(x, (w, w, h, h), mode="constant" if padding == "zero" else padding)
+        weights = window.to(x.device, x.dtype).expand(x.shape[1], 1, *window.shape)
+        return F.conv2d(padded, weights, groups=x.shape[1])
+
+    return Operator(forward, lambda y: _transposed(forward, y, y.shape), name="blur")
+
+
+def colour(weights: Sequence[float] = (1 / 3, 1 / 3, 1 / 3)) -> Operator:
+    """One gray channel, the weighted sum of the channels: (B, C, H, W) -> (B, 1, H, W)."""
+    w = torch.tensor(list(weights), dtype=torch.float64).view(1, -1, 1, 1)
+    if not bool(w.any()):
+        raise ValueError(f"`weights` must not all be zero; got {tuple(weights)}")
+    column: Map = lambda y: w.to(y.device, y.dtype)  # noqa: E731
+
+    def forward(x: Tensor) -> Tensor:
+        if x.shape[1] != w.shape[1]:
+            raise ValueError(f"{w.shape[1]} weights for images of {x.shape[1]} channels")
+        return (x * column(x)).sum(1, keepdim=True)
+
+    return Operator(forward, lambda y: y * column(y), gram=float(w.square().sum()), name="colour")
+
+
+def matrix(A: Any) -> Operator:
+    """y = A x of flat samples, (B, d) -> (B, m), with A of shape (m, d)."""
+    M = torch.as_tensor(A)
+    if M.ndim != 2:
+        raise ValueError(f"a matrix has two axes; got shape {tuple(M.shape)}")
+    norm = float(torch.linalg.matrix_norm(M.double(), 2))
+    return Operator(lambda x: x @ M.to(x).mT, lambda y: y @ M.to(y), norm=norm, name="matrix")
+
+
+def phase(oversample: float = 2.0) -> Operator:
+    """Moduli of the orthonormal Fourier transform of zero-padded images: not linear, blind to signs and shifts."""
+    if oversample < 1:
+        raise ValueError(f"`oversample` is the padded side over the image's, at least 1; got {oversample}")
+
+    def forward(x: Tensor) -> Tensor:
+        sides = [round(n * oversample) for n in x.shape[-2:]]
+        spectrum = torch.fft.fft2(F.pad(x, (0, sides[1] - x.shape[-1], 0, sides[0] - x.shape[-2])), norm="ortho")
+        return (spectrum.real.square() + spectrum.imag.square() + 1e-12).sqrt()
+
+    return Operator(forward, linear=False, norm=1.0, name="phase")
+
+
+def fourier(known: Any) -> Operator:
+    """Known frequencies of the orthonormal Fourier transform, real and imaginary parts as channels: (B, C, ..) -> (B, 2 C, ..).
+
+    known: (H, W) of zeros and ones in the order of torch.fft.fft2.
+    """
+    m = torch.as_tensor(known).to(torch.float32)
+
+    def forward(x: Tensor) -> Tensor:
+        spectrum = torch.fft.fft2(x, norm="ortho") * m.to(x.device, x.dtype)
+        return torch.cat([spectrum.real, spectrum.imag], 1)
+
+    def transpose(y: Tensor) -> Tensor:
+        real, imaginary = y.chunk(2, 1)
+        return torch.fft.ifft2(torch.complex(real, imaginary) * m.to(y.device, y.dtype), norm="ortho").real
+
+    return Operator(forward, transpose, norm=1.0, name="fourier")
+
+
+def projection(angles: Any) -> Operator:
+    """Parallel-beam projections at angles (radians): (B, C, n, n) -> (B, C, angles, n), sums over lines one pixel apart.
+
+    Every pixel's weight is shared by the two lines nearest to its centre; what falls outside the n lines is lost.
+    """
+    turns = tuple(torch.as_tensor(angles, dtype=torch.float64).flatten().tolist())
+
+    def forward(x: Tensor) -> Tensor:
+        if x.shape[-1] != x.shape[-2]:
+            raise ValueError(f"projections are of square images; got {x.shape[-2]} x {x.shape[-1]}")
+        places, weights = _beams(x.shape[-1], turns, x)
+        flat = x.flatten(-2)[..., None, :] * weights  # (B, C, 2 angles, n n)
+        sums = x.new_zeros(*x.shape[:2], len(turns) * (x.shape[-1] + 2))
+        found = sums.index_add(-1, places.flatten(), flat.flatten(-2))
+        return found.unflatten(-1, (len(turns), -1))[..., 1:-1]
+
+    def transpose(y: Tensor) -> Tensor:
+        n = y.shape[-1]
+        places, weights = _beams(n, turns, y)
+        read = F.pad(y, (1, 1)).flatten(-2)[..., places.flatten()].unflatten(-1, places.shape)
+        return (read * weights).sum(-2).unflatten(-1, (n, n))
+
+    return Operator(forward, transpose, name="projection")
+
+
+def _beams(n: int, turns: tuple[float, ...], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Line and weight of every pixel, twice: (2 angles, n n); lines of an angle are numbered with one spare at each end."""
+    at = torch.arange(n, dtype=torch.float64) - (n - 1) / 2
+    angle = torch.tensor(turns, dtype=torch.float64)[:, None, None]
+    place = (angle.cos() * at + angle.sin() * at[:, None] + (n - 1) / 2).flatten(1)
+    low = place.floor()
+    lines = (torch.stack([low, low + 1]).clamp(-1, n) + 1).long() + (torch.arange(len(turns)) * (n + 2))[:, None]
+    weights = torch.stack([1 - (place - low), place - low])
+    return lines.flatten(0, 1).to(like.device), weights.flatten(0, 1).to(like)
+
+
+def _transposed(forward: Map, y: Tensor, shape: Sequence[int]) -> Tensor:
+    """The transpose of a linear map from samples of `shape`: its vector-Jacobian product."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        at = torch.zeros(*shape, dtype=y.dtype, device=y.device, requires_grad=True)
+        (found,) = torch.autograd.grad(forward(at), at, y, create_graph=again)
+    return found

@@ -1,0 +1,373 @@
+"""Feynman-Kac correctors: weighted particles for products and powers of densities, and for densities tilted by a reward.
+
+    p_t(x) ~ prod_k q_k(x)^b_k exp(beta r(x)),    S = sum_k b_k s_k,    E = sum_k b_k eps_k,    s = -eps / sigma
+
+Following S alone samples something else: adding noise and multiplying densities do not commute. In reverse time tau,
+whatever the noise z >= 0, p_t is the law of particles that move and gain weight by
+
+    dx      = [-f + (1+z)/2 g^2 S + z/2 g^2 beta grad r] dtau + sqrt(z) g dW
+    d log w = (|E|^2 - sum_k b_k |eps_k|^2) dlam + d(beta r) - beta grad r o (dx - dx_flow)
+
+on every schedule, since g^2 dtau = 2 sigma^2 dlam; dx_flow is the probability flow of S and o the midpoint (Stratonovich)
+product, which needs no second derivative. z is what the solver makes it: eta^2, tau^2, 0 for an ODE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import inf, log
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..brownian import unit_normal
+from ..denoiser import Denoiser
+from ..noise import check_seeds, onto
+from ..sampling import Progress
+from ..tableau import Tableau
+from .combination import Combination, Seen, known_share
+from .resampling import METHODS, Alone, Spread, ancestors, effective, places
+
+Tensor = torch.Tensor
+
+
+def fkc(
+    denoisers: Denoiser | Sequence[Denoiser],
+    exponents: Sequence[float] | None = None,
+    *,
+    particles: int | None = None,
+    ess: float = 0.5,
+    method: str = "systematic",
+    stop: float = 0.1,
+    clamp: float | None = None,
+    seeds: int | Sequence[int] = 0,
+    reward: Callable[[Tensor], Tensor] | None = None,
+    on: str = "x0",
+    ramp: Callable[[float], float] = known_share,
+    across: Any = None,
+) -> Particles:
+    """Weighted particles of p(x) ~ prod_k q_k(x)^exponents[k] exp(reward(x)): exact as steps and particles grow.
+
+        target = guidance.fkc([first, second], exponents=[0.5, 0.5])
+        x_T = target.initial_noise((64, 1, 28, 28), seeds=range(64))
+        x0 = sample(target.denoiser, x_T, "ddim", nfe=100, eta=1.0, noise_seeds=range(64), hook=target)
+        target.weights, target.effective, target.unweighted(x0)
+
+    Annealing q^b: exponents [b]. Product of experts: one each. The density that classifier-free guidance is named after,
+    q_c^w q_u^(1-w): [w, 1 - w]. A reward alone: [1.0]. An exponent may be negative, their sum must not; where it is not 1,
+    weights grow apart in pure noise already, the more the more dimensions there are, and alpha = 0 is out of reach.
+
+    Args:
+        denoisers: of one schedule (VP, VE, EDM or flow), of any predictions. exponents: one each; default 1 each.
+        particles: K, particles of a group. The batch is groups x K, group by group, and a group is resampled in itself;
+            None: all are one group.
+        ess: a group is resampled where its effective sample size is below ess K; 0 never, 1 after every step.
+        method: "systematic", "stratified" or "multinomial". stop: no resampling in the last fraction of the steps, where
+            errors of the scores weigh most.
+        clamp: bound of what a step adds to log w, after centring; biased; `clamped` is the share that met it. None: no bound.
+        seeds: of resampling, one a group, or the first of consecutive ones. A group is the same alone and among others.
+        reward: r, (B, *shape) -> (B,), differentiable. on: "x0" (at predicted x0, through the networks) or "x" (at the
+            noisy state); both are exact, and r of the sample itself at the end. ramp: beta as a function of lam; default
+            alpha^2 / (alpha^2 + sigma^2). The target has beta at the end of sampling: 1 at sigma = 0.
+        across: a torch.distributed process group, or True for the default one: the particles of all processes, in the order
+            of ranks, as many in each, are weighed and resampled as one batch. A resampling gathers their states.
+
+    Solvers: every table whose steps go down in time; the rate of the weights does not depend on z, so that each is unbiased
+    in the limit of small steps: z = eta^2 (ddim, ancestral), tau^2 (SDE-DPM, SEEDS, SA, Euler-Maruyama), 1 (ddpm),
+    d log psi / d log u (er_sde). An ODE (z = 0) takes ess=0: copies would never part. Outputs of the past of multistep
+    solvers go with the particle, noise seeds stay with the place in the batch, so that copies part at the next step.
+    Drivers, Restart and `post` are refused.
+
+    Cost: nfe calls of every denoiser; a reward on "x0" one vector-Jacobian product of each more. Not differentiable.
+
+    Raises: ValueError for exponents, denoisers, batch or solver that do not fit, and for weights that are not finite.
+
+    Reference: Feynman-Kac Correctors in Diffusion: Annealing, Guidance, and Product of Experts; Skreta, Akhound-Sadegh,
+    Ohanesian, Bondesan, Aspuru-Guzik, Doucet, Brekelmans, Tong, Neklyudov; 2025; arXiv:2503.02819.
+    """
+    combination = Combination(denoisers, exponents, reward, on, ramp)
+    rules = Rules(particles, ess, method, stop, clamp, seeds if isinstance(seeds, int) else tuple(map(int, seeds)))
+    return Particles(combination, rules, Spread(across) if across else Alone())
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How particles are grouped and resampled; see `fkc`."""
+
+    particles: int | None
+    ess: float
+    method: str
+    stop: float
+    clamp: float | None
+    seeds: int | tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"`method` must be one of {', '.join(METHODS)}; got {self.method!r}")
+        for name, value in (("ess", self.ess), ("stop", self.stop)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"`{name}` is a fraction, 0 to 1; got {value!r}")
+        if self.clamp is not None and not self.clamp > 0:
+            raise ValueError(f"`clamp` must be above 0, or None; got {self.clamp!r}")
+        if self.particles is not None and (not isinstance(self.particles, int) or self.particles < 1):
+            raise ValueError(f"`particles` must be a whole number of at least 1; got {self.particles!r}")
+
+    def groups(self, batch: int) -> tuple[int, tuple[int, ...]]:
+        """Particles of a group and the seeds of the groups of a batch."""
+        K = batch if self.particles is None else self.particles
+        if batch % K:
+            raise ValueError(f"a batch of {batch} is no whole number of groups of {K} particles")
+        if K == 1 and self.ess > 0:
+            raise ValueError("one particle cannot be resampled: take more a group (`particles=`, the batch), or ess=0")
+        G = batch // K
+        seeds = tuple(self.seeds + g for g in range(G)) if isinstance(self.seeds, int) else self.seeds
+        if len(seeds) != G:
+            raise ValueError(f"{len(seeds)} seeds for {G} groups of particles: give one a group")
+        return K, seeds
+
+
+class Plan:
+    """A table as its particles see it: steps between the calls that start one.
+
+    first, last: rows of each step. gain: what the rate at its start counts for (the trapezoid rule in lam). noise: its z.
+    """
+
+    def __init__(self, table: Tableau, total: float, resampling: bool):
+        ends = np.cumsum(table.groups)
+        self.table, self.last = table, ends - 1
+        self.first = np.concatenate([[0], ends[:-1]])
+        at = np.concatenate([self.first, [table.nfe]])
+        self.alpha, self.sigma, lam = (column[at] for column in (table.nodes.alpha, table.nodes.sigma, table.nodes.lam))
+        if not (np.diff(lam) > 0).all():
+            raise ValueError(
+                f"{table.name} goes back up in time, where weights have no meaning: take a solver that does not"
+            )
+        if resampling and not table.stochastic:
+            raise ValueError(
+                f"{table.name} draws no noise, so that copies of a particle would never part: take a stochastic solver "
+                "(ddim with eta=1), or ess=0, which weighs the particles of an ODE"
+            )
+        if lam[0] == -inf and abs(total - 1) > 1e-12:
+            raise ValueError(
+                f"exponents that sum to {total:g} have no weights at alpha = 0: start below it (t_start=), from "
+                "initial_noise(..., t_start=)"
+            )
+        h = np.diff(lam)
+        left, right = np.append(0.0, h[:-1]) / 2, h / 2
+        right[-1] = -np.expm1(-2 * h[-1]) / 2  # scores stay as they are: all there is to know of the last step
+        if lam[0] == -inf:  # x0 stays as it is: the rate grows as e^(2 lam) to the first node that has one
+            left[1:2], right[0] = 0.5, 0.0
+        self.gain = left + right
+        z = slice(2 + table.history, 2 + table.history + table.slots)
+        drawn = (
+            (table.W[self.last, 1, z] ** 2)
+            .reshape(len(ends), -1, max(1, int(np.prod(table.W.shape[3:]))))
+            .mean(2)
+            .sum(1)
+        )
+        room = -(self.sigma[1:] ** 2) * np.expm1(-2 * h)
+        self.noise = np.divide(drawn, room, out=np.zeros_like(room), where=room > 0)
+
+
+@dataclass
+class Run:
+    """What has become of the particles so far.
+
+    log_w: normalised log weights (G, K), of all processes. step: the one under way. seen: at its start. reward, moved: beta r
+    where the step before began, and how far that step went beside the flow.
+    """
+
+    plan: Plan
+    seeds: tuple[int, ...]
+    log_w: Tensor
+    batch: int
+    row: int = 0
+    step: int = 0
+    seen: Seen | None = None
+    reward: Tensor | float = 0.0
+    moved: Tensor | float = 0.0
+    effective: list[Tensor] = field(default_factory=list)
+    resampled: list[Tensor] = field(default_factory=list)
+    finite: list[Tensor] = field(default_factory=list)
+    clamped: list[Tensor] = field(default_factory=list)
+
+    @property
+    def done(self) -> bool:
+        return self.step == len(self.plan.last)
+
+
+class Particles:
+    """Weighted particles of one run at a time: `denoiser` is sampled, with the object itself as hook. Made by `fkc`.
+
+    A second run starts afresh. Attributes of the latest run: weights, log_weights (B,), each group's sum to 1; effective and
+    resampled (steps, groups), the effective sample size after each step, before its resampling, and whether there was one;
+    clamped, the share of increments that met `clamp`.
+    """
+
+    def __init__(self, denoiser: Combination, rules: Rules, processes: Alone):
+        self.denoiser, self.rules, self.processes = denoiser, rules, processes
+        self._run: Run | None = None
+        denoiser.watch = self._watch
+
+    def initial_noise(
+        self,
+        shape: Sequence[int],
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        seeds: Sequence[int] | None = None,
+        t_start: float | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """x_T (B, *shape) from the target at pure noise, N(0, sigma^2 / sum b), at t_max or t_start.
+
+        seeds: one int a sample, whose noise is then the same alone and in any batch. `sample` needs the same t_start.
+        """
+        schedule, shape = self.denoiser.schedule, tuple(shape)
+        if seeds is not None:
+            like = torch.empty(shape, device=device, dtype=dtype)
+            check_seeds(list(seeds), like)
+            x = onto(like, [unit_normal(int(seed), (0, 0, 2**32), shape[1:]) for seed in seeds])
+        else:
+            unit = float(schedule.sigma(schedule.t_max)) if schedule.kind == "ve" else 1.0
+            x = schedule.initial_noise(shape, generator, device, dtype) / unit
+        sigma = float(schedule.sigma(schedule.t_max if t_start is None else t_start))
+        return x * (sigma / self.denoiser.total**0.5)
+
+    def _watch(self, x: Tensor, step: Any) -> float:
+        """Before every call: a run begins at a table's first row. The noise z of the step."""
+        if step is None:
+            return 1.0
+        if step.index == 0:
+            self._run = self._begin(x, step)
+        run = self._run
+        return 1.0 if run is None else float(run.plan.noise[np.searchsorted(run.plan.last, step.index)])
+
+    def _begin(self, x: Tensor, step: Any) -> Run:
+        if getattr(step, "post", None) is not None:
+            raise ValueError("`post` changes the denoiser, and with it the target: leave it away")
+        K, seeds = self.rules.groups(x.shape[0] * self.processes.size)
+        plan = Plan(step.tableau, self.denoiser.total, self.rules.ess > 0)
+        wide = torch.float32 if x.device.type == "mps" else torch.float64
+        return Run(plan, seeds, torch.zeros(len(seeds), K, device=x.device, dtype=wide), x.shape[0])
+
+    def __call__(self, progress: Progress) -> Callable[[Tensor], Tensor] | None:
+        """The hook: weights up to the new state, and what resampling does to all that the sampler carries, if anything."""
+        run = self._run
+        if run is None or run.row != progress.index or run.done:
+            raise ValueError(
+                "weights follow one table, from its first row to its last, with target.denoiser sampled as it is: "
+                "sample(target.denoiser, x_T, solver, hook=target), one run at a time and no driver"
+            )
+        run.row += 1
+        if progress.index == run.plan.first[run.step]:
+            run.seen = self.denoiser.seen
+        if progress.index < run.plan.last[run.step]:
+            return None
+        self._weigh(run, progress.x)
+        take = self._resample(run)
+        run.step += 1
+        if run.done:
+            self._require_finite(run)
+        return take
+
+    def _weigh(self, run: Run, x: Tensor) -> None:
+        """What the step that led to x adds to log w."""
+        plan, k, seen = run.plan, run.step, run.seen
+        assert seen is not None
+        gained = float(plan.gain[k]) * seen.rate
+        if seen.reward is not None:
+            moved = x - (float(plan.alpha[k + 1]) * seen.x0 + float(plan.sigma[k + 1]) * seen.eps)
+            gained = gained + seen.reward - run.reward - 0.5 * inner(seen.pull, run.moved + moved)
+            if k + 1 == len(plan.last):
+                value, pull = self.denoiser.rewarded(x, None, float(plan.table.nodes.lam[-1]))
+                gained = gained + value - seen.reward - 0.5 * inner(pull, moved)
+            run.reward, run.moved = seen.reward, moved
+        gained = self.processes.joined(gained.to(run.log_w.dtype)).view_as(run.log_w)
+        run.finite.append(gained.isfinite().all(1))
+        if self.rules.clamp is not None:
+            gained = gained - gained.mean(1, keepdim=True)
+            run.clamped.append((gained.abs() > self.rules.clamp).double().mean())
+            gained = gained.clamp(-self.rules.clamp, self.rules.clamp)
+        run.log_w = (run.log_w + gained).log_softmax(1)
+
+    def _resample(self, run: Run) -> Callable[[Tensor], Tensor] | None:
+        """Copies of heavy particles where groups need them; on an accelerator decided there, without a look."""
+        (G, K), rules, w = run.log_w.shape, self.rules, run.log_w
+        left = effective(w)
+        need = (left < rules.ess * K) | (torch.full_like(left, rules.ess) == 1)
+        need = need & left.isfinite() & (run.step + 1 <= (1 - rules.stop) * len(run.plan.last))
+        run.effective.append(left)
+        run.resampled.append(need)
+        looks = w.device.type == "cpu" or self.processes.size > 1
+        if rules.ess == 0 or (looks and not bool(need.any())):
+            return None
+        chosen = ancestors(w, onto(w, places(rules.method, run.seeds, run.step, K)))
+        stay = torch.arange(K, device=w.device)
+        index = torch.where(need[:, None], chosen, stay) + K * torch.arange(G, device=w.device)[:, None]
+        run.log_w = torch.where(need[:, None], -log(K), w)
+        take = self.processes.taker(index.flatten(), run.batch)
+        if isinstance(run.reward, Tensor) and isinstance(run.moved, Tensor):
+            run.reward, run.moved = take(run.reward), take(run.moved)
+        return take
+
+    def _require_finite(self, run: Run) -> None:
+        bad = ~torch.stack(run.finite)
+        if bool(bad.any()):
+            step, group = (int(i) for i in bad.nonzero()[0])
+            raise ValueError(
+                f"the weights of group {group} are not finite from step {step} on: the denoisers' outputs or the reward are not "
+                "there, or differ by too much for this step"
+            )
+
+    def _done(self) -> Run:
+        if self._run is None or not self._run.done:
+            raise ValueError("no run of these particles has ended: sample(target.denoiser, ..., hook=target) first")
+        return self._run
+
+    @property
+    def log_weights(self) -> Tensor:
+        """log of `weights`, (B,)."""
+        run = self._done()
+        return run.log_w.flatten()[self.processes.rank * run.batch :][: run.batch]
+
+    @property
+    def weights(self) -> Tensor:
+        """(B,) of this process, every group's sum to 1."""
+        return self.log_weights.exp()
+
+    @property
+    def effective(self) -> Tensor:
+        """Effective sample size 1 / sum w^2 after every step, before its resampling: (steps, groups)."""
+        return torch.stack(self._done().effective)
+
+    @property
+    def resampled(self) -> Tensor:
+        """Whether a group was resampled after a step, (steps, groups)."""
+        return torch.stack(self._done().resampled)
+
+    @property
+    def clamped(self) -> float | None:
+        """Share of the increments of log w that met `clamp`."""
+        met = self._done().clamped
+        return float(torch.stack(met).mean()) if met else None
+
+    def unweighted(self, x0: Tensor, n: int | None = None) -> Tensor:
+        """n samples of each group of x0 (B, *shape), K by default, of equal weight: (groups n, *shape), with copies.
+
+        Systematic, by the groups' seeds; of all processes, in each of them.
+        """
+        run = self._done()
+        if x0.shape[0] != run.batch:
+            raise ValueError(f"{x0.shape[0]} samples for {run.batch} particles: give what the run returned")
+        G, K = run.log_w.shape
+        u = onto(run.log_w, places("systematic", run.seeds, len(run.plan.last), K if n is None else n))
+        index = ancestors(run.log_w, u) + K * torch.arange(G, device=run.log_w.device)[:, None]
+        return self.processes.joined(x0)[index.flatten()]
+
+
+def inner(a: Tensor | None, b: Tensor) -> Tensor:
+    """<a, b> of every sample, (B,)."""
+    assert a is not None
+    return (a * b).flatten(1).sum(1)

@@ -1,0 +1,250 @@
+"""Posterior sampling with the gradient of the network: a measurement's likelihood through predicted x0.
+
+    D' = D + (sigma^2 / alpha) l,    l = grad_x log p(y | x),    p(y | x) = E[ N(y; A x0, noise_std^2) | x ]
+
+The methods differ in what they take x0 given x to be. With D its mean, J = dD/dx and Cov(x0 | x) = (sigma^2 / alpha) J,
+
+    exact_covariance   N(D, Cov):                  l = J^T A^T (A Cov A^T + noise_std^2)^-1 (y - A D)
+    pigdm              N(D, r^2):                  l = J^T A^T (r^2 A A^T + noise_std^2)^-1 (y - A D)
+    dps                the same with |A|^2 for A A^T;    any A
+    lgd                a few samples of N(D, r^2);       any A, any loss
+
+r^2 = sigma^2 s^2 / (sigma^2 + alpha^2 s^2) for data of variance s^2 (`prior_std`). None of them but the first, and that on
+Gaussian data only, samples the posterior: they restore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..brownian import unit_normal
+from ..denoiser import Denoiser
+from .guided import Call, Guided, dot
+from .measurement import Measurement, norm, positive, whole
+from .solve import conjugate_gradients
+
+Tensor = torch.Tensor
+Loss = Callable[[Tensor], Tensor]
+
+
+def dps(
+    denoiser: Denoiser,
+    measurement: Tensor,
+    operator: Any,
+    noise_std: float = 0.0,
+    scale: float = 1.0,
+    *,
+    prior_std: float = 1.0,
+    published: bool = False,
+) -> Denoiser:
+    """Diffusion posterior sampling: the likelihood of the measurement at predicted x0, for any operator.
+
+        D' = D + scale (sigma^2 / alpha) J^T A'^T (y - A D) / (noise_std^2 + r^2 |A|^2)
+
+    whose strength depends neither on the solver nor on nfe. published: the paper's shift between steps,
+    x' <- x' - scale grad_x |y - A D|, which acts once a step: 1000 of them, and a scale found by trying (0.3 to 1).
+
+    Args:
+        denoiser: what is guided; a guided one too. measurement: (B, *m), or (1, *m). operator: Operator, or (A, A^T).
+        noise_std: of the measurement. scale: 1 trusts the model of the spread. prior_std: of the data, in its units.
+    Cost: one vector-Jacobian product of the network a call. Raises ValueError: see Measurement.
+
+    Reference: Diffusion Posterior Sampling for General Noisy Inverse Problems; Chung, Kim, Mccann, Klasky, Ye; 2023;
+    arXiv:2209.14687.
+    """
+    known, scale = Measurement(measurement, operator, noise_std), positive("scale", scale, zero=True)
+    prior_std = positive("prior_std", prior_std)
+
+    def shift(call: Call) -> Tensor:
+        miss = known.miss(call.x0)
+        pulled = call.pull(known.operator.pull(miss, call.x0))
+        if published:
+            return (scale / call.weight) * pulled / norm(miss).clamp(min=1e-12).view(-1, *(1,) * (pulled.ndim - 1))
+        return (scale * call.tweedie) * pulled / (known.noise_std**2 + call.spread(prior_std) * known.norm**2)
+
+    return Guided(denoiser, shift, gradient=True)
+
+
+def pigdm(
+    denoiser: Denoiser,
+    measurement: Tensor,
+    operator: Any,
+    noise_std: float = 0.0,
+    scale: float = 1.0,
+    *,
+    prior_std: float = 1.0,
+    iterations: int = 10,
+    published: bool = False,
+) -> Denoiser:
+    """Pseudo-inverse guidance: the likelihood under x0 ~ N(D, r^2), exact for data of independent N(0, prior_std^2).
+
+        D' = D + scale (sigma^2 / alpha) J^T A^T (r^2 A A^T + noise_std^2)^-1 (y - A D)
+
+    and J^T (h+(y) - h+(h(D))) / r^2 for an operator that is not linear but has `pinv`, h+. Where A A^T is no number the
+    system is solved by `iterations` of conjugate gradients. published: the paper's shift between the steps of DDIM,
+    alpha r^2 times the gradient.
+
+    Args and errors as `dps`; ValueError for an operator that is neither linear nor has a pinv. Cost: one vector-Jacobian
+    product a call.
+
+    Reference: Pseudoinverse-Guided Diffusion Models for Inverse Problems; Song, Vahdat, Mardani, Kautz; 2023.
+    """
+    known, scale = Measurement(measurement, operator, noise_std), positive("scale", scale, zero=True)
+    prior_std, iterations = positive("prior_std", prior_std), whole("iterations", iterations)
+    A = known.operator
+    if not A.linear and A.pinv is None:
+        raise ValueError(
+            f"{A.name} is not linear: pigdm needs its pseudo-inverse, Operator(..., pinv=); dps needs none"
+        )
+
+    def shift(call: Call) -> Tensor:
+        spread = call.spread(prior_std)
+        if A.linear:
+            back = A.T(known.solve(known.miss(call.x0), spread, iterations))
+        else:
+            assert A.pinv is not None
+            back = (A.pinv(known.y.to(call.x0)) - A.pinv(A(call.x0))) / spread
+        much = call.alpha * spread / call.weight if published else call.tweedie
+        return (scale * much) * call.pull(back)
+
+    return Guided(denoiser, shift, gradient=True)
+
+
+def exact_covariance(
+    denoiser: Denoiser, measurement: Tensor, operator: Any, noise_std: float = 0.0, *, iterations: int = 10
+) -> Denoiser:
+    """The likelihood under x0 ~ N(D, Cov) with Tweedie's covariance: on Gaussian data it samples the posterior exactly.
+
+        D' = D + Cov A^T (A Cov A^T + noise_std^2)^-1 (y - A D),    Cov = (sigma^2 / alpha) J
+
+    by conjugate gradients, one vector-Jacobian product an iteration: m of them are exact for m measured numbers. Without
+    noise the system gets a floor of 1e-6 r^2 |A|^2.
+
+    Args and errors as `dps`; linear operators. Cost: up to iterations + 1 vector-Jacobian products a call.
+
+    Reference: Tweedie Moment Projected Diffusions for Inverse Problems; Boys, Girolami, Pidstrigach, Reich, Mosca, Akyildiz;
+    2023; arXiv:2310.06721.
+    """
+    known, iterations = Measurement(measurement, operator, noise_std), whole("iterations", iterations)
+    A = known.operator
+    if not A.linear:
+        raise ValueError(f"{A.name} is not linear, which exact_covariance needs; dps and lgd take any operator")
+
+    def shift(call: Call) -> Tensor:
+        def covariance(v: Tensor) -> Tensor:
+            return call.tweedie * call.pull(v)
+
+        floor = max(known.noise_std**2, 1e-6 * known.norm**2 * float(torch.as_tensor(call.spread()).max()))
+        system: Loss = lambda u: A(covariance(A.T(u))) + floor * u  # noqa: E731
+        return covariance(A.T(conjugate_gradients(system, known.miss(call.x0), iterations)))
+
+    return Guided(denoiser, shift, gradient=True)
+
+
+def lgd(
+    denoiser: Denoiser,
+    measurement: Tensor | None = None,
+    operator: Any = None,
+    noise_std: float = 0.0,
+    scale: float = 1.0,
+    *,
+    samples: int = 4,
+    sampled: float = 0.5,
+    loss: Loss | None = None,
+    prior_std: float = 1.0,
+    seed: int = 0,
+) -> Denoiser:
+    """Loss-guided diffusion: the mean likelihood of a few clean samples around D, not that of D itself.
+
+        D' = D + scale (sigma^2 / alpha) grad_x log mean_k exp(-loss(D + r z_k))
+
+    For a measurement the share `sampled` of the spread r^2 is sampled and the rest put into the loss,
+    |y - A x0|^2 / 2 (noise_std^2 + (1 - sampled) r^2 |A|^2): 0 is dps, 1 the published method, whose likelihood a few samples
+    seldom hit. z_k are the same for all samples and steps (`seed`), so that multistep solvers see a smooth function.
+
+    Args:
+        measurement, operator, noise_std, prior_std: as in `dps`; or loss: (B, *shape) -> (B,), of clean samples, instead.
+    Cost: `samples` losses and one vector-Jacobian product of the network a call. Raises ValueError as `dps`.
+
+    Reference: Loss-Guided Diffusion Models for Plug-and-Play Controllable Generation; Song, Zhang, Yin, Mardani, Liu, Kautz,
+    Chen, Vahdat; 2023.
+    """
+    if (loss is None) == (measurement is None) or (measurement is None) != (operator is None):
+        raise ValueError("lgd needs a measurement and its operator, or a `loss` of clean samples instead")
+    known = None if measurement is None else Measurement(measurement, operator, noise_std)
+    scale, prior_std = positive("scale", scale, zero=True), positive("prior_std", prior_std)
+    samples = whole("samples", samples)
+    if not 0 <= sampled <= 1:
+        raise ValueError(f"`sampled` is a share of the spread, from 0 to 1; got {sampled!r}")
+
+    def losses(x0: Tensor, spread: Any) -> Tensor:
+        if known is None:
+            assert loss is not None
+            return per_sample(loss(x0), x0, "loss")
+        miss = known.miss(x0)
+        variance = known.noise_std**2 + (1 - sampled) * spread * known.norm**2
+        return 0.5 * dot(miss, miss).flatten() / torch.as_tensor(variance).to(miss).clamp(min=1e-12).flatten()
+
+    def shift(call: Call) -> Tensor:
+        spread = call.spread(prior_std)
+        width = torch.as_tensor(spread * (1.0 if known is None else sampled)).to(call.x0).sqrt()
+        draws = (unit_normal(seed, (0, k, 0), call.x0.shape[1:]) for k in range(samples))
+        with torch.enable_grad():
+            center = call.x0 if call.outside else call.x0.detach().requires_grad_()
+            each = [-losses(center + width * torch.from_numpy(z).to(center), spread) for z in draws]
+            (slope,) = torch.autograd.grad(torch.stack(each).logsumexp(0).sum(), center, create_graph=call.outside)
+        return (scale * call.tweedie) * call.pull(slope)
+
+    return Guided(denoiser, shift, gradient=True)
+
+
+def energy(
+    denoiser: Denoiser,
+    energy: Loss,
+    scale: float | Callable[[Any], Any] = 1.0,
+    *,
+    published: bool = False,
+) -> Denoiser:
+    """Any differentiable energy of the clean sample, taken at predicted x0: samples of p(x0) exp(-energy(x0)), roughly.
+
+        D' = D - scale (sigma^2 / alpha) J^T grad energy(D)
+
+    Args:
+        energy: (B, *shape) -> (B,), sample by sample. scale: a number, or a function of sigma / alpha (a number, or
+            (B, 1, ...)), such as lambda rho: 50.0 * (rho < 1). published: x' <- x' - scale grad_x energy(D) between the steps
+            instead, as most papers write it; its strength grows with nfe.
+    Cost: one vector-Jacobian product of the network a call.
+
+    Reference: Universal Guidance for Diffusion Models; Bansal, Chu, Schwarzschild, Sengupta, Goldblum, Geiping, Goldstein;
+    2023; arXiv:2302.07121.
+    """
+    if not callable(energy):
+        raise ValueError(f"`energy` must be a function of clean samples, (B, ...) -> (B,); got {type(energy).__name__}")
+    if not callable(scale):
+        scale = positive("scale", scale, zero=True)
+
+    def shift(call: Call) -> Tensor:
+        much = scale(call.rho) if callable(scale) else scale
+        return (-much * (1 / call.weight if published else call.tweedie)) * call.pull(slope(energy, call))
+
+    return Guided(denoiser, shift, gradient=True)
+
+
+def slope(function: Loss, call: Call, name: str = "energy") -> Tensor:
+    """The gradient of a function of clean samples at predicted x0."""
+    with torch.enable_grad():
+        at = call.x0 if call.outside else call.x0.detach().requires_grad_()
+        values = per_sample(function(at), at, name)
+        (found,) = torch.autograd.grad(values.sum(), at, create_graph=call.outside)
+    return found
+
+
+def per_sample(values: Any, x0: Tensor, name: str) -> Tensor:
+    """Values of a function, one a sample; ValueError for anything else."""
+    if not isinstance(values, Tensor) or tuple(values.shape) != (len(x0),):
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(f"`{name}` must return one number a sample, shape ({len(x0)},); got {got}")
+    return values
