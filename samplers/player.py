@@ -30,7 +30,8 @@ class State(NamedTuple):
     history: tuple[Tensor, ...] = ()
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True)
+class Place:
     """Row `index` of a table, as what asks a denoiser; a Step is one too."""
 
     tableau: Tableau

@@ -29,15 +29,14 @@ class Measurement:
     """
 
     def __init__(self, y: Tensor, operator: Any, noise_std: float = 0.0):
-        self.operator = as_operator(operator)
+        self.operator: Operator = as_operator(operator)
         if not isinstance(y, Tensor) or not y.is_floating_point() or y.ndim < 2:
             what = f"shape {tuple(y.shape)}, {y.dtype}" if isinstance(y, Tensor) else type(y).__name__
             raise ValueError(f"`measurement` must be a floating tensor (B, ...), the operator's output; got {what}")
-        if isinstance(noise_std, bool) or not isinstance(noise_std, Real) or not 0 <= noise_std < float("inf"):
-            raise ValueError(f"`noise_std` is a standard deviation, a number of at least 0; got {noise_std!r}")
         if not bool(y.isfinite().all()):
             raise ValueError("`measurement` holds values that are not finite; leave unknown ones out by a mask")
-        self.y, self.noise_std = y, float(noise_std)
+        self.y: Tensor = y
+        self.noise_std = positive("noise_std", noise_std, zero=True)
         if self.operator.linear:
             residual, slack = adjoint_residual(self.operator, y), SLACK.get(y.dtype, 1e-4)
             if not residual <= slack:
@@ -60,8 +59,8 @@ class Measurement:
         y, found = self.y.to(x0), self.operator(x0)
         if found.shape[1:] != y.shape[1:] or len(y) not in (1, len(found)):
             raise ValueError(
-                f"{self.operator.name} takes samples of shape {tuple(x0.shape)} to {tuple(found.shape)}, and the measurement is "
-                f"of shape {tuple(y.shape)}: give one a sample, or one for all"
+                f"{self.operator.name} takes samples of shape {tuple(x0.shape)} to {tuple(found.shape)}, and the measurement "
+                f"is of shape {tuple(y.shape)}: give one a sample, or one for all"
             )
         return y - found
 
@@ -90,9 +89,10 @@ def whole(name: str, value: Any, least: int = 1) -> int:
 
 def positive(name: str, value: Any, zero: bool = False) -> float:
     """A number above 0 (or 0 too); ValueError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not (value > 0 or (zero and value == 0)):
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else -1.0
+    if not (number > 0 or (zero and number == 0)) or number == float("inf"):
         raise ValueError(f"`{name}` must be a number {'of at least' if zero else 'above'} 0; got {value!r}")
-    return float(value)
+    return number
 
 
 def norm(x: Tensor) -> Tensor:
