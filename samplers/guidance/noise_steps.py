@@ -88,8 +88,6 @@ def doodl(
     iterations, clip = whole("iterations", iterations), positive("clip", clip)
     momentum, noise = positive("momentum", momentum, zero=True), positive("noise", noise, zero=True)
     lr, shell = None if lr is None else positive("lr", lr), _share("shell", shell)
-    if lr is None and clip == math.inf:
-        raise ValueError("`clip` is the length of every step where `lr` is None: give one of them a number")
     if noise and seeds is None:
         raise ValueError(f"`noise`={noise:g} is drawn from `seeds`, one a sample; got none")
     if renorm not in (True, False, "channel") or (renorm == "channel" and x_T.ndim < 3):
