@@ -11,11 +11,12 @@ import torch
 from learned_problems import ring, sixteen, task
 from problems import Mixture, starts
 
-from fewstep.samplers import NoiseSchedule, sample
+from fewstep.samplers import Denoiser, NoiseSchedule, sample
 from fewstep.samplers.building import build
 from fewstep.samplers.learned.bespoke import ScaleTime, bespoke, weights
+from fewstep.samplers.learned.localbound import Bound, amplified, factors
 from fewstep.samplers.learned.playing import play
-from fewstep.samplers.learned.problem import Problem
+from fewstep.samplers.learned.problem import Problem, squared_errors
 from fewstep.samplers.learned.tables import corrected, correction
 from fewstep.samplers.rebase import widened
 from fewstep.samplers.tableau import Tableau
@@ -182,3 +183,116 @@ def test_starts_of_several_calls_a_step() -> None:
     made = ScaleTime(start, "sample", 1).table()
     assert len(made.times) == 7 and (np.diff(made.times) < 0).all()
     np.testing.assert_allclose(made.times[::2], start.times[[0, 2, 4, 6]], rtol=1e-9)
+
+
+def gaussian(schedule: NoiseSchedule, scales: Tensor) -> tuple[Denoiser, float]:
+    """The exact network of N(0, diag scales^2), x0 = alpha s^2 x / (alpha^2 s^2 + sigma^2), and the L of its flow:
+
+    v = eps - x0 = y (alpha + sigma) (sigma - alpha s^2) / (alpha^2 s^2 + sigma^2).
+    """
+
+    def levels(t: Any) -> tuple[Any, Any]:
+        return np.asarray(schedule.alpha(t)), np.asarray(schedule.sigma(t))
+
+    class X0(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, tau: Tensor) -> Tensor:
+            alpha, sigma = map(float, levels(schedule.time_of_model(float(tau))))
+            ctx.gain = alpha * scales**2 / (alpha**2 * scales**2 + sigma**2)
+            return ctx.gain * x
+
+        @staticmethod
+        def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor, None]:
+            return ctx.gain * gradient[0], None
+
+    alpha, sigma = (column[:, None] for column in levels(np.linspace(schedule.t_min, schedule.t_max, 20001)))
+    s = scales.numpy() ** 2
+    slopes = (alpha + sigma) * (sigma - alpha * s) / (alpha**2 * s + sigma**2)
+    return Denoiser(lambda x, tau: X0.apply(x, tau), schedule, "sample"), float(np.abs(slopes).max())
+
+
+def bounded(order: int, nfe: int, size: float, seed: int, kind: str = "vp") -> tuple[Tensor, Tensor, Bound]:
+    """(bound, true error) of 16 samples of the Gaussian, knobs turned at random."""
+    denoiser, lipschitz = gaussian(SCHEDULES[kind], torch.tensor([1.0, 0.7, 0.5], dtype=torch.float64))
+    made = task(denoiser, (3,), nfe, 16, 16, teacher={"nfe": 400})
+    start = build("dpmpp_2m", made.problem.schedule, nfe, "quadratic" if kind == "vp" else "uniform")
+    knobs = turned(ScaleTime(start, "sample", order), size, seed)
+    bound, part = Bound(knobs, made.teacher, lipschitz), made.problem.part(range(16))
+    found = bound.of(bound.play(part, knobs.start, knobs.coefficients())).detach()
+    return found, squared_errors(made.problem.draw(knobs.table(), part), made.teacher.end(part)).sqrt(), bound
+
+
+@pytest.mark.parametrize("kind", ["vp", "flow"])
+@pytest.mark.parametrize("order, nfe", [(1, 5), (2, 6), (2, 7)])
+def test_the_bound_holds(order: int, nfe: int, kind: str) -> None:
+    """Where L is known, no sample's error is above its bound; with a hundredth of L some are."""
+    above = []
+    for seed in range(4):
+        found, errors, bound = bounded(order, nfe, 0.1, seed, kind)
+        assert bool((errors <= found * (1 + 1e-6)).all())
+        part = bound.teacher.problem.part(range(16))
+        bound.lipschitz *= 0.01
+        less = bound.of(bound.play(part, bound.knobs.start, bound.knobs.coefficients())).detach()
+        assert bool((less < found).all())
+        above.append(errors > less)
+    assert bool(torch.stack(above).any())
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_bound_of_one_step_is_its_error(order: int) -> None:
+    found, errors, _ = bounded(order, order, 0.1, 0)
+    torch.testing.assert_close(found, errors, rtol=1e-9, atol=1e-12)
+
+
+def test_factors_by_hand() -> None:
+    """s = 1, 2, 4 and slopes 3, -3: one step of order 2, and two of order 1, of rate -1/2 and -1/4 with L = 2."""
+    rate, s, slope = (torch.tensor(v, dtype=torch.float64) for v in ([-0.5, -0.25], [1.0, 2.0, 4.0], [3.0, -3.0]))
+    assert factors(rate, s, slope, (1, 1), 2.0).tolist() == [(4 + 0.5 * 2) / 2, (1 + 0.25 * 2 * 2) / 4]
+    assert factors(rate, s, slope, (2,), 2.0).tolist() == [(1 + (3 + 0.25 * 2 * 2) * (2.5 + 0.25 * 2) / 2) / 4]
+    assert amplified(torch.tensor([2.0, 3.0, 5.0])).tolist() == [15.0, 5.0, 1.0]
+
+
+@pytest.mark.parametrize("order, nfe", [(1, 4), (2, 5)])
+def test_gradients_of_the_bound(order: int, nfe: int) -> None:
+    """Derivatives by all knobs, the times at which the path is looked at among them."""
+    learnt = task(ring(), (2,), nfe, 8, 8, teacher={"nfe": 400})
+    knobs = turned(ScaleTime(build("dpmpp_2m", learnt.problem.schedule, nfe, "quadratic"), "sample", order), 0.05)
+    bound, part = Bound(knobs, learnt.teacher, 1.5), learnt.problem.part(range(8))
+
+    def loss() -> Tensor:
+        return bound.objective(bound.play(part, knobs.start, knobs.coefficients()))
+
+    found = torch.autograd.grad(loss(), list(knobs.parameters.values()))
+    for (name, value), gradient in zip(knobs.parameters.items(), found, strict=True):
+        for i, here in enumerate(value.tolist()):
+            losses = []
+            for step in (1e-5, -1e-5):
+                with torch.no_grad():
+                    value[i] = here + step
+                losses.append(float(loss().detach()))
+            with torch.no_grad():
+                value[i] = here
+            slope = (losses[0] - losses[1]) / 2e-5
+            assert slope == pytest.approx(float(gradient[i]), rel=2e-4, abs=2e-4 * float(gradient.abs().max())), name
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_learning_by_the_bound(order: int) -> None:
+    """The bound is lowered, and on the ring the error of fresh samples with it."""
+    made = task(ring(), (2,), 6, 64, 64)
+    start = build("euler", made.problem.schedule, 6, "quadratic")
+    plain = ScaleTime(start, "sample", order).table()
+    found = bespoke(made, start, order=order, loss="bound", steps=40, batch=64, remember=True)
+    fresh = made.problem.parts(range(20_000, 20_256))
+    assert made.judge(found) <= made.judge(start)
+    assert float(made.errors(found, fresh).median() / made.errors(plain, fresh).median()) ** 0.5 < 0.9
+
+
+def test_bad_bounds() -> None:
+    made = task(ring(), (2,), 6, 64, 64)
+    start = build("euler", made.problem.schedule, 6, "quadratic")
+    with pytest.raises(ValueError, match="0 or more; got -1"):
+        bespoke(made, start, loss="bound", lipschitz=-1)
+    noisy = task(ring(), (2,), 6, 64, 64, teacher={"solver": "dpmpp_2m_sde", "nfe": 50})
+    with pytest.raises(ValueError, match="gives only ends"):
+        bespoke(noisy, start, loss="bound")

@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from .clock import Clock
 from .descent import descend
 from .gradient import follows
 from .knobs import Knobs
+from .localbound import Bound
 from .method import method
 from .objectives import Recipe
 from .task import Task, enough
@@ -60,6 +61,17 @@ def weights(rho: Tensor, size: Tensor, rate: Tensor, s: Tensor, slope: Tensor, c
         k += n
     lines = [torch.stack([none, state / size[k], new, old]) * size[k + 1] for k, (state, new, old) in enumerate(rows)]
     return torch.stack(lines)[:, None].expand(-1, 2, -1)
+
+
+class Transform(NamedTuple):
+    """rho, size = alpha + sigma and scale s (nfe + 1,) at times (nfe + 1,); h rho', h s' (nfe,) of every call; one graph."""
+
+    times: Array
+    rho: Tensor
+    size: Tensor
+    s: Tensor
+    rate: Tensor
+    slope: Tensor
 
 
 class ScaleTime:
@@ -116,18 +128,28 @@ class ScaleTime:
 
     def coefficients(self) -> Coefficients:
         """What `play` needs, with a graph back to the parameters."""
-        n = self.start.nfe
-        flat: Tensor = Compiled.apply(self.places.coordinates(), self._flat)  # type: ignore[no-untyped-call]
+        turn, p, q, tau = self._graph()
+        W = weights(turn.rho, turn.size, turn.rate, turn.s, turn.slope, self.calls)
+        if not self.start.nodes.sigma[-1]:  # `euler` reads no state there: carry, the same state, stands in for it
+            W = torch.cat([W[:-1], W[-1:, :, [1, 0, 2, 3]]])
+        return Coefficients(W[:, :, : self.start.registers], p, q, tau)
+
+    def transform(self) -> Transform:
+        """What the parameters make of the path."""
+        return self._graph()[0]
+
+    def _graph(self) -> tuple[Transform, Tensor, Tensor, Tensor]:
+        """The transform, and p, q, tau (nfe,) of the calls."""
+        n, c = self.start.nfe, self.places.coordinates()
+        flat: Tensor = Compiled.apply(c, self._flat)  # type: ignore[no-untyped-call]
         rho, size, p, q, tau = flat.split([n + 1, n + 1, n, n, n])
         s = torch.cat([flat.new_ones(1), self.parameters["scale"].exp()])
         first, last = self._spans()
         rate = (rho[last] - rho[first]) * self.parameters["rate"].exp()
         ahead = torch.where(last - first == 2, torch.arange(n) == first, torch.zeros(n, dtype=torch.bool))
         rise = torch.where(ahead, 2 * (s[1:] - s[:-1]), s[last] - s[first])  # h s' of the scales themselves
-        W = weights(rho, size, rate, s, rise + self.parameters["slope"], self.calls)
-        if not self.start.nodes.sigma[-1]:  # `euler` reads no state there: carry, the same state, stands in for it
-            W = torch.cat([W[:-1], W[-1:, :, [1, 0, 2, 3]]])
-        return Coefficients(W[:, :, : self.start.registers], p, q, tau)
+        times = self.places._times(c.detach().numpy())
+        return Transform(times, rho, size, s, rate, rise + self.parameters["slope"]), p, q, tau
 
     def _spans(self) -> tuple[Tensor, Tensor]:
         """Nodes at which the step of every call begins and ends."""
@@ -158,6 +180,7 @@ def bespoke(
     *,
     order: int = 2,
     loss: Any = "log",
+    lipschitz: float = 1.0,
     steps: int = 300,
     batch: int = 32,
     lr: Any = None,
@@ -166,14 +189,29 @@ def bespoke(
     """Runge-Kutta of a path that is scaled and re-timed, by the error of the result; begins on the start's grid.
 
     It replaces the solver: the start itself is returned where that is better on the validation seeds.
+
+    loss: of the result, see `Recipe`, or "bound", as published: the error of each step on the teacher's path, times how far
+    later steps can carry it where the flow's velocity is `lipschitz` in its state; see `localbound`. That needs a reference
+    with states on the way.
     """
+    if not lipschitz >= 0:
+        raise ValueError(f"bespoke: `lipschitz` is a constant of the flow, 0 or more; got {lipschitz!r}")
+    local = loss == "bound"
+    if local and not task.teacher.follows:
+        raise ValueError(
+            f"bespoke: loss 'bound' compares states on the way, and {task.teacher.solver!r} gives only ends: take a reference "
+            "along the flow, such as dpmpp_3m"
+        )
     knobs = ScaleTime(start, task.problem.prediction, order)
     enough(knobs.count, task.train, "bespoke")
+    recipe = Recipe(loss="log" if local else loss, steps=steps, batch=batch, lr=lr, remember=remember)
     if not follows(task, "bespoke"):
         return start
     task.offer(start, 0, steps)
     until = None if task.seconds is None else time.monotonic() + task.seconds
-    found = descend(
-        task, knobs, Recipe(loss=loss, steps=steps, batch=batch, lr=lr, remember=remember), tag="bespoke", until=until
-    )
+    how: dict[str, Any] = {"tag": "bespoke"}
+    if local:
+        bound = Bound(knobs, task.teacher, float(lipschitz))
+        how = {"tag": f"bespoke-bound-{lipschitz!r}", "objective": bound.objective, "player": bound.play}
+    found = descend(task, knobs, recipe, until=until, **how)
     return min((start, found), key=task.judge)

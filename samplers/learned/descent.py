@@ -54,6 +54,7 @@ class Turnable(Protocol):
 
 # loss of a batch that looks at more than the ends: f(states of `play`, part, teacher, knobs)
 Objective = Callable[[list[Tensor], Part, Teacher, Any], Tensor]
+Player = Callable[..., list[Tensor]]
 
 
 def descend(
@@ -65,6 +66,7 @@ def descend(
     objective: Objective | None = None,
     cut: bool = False,
     until: float | None = None,
+    player: Player = play,
 ) -> Tableau:
     """The best table found on the way down, judged on the validation seeds; the start if nothing is better.
 
@@ -72,19 +74,27 @@ def descend(
         task: what is learned on; `task.store` keeps the state of every judgement. knobs: what is turned. recipe: how.
         tag: name of the stage in the store. objective: in place of the recipe's loss. cut: gradients through one network
             call only. until: time.monotonic() at which to stop; a run that is stopped so depends on the machine's speed,
-            which is why `recipe.steps` is the limit to use.
+            which is why `recipe.steps` is the limit to use. player: makes the states, called as `play` is.
     """
-    return _Descent(task, knobs, recipe, tag, objective, cut, until).run()
+    return _Descent(task, knobs, recipe, tag, objective, cut, until, player).run()
 
 
 class _Descent:
     """The state of a descent: step, parameters, optimizer, best so far, size of the rate, moved x_T."""
 
     def __init__(
-        self, task: Task, knobs: Turnable, recipe: Recipe, tag: str, objective: Objective | None, cut: bool, until: Any
+        self,
+        task: Task,
+        knobs: Turnable,
+        recipe: Recipe,
+        tag: str,
+        objective: Objective | None,
+        cut: bool,
+        until: float | None,
+        player: Player,
     ):
         self.task, self.knobs, self.recipe, self.tag = task, knobs, recipe, tag
-        self.objective, self.cut, self.until = objective, cut, until
+        self.objective, self.cut, self.until, self.player = objective, cut, until, player
         self.parts, self.teacher = task.train_parts(recipe.batch), task.teacher
         self.step, self.waited, self.size, self.score = 0, 0, 1.0, float("inf")
         self.best, self.moves, self._order = self._values(), Values(), (-1, [0])
@@ -132,7 +142,7 @@ class _Descent:
         wanted = [*self.knobs.parameters.values(), *([x] if x.requires_grad else [])]
         before = part.denoiser.nfe
         how: dict[str, Any] = {"remember": self.recipe.remember, "cut": self.cut}
-        states = play(part, self._layout(), self.knobs.coefficients(), x, **how)
+        states = self.player(part, self._layout(), self.knobs.coefficients(), x, **how)
         loss = self._loss(states, part)
         found = torch.autograd.grad(loss, wanted, allow_unused=True) if loss.requires_grad else [None] * len(wanted)
         self.task.problem.spent += len(part.seeds) * (part.denoiser.nfe - before)

@@ -39,12 +39,13 @@ def play(
     cut: gradients of a state reach back to the network call before it, no further.
     """
     x = part.x_T if x is None else x
+    x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)  # as `sample` has states
     noise = source("brownian", list(part.seeds), None, len(part.seeds), layout.schedule) if layout.stochastic else None
     state = first_state(layout, x, noise or _no_noise)
     numbers = coefficients.beside(x)
     states = [state.input]
     for k in range(layout.nfe):
-        output = _call(part.denoiser, state.input, numbers.tau[k], remember)
+        output = call(part.denoiser, state.input, numbers.tau[k], part.x_T.dtype, remember)
         drawn = [noise(draw, state.input) for draw in layout.draws(k + 1)] if noise else []
         state = FreeRow(layout, k, numbers)(state, output, drawn)
         states.append(state.input)
@@ -57,13 +58,13 @@ def _no_noise(*_: object) -> Tensor:
     raise AssertionError("a table without noise draws none")
 
 
-def _call(denoiser: Denoiser, x: Tensor, tau: Tensor, remember: bool) -> Tensor:
-    """One network evaluation, remembered or made again when its gradient is asked for."""
-    call: Callable[[Tensor, Tensor], Tensor] = lambda x, tau: denoiser.call(x, tau).to(x.dtype)  # noqa: E731
+def call(denoiser: Denoiser, x: Tensor, tau: Tensor, dtype: torch.dtype, remember: bool) -> Tensor:
+    """One network evaluation in `dtype`, remembered or made again when its gradient is asked for."""
+    ask: Callable[[Tensor, Tensor], Tensor] = lambda x, tau: denoiser.call(x.to(dtype), tau).to(x.dtype)  # noqa: E731
     if remember or not torch.is_grad_enabled():
-        return call(x, tau)
+        return ask(x, tau)
     with set_checkpoint_early_stop(False):  # stopping in the middle of a suspended pipeline would end it
-        found: Tensor = checkpoint(call, x, tau, use_reentrant=False, preserve_rng_state=False)
+        found: Tensor = checkpoint(ask, x, tau, use_reentrant=False, preserve_rng_state=False)
     return found
 
 

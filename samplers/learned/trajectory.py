@@ -61,22 +61,42 @@ class Trajectory:
 
     def at(self, t: float) -> Tensor:
         """The state at any time, by Hermite interpolation in r; a node's own state at a node."""
-        last = len(self.times) - 1
-        i = int(np.clip(np.searchsorted(-self.times, -t, side="right") - 1, 0, last - 1))
+        i = self._interval(t)
         for j in (i, i + 1):
             if t == self.times[j]:
                 return self.state(j)
+        size = float(self.schedule.alpha(t)) + float(self.schedule.sigma(t))
+        return self._hermite(i, *self._within(i, t)) * size
+
+    def flow(self, t: float) -> Tensor:
+        """dy/dr of that interpolation: the velocity eps - x0 at any time."""
+        i = self._interval(t)
+        u, h = self._within(i, t)
+        return self._hermite(i, u, h, slope=True) / h
+
+    def _interval(self, t: float) -> int:
+        """The node before a time."""
+        last = len(self.times) - 1
+        return int(np.clip(np.searchsorted(-self.times, -t, side="right") - 1, 0, last - 1))
+
+    def _within(self, i: int, t: float) -> tuple[float, float]:
+        """(u, h): how far a time is between node i and the next, from 0 to 1, and how long that is in r."""
         alpha, sigma = float(self.schedule.alpha(t)), float(self.schedule.sigma(t))
         r = self._nodes.sigma / self._size
         h = float(r[i + 1] - r[i])
-        u = (sigma / (alpha + sigma) - float(r[i])) / h
+        return (sigma / (alpha + sigma) - float(r[i])) / h, h
+
+    def _hermite(self, i: int, u: float, h: float, slope: bool = False) -> Tensor:
+        """y at u, or dy/du."""
         y0, y1 = (self.state(j) / float(self._size[j]) for j in (i, i + 1))
-        if i + 1 < last:
-            weights = (1 + 2 * u) * (1 - u) ** 2, u**2 * (3 - 2 * u), h * u * (1 - u) ** 2, h * u**2 * (u - 1)
-            y = weights[0] * y0 + weights[1] * y1 + weights[2] * self.velocity(i) + weights[3] * self.velocity(i + 1)
-        else:  # no network call at the end: a parabola
-            y = (1 - u**2) * y0 + u**2 * y1 + h * u * (1 - u) * self.velocity(i)
-        return y * (alpha + sigma)
+        v0 = h * self.velocity(i)
+        if i + 2 == len(self.times):  # no network call at the end: a parabola
+            a, b, c = (-2 * u, 2 * u, 1 - 2 * u) if slope else (1 - u**2, u**2, u * (1 - u))
+            return a * y0 + b * y1 + c * v0
+        v1 = h * self.velocity(i + 1)
+        if slope:
+            return 6 * u * (1 - u) * (y1 - y0) + (1 - u) * (1 - 3 * u) * v0 + u * (3 * u - 2) * v1
+        return (1 + 2 * u) * (1 - u) ** 2 * y0 + u**2 * (3 - 2 * u) * y1 + u * (1 - u) ** 2 * v0 + u**2 * (u - 1) * v1
 
 
 @dataclass(frozen=True, eq=False)
