@@ -71,13 +71,14 @@ CONDITIONS = (
     click.option("--prompt", help="Text, for a pipeline that takes one."),
 )
 OPTION = click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Solver option, e.g. order=3.")
+DTYPE = click.option(
+    "--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32", show_default=True
+)
 CALL = (
     SEED,
     *CONDITIONS,
     click.option("--guidance", type=float, help="Guidance scale  [default: the pipeline's]"),
-    click.option(
-        "--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32", show_default=True
-    ),
+    DTYPE,
     OPTION,
 )
 PLACE = (

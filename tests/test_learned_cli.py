@@ -16,7 +16,9 @@ from fewstep import Artefact, NoiseSchedule, build
 from fewstep.cli import main
 from fewstep.samplers import Learned, compare
 from fewstep.samplers.learned import tables
+from fewstep.samplers.learned.cli import stages
 from fewstep.samplers.learned.method import METHODS, Method
+from fewstep.samplers.learned.problem import Problem
 
 SMALL = ("-n", 16, "--guard", 16, "--teacher-nfe", 40, "--no-cache")
 
@@ -63,6 +65,37 @@ def test_json_is_for_machines(model: Path, tmp_path: Path) -> None:
     assert told["hash"] == Artefact.load(file).hash and told["tables"][0]["nfe"] == 3
     lines = [json.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
     assert {line["stage"] for line in lines} >= {"fixed recipes", "dmn"} and lines[-1]["spent"] > 0
+
+
+def test_networks_in_low_precision(model: Path, tmp_path: Path) -> None:
+    """--dtype is what the network is loaded in: it is asked in bfloat16, and the artefact says so. `joint` descends there."""
+    file = tmp_path / "b.json"
+    steps = ("--set", "steps=2", "--set", "even=0", "--set", "free=tau+coef")
+    how = ("--nfe", 2, "--method", "joint", *steps, "--dtype", "bfloat16", *SMALL)
+    result = call("learn", model, *how, "--out", file)
+    assert result.exit_code == 0, result.output
+    told = Artefact.load(file).provenance
+    assert told["samples"] == {"dtype": "bfloat16"} and told["method"][0][1]["free"] == ["tau", "coef"]
+    problem = Problem(str(model), dtype="bfloat16")
+    asked, forward = [], problem._source.pipe.unet.forward
+    problem._source.pipe.unet.forward = lambda x, *args, **how: asked.append(x.dtype) or forward(x, *args, **how)
+    problem.draw(build("dpmpp_2m", problem.schedule, 2), problem.part([0, 1]))
+    assert len(asked) >= 2 and set(asked) == {torch.bfloat16}
+
+
+def test_options_of_auto(model: Path, tmp_path: Path) -> None:
+    """--set reaches what auto passes on: which refinements, and how long."""
+    how = ("--set", "refine=newton", "--set", "auto.samples=12", "--nfe", 2, *SMALL, "-n", 32)
+    result = call("learn", model, *how, "--out", tmp_path / "a.json")
+    assert result.exit_code == 0, result.output
+    made = Artefact.load(tmp_path / "a.json")
+    assert made.provenance["method"] == [["auto", {"refine": "newton", "samples": 12}]]
+    told = {stage["method"]: stage["options"] for stage in made.tables[0].stages}
+    assert told["newton"]["samples"] == 12 and "joint" not in told
+    both = stages("auto", ["refine=newton+joint", "auto.steps=9", "batch=8"])
+    assert both == [("auto", {"refine": ("newton", "joint"), "steps": 9, "batch": 8})] and stages("auto", []) == [
+        ("auto", {})
+    ]
 
 
 def test_sample_plays_the_table(made: tuple[Path, Result], model: Path, tmp_path: Path) -> None:
@@ -192,6 +225,9 @@ WRONG = {
     "method": (["--method", "oos"], "oss"),
     "method in a chain": (["--method", "oss+iiia"], "iia"),
     "option of a method": (["--method", "iia", "--set", "windo=3"], "window"),
+    "option of auto": (["--set", "stepss=3"], "no option 'stepss'"),
+    "value of auto": (["--set", "refine=newtn"], "newtn"),
+    "dtype": (["--dtype", "float8"], "float8"),
     "option of no stage": (["--method", "iia", "--set", "oss.beam=2"], "no stage"),
     "option of which stage": (["--method", "oss+iia", "--set", "window=2"], "oss.window=2"),
     "option form": (["--method", "iia", "--set", "iia.window"], "key=value"),

@@ -12,13 +12,15 @@ import torch
 from learned_problems import ring, sixteen
 
 import fewstep
-from fewstep.samplers import NoiseSchedule, Tableau, build, sample
+from fewstep.samplers import Denoiser, NoiseSchedule, Tableau, build, sample
 from fewstep.samplers.learned import guard
 from fewstep.samplers.learned import method as registry
-from fewstep.samplers.learned.learning import FINALISTS, learn
+from fewstep.samplers.learned.learning import FINALISTS, _drawn, learn
+from fewstep.samplers.learned.problem import Problem
 from fewstep.samplers.learned.recipes import recipes
 from fewstep.samplers.learned.tables import corrected
 from fewstep.samplers.learned.task import Progress, Task, score
+from fewstep.samplers.learned.teacher import Teacher
 
 SMALL: dict[str, Any] = {
     "shape": (2,), "dtype": torch.float64, "cache": False, "progress": False, "batch_size": 128,
@@ -85,6 +87,53 @@ def test_same_spec_same_file(tmp_path: Path) -> None:
     cached = {"cache": tmp_path / "cache"}
     assert first == text(run(["iia", "d_ode"], [4, 6], **cached), tmp_path)
     assert first == text(run(["iia", "d_ode"], [4, 6], **cached), tmp_path)
+
+
+def test_what_was_drawn_is_told(tmp_path: Path) -> None:
+    """Classes, prompt, guidance and dtype are part of the file, the same however they were given."""
+    assert run().provenance["samples"] == {"dtype": "float64"}
+    how = {**SMALL, "seeds": range(32), "guard_seeds": range(1000, 1032)}
+    assert learn({2.0: ring(), 1.0: ring()}, "dpmpp_2m", 3, "iia", **how).provenance["samples"]["guidance"] == [
+        1.0,
+        2.0,
+    ]
+    told = [_drawn(Problem("demo", classes=c)) for c in (None, range(10), list(range(10)), torch.arange(10), (3, 8))]
+    assert told[:4] == 4 * [{"classes": {"from": 0, "to": 10}, "dtype": "float32"}] and told[4]["classes"] == [3, 8]
+    problem = Problem("demo")
+    for prompt in ("a digit", ["a digit"], ("a digit",)):
+        problem._source.wishes = {"classes": None, "prompt": prompt, "guidance": None}
+        assert json.loads(json.dumps(_drawn(problem))) == {"prompt": ["a digit"], "dtype": "float32"}
+
+
+@pytest.mark.parametrize("given", [torch.bfloat16, "bfloat16"])
+def test_dtype_of_what_is_loaded(given: Any) -> None:
+    """Names and dtypes say the same; a reference run in one is not taken for one in another."""
+    problem, plain = Problem("demo", dtype=given), Problem("demo")
+    assert (problem.dtype, plain.dtype) == (torch.bfloat16, torch.float32)
+    assert next(problem._source.pipe.unet.parameters()).dtype == torch.bfloat16
+    assert Teacher(problem, cache=False).key != Teacher(plain, cache=False).key
+    x0 = problem.draw(build("dpmpp_2m", problem.schedule, 2), problem.part([0]))
+    assert x0.dtype == torch.bfloat16 and torch.isfinite(x0).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "dtype", "said"),
+    [
+        ("demo", "float8", "floating point one, such as"),
+        ("demo", torch.int64, "got torch.int64"),
+        (ring(), "double precision", "got 'double precision'"),
+        ("pipeline", "bfloat16", "this pipeline computes in torch.float32"),
+    ],
+)
+def test_dtypes_that_do_not_fit(model: Any, dtype: Any, said: str) -> None:
+    model = fewstep.load_demo_pipeline() if model == "pipeline" else model
+    with pytest.raises(ValueError, match=said):
+        Problem(
+            model,
+            shape=(2,) if isinstance(model, Denoiser) else None,
+            classes=None if isinstance(model, Denoiser) else [3],
+            dtype=dtype,
+        )
 
 
 class Killed(Exception):

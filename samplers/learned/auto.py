@@ -6,7 +6,7 @@ best fixed recipe --> a grid found with the solver's own states --> weights in c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -22,12 +22,22 @@ RATE = 0.05  # of joint, half of its own: batches are small and steps few
 ALL: dict[str, Any] = {"free": ("grid", "coef", "tau", "state"), "window": None, "consistent": False}
 
 
-@method("auto", learns=("grid", "coef", "tau"), reference=OURS, paths=False)
+def refined(options: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The stages that `refine` names. ValueError for others."""
+    refine = options.get("refine")
+    named = (refine,) if isinstance(refine, str) else refine
+    for name in named or ():
+        if name not in ("newton", "joint"):
+            raise ValueError(f'auto: `refine` lists "newton" and "joint"; got {name!r}')
+    return None if named is None else tuple(named)
+
+
+@method("auto", learns=("grid", "coef", "tau"), reference=OURS, paths=False, check=refined)
 def auto(
     task: Task,
     start: Tableau,
     *,
-    refine: Sequence[str] | None = None,
+    refine: str | Sequence[str] | None = None,
     samples: int = 64,
     steps: int = 70,
     batch: int = 16,
@@ -43,9 +53,7 @@ def auto(
     Raises:
         ValueError: another word in `refine`.
     """
-    for name in refine or ():
-        if name not in ("newton", "joint"):
-            raise ValueError(f'auto: `refine` lists "newton" and "joint"; got {name!r}')
+    refine = refined({"refine": refine})
     if task.teacher.follows:
         bases = [start]
         if task.nfe > 1:

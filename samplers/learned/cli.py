@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewstep.arguments import CONDITIONS, NUMBERS, OPTION, PLACE, SCALES, decorated, parsed
+from fewstep.arguments import CONDITIONS, DTYPE, NUMBERS, OPTION, PLACE, SCALES, decorated, parsed
 
 if TYPE_CHECKING:
     from ..artefact import Artefact
@@ -25,13 +25,18 @@ MODEL = (
     ),
     click.option("--method", default="auto", show_default=True, help="auto, a method, or several in turn: oss+iia."),
     click.option(
-        "--set", "settings", multiple=True, metavar="METHOD.KEY=VALUE", help="Of a method, e.g. iia.window=3."
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="METHOD.KEY=VALUE",
+        help="Of a method, e.g. iia.window=3, auto.refine=newton+joint.",
     ),
     OPTION,
     *CONDITIONS,
     click.option(
         "--guidance", type=SCALES, metavar="G,...", help="Scales, a table for each  [default: the pipeline's]"
     ),
+    DTYPE,
     *PLACE,
 )
 WORK = (
@@ -78,6 +83,7 @@ def learn(
     fewstep learn demo --nfe 5,8 --estimate
     fewstep learn demo --nfe 5,8 --out five.json
     fewstep learn demo --nfe 5 --method oss+iia --set iia.window=3
+    fewstep learn demo --nfe 5 --set steps=140 --set refine=newton+joint
 
     The network's weights stay as they are. Ctrl-C once keeps the best so far; twice, or a failure, leaves FILE as it was.
     """
@@ -91,7 +97,7 @@ def learn(
         "solver_options": dict(map(parsed, options)),
         **samples(given),
         "teacher": {k: given[f"teacher_{k}"] for k in ("solver", "nfe") if given[f"teacher_{k}"] is not None},
-        **{name: given[name] for name in ("guidance", "classes", "prompt", "batch_size", "device", "seconds")},
+        **{name: given[name] for name in ("guidance", "classes", "prompt", "dtype", "batch_size", "device", "seconds")},
     }
     if estimate:
         from .estimate import estimate as estimated
@@ -124,7 +130,7 @@ def learn(
 
 
 def stages(method: str, settings: Sequence[str]) -> Any:
-    """ "oss+iia" and ["iia.window=3"] -> [("oss", {}), ("iia", {"window": 3})]; "auto" as it is."""
+    """ "oss+iia" and ["iia.window=3"] -> [("oss", {}), ("iia", {"window": 3})]; words are joined as stages are."""
     names = [name.strip() for name in method.split("+")]
     found: dict[str, dict[str, Any]] = {name: {} for name in names}
     for text in settings:
@@ -135,11 +141,10 @@ def stages(method: str, settings: Sequence[str]) -> Any:
                 raise ValueError(f"{text!r} must say of which method it is: {names[0]}.{text}")
         if name not in found:
             raise ValueError(f"{text!r} is for {name!r}, which is no stage of {method!r}")
-        if name == "auto":
-            raise ValueError("method 'auto' takes no options; name the stages to give them some, --method oss+iia")
         key, value = parsed(rest)
-        found[name][key] = tuple(value) if isinstance(value, list) else value
-    return "auto" if names == ["auto"] else [(name, found[name]) for name in names]
+        words = value.split("+") if isinstance(value, str) and "+" in value else value
+        found[name][key] = tuple(words) if isinstance(words, list) else words
+    return [(name, found[name]) for name in names]
 
 
 def samples(given: dict[str, Any]) -> dict[str, range]:

@@ -45,10 +45,11 @@ class Knobs:
         self,
         start: Tableau,
         prediction: Any,
-        free: Sequence[str] = ("grid", "coef", "tau"),
+        free: str | Sequence[str] = ("grid", "coef", "tau"),
         window: int = 3,
         consistent: bool = True,
     ) -> None:
+        free = (free,) if isinstance(free, str) else free
         for name in free:
             if name not in ("grid", "coef", "state", "tau"):
                 raise ValueError(f"`free` names what is learned: grid, coef, state, tau; got {name!r}")

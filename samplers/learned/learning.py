@@ -62,7 +62,7 @@ class Plan:
 
 
 def _short(seeds: tuple[int, ...]) -> Any:
-    """[first, last + 1] of consecutive seeds, or all of them."""
+    """First and last + 1 of consecutive numbers, or all of them."""
     if seeds == tuple(range(seeds[0], seeds[0] + len(seeds))):
         return {"from": seeds[0], "to": seeds[-1] + 1}
     return list(seeds)
@@ -88,7 +88,7 @@ def learn(
     prompt: str | Sequence[str] | None = None,
     batch_size: int = 64,
     device: Any = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str | None = None,
     **spec: Any,
 ) -> Artefact:
     """Learn where to step, with which weights and network times, for one model, solver and number of evaluations.
@@ -106,7 +106,8 @@ def learn(
             cache, False: none. resume: folder in which an interrupted run is found again. progress: a bar, or a callable
             that gets Progress. seconds: limit of each gradient stage; without it the result depends on nothing but what
             is given here.
-        classes, prompt, batch_size, device, dtype: of the samples. spec: options of a single `method`.
+        classes, prompt, batch_size, device: of the samples. dtype: what a network that is loaded here computes in, or x_T of
+            a Denoiser; None: float32, and as it is for a pipeline. spec: options of a single `method`.
 
     Returns:
         Artefact with one table for each (nfe, guidance): .save(path), .report. A table that is not certainly better than
@@ -120,6 +121,7 @@ def learn(
     how |= {"batch_size": batch_size, "device": device, "dtype": dtype}
     learned: list[Learned] = []
     facts: dict[str, Any] = {}
+    drawn: dict[str, Any] = {}
     with shown(progress) as tell:
         for scale in plan.guidances:
             own = model[scale] if isinstance(model, Mapping) else model
@@ -134,7 +136,18 @@ def learn(
                 "name": problem.name, "prediction": prediction_name(problem.prediction), "shape": list(problem.shape),
                 "fingerprint": problem.fingerprint,
             }  # fmt: skip
-    return Artefact(tuple(_alike(learned)), facts, plan.content())
+            drawn = _drawn(problem)
+    if plan.guidances != (None,):
+        drawn["guidance"] = list(plan.guidances)
+    return Artefact(tuple(_alike(learned)), facts, {**plan.content(), "samples": drawn})
+
+
+def _drawn(problem: Problem) -> dict[str, Any]:
+    """What samples were drawn of and in, as JSON: the same however classes and prompts were given."""
+    found = problem.conditions
+    if found.get("classes"):
+        found["classes"] = _short(tuple(found["classes"]))
+    return {**found, "dtype": str(problem.dtype).removeprefix("torch.")}
 
 
 def _alike(tables: Sequence[Learned]) -> list[Learned]:
@@ -298,7 +311,8 @@ def _folder(resume: str | Path | None, plan: Plan, problem: Problem) -> Path | N
     """Where the stages of exactly this work are kept."""
     if resume is None:
         return None
-    said = json.dumps([plan.content(), problem.fingerprint, problem.condition], sort_keys=True, default=str)
+    about = [plan.content(), problem.fingerprint, problem.guidance, _drawn(problem)]
+    said = json.dumps(about, sort_keys=True, default=str)
     folder = Path(resume) / hashlib.sha256(said.encode()).hexdigest()[:24]
     folder.mkdir(parents=True, exist_ok=True)
     return folder

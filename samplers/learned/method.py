@@ -33,7 +33,8 @@ class Method:
     """A registered learner `f(task, start, *, options) -> Tableau`.
 
     learns: what it moves, of "grid", "coef", "tau". gradients: whether it needs those of the network. calls: whether it
-    needs the network at all. options: keyword options with their defaults.
+    needs the network at all. check: raises ValueError for values it cannot take, before anything is done. options: keyword
+    options with their defaults.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Method:
     gradients: bool = False
     calls: bool = True
     paths: bool = True
+    check: Callable[[Mapping[str, Any]], object] | None = None
 
     @cached_property
     def options(self) -> dict[str, Any]:
@@ -51,11 +53,13 @@ class Method:
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
     def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The given options; ValueError for one the method does not have."""
+        """The given options; ValueError for one the method does not have or cannot do."""
         for key in options:
             if key not in self.options:
                 known = ", ".join(self.options) or "none"
                 raise ValueError(f"method {self.name!r} has no option {key!r}; its options: {known}")
+        if self.check is not None:
+            self.check(options)
         return dict(options)
 
 

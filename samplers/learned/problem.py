@@ -35,13 +35,15 @@ class Problem:
         model: Denoiser, diffusers pipeline, or what the command line takes for MODEL ("demo", a folder, a hub id).
         shape: of one sample, for a Denoiser. guidance: scale, for a pipeline; for a Denoiser only a name of what it does.
         classes, prompt: conditions of a pipeline, used in turn by seed. batch_size: samples at once.
-        device, dtype: of x_T for a Denoiser (float64 keeps float64 algebra); a pipeline brings its own.
+        device: of x_T and of what is loaded. dtype: what a loaded network computes in, or of x_T for a Denoiser (float64
+            keeps float64 algebra); None: float32. A pipeline brings its own.
 
     Attributes:
         schedule, prediction, shape, t_start, t_end: of the model. spent: network evaluations so far, samples times calls.
 
     Raises:
-        ValueError: no `shape` for a Denoiser, or one that the network does not return.
+        ValueError: no `shape` for a Denoiser, or one that the network does not return; a dtype that is none, or another
+            than that of a pipeline.
     """
 
     def __init__(
@@ -54,10 +56,10 @@ class Problem:
         prompt: str | Sequence[str] | None = None,
         batch_size: int = 64,
         device: Any = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str | None = None,
     ) -> None:
         self.model, self.guidance, self.batch_size, self.spent = model, guidance, batch_size, 0
-        self._device, self._dtype = device, dtype
+        self._device, self._dtype = device, _floating(dtype)
         self._source: Any = None
         self._parts: dict[tuple[int, ...], Part] = {}
         if isinstance(model, Denoiser):
@@ -71,10 +73,14 @@ class Problem:
             from ..source import Source
 
             how: dict[str, Any] = {"classes": classes, "prompt": prompt, "guidance": guidance, "batch_size": batch_size}
-            self._source = Source(model, device=device, **how)
+            self._source = Source(model, device=device, dtype=str(self._dtype).removeprefix("torch."), **how)
             first = self.part([0]).denoiser
             self.shape = tuple(self.part([0]).x_T.shape[1:])
             self.name = model if isinstance(model, str) else type(self._source.pipe).__name__
+            if dtype is not None and self.dtype != self._dtype:
+                raise ValueError(
+                    f"`dtype` is {self._dtype}, but this pipeline computes in {self.dtype}: leave `dtype` away, or cast it"
+                )
             if shape is not None and tuple(shape) != self.shape:
                 raise ValueError(f"`shape` is {tuple(shape)}, but the pipeline draws samples of shape {self.shape}")
         self.schedule: NoiseSchedule = first.schedule
@@ -132,10 +138,30 @@ class Problem:
     @property
     def condition(self) -> str:
         """What samples are conditioned on, in words: part of the name of everything that is kept of them."""
-        wishes = {} if self._source is None else {k: v for k, v in self._source.wishes.items() if v is not None}
-        return repr(
-            {**{k: list(v) if isinstance(v, range) else v for k, v in wishes.items()}, "guidance": self.guidance}
-        )
+        return repr({**self.conditions, "guidance": self.guidance})
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network takes; states are kept in float32 at least."""
+        return self.part([0]).x_T.dtype
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """The classes and the prompt of a pipeline, where it has them: plain, the same however they were given."""
+        wishes = {} if self._source is None else self._source.wishes
+        classes, prompt = wishes.get("classes"), wishes.get("prompt")
+        found: dict[str, Any] = {} if classes is None else {"classes": [int(label) for label in classes]}
+        if prompt is not None:
+            found["prompt"] = [prompt] if isinstance(prompt, str) else [str(words) for words in prompt]
+        return found
+
+
+def _floating(dtype: torch.dtype | str | None) -> torch.dtype:
+    """A dtype by itself or by name. ValueError for one that is no floating point."""
+    found = torch.float32 if dtype is None else getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"`dtype` must be a floating point one, such as torch.bfloat16 or 'bfloat16'; got {dtype!r}")
+    return found
 
 
 def squared_errors(x0: Tensor, truth: Tensor) -> Tensor:
