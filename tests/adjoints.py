@@ -6,11 +6,14 @@ from typing import Any
 
 import torch
 
+from fewstep import adjoint
 from fewstep.samplers import Denoiser, NoiseSchedule
 
 Tensor = torch.Tensor
 WIDE = torch.float64
 BATCH, SIZE = 3, 4
+SEEDS = range(5, 5 + BATCH)
+EXACT = ("checkpoint", "revolve", "segments")
 
 
 class Guided:
@@ -47,6 +50,12 @@ class Guided:
     def predict(self, x: Tensor, tau: Tensor) -> Tensor:
         empty, full = self.branch(x, torch.zeros_like(self.cond), tau), self.branch(x, self.cond, tau)
         return empty + self.weight * (full - empty)
+
+
+def drawn(problem: Guided, name: str, nfe: int, method: str, **more: Any) -> Tensor:
+    """The sample at the end t = 1e-3, with given noise where the solver draws any."""
+    where = {"t_end": 1e-3} if problem.schedule.kind != "edm" else {}
+    return adjoint.sample(problem.denoiser, problem.x_T.requires_grad_(), name, nfe, method=method, **where, **more)
 
 
 def loss(x0: Tensor) -> Tensor:
