@@ -18,15 +18,20 @@ Tensor = torch.Tensor
 Watch = Callable[[Tensor, Any], float]
 
 
-class Seen(NamedTuple):
-    """What a call saw: x, the rate of log w in lam (B,), and of a reward beta r (B,), beta grad r, x0 and eps of S."""
+class Lift(NamedTuple):
+    """A reward at a call: beta r (B,), its gradient in x, and x0 and eps of S, which it does not move."""
 
-    x: Tensor
+    value: Tensor
+    pull: Tensor
+    x0: Tensor
+    eps: Tensor
+
+
+class Seen(NamedTuple):
+    """What a call saw: the rate of log w in lam, (B,), and the reward if there is one."""
+
     rate: Tensor
-    reward: Tensor | None = None
-    pull: Tensor | None = None
-    x0: Tensor | None = None
-    eps: Tensor | None = None
+    lift: Lift | None = None
 
 
 class Combination(Denoiser):
@@ -49,6 +54,8 @@ class Combination(Denoiser):
                 raise ValueError(
                     f"all denoisers must have one schedule; denoisers[{k}] has {one.schedule!r}, the first {first.schedule!r}"
                 )
+            if getattr(one, "field", None) is not None:
+                raise ValueError(f"weights are known for white noise only; denoisers[{k}] has a field of its own")
         if hasattr(first.schedule, "jump_scale"):
             raise ValueError(f"the noise of {first.schedule!r} is not Gaussian: take a VP, VE, EDM or flow schedule")
         self.total = sum(b)
@@ -73,13 +80,13 @@ class Combination(Denoiser):
         with torch.set_grad_enabled(through or torch.is_grad_enabled()):
             x = x.detach().requires_grad_() if through else x
             output, eps = self._combined(x, tau, step, at)
-        seen = Seen(wide(x).detach(), growth([e.detach() for e in eps], self.exponents))
+        seen = Seen(growth([e.detach() for e in eps], self.exponents))
         if self.reward is not None:
             p, q = (float(v[0]) for v in convert(self.prediction, ["x0"], at))
             x0 = p * wide(x) + q * output
             value, pull = self.rewarded(x, x0 if through else None, float(at.lam[0]))
             E = sum(b * e for b, e in zip(self.exponents, eps, strict=True))
-            seen = seen._replace(reward=value, pull=pull, x0=x0.detach(), eps=torch.as_tensor(E).detach())
+            seen = seen._replace(lift=Lift(value, pull, x0.detach(), torch.as_tensor(E).detach()))
             output = output.detach()
             if at.alpha[0] > 0:  # a gain l of the score moves x0 by (sigma^2 / alpha) l
                 output = output + z / (1 + z) * float(at.sigma[0] ** 2 / at.alpha[0]) / q * pull
@@ -120,7 +127,7 @@ class Combination(Denoiser):
 
 
 def growth(eps: Sequence[Tensor], b: Sequence[float]) -> Tensor:
-    """|sum b_k eps_k|^2 - sum b_k |eps_k|^2 of every sample, (B,), by differences from the first, so that what is equal cancels."""
+    """|sum b_k eps_k|^2 - sum b_k |eps_k|^2 of every sample, (B,), by differences, so that what is equal cancels."""
     first, total = eps[0], sum(b)
     gaps = [e - first for e in eps[1:]]
     lead = sum((w * g for w, g in zip(b[1:], gaps, strict=True)), torch.zeros_like(first))

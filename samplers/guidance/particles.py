@@ -15,8 +15,7 @@ product, which needs no second derivative. z is what the solver makes it: eta^2,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from math import inf, log
+from math import log
 from typing import Any
 
 import numpy as np
@@ -26,9 +25,9 @@ from ..brownian import unit_normal
 from ..denoiser import Denoiser
 from ..noise import check_seeds, onto
 from ..sampling import Progress
-from ..tableau import Tableau
-from .combination import Combination, Seen, known_share
-from .resampling import METHODS, Alone, Spread, ancestors, effective, places
+from .combination import Combination, Lift, known_share
+from .resampling import Alone, Spread, ancestors, effective, places
+from .weighing import Plan, Rules, Run
 
 Tensor = torch.Tensor
 
@@ -88,114 +87,8 @@ def fkc(
     Ohanesian, Bondesan, Aspuru-Guzik, Doucet, Brekelmans, Tong, Neklyudov; 2025; arXiv:2503.02819.
     """
     combination = Combination(denoisers, exponents, reward, on, ramp)
-    rules = Rules(particles, ess, method, stop, clamp, seeds if isinstance(seeds, int) else tuple(map(int, seeds)))
+    rules = Rules(particles, ess, method, stop, clamp, seeds)
     return Particles(combination, rules, Spread(across) if across else Alone())
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How particles are grouped and resampled; see `fkc`."""
-
-    particles: int | None
-    ess: float
-    method: str
-    stop: float
-    clamp: float | None
-    seeds: int | tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"`method` must be one of {', '.join(METHODS)}; got {self.method!r}")
-        for name, value in (("ess", self.ess), ("stop", self.stop)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"`{name}` is a fraction, 0 to 1; got {value!r}")
-        if self.clamp is not None and not self.clamp > 0:
-            raise ValueError(f"`clamp` must be above 0, or None; got {self.clamp!r}")
-        if self.particles is not None and (not isinstance(self.particles, int) or self.particles < 1):
-            raise ValueError(f"`particles` must be a whole number of at least 1; got {self.particles!r}")
-
-    def groups(self, batch: int) -> tuple[int, tuple[int, ...]]:
-        """Particles of a group and the seeds of the groups of a batch."""
-        K = batch if self.particles is None else self.particles
-        if batch % K:
-            raise ValueError(f"a batch of {batch} is no whole number of groups of {K} particles")
-        if K == 1 and self.ess > 0:
-            raise ValueError("one particle cannot be resampled: take more a group (`particles=`, the batch), or ess=0")
-        G = batch // K
-        seeds = tuple(self.seeds + g for g in range(G)) if isinstance(self.seeds, int) else self.seeds
-        if len(seeds) != G:
-            raise ValueError(f"{len(seeds)} seeds for {G} groups of particles: give one a group")
-        return K, seeds
-
-
-class Plan:
-    """A table as its particles see it: steps between the calls that start one.
-
-    first, last: rows of each step. gain: what the rate at its start counts for (the trapezoid rule in lam). noise: its z.
-    """
-
-    def __init__(self, table: Tableau, total: float, resampling: bool):
-        ends = np.cumsum(table.groups)
-        self.table, self.last = table, ends - 1
-        self.first = np.concatenate([[0], ends[:-1]])
-        at = np.concatenate([self.first, [table.nfe]])
-        self.alpha, self.sigma, lam = (column[at] for column in (table.nodes.alpha, table.nodes.sigma, table.nodes.lam))
-        if not (np.diff(lam) > 0).all():
-            raise ValueError(
-                f"{table.name} goes back up in time, where weights have no meaning: take a solver that does not"
-            )
-        if resampling and not table.stochastic:
-            raise ValueError(
-                f"{table.name} draws no noise, so that copies of a particle would never part: take a stochastic solver "
-                "(ddim with eta=1), or ess=0, which weighs the particles of an ODE"
-            )
-        if lam[0] == -inf and abs(total - 1) > 1e-12:
-            raise ValueError(
-                f"exponents that sum to {total:g} have no weights at alpha = 0: start below it (t_start=), from "
-                "initial_noise(..., t_start=)"
-            )
-        h = np.diff(lam)
-        left, right = np.append(0.0, h[:-1]) / 2, h / 2
-        right[-1] = -np.expm1(-2 * h[-1]) / 2  # scores stay as they are: all there is to know of the last step
-        if lam[0] == -inf:  # x0 stays as it is: the rate grows as e^(2 lam) to the first node that has one
-            left[1:2], right[0] = 0.5, 0.0
-        self.gain = left + right
-        z = slice(2 + table.history, 2 + table.history + table.slots)
-        drawn = (
-            (table.W[self.last, 1, z] ** 2)
-            .reshape(len(ends), -1, max(1, int(np.prod(table.W.shape[3:]))))
-            .mean(2)
-            .sum(1)
-        )
-        room = -(self.sigma[1:] ** 2) * np.expm1(-2 * h)
-        self.noise = np.divide(drawn, room, out=np.zeros_like(room), where=room > 0)
-
-
-@dataclass
-class Run:
-    """What has become of the particles so far.
-
-    log_w: normalised log weights (G, K), of all processes. step: the one under way. seen: at its start. reward, moved: beta r
-    where the step before began, and how far that step went beside the flow.
-    """
-
-    plan: Plan
-    seeds: tuple[int, ...]
-    log_w: Tensor
-    batch: int
-    row: int = 0
-    step: int = 0
-    seen: Seen | None = None
-    reward: Tensor | float = 0.0
-    moved: Tensor | float = 0.0
-    effective: list[Tensor] = field(default_factory=list)
-    resampled: list[Tensor] = field(default_factory=list)
-    finite: list[Tensor] = field(default_factory=list)
-    clamped: list[Tensor] = field(default_factory=list)
-
-    @property
-    def done(self) -> bool:
-        return self.step == len(self.plan.last)
 
 
 class Particles:
@@ -277,13 +170,8 @@ class Particles:
         plan, k, seen = run.plan, run.step, run.seen
         assert seen is not None
         gained = float(plan.gain[k]) * seen.rate
-        if seen.reward is not None:
-            moved = x - (float(plan.alpha[k + 1]) * seen.x0 + float(plan.sigma[k + 1]) * seen.eps)
-            gained = gained + seen.reward - run.reward - 0.5 * inner(seen.pull, run.moved + moved)
-            if k + 1 == len(plan.last):
-                value, pull = self.denoiser.rewarded(x, None, float(plan.table.nodes.lam[-1]))
-                gained = gained + value - seen.reward - 0.5 * inner(pull, moved)
-            run.reward, run.moved = seen.reward, moved
+        if seen.lift is not None:
+            gained = gained + self._lifted(run, seen.lift, x)
         gained = self.processes.joined(gained.to(run.log_w.dtype)).view_as(run.log_w)
         run.finite.append(gained.isfinite().all(1))
         if self.rules.clamp is not None:
@@ -291,6 +179,17 @@ class Particles:
             run.clamped.append((gained.abs() > self.rules.clamp).double().mean())
             gained = gained.clamp(-self.rules.clamp, self.rules.clamp)
         run.log_w = (run.log_w + gained).log_softmax(1)
+
+    def _lifted(self, run: Run, lift: Lift, x: Tensor) -> Tensor:
+        """d(beta r) - beta grad r o (dx - dx_flow): of this step what begins it, of the last one what ends it."""
+        plan, k = run.plan, run.step
+        moved = x - (float(plan.alpha[k + 1]) * lift.x0 + float(plan.sigma[k + 1]) * lift.eps)
+        gained = lift.value - run.reward - 0.5 * inner(lift.pull, run.moved + moved)
+        if k + 1 == len(plan.last):
+            value, pull = self.denoiser.rewarded(x, None, float(plan.table.nodes.lam[-1]))
+            gained = gained + value - lift.value - 0.5 * inner(pull, moved)
+        run.reward, run.moved = lift.value, moved
+        return gained
 
     def _resample(self, run: Run) -> Callable[[Tensor], Tensor] | None:
         """Copies of heavy particles where groups need them; on an accelerator decided there, without a look."""
@@ -317,8 +216,8 @@ class Particles:
         if bool(bad.any()):
             step, group = (int(i) for i in bad.nonzero()[0])
             raise ValueError(
-                f"the weights of group {group} are not finite from step {step} on: the denoisers' outputs or the reward are not "
-                "there, or differ by too much for this step"
+                f"the weights of group {group} are not finite from step {step} on: an output or the reward is not, or a "
+                "step is far too long"
             )
 
     def _done(self) -> Run:
@@ -367,7 +266,6 @@ class Particles:
         return self.processes.joined(x0)[index.flatten()]
 
 
-def inner(a: Tensor | None, b: Tensor) -> Tensor:
+def inner(a: Tensor, b: Tensor) -> Tensor:
     """<a, b> of every sample, (B,)."""
-    assert a is not None
     return (a * b).flatten(1).sum(1)

@@ -1,0 +1,383 @@
+"""Weighted particles against densities known by quadrature: powers, products and quotients of mixtures, tilts by a reward."""
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from problems import Gaussian, Mixture
+
+from fewstep import Denoiser, NoiseSchedule, sample
+from fewstep.samplers import guidance
+from fewstep.samplers.guidance.resampling import METHODS, ancestors, effective, places
+from fewstep.samplers.player import State, moved
+
+FIRST = Mixture([[-3.0], [0.5], [3.0]], [0.6, 0.5, 0.8], [0.3, 0.4, 0.3])
+SECOND = Mixture([[-2.0], [1.0], [4.0]], [0.8, 0.7, 0.6], [0.4, 0.35, 0.25])
+PLANE = Mixture()
+OTHER = Mixture(((0.9, -0.2), (-0.8, 0.6)), (0.5, 0.4), (0.5, 0.5))
+SHORT = Mixture([[-1.0], [0.2], [1.2]], [0.3, 0.25, 0.35], [0.3, 0.4, 0.3])  # of unit size, for VP and flow
+LONG = Mixture([[-0.7], [0.6]], [0.45, 0.4], [0.5, 0.5])
+EDM = NoiseSchedule.edm(0.02, 20.0)
+TARGETS = {
+    "q^2": ([FIRST], [2.0]),
+    "q^0.5": ([FIRST], [0.5]),
+    "q1 q2": ([FIRST, SECOND], [1.0, 1.0]),
+    "q_c^2 q_u^-1": ([FIRST, SECOND], [2.0, -1.0]),
+}
+
+
+def rng(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def log_density(mixture, x):
+    """log q up to a constant at x (N, D)."""
+    gap = torch.as_tensor(x)[:, None] - mixture.means
+    distance = (gap**2 / mixture.variances).sum(-1) + x.shape[1] * mixture.variances.log()[:, 0]
+    return torch.logsumexp(mixture.log_weights - 0.5 * distance, 1).numpy()
+
+
+def log_target(mixtures, exponents, x):
+    return sum(b * log_density(m, x) for m, b in zip(mixtures, exponents, strict=True))
+
+
+def marginals(log_p, dimensions, half=12.0):
+    """(grid, distribution function) of every coordinate of exp(log_p), by quadrature."""
+    grid = np.linspace(-half, half, 20001 if dimensions == 1 else 601)
+    mesh = np.stack(np.meshgrid(*[grid] * dimensions, indexing="ij"), -1).reshape(-1, dimensions)
+    p = log_p(mesh)
+    p = np.exp(p - p.max()).reshape(*[len(grid)] * dimensions)
+    for axis in range(dimensions):
+        other = p.sum(tuple(a for a in range(dimensions) if a != axis))
+        cut = np.concatenate([[0.0], np.cumsum((other[1:] + other[:-1]) / 2)])
+        yield grid, cut / cut[-1]
+
+
+def distance(x, weights, log_p, half=12.0):
+    """Largest Kolmogorov-Smirnov distance of a coordinate of the weighted sample x (B, D)."""
+    x, weights = x.double().numpy(), np.asarray(weights, float)
+    found = []
+    for k, (grid, cut) in enumerate(marginals(log_p, x.shape[1], half)):
+        order = np.argsort(x[:, k])
+        exact, steps = np.interp(x[order, k], grid, cut), np.cumsum(weights[order])
+        found.append(max(np.abs(steps - exact).max(), np.abs(steps - weights[order] - exact).max()))
+    return max(found)
+
+
+def drawn(target, shape, solver="euler_maruyama", nfe=80, hook=True, seed=1, **options):
+    """(x0, weights) of a run, or of the same denoiser without weights."""
+    x_T = target.initial_noise(shape, rng(seed), t_start=options.get("t_start"), dtype=torch.float64)
+    look = {"hook": target} if hook else {}
+    x0 = sample(target.denoiser, x_T, solver, nfe, generator=rng(seed + 1), **options, **look)
+    return x0, target.weights.numpy() if hook else np.full(len(x0), 1 / len(x0))
+
+
+def networks(mixtures, schedule=EDM, predictions=("sample",)):
+    return [m.denoiser(schedule, p) for m, p in zip(mixtures, itertools.cycle(predictions), strict=False)]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_weighted_particles_have_the_target_s_law(name):
+    mixtures, exponents = TARGETS[name]
+    target = guidance.fkc(networks(mixtures), exponents)
+    exact = lambda x: log_target(mixtures, exponents, x)  # noqa: E731
+    options = {"tau": 1.5} if sum(exponents) > 1 else {}  # more noise, less spread of weights
+    weighted = distance(*drawn(target, (8000, 1), **options), exact)
+    plain = distance(*drawn(guidance.fkc(networks(mixtures), exponents, ess=0), (8000, 1), hook=False), exact)
+    assert weighted < 0.035 and weighted < 0.6 * plain
+    assert 0 < target.effective.min() <= 8000 and target.effective.shape == target.resampled.shape == (80, 1)
+
+
+CFG = {
+    "ddim": {"eta": 1.0},
+    "ddim at 0.5": {"eta": 0.5},
+    "dpmpp_2m_sde": {},
+    "dpmpp_3m_sde": {"tau": 1.5},
+    "er_sde": {},
+    "seeds": {},
+    "dpmpp_sde": {},
+    "sa_solver": {},
+    "euler_ancestral": {},
+    "flow_sde": {},
+    "dpmpp_2m": {"ess": 0},
+    "heun": {"ess": 0},
+}
+
+
+@pytest.mark.parametrize("name", CFG)
+def test_any_table_and_any_noise_samples_the_target(name):
+    options = dict(CFG[name])
+    mixtures, exponents = [FIRST, SECOND], [2.0, -1.0]
+    target = guidance.fkc(networks(mixtures), exponents, ess=options.pop("ess", 0.95))
+    x0, weights = drawn(target, (8000, 1), name.split()[0], 60, **options)
+    exact = lambda x: log_target(mixtures, exponents, x)  # noqa: E731
+    assert distance(x0, weights, exact) < 0.035
+    assert bool(target.resampled.any()) == (target.rules.ess > 0)
+    if name in ("ddim", "dpmpp_2m"):
+        assert distance(*drawn(target, (8000, 1), name, 60, hook=False, **options), exact) > 0.055
+
+
+PLACES = {
+    "vp": (NoiseSchedule.vp_linear(), ("epsilon", "v_prediction"), {}),
+    "discrete": (NoiseSchedule.discrete(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))), ("epsilon",), {}),
+    "flow": (NoiseSchedule.flow(), ("flow_prediction",), {}),
+    "ve": (NoiseSchedule.ve(0.01, 20.0), ("score", "sample"), {}),
+    "flow from below": (NoiseSchedule.flow(), ("flow_prediction",), {"t_start": 0.98}),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_every_schedule_and_prediction(place):
+    schedule, predictions, options = PLACES[place]
+    exponents = [0.9, 0.6] if options else [1.6, -0.6]  # a sum other than 1 needs alpha > 0
+    target = guidance.fkc(networks([SHORT, LONG], schedule, predictions), exponents, ess=0.8)
+    x0, weights = drawn(target, (4000, 1), "ddim", 60, eta=1.0, **options)
+    assert distance(x0, weights, lambda x: log_target([SHORT, LONG], exponents, x), 5.0) < 0.04
+
+
+@pytest.mark.parametrize("schedule", [EDM, NoiseSchedule.vp_linear(), NoiseSchedule.flow()])
+@pytest.mark.parametrize(("on", "solver"), [("x0", "ddim"), ("x", "er_sde")])
+def test_a_reward_tilts_the_density(schedule, on, solver):
+    reward = lambda x: -0.8 * (x - 0.5).square().flatten(1).sum(1) + x.flatten(1).sin().sum(1)  # noqa: E731
+    network = SHORT.denoiser(schedule, "flow_prediction" if schedule.kind == "flow" else "sample")
+    target = guidance.fkc(network, reward=reward, on=on, ess=0.7)
+    options = {"eta": 1.0} if solver == "ddim" else {}
+    x0, weights = drawn(target, (4000, 1), solver, 60, **options)
+    exact = lambda x: log_density(SHORT, x) + reward(torch.as_tensor(x)).numpy()  # noqa: E731
+    assert distance(x0, weights, exact, 5.0) < 0.04
+    if solver == "ddim":
+        assert distance(*drawn(target, (4000, 1), solver, 60, hook=False, **options), exact, 5.0) > 0.05
+
+
+def test_an_end_above_no_noise_counts_the_last_step():
+    """Two Gaussians: the product of their densities at noise sigma is Gaussian, of known variance."""
+    a, b, sigma = Gaussian(0.0, 0.5), Gaussian(0.0, 1.5), 0.4
+    target = guidance.fkc(networks([a, b]), [0.5, 0.5], ess=0)
+    x0, weights = drawn(target, (20000, 1), "dpmpp_2m_sde", 30, t_end=sigma)
+    precision = 0.5 / (0.5**2 + sigma**2) + 0.5 / (1.5**2 + sigma**2)
+    assert float((torch.as_tensor(weights) * x0[:, 0] ** 2).sum()) == pytest.approx(1 / precision, rel=0.03)
+
+
+def test_one_density_alone_keeps_even_weights():
+    target = guidance.fkc(networks([FIRST]), [1.0], ess=0)
+    drawn(target, (16, 1))
+    assert torch.equal(target.weights, torch.full((16,), 1 / 16, dtype=torch.float64))
+    twice = guidance.fkc(networks([FIRST, FIRST]), [1.7, -0.7], ess=0)  # q^1.7 / q^0.7
+    drawn(twice, (16, 1))
+    assert torch.allclose(twice.weights, target.weights, rtol=1e-12)
+
+
+def test_an_expert_twice_is_its_square():
+    runs = [drawn(guidance.fkc(networks(m), b, ess=0.5), (64, 1)) for m, b in (([FIRST] * 2, None), ([FIRST], [2.0]))]
+    assert torch.allclose(runs[0][0], runs[1][0]) and np.allclose(runs[0][1], runs[1][1])
+
+
+def test_a_group_is_the_same_alone_and_among_others():
+    mixtures, exponents, K = [PLANE, OTHER], [2.0, -1.0], 8
+    noise = [[100 * g + i for i in range(K)] for g in range(3)]
+
+    def run(groups):
+        seeds = [s for g in groups for s in noise[g]]
+        target = guidance.fkc(networks(mixtures), exponents, particles=K, seeds=groups, ess=0.9)
+        x_T = target.initial_noise((len(seeds), 2), seeds=seeds)
+        x0 = sample(target.denoiser, x_T, "dpmpp_2m_sde", 12, noise_seeds=seeds, hook=target)
+        return x0, target.weights, target.resampled
+
+    x0, weights, resampled = run([0, 1, 2])
+    assert resampled.any(0).all()
+    for g in range(3):
+        alone = run([g])
+        assert torch.equal(alone[0], x0[g * K : (g + 1) * K]) and torch.equal(alone[1], weights[g * K : (g + 1) * K])
+        assert torch.equal(alone[2][:, 0], resampled[:, g])
+    assert torch.allclose(weights.view(3, K).sum(1), torch.ones(3, dtype=torch.float64))
+
+
+def test_a_second_run_starts_afresh_and_leaves_the_denoisers_alone():
+    parts = networks([FIRST, SECOND])
+    before = [dict(vars(one)) for one in parts]
+    target = guidance.fkc(parts, [2.0, -1.0])
+    first, again = drawn(target, (32, 1), nfe=12), drawn(target, (32, 1), nfe=12)
+    assert torch.equal(first[0], again[0]) and np.array_equal(first[1], again[1])
+    after = [dict(vars(one)) for one in parts]
+    assert [one.pop("nfe") for one in after] == [24, 24] and target.denoiser.nfe == 24
+    assert after == [{k: v for k, v in one.items() if k != "nfe"} for one in before]
+
+
+def test_resampling_takes_the_past_along_and_leaves_the_noise():
+    x, history = torch.arange(3.0)[:, None], (torch.arange(3.0)[:, None] + 10,)
+    take = lambda v: v[torch.tensor([2, 2, 0])]  # noqa: E731
+    same, apart = (moved(State(carry, x, history), take) for carry in (x, x + 100))
+    assert same.carry is same.input and same.input.flatten().tolist() == [2, 2, 0]
+    assert apart.carry.flatten().tolist() == [102, 102, 100] and apart.history[0].flatten().tolist() == [12, 12, 10]
+    target = guidance.fkc(networks([FIRST]), [3.0], ess=1.0, stop=0.0, method="multinomial")
+    x0, _ = drawn(target, (64, 1), "dpmpp_2m_sde", 20)
+    assert target.resampled.all() and len(x0.unique()) < 64  # the last resampling is followed by no noise
+    stopped = guidance.fkc(networks([FIRST]), [3.0], ess=1.0, stop=0.5)
+    x0, _ = drawn(stopped, (64, 1), "dpmpp_2m_sde", 20)
+    assert stopped.resampled.sum() == 10 and len(x0.unique()) == 64
+
+
+def test_brownian_noise_and_single_precision():
+    target = guidance.fkc(networks([FIRST, SECOND]), [2.0, -1.0], ess=0.9)
+    x_T = target.initial_noise((40, 1), seeds=range(40))
+    x0 = sample(target.denoiser, x_T, "ddim", 20, eta=1.0, noise_seeds=range(40), noise="brownian", hook=target)
+    assert x0.dtype == torch.float32 and target.resampled.any() and len(x0.unique()) == 40
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resampling_is_unbiased_and_a_function_of_the_seed(method):
+    log_w = torch.log(torch.tensor([[0.5, 0.3, 0.2, 0.0], [0.25, 0.25, 0.25, 0.25]], dtype=torch.float64))
+    K, runs = 4, 1500
+    counts = torch.zeros(2, K)
+    for row in range(runs):
+        found = ancestors(log_w, torch.from_numpy(places(method, [3, 4], row, K)))
+        each = torch.stack([torch.bincount(line, minlength=K) for line in found])
+        counts += each
+        if method == "systematic":
+            assert ((each - K * log_w.exp()).abs() < 1).all()
+    assert torch.allclose(counts / runs, (K * log_w.exp()).float(), atol=0.08) and counts[0, 3] == 0
+    assert np.array_equal(places(method, [3, 4], 7, K)[1:], places(method, [4], 7, K))
+    assert torch.allclose(effective(log_w), torch.tensor([1 / 0.38, 4.0], dtype=torch.float64))
+
+
+def test_an_unweighted_set_has_the_weighted_law():
+    target = guidance.fkc(networks([FIRST, SECOND]), [2.0, -1.0], particles=2000, ess=0)
+    x0, weights = drawn(target, (4000, 1), nfe=20)
+    even = target.unweighted(x0, 20000)
+    assert even.shape == (40000, 1) and target.unweighted(x0).shape == x0.shape
+    means = (torch.as_tensor(weights)[:, None] * x0).view(2, 2000).sum(1)
+    assert torch.allclose(even.view(2, 20000).mean(1), means, atol=0.02)
+    assert np.isin(even.numpy(), x0.numpy()).all()
+
+
+def test_the_initial_law():
+    for schedule, variance in ((EDM, 200.0), (NoiseSchedule.vp_linear(), 0.5)):
+        target = guidance.fkc(networks([FIRST, FIRST], schedule))
+        assert target.initial_noise((40000,), rng(0)).var().item() == pytest.approx(variance, rel=0.03)
+        assert target.initial_noise((4000,), seeds=range(4000)).var().item() == pytest.approx(variance, rel=0.07)
+    alone = target.initial_noise((1, 2, 3), seeds=[7])
+    assert torch.equal(target.initial_noise((2, 2, 3), seeds=[6, 7])[1:], alone)
+    low = guidance.fkc(networks([FIRST], NoiseSchedule.flow())).initial_noise((40000,), rng(0), t_start=0.5)
+    assert low.std().item() == pytest.approx(0.5, rel=0.03)
+
+
+def test_clamping_is_reported():
+    free, bound = (guidance.fkc(networks([FIRST]), [2.0], clamp=clamp) for clamp in (None, 0.01))
+    for target in (free, bound):
+        drawn(target, (64, 1), nfe=20)
+    assert free.clamped is None and 0 < bound.clamped < 1
+
+
+class Broken(Mixture):
+    def predict(self, x, alpha, sigma):
+        x0, eps = super().predict(x, alpha, sigma)
+        return x0 * (float("inf") if sigma < 1e-3 else 1.0), eps
+
+
+ONE = [FIRST.denoiser(EDM)]
+WRONG = {
+    "2 for 1": lambda: guidance.fkc(ONE, [1.0, 1.0]),
+    "one exponent": lambda: guidance.fkc([], []),
+    r"denoisers\[1\]` must be a Denoiser": lambda: guidance.fkc([ONE[0], 3]),
+    r"denoisers\[1\] has": lambda: guidance.fkc([ONE[0], FIRST.denoiser(NoiseSchedule.edm())]),
+    "more than 0": lambda: guidance.fkc(ONE, [-1.0]),
+    "mean-reverting": lambda: guidance.fkc(Denoiser(lambda x, t: x, NoiseSchedule.mean_reverting())),
+    "not Gaussian": lambda: guidance.fkc(Denoiser(lambda x, t: x, NoiseSchedule.pfgm(), "sample")),
+    "`on` must be": lambda: guidance.fkc(ONE, on="eps"),
+    "`reward`": lambda: guidance.fkc(ONE, reward=3.0),
+    "`method`": lambda: guidance.fkc(ONE, method="lottery"),
+    "`ess`": lambda: guidance.fkc(ONE, ess=2.0),
+    "`clamp`": lambda: guidance.fkc(ONE, clamp=0.0),
+    "`particles`": lambda: guidance.fkc(ONE, particles=0),
+    "init_process_group": lambda: guidance.fkc(ONE, across=True),
+    "one particle": lambda: drawn(guidance.fkc(ONE), (1, 1)),
+    "one particle cannot": lambda: drawn(guidance.fkc(ONE, particles=1), (4, 1)),
+    "no whole number": lambda: drawn(guidance.fkc(ONE, particles=3), (4, 1)),
+    "1 seeds for 2": lambda: drawn(guidance.fkc(ONE, particles=2, seeds=[1]), (4, 1)),
+    "draws no noise": lambda: drawn(guidance.fkc(ONE), (4, 1), "dpmpp_2m"),
+    "goes back up": lambda: drawn(guidance.fkc(ONE), (4, 1), "restart", 40, intervals=((2, 1, 0.3, 5.0),)),
+    "alpha = 0": lambda: drawn(guidance.fkc(networks([SHORT], NoiseSchedule.flow()), [2.0]), (4, 1), "ddim", eta=1.0),
+    "no driver": lambda: drawn(guidance.fkc(ONE), (4, 1), "dpm_adaptive"),
+    "`post`": lambda: drawn(guidance.fkc(ONE), (4, 1), post=lambda x0: x0),
+    "one differentiable number": lambda: drawn(guidance.fkc(ONE, reward=lambda x: x), (4, 1)),
+    "no run": lambda: guidance.fkc(ONE).weights,
+    "no run of": lambda: guidance.fkc(ONE).unweighted(torch.zeros(4, 1)),
+    "not finite": lambda: drawn(guidance.fkc(ONE, reward=lambda x: x.sum(1) / 0.0), (4, 1), check="none"),
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_what_cannot_be_is_refused(words):
+    with pytest.raises(ValueError, match=words):
+        WRONG[words]()
+
+
+def test_a_hook_needs_its_own_denoiser():
+    target, other = guidance.fkc(ONE), guidance.fkc(ONE)
+    with pytest.raises(ValueError, match="target.denoiser"):
+        sample(other.denoiser, torch.zeros(4, 1), "ddim", 3, eta=1.0, hook=target)
+    with pytest.raises(ValueError, match="function of all"):
+        sample(ONE[0], torch.zeros(4, 1), "dpm_adaptive", 40, hook=lambda seen: lambda v: v)
+
+
+ACROSS = """
+import sys
+import torch, torch.distributed as dist
+sys.path.insert(0, {folder!r})
+from test_guidance_fkc import EDM, OTHER, PLANE, networks
+from fewstep import sample
+from fewstep.samplers import guidance
+
+def run(seeds, across, particles):
+    reward = lambda x: -x.square().sum(1)
+    parts = networks([PLANE, OTHER])
+    target = guidance.fkc(parts, [2.0, -1.0], ess=0.9, across=across, particles=particles, reward=reward)
+    x = target.initial_noise((len(seeds), 2), seeds=seeds, dtype=torch.float64)
+    x0 = sample(target.denoiser, x, "dpmpp_2m_sde", 12, noise_seeds=seeds, hook=target)
+    return x0, target.weights, target.effective, target.resampled, target.unweighted(x0)
+
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+for particles in (None, 6, 4):
+    whole = run(list(range(12)), None, particles)
+    half = run(list(range(6 * rank, 6 * rank + 6)), True, particles)
+    mine = slice(6 * rank, 6 * rank + 6)
+    assert whole[3].any()
+    for a, b in zip((whole[0][mine], whole[1][mine], *whole[2:]), half, strict=True):
+        assert torch.equal(a, b), (particles, a, b)
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_are_one_batch(tmp_path):
+    folder = str(Path(__file__).parent)
+    command = [sys.executable, "-c", ACROSS.format(folder=folder)]
+    both = [
+        subprocess.Popen([*command, str(rank), str(tmp_path / "meet")], stderr=subprocess.PIPE, text=True)
+        for rank in (0, 1)
+    ]
+    errors = [one.communicate(timeout=240)[1] for one in both]
+    assert [one.returncode for one in both] == [0, 0], "\n".join(errors)
+
+
+@pytest.mark.slow
+def test_the_table():
+    """Kolmogorov-Smirnov distances at 40,000 particles and 300 steps, each target with z = 1 and with tau = 1.5 (z = 2.25)."""
+    rows = [(name, *TARGETS[name]) for name in TARGETS]
+    rows += [("q1 q2, plane", [PLANE, OTHER], [1.0, 1.0]), ("q_c^2 q_u^-1, plane", [PLANE, OTHER], [2.0, -1.0])]
+    print(f"\n{'target':22} {'tau':>4} {'weighted':>9} {'plain':>7} {'least ess':>10} {'resampled':>10}")
+    for name, mixtures, exponents in rows:
+        exact = lambda x, m=mixtures, b=exponents: log_target(m, b, x)  # noqa: E731
+        dimensions, best = mixtures[0].means.shape[1], 1.0
+        for tau in (1.0, 1.5):
+            target = guidance.fkc(networks(mixtures), exponents)
+            found = distance(*drawn(target, (40000, dimensions), nfe=300, tau=tau), exact)
+            share, times = float(target.effective.min()) / 40000, int(target.resampled.sum())
+            plain = distance(*drawn(target, (40000, dimensions), nfe=300, tau=tau, hook=False), exact)
+            print(f"{name:22} {tau:4} {found:9.4f} {plain:7.4f} {share:10.3f} {times:10}", flush=True)
+            best = min(best, found)
+        assert best <= 0.02
