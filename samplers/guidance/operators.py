@@ -77,6 +77,13 @@ class Operator:
             (found,) = torch.autograd.grad(self.forward(at), at, y, create_graph=again)
         return found
 
+    def push(self, v: Tensor, x: Tensor) -> Tensor:
+        """A'(x) v; A v where A is linear."""
+        if self.linear:
+            return self(v)
+        pushed: Tensor = torch.func.jvp(self.forward, (x,), (v,))[1]
+        return pushed
+
     def normal(self, y: Tensor) -> Tensor:
         """A A^T y."""
         return self(self.T(y))

@@ -2,15 +2,21 @@
 
     D' = D + (sigma^2 / alpha) l,    l = grad_x log p(y | x),    p(y | x) = E[ N(y; A x0, noise_std^2) | x ]
 
-The methods differ in what they take x0 given x to be. With D its mean, J = dD/dx and Cov(x0 | x) = (sigma^2 / alpha) J,
+The methods differ in what they take x0 given x to be. With D its mean, J = dD/dx and C = Cov(x0 | x) = (sigma^2 / alpha) J,
 
-    exact_covariance   N(D, Cov):                  l = J^T A^T (A Cov A^T + noise_std^2)^-1 (y - A D)
-    pigdm              N(D, r^2):                  l = J^T A^T (r^2 A A^T + noise_std^2)^-1 (y - A D)
+    exact_covariance   N(D, C):      l = J^T A^T (A C A^T + noise_std^2)^-1 (y - A D)
+    pigdm              N(D, r^2):    l = J^T A^T (r^2 A A^T + noise_std^2)^-1 (y - A D)
     dps                the same with |A|^2 for A A^T;    any A
     lgd                a few samples of N(D, r^2);       any A, any loss
 
-r^2 = sigma^2 s^2 / (sigma^2 + alpha^2 s^2) for data of variance s^2 (`prior_std`). None of them but the first, and that on
-Gaussian data only, samples the posterior: they restore.
+r^2 = sigma^2 s^2 / (sigma^2 + alpha^2 s^2) for data of variance s^2 (`prior_std`). The elements of real data belong together:
+C is far from r^2, up to hundreds of times larger in some directions, and guidance that trusts r^2 overshoots. So the
+direction is the method's, and its length is what C itself asks for (`line_search`): the most probable point on the ray,
+
+    D' = D + t C w,    t = <m, A C w> / (noise_std^2 <w, C w> + |A C w|^2),    m = y - A D,    w the method's A^T (...)
+
+for one more A and no call of the network; t is 1 where r^2 is right. None of them but the first, and that on Gaussian data
+only, samples the posterior: they restore.
 """
 
 from __future__ import annotations
@@ -37,19 +43,21 @@ def dps(
     noise_std: float = 0.0,
     scale: float = 1.0,
     *,
+    line_search: bool = True,
     prior_std: float = 1.0,
     published: bool = False,
 ) -> Denoiser:
     """Diffusion posterior sampling: the likelihood of the measurement at predicted x0, for any operator.
 
-        D' = D + scale (sigma^2 / alpha) J^T A'^T (y - A D) / (noise_std^2 + r^2 |A|^2)
+        D' = D + scale t (sigma^2 / alpha) J^T A'^T (y - A D),    t = 1 / (noise_std^2 + r^2 |A|^2) without line search
 
     whose strength depends neither on the solver nor on nfe. published: the paper's shift between steps,
     x' <- x' - scale grad_x |y - A D|, which acts once a step: 1000 of them, and a scale found by trying (0.3 to 1).
 
     Args:
         denoiser: what is guided; a guided one too. measurement: (B, *m), or (1, *m). operator: Operator, or (A, A^T).
-        noise_std: of the measurement. scale: 1 trusts the model of the spread. prior_std: of the data, in its units.
+        noise_std: of the measurement. scale: of the shift. line_search: its length from the network's own covariance.
+        prior_std: of the data, in its units, for r; of no matter with line search.
     Cost: one vector-Jacobian product of the network a call. Raises ValueError: see Measurement.
 
     Reference: Diffusion Posterior Sampling for General Noisy Inverse Problems; Chung, Kim, Mccann, Klasky, Ye; 2023;
@@ -60,10 +68,12 @@ def dps(
 
     def shift(call: Call) -> Tensor:
         miss = known.miss(call.x0)
-        pulled = call.pull(known.operator.pull(miss, call.x0))
+        w = known.operator.pull(miss, call.x0)
         if published:
-            return (scale / call.weight) * pulled / norm(miss).clamp(min=1e-12).view(-1, *(1,) * (pulled.ndim - 1))
-        return (scale * call.tweedie) * pulled / (known.noise_std**2 + call.spread(prior_std) * known.norm**2)
+            return (scale / call.weight) * call.pull(w) / beside(norm(miss).clamp(min=1e-12), w)
+        if line_search:
+            return scale * along(call, known, w, miss)
+        return (scale * call.tweedie) * call.pull(w) / (known.noise_std**2 + call.spread(prior_std) * known.norm**2)
 
     return Guided(denoiser, shift, gradient=True)
 
@@ -75,6 +85,7 @@ def pigdm(
     noise_std: float = 0.0,
     scale: float = 1.0,
     *,
+    line_search: bool = True,
     prior_std: float = 1.0,
     iterations: int = 10,
     published: bool = False,
@@ -83,9 +94,9 @@ def pigdm(
 
         D' = D + scale (sigma^2 / alpha) J^T A^T (r^2 A A^T + noise_std^2)^-1 (y - A D)
 
-    and J^T (h+(y) - h+(h(D))) / r^2 for an operator that is not linear but has `pinv`, h+. Where A A^T is no number the
-    system is solved by `iterations` of conjugate gradients. published: the paper's shift between the steps of DDIM,
-    alpha r^2 times the gradient.
+    times the length of `line_search`; and J^T (h+(y) - h+(h(D))) / r^2 for an operator that is not linear but has `pinv`, h+.
+    Where A A^T is no number the system is solved by `iterations` of conjugate gradients. published: the paper's shift
+    between the steps of DDIM, alpha r^2 times the gradient.
 
     Args and errors as `dps`; ValueError for an operator that is neither linear nor has a pinv. Cost: one vector-Jacobian
     product a call.
@@ -103,7 +114,10 @@ def pigdm(
     def shift(call: Call) -> Tensor:
         spread = call.spread(prior_std)
         if A.linear:
-            back = A.T(known.solve(known.miss(call.x0), spread, iterations))
+            miss = known.miss(call.x0)
+            back = A.T(known.solve(miss, spread, iterations))
+            if line_search and not published:
+                return scale * along(call, known, back, miss)
         else:
             assert A.pinv is not None
             back = (A.pinv(known.y.to(call.x0)) - A.pinv(A(call.x0))) / spread
@@ -154,6 +168,7 @@ def lgd(
     samples: int = 4,
     sampled: float = 0.5,
     loss: Loss | None = None,
+    line_search: bool = True,
     prior_std: float = 1.0,
     seed: int = 0,
 ) -> Denoiser:
@@ -196,7 +211,11 @@ def lgd(
             center = call.x0 if call.outside else call.x0.detach().requires_grad_()
             each = [-losses(center + width * torch.from_numpy(z).to(center), spread) for z in draws]
             (slope,) = torch.autograd.grad(torch.stack(each).logsumexp(0).sum(), center, create_graph=call.outside)
-        return (scale * call.tweedie) * call.pull(slope)
+        if not line_search:
+            return (scale * call.tweedie) * call.pull(slope)
+        if known is None:
+            return scale * damped(call, slope, lambda x0: losses(x0, spread))
+        return scale * along(call, known, slope, known.miss(call.x0))
 
     return Guided(denoiser, shift, gradient=True)
 
@@ -206,11 +225,15 @@ def energy(
     energy: Loss,
     scale: float | Callable[[Any], Any] = 1.0,
     *,
+    line_search: bool = True,
     published: bool = False,
 ) -> Denoiser:
     """Any differentiable energy of the clean sample, taken at predicted x0: samples of p(x0) exp(-energy(x0)), roughly.
 
-        D' = D - scale (sigma^2 / alpha) J^T grad energy(D)
+        D' = D - scale t (sigma^2 / alpha) J^T grad energy(D)
+
+    t = 1 without line search; with it t = 1 / (1 + c), c the energy's curvature along the shift over its slope there, so that
+    stiff energies do not overshoot.
 
     Args:
         energy: (B, *shape) -> (B,), sample by sample. scale: a number, or a function of sigma / alpha (a number, or
@@ -228,9 +251,38 @@ def energy(
 
     def shift(call: Call) -> Tensor:
         much = scale(call.rho) if callable(scale) else scale
-        return (-much * (1 / call.weight if published else call.tweedie)) * call.pull(slope(energy, call))
+        down = -much * slope(energy, call)
+        if line_search and not published:
+            return damped(call, down, lambda x0: much * energy(x0))
+        return (1 / call.weight if published else call.tweedie) * call.pull(down)
 
     return Guided(denoiser, shift, gradient=True)
+
+
+def along(call: Call, known: Measurement, w: Tensor, miss: Tensor) -> Tensor:
+    """t C w, the most probable point on the ray from D; none where it leads away from the measurement."""
+    ray = call.tweedie * call.pull(w)
+    image = known.operator.push(ray, call.x0)
+    cost = known.noise_std**2 * dot(w, ray).clamp(min=0).flatten() + dot(image, image).flatten()
+    gain = dot(miss, image).clamp(min=0).flatten()
+    return beside(gain / cost.clamp(min=1e-30), ray) * ray
+
+
+def damped(call: Call, w: Tensor, function: Loss) -> Tensor:
+    """t C w for w down the slope of a function of clean samples: t = <w, C w> / (<w, C w> + its curvature along C w)."""
+    ray = call.tweedie * call.pull(w)
+    with torch.enable_grad():
+        at = call.x0 if call.outside else call.x0.detach().requires_grad_()
+        (first,) = torch.autograd.grad(function(at).sum(), at, create_graph=True)
+        straight = not first.requires_grad  # a function that is linear
+        (bent,) = (0 * at,) if straight else torch.autograd.grad(first, at, ray, create_graph=call.outside)
+    fall, curvature = dot(w, ray).clamp(min=0), dot(ray, bent).clamp(min=0)
+    return fall / (fall + curvature).clamp(min=1e-30) * ray
+
+
+def beside(numbers: Tensor, like: Tensor) -> Tensor:
+    """One number a sample, (B, 1, ...)."""
+    return numbers.view(-1, *(1,) * (like.ndim - 1))
 
 
 def slope(function: Loss, call: Call, name: str = "energy") -> Tensor:
