@@ -107,6 +107,10 @@ def log_likelihood(
     """
     began = time.perf_counter()
     _validate(denoiser, x0, solver, trace, probes, distribution, seeds, prior, chunk, rtol=rtol, atol=atol)
+    if denoiser.field is not None and (prior is None or t_end == 0):
+        raise ValueError(
+            "the latents of a model of field noise are not N(0, I): pass their log density as `prior`, and a t_end above 0"
+        )
     method, adaptive, n = SOLVERS[solver], solver == "rk45", chunk or len(x0)
     if adaptive and grid is not None:
         raise ValueError("rk45 chooses its own steps: leave `grid` away; rtol, atol and nfe (a limit) guide it")

@@ -19,21 +19,23 @@ def draws_of(tableau: Tableau) -> list[Draw]:
     return [draw for row in range(tableau.nfe + 1) for draw in tableau.draws(row)]
 
 
-def repeatable(kind: str, seeds: Sequence[int] | None, generator: Any, like: Tensor, schedule: NoiseSchedule) -> Noise:
+def repeatable(
+    kind: str, seeds: Sequence[int] | None, generator: Any, like: Tensor, schedule: NoiseSchedule, field: Any = None
+) -> Noise:
     """The source of `sample`'s noise with the same values, which says the same when asked again."""
     batch = like.shape[0]
     if kind == "brownian" and seeds is None:
         seeds, generator = drawn_seeds(generator, batch), None
     if seeds is not None:
-        return source(kind, seeds, None, batch, schedule)
-    return Replayed(generator, like, schedule)
+        return source(kind, seeds, None, batch, schedule, field)
+    return Replayed(generator, like, schedule, field)
 
 
 class Replayed:
     """Noise of generators: drawn once, and made again from the states that they had then."""
 
-    def __init__(self, generator: Any, like: Tensor, schedule: NoiseSchedule):
-        self.schedule, self.batch = schedule, like.shape[0]
+    def __init__(self, generator: Any, like: Tensor, schedule: NoiseSchedule, field: Any = None):
+        self.schedule, self.field, self.batch = schedule, field, like.shape[0]
         self.several = isinstance(generator, (list, tuple))
         self.generators: list[torch.Generator] = (
             list(generator) if self.several else [_default(like.device) if generator is None else generator]
@@ -49,7 +51,7 @@ class Replayed:
 
     def _drawn(self, generators: list[torch.Generator], draw: Draw, like: Tensor) -> Tensor:
         one = generators if self.several else generators[0]
-        return source("independent", None, one, self.batch, self.schedule)(draw, like)
+        return source("independent", None, one, self.batch, self.schedule, self.field)(draw, like)
 
 
 def _at(generator: torch.Generator, state: Tensor) -> torch.Generator:

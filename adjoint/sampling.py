@@ -119,7 +119,9 @@ def sample(
             f"`method_options` belong to {' and '.join(OPTIONS)}; got {dict(method_options)} with {method!r}"
         )
     source: Noise = (
-        repeatable(noise, noise_seeds, generator, x_T, denoiser.schedule) if z is None else Given(tableau, z, x_T)
+        repeatable(noise, noise_seeds, generator, x_T, denoiser.schedule, denoiser.field)
+        if z is None
+        else Given(tableau, z, x_T)
     )
     task = Task(denoiser, tableau, x_T, source, z, mu, post, solver if isinstance(solver, Free) else None)
     x = task.run(method, params, (cond,) if isinstance(cond, Tensor) else tuple(cond), ways)
@@ -177,7 +179,7 @@ def noise_path(
     spec = {"nfe": nfe, "grid": grid, "t_start": t_start, "t_end": t_end}
     table = table_for(denoiser, solver, spec, solver_options)
     validate_place(table, denoiser)
-    source = repeatable(noise, noise_seeds, generator, x_T, denoiser.schedule)
+    source = repeatable(noise, noise_seeds, generator, x_T, denoiser.schedule, denoiser.field)
     drawn = [source(draw, x_T) for draw in draws_of(table)]
     if not drawn:
         raise ValueError(

@@ -13,6 +13,7 @@ from .predictions import convert, mean_weight, prediction_coefficients
 from .schedule import Nodes, NoiseSchedule
 
 if TYPE_CHECKING:
+    from .guidance.field import GaussianField
     from .probing import PipelineDenoiser
 
 Tensor = torch.Tensor
@@ -30,6 +31,8 @@ class Denoiser:
         vector_time: whether fn takes a time of its own for every sample, tau of shape (B,): False, True (any batch), or
             "whole" (the batch it is conditioned for, or copies of it end to end). Samplers that choose steps sample by
             sample, or visit many times at once, need it or are faster with it.
+        field: the guidance.GaussianField whose noise fn was trained with, in place of white noise: x_t = alpha x0 + sigma z
+            with z ~ N(0, C). Samplers then draw every z from it, and guidance takes gradients in its inner product.
 
     `denoiser(x, t)` is the raw output at time t of the schedule; `.x0(x, t)` and `.eps(x, t)` convert it.
     `.nfe` counts calls over the object's life, except those inside a graph that the caller compiles.
@@ -41,6 +44,7 @@ class Denoiser:
         schedule: NoiseSchedule,
         prediction: str = "epsilon",
         vector_time: bool | str = False,
+        field: GaussianField | None = None,
     ):
         if not callable(fn):
             raise ValueError(f"`fn` must be a callable fn(x, tau) -> output; got {type(fn).__name__}")
@@ -51,8 +55,13 @@ class Denoiser:
             )
         if vector_time not in (False, True, "whole"):
             raise ValueError(f'`vector_time` must be False, True or "whole"; got {vector_time!r}')
+        if field is not None and not hasattr(field, "coloured"):
+            raise ValueError(
+                f"`field` must be a guidance.GaussianField, or None for white noise; got {type(field).__name__}"
+            )
         prediction_coefficients(prediction, schedule.nodes(np.array([schedule.t_min])))
         self.fn, self.schedule, self.prediction, self.vector_time = fn, schedule, prediction, vector_time
+        self.field = field
         self.nfe = 0
 
     def call(self, x: Tensor, tau: Tensor, step: Any = None) -> Tensor:

@@ -7,7 +7,7 @@ slot asks, and for which increment of the sample's Brownian path in lam.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ import torch
 from .brownian import BrownianPaths, unit_normal, unit_uniform
 from .schedule import NoiseSchedule
 from .tableau import Draw
+
+if TYPE_CHECKING:
+    from .guidance.field import GaussianField
 
 JUMPS = 2**32  # counters of jumps, beyond those of rows and paths
 Noise = Callable[[Draw, torch.Tensor], torch.Tensor]
@@ -108,12 +111,17 @@ def check_kind(kind: str) -> None:
 
 
 def source(
-    kind: str, seeds: Sequence[int] | None, generator: Any, batch: int, schedule: NoiseSchedule | None = None
+    kind: str,
+    seeds: Sequence[int] | None,
+    generator: Any,
+    batch: int,
+    schedule: NoiseSchedule | None = None,
+    field: GaussianField | None = None,
 ) -> Noise:
     """The noise of a run: "independent" increments or those of one "brownian" path a sample.
 
     Without seeds, independent noise is drawn by the generator; Brownian paths get seeds that it draws. The schedule may
-    have jumps of its own.
+    have jumps of its own. field: what the noise is a draw of, in place of white noise.
     """
     check_kind(kind)
     noise: Noise
@@ -122,6 +130,7 @@ def source(
         noise = BrownianNoise(seeds)
     else:
         noise = GeneratorNoise(generator) if seeds is None else NoiseSource(seeds)
+    noise = noise if field is None else field.coloured(noise)
     jump_scale = getattr(schedule, "jump_scale", None)
     return noise if jump_scale is None else JumpNoise(noise, jump_scale, seeds, generator)
 

@@ -118,7 +118,7 @@ def sample(
         raise ValueError("`guidance` chooses a table of a learned artefact; other solvers need a guided denoiser only")
     mu = mean_for(denoiser.schedule, x_T, mu)
     began = time.perf_counter()
-    drawn = source(noise, noise_seeds, generator, x_T.shape[0], denoiser.schedule)
+    drawn = source(noise, noise_seeds, generator, x_T.shape[0], denoiser.schedule, denoiser.field)
     wide = torch.float64 if x_T.dtype == torch.float64 else torch.float32
     spec = {"nfe": nfe, "grid": grid, "t_start": t_start, "t_end": t_end}
     look = _Look(callback, hook)

@@ -38,7 +38,7 @@ class Guided(Denoiser):
 
     def __init__(self, inner: Denoiser, shift: Callable[[Call], Tensor], gradient: bool = False):
         check_denoiser(inner)
-        super().__init__(inner.call, inner.schedule, inner.prediction, inner.vector_time)
+        super().__init__(inner.call, inner.schedule, inner.prediction, inner.vector_time, inner.field)
         self.inner, self.shift, self.gradient = inner, shift, gradient
 
     def call(self, x: Tensor, tau: Tensor, step: Any = None) -> Tensor:
@@ -136,14 +136,15 @@ class Call:
         return self._level((s * prior_std) ** 2 / (s**2 + (a * prior_std) ** 2))
 
     def pull(self, v: Tensor) -> Tensor:
-        """J^T v, with J = d x0 / d x: one vector-Jacobian product of the network."""
+        """J^T v, with J = d x0 / d x: one vector-Jacobian product of the network. C J^T v where the noise is a field."""
         scale: Tensor | float = 1.0
         if self.x.dtype in (torch.float16, torch.bfloat16):  # small cotangents vanish there
             largest = v.detach().abs().amax(tuple(range(1, v.ndim)), keepdim=True)
             scale = torch.where(largest > 0, largest, 1.0).log2().round().exp2()
         kept = {"retain_graph": True, "create_graph": self.outside}
         (g,) = torch.autograd.grad(self.x0, self.x, (v / scale).to(self.x0), **kept)
-        return wide(g) * scale
+        g = wide(g) * scale
+        return g if self.inner.field is None else self.inner.field.covariance(g)
 
     @cached_property
     def weight(self) -> float:
