@@ -83,11 +83,11 @@ def doodl(
     Reference: End-to-End Diffusion Latent Optimization Improves Classifier Guidance; Wallace, Gokul, Ermon, Naik; 2023;
     arXiv:2303.13703.
     """
-    ends = _ends(solver, nfe, grid, t_start, t_end, 50)
+    ends = ends_of(solver, nfe, grid, t_start, t_end, 50)
     space = NoiseSpace(denoiser, x_T, loss, solver, ends, solver_options, prior=prior, seeds=seeds, method=method)
     iterations, clip = whole("iterations", iterations), positive("clip", clip)
     momentum, noise = positive("momentum", momentum, zero=True), positive("noise", noise, zero=True)
-    lr, shell = None if lr is None else positive("lr", lr), _share("shell", shell)
+    lr, shell = None if lr is None else positive("lr", lr), shell_of(shell)
     if noise and seeds is None:
         raise ValueError(f"`noise`={noise:g} is drawn from `seeds`, one a sample; got none")
     if renorm not in (True, False, "channel") or (renorm == "channel" and x_T.ndim < 3):
@@ -152,9 +152,9 @@ def d_flow(
     """
     if method in ("adjoint_dpm", "adjoint_deis"):
         raise ValueError(f'{method!r} approximates the gradient, and a line search needs it exactly: take "checkpoint"')
-    ends = _ends(solver, nfe, grid, t_start, t_end, 12)
-    share = _share("shell", shell)
-    hold = None if share is None else partial(on_shell, shell=share)
+    ends = ends_of(solver, nfe, grid, t_start, t_end, 12)
+    width = shell_of(shell)
+    hold = None if width is None else partial(on_shell, shell=width)
     space = NoiseSpace(
         denoiser, x_T, loss, solver, ends, solver_options, prior=prior, seeds=seeds, method=method, hold=hold
     )
@@ -198,13 +198,13 @@ def standardised(z: Tensor, axes: tuple[int, ...]) -> Tensor:
     return z / z.square().mean(axes, keepdim=True).sqrt().clamp(min=torch.finfo(z.dtype).tiny)
 
 
-def _ends(solver: Any, nfe: Any, grid: Any, t_start: Any, t_end: Any, usual: int) -> dict[str, Any]:
+def ends_of(solver: Any, nfe: Any, grid: Any, t_start: Any, t_end: Any, usual: int) -> dict[str, Any]:
     """Where the table goes; `usual` evaluations if nothing says how many."""
     nfe = usual if nfe is None and grid is None and isinstance(solver, str) else nfe
     return {"nfe": nfe, "grid": grid, "t_start": t_start, "t_end": t_end}
 
 
-def _share(name: str, value: Any) -> float | None:
+def shell_of(value: Any) -> float | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < 1):
-        raise ValueError(f"`{name}` must be a share of sqrt(d), from 0 to less than 1, or None; got {value!r}")
+        raise ValueError(f"`shell` must be a share of sqrt(d), from 0 to less than 1, or None; got {value!r}")
     return None if value is None else float(value)
