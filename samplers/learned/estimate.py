@@ -23,8 +23,9 @@ from fewstep.page import Table
 from ..denoiser import Denoiser
 from ..predictions import prediction_coefficients
 from ..schedule import NoiseSchedule
-from .learning import Plan, Run, planned
+from .learning import Run
 from .method import METHODS
+from .planning import Plan, planned
 from .playing import has_gradients
 from .problem import Part, Problem
 from .task import Progress

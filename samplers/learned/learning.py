@@ -19,53 +19,17 @@ import torch
 
 from ..artefact import Artefact, Learned, prediction_name
 from ..rebase import corrections
-from ..registry import SOLVERS, checked_options, resolve
 from ..tableau import Tableau
 from . import guard
-from .method import find
+from .planning import Plan, planned, short
 from .problem import Problem
-from .recipes import SHORTLIST, Recipe, recipes
+from .recipes import Recipe, recipes
 from .task import Progress, Task, score
-from .teacher import NFE, SOLVER, Teacher
+from .teacher import Teacher
 from .telling import shown
 
-Stage = tuple[str, dict[str, Any]]
 SCREENING, FINALISTS = 8, 8  # seeds on which many recipes are looked at, and how many go on to all
 TRUSTED = 0.25  # of the base's error: the teacher must be known better than that
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What was asked for, checked: everything that decides the result, and nothing else."""
-
-    solver: str
-    options: Mapping[str, Any]
-    nfes: tuple[int, ...]
-    guidances: tuple[float | None, ...]
-    stages: tuple[Stage, ...]
-    train: tuple[int, ...]
-    valid: tuple[int, ...]
-    guard: tuple[int, ...]
-    teacher: Mapping[str, Any]
-    seconds: float | None = None
-
-    def content(self) -> dict[str, Any]:
-        """As JSON; seeds as hashes where they are long."""
-        return {
-            "solver": self.solver,
-            "options": dict(self.options),
-            "method": [[name, options] for name, options in self.stages],
-            "seeds": {name: _short(getattr(self, name)) for name in ("train", "valid", "guard")},
-            "teacher": dict(self.teacher),
-            **({} if self.seconds is None else {"seconds": self.seconds}),
-        }
-
-
-def _short(seeds: tuple[int, ...]) -> Any:
-    """First and last + 1 of consecutive numbers, or all of them."""
-    if seeds == tuple(range(seeds[0], seeds[0] + len(seeds))):
-        return {"from": seeds[0], "to": seeds[-1] + 1}
-    return list(seeds)
 
 
 def learn(
@@ -146,7 +110,7 @@ def _drawn(problem: Problem) -> dict[str, Any]:
     """What samples were drawn of and in, as JSON: the same however classes and prompts were given."""
     found = problem.conditions
     if found.get("classes"):
-        found["classes"] = _short(tuple(found["classes"]))
+        found["classes"] = short(tuple(found["classes"]))
     return {**found, "dtype": str(problem.dtype).removeprefix("torch.")}
 
 
@@ -163,74 +127,6 @@ def _alike(tables: Sequence[Learned]) -> list[Learned]:
             moved = one.tableau
         found.append(replace(one, tableau=moved, base={"grid": one.base["grid"]}))
     return found
-
-
-def planned(
-    solver: str,
-    nfe: int | Sequence[int],
-    method: str | Sequence[Any],
-    seeds: Sequence[int],
-    guard_seeds: Sequence[int],
-    guidance: float | Sequence[float] | None,
-    solver_options: Mapping[str, Any] | None,
-    teacher: Mapping[str, Any] | None,
-    seconds: float | None,
-    spec: Mapping[str, Any],
-    model: Any,
-) -> Plan:
-    """Everything checked before any network call."""
-    name = SHORTLIST[0] if solver == "auto" else resolve(solver)[0]
-    entry = SOLVERS[name]
-    if entry.kind != "tableau":
-        raise ValueError(f"{name!r} chooses its steps as it goes: learn on a solver that is a table, such as dpmpp_2m")
-    checked_options(entry, solver_options or {})
-    nfes = tuple(nfe) if isinstance(nfe, Sequence) else (nfe,)
-    if (
-        not nfes
-        or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in nfes)
-        or len(set(nfes)) < len(nfes)
-    ):
-        raise ValueError(
-            f"`nfe` must be a whole number of network evaluations, at least 1, or several different ones; got {nfe!r}"
-        )
-    stages = _stages(method, spec)
-    seeds, held = [int(s) for s in seeds], tuple(int(s) for s in guard_seeds)
-    if len(seeds) < 8 or len(held) < 8:
-        raise ValueError(f"learning needs at least 8 `seeds` and 8 `guard_seeds`; got {len(seeds)} and {len(held)}")
-    if len({*seeds, *held}) < len(seeds) + len(held):
-        raise ValueError("`seeds` and `guard_seeds` share numbers, or repeat them: the guard's must be untouched")
-    if isinstance(model, Mapping):
-        scales: tuple[float | None, ...] = tuple(sorted(model))
-    elif guidance is None or isinstance(guidance, (int, float)):
-        scales = (None if guidance is None else float(guidance),)
-    else:
-        scales = tuple(sorted({float(g) for g in guidance}))
-    cut = max(4, len(seeds) // 4)
-    told: dict[str, Any] = {"solver": name if entry.stochastic else SOLVER, "nfe": NFE if not entry.stochastic else 200}
-    told |= dict(teacher or {})
-    return Plan(
-        solver,
-        dict(solver_options or {}),
-        nfes,
-        scales,
-        stages,
-        tuple(seeds[:-cut]),
-        tuple(seeds[-cut:]),
-        held,
-        told,
-        seconds,
-    )
-
-
-def _stages(method: str | Sequence[Any], spec: Mapping[str, Any]) -> tuple[Stage, ...]:
-    """Names and options of the stages; ValueError for unknown ones."""
-    given: Sequence[Any] = [(method, dict(spec))] if isinstance(method, str) else list(method)
-    if not isinstance(method, str) and spec:
-        raise ValueError(
-            f"give options beside their stage, [('ld3', {{...}}), ...]; got {', '.join(spec)} for all of them"
-        )
-    stages = [(s, {}) if isinstance(s, str) else (s[0], dict(s[1])) for s in given]
-    return tuple((name, find(name).checked(options)) for name, options in stages)
 
 
 @dataclass(eq=False)

@@ -1,0 +1,116 @@
+"""What `learn` was asked for, checked before any network call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..registry import SOLVERS, checked_options, resolve
+from .method import find
+from .recipes import SHORTLIST
+from .teacher import NFE, SOLVER
+
+Stage = tuple[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was asked for, checked: everything that decides the result, and nothing else."""
+
+    solver: str
+    options: Mapping[str, Any]
+    nfes: tuple[int, ...]
+    guidances: tuple[float | None, ...]
+    stages: tuple[Stage, ...]
+    train: tuple[int, ...]
+    valid: tuple[int, ...]
+    guard: tuple[int, ...]
+    teacher: Mapping[str, Any]
+    seconds: float | None = None
+
+    def content(self) -> dict[str, Any]:
+        """As JSON; seeds as hashes where they are long."""
+        return {
+            "solver": self.solver,
+            "options": dict(self.options),
+            "method": [[name, options] for name, options in self.stages],
+            "seeds": {name: short(getattr(self, name)) for name in ("train", "valid", "guard")},
+            "teacher": dict(self.teacher),
+            **({} if self.seconds is None else {"seconds": self.seconds}),
+        }
+
+
+def short(seeds: tuple[int, ...]) -> Any:
+    """First and last + 1 of consecutive numbers, or all of them."""
+    if seeds == tuple(range(seeds[0], seeds[0] + len(seeds))):
+        return {"from": seeds[0], "to": seeds[-1] + 1}
+    return list(seeds)
+
+
+def planned(
+    solver: str,
+    nfe: int | Sequence[int],
+    method: str | Sequence[Any],
+    seeds: Sequence[int],
+    guard_seeds: Sequence[int],
+    guidance: float | Sequence[float] | None,
+    solver_options: Mapping[str, Any] | None,
+    teacher: Mapping[str, Any] | None,
+    seconds: float | None,
+    spec: Mapping[str, Any],
+    model: Any,
+) -> Plan:
+    """Everything checked before any network call."""
+    name = SHORTLIST[0] if solver == "auto" else resolve(solver)[0]
+    entry = SOLVERS[name]
+    if entry.kind != "tableau":
+        raise ValueError(f"{name!r} chooses its steps as it goes: learn on a solver that is a table, such as dpmpp_2m")
+    checked_options(entry, solver_options or {})
+    nfes = tuple(nfe) if isinstance(nfe, Sequence) else (nfe,)
+    if (
+        not nfes
+        or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in nfes)
+        or len(set(nfes)) < len(nfes)
+    ):
+        raise ValueError(
+            f"`nfe` must be a whole number of network evaluations, at least 1, or several different ones; got {nfe!r}"
+        )
+    stages = _stages(method, spec)
+    seeds, held = [int(s) for s in seeds], tuple(int(s) for s in guard_seeds)
+    if len(seeds) < 8 or len(held) < 8:
+        raise ValueError(f"learning needs at least 8 `seeds` and 8 `guard_seeds`; got {len(seeds)} and {len(held)}")
+    if len({*seeds, *held}) < len(seeds) + len(held):
+        raise ValueError("`seeds` and `guard_seeds` share numbers, or repeat them: the guard's must be untouched")
+    if isinstance(model, Mapping):
+        scales: tuple[float | None, ...] = tuple(sorted(model))
+    elif guidance is None or isinstance(guidance, (int, float)):
+        scales = (None if guidance is None else float(guidance),)
+    else:
+        scales = tuple(sorted({float(g) for g in guidance}))
+    cut = max(4, len(seeds) // 4)
+    told: dict[str, Any] = {"solver": name if entry.stochastic else SOLVER, "nfe": NFE if not entry.stochastic else 200}
+    told |= dict(teacher or {})
+    return Plan(
+        solver,
+        dict(solver_options or {}),
+        nfes,
+        scales,
+        stages,
+        tuple(seeds[:-cut]),
+        tuple(seeds[-cut:]),
+        held,
+        told,
+        seconds,
+    )
+
+
+def _stages(method: str | Sequence[Any], spec: Mapping[str, Any]) -> tuple[Stage, ...]:
+    """Names and options of the stages; ValueError for unknown ones."""
+    given: Sequence[Any] = [(method, dict(spec))] if isinstance(method, str) else list(method)
+    if not isinstance(method, str) and spec:
+        raise ValueError(
+            f"give options beside their stage, [('ld3', {{...}}), ...]; got {', '.join(spec)} for all of them"
+        )
+    stages = [(s, {}) if isinstance(s, str) else (s[0], dict(s[1])) for s in given]
+    return tuple((name, find(name).checked(options)) for name, options in stages)
