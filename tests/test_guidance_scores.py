@@ -1,0 +1,386 @@
+"""Guidance by other scores: two networks' difference, classifiers, and losses whose step norms choose."""
+
+from __future__ import annotations
+
+import gc
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from problems import PREDICTIONS, Gaussian, Mixture, level, starts
+
+from fewstep import Denoiser, NoiseSchedule, sample
+from fewstep.samplers import build, guidance
+from fewstep.samplers.lowering import lower
+
+Tensor = torch.Tensor
+VP, EDM, FLOW = NoiseSchedule.vp_linear(), NoiseSchedule.edm(), NoiseSchedule.flow()
+CLASSES = [([[1.0, 0.5]], [0.35], [1.0]), ([[-1.2, 0.3]], [0.5], [1.0])]
+BOTH = Mixture(((1.0, 0.5), (-1.2, 0.3)), (0.35, 0.5), (0.6, 0.4))
+X = starts(VP, 1.0, 6)
+
+
+def class_of(k: int) -> Mixture:
+    return Mixture(*CLASSES[k])
+
+
+def pair(schedule: NoiseSchedule = VP, prediction: str = "epsilon", **kw: Any) -> tuple[Denoiser, Denoiser]:
+    return class_of(0).denoiser(schedule, prediction, **kw), BOTH.denoiser(schedule, prediction, **kw)
+
+
+def logits_of(mixture: Mixture, schedule: NoiseSchedule) -> Any:
+    """log w_k + log p_k(x, t), the exact classifier."""
+
+    def network(x: Tensor, tau: Tensor) -> Tensor:
+        alpha, sigma = level(schedule, float(tau))
+        variance = alpha**2 * mixture.variances + sigma**2
+        gap = x.flatten(1).double()[:, None] - alpha * mixture.means
+        return mixture.log_weights - 0.5 * ((gap**2 / variance).sum(-1) + gap.shape[-1] * variance.log()[:, 0])
+
+    return network
+
+
+@torch.no_grad()
+def slope(denoiser: Any, solver: str, x: Tensor, schedule: NoiseSchedule, **options: Any) -> float:
+    """How the error of a solver falls as nfe grows, by its own fine run."""
+    grid = {"grid": "logsnr", "t_start": 0.9, "t_end": 0.1, **options}
+    fine = sample(denoiser, x, solver, 600, **grid)
+    counts = (30, 60, 120)
+    errors = [float((sample(denoiser, x, solver, n, **grid) - fine).norm()) for n in counts]
+    return float(-np.polyfit(np.log(counts), np.log(errors), 1)[0])
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_scales_one_and_zero_are_the_networks_themselves(prediction: str) -> None:
+    """Bit for bit, and the other network is not called."""
+    schedule = NoiseSchedule.edm()
+    x = starts(schedule, schedule.t_max, 4)
+    for scale, other in ((1, 1), (1.0, 1), (lambda rho: 1.0, 1), (0, 0), (0.0, 0)):
+        parts = pair(schedule, prediction)
+        guided = guidance.cfg(*parts, scale)
+        assert torch.equal(sample(guided, x, "dpmpp_2m", 6), sample(parts[1 - other], x, "dpmpp_2m", 6))
+        assert guided.nfe == 6 and parts[other].nfe == 0
+    c, u = pair(schedule, prediction)
+    got, tau = guidance.cfg(c, u, 3.0).call(x, torch.tensor(2.0)), torch.tensor(2.0)
+    torch.testing.assert_close(got, u.call(x, tau) + 3.0 * (c.call(x, tau) - u.call(x, tau)), rtol=1e-14, atol=1e-14)
+
+
+def test_interval() -> None:
+    """(0, inf] is cfg; a narrow one saves calls of the unconditional network, and only inside is it guided."""
+    c, u = pair()
+    plain = sample(guidance.cfg(c, u, 3.0), X, "dpmpp_2m", 12)
+    assert torch.equal(sample(guidance.cfg(c, u, 3.0, interval=(0.0, float("inf"))), X, "dpmpp_2m", 12), plain)
+    c, u = pair()
+    guided = guidance.cfg(c, u, 3.0, interval=(0.3, 2.0))
+    table = build("ddim", VP, nfe=12, grid="logsnr")
+    rho = np.exp(-table.nodes.lam[:-1])
+    inside = (rho > 0.3) & (rho <= 2.0)
+    assert 0 < inside.sum() < 12
+    x0, info = sample(guided, X, table, return_info=True)
+    assert (info.nfe, c.nfe, u.nfe) == (12, 12, inside.sum())
+    by_scale = guidance.cfg(c, u, lambda rho: 3.0 if 0.3 < rho <= 2.0 else 1.0)
+    assert torch.equal(sample(by_scale, X, table), x0)
+    edge = float(rho[5])
+    for ends, called in (((edge, 1e9), 0), ((edge / 2, edge), 1)):  # the upper end belongs to it, the lower does not
+        c, u = pair()
+        step = lower(table, "epsilon", dtype=torch.float64)[5]
+        guidance.cfg(c, u, 3.0, interval=ends).call(X, step.model_time, step)
+        assert u.nfe == called
+
+
+def test_interval_of_samples_with_times_of_their_own() -> None:
+    c, u = pair(vector_time=True)
+    guided = guidance.cfg(c, u, lambda rho: 1.0 + rho, interval=(0.5, 2.0))
+    tau = torch.tensor([0.1, 0.3, 0.5, 0.6, 0.8, 1.0], dtype=torch.float64)
+    together = guided.call(X, tau)
+    for k in range(6):
+        torch.testing.assert_close(
+            together[k : k + 1], guided.call(X[k : k + 1], tau[k : k + 1]), rtol=1e-12, atol=1e-12
+        )
+
+
+def test_rescaled_deviation() -> None:
+    """phi = 1 has the deviation of the conditional output, sample by sample; phi = 0 is cfg; between, between."""
+    x, tau = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0)), torch.tensor(0.6)
+    c, u = (Denoiser(lambda x, t, k=k: torch.sin(k * x) + k, VP) for k in (1.0, 2.0))
+    plain = guidance.cfg(c, u, 5.0).call(x, tau)
+    assert torch.equal(guidance.cfg(c, u, 5.0, rescale=0.0).call(x, tau), plain)
+    whole = guidance.cfg(c, u, 5.0, rescale=1.0).call(x, tau)
+    torch.testing.assert_close(whole.flatten(1).std(1), c.call(x, tau).flatten(1).std(1))
+    half = guidance.cfg(c, u, 5.0, rescale=0.5).call(x, tau)
+    torch.testing.assert_close(half, 0.5 * (plain + whole))
+    torch.testing.assert_close(guidance.cfg(c, u, 5.0, rescale=0.5).call(x[1:2], tau), half[1:2])
+
+
+def test_projection() -> None:
+    """apg without its three changes is cfg; the guided part is across predicted x0, no longer than the norm."""
+    for schedule, prediction in ((VP, "epsilon"), (VP, "v_prediction"), (FLOW, "flow_prediction"), (EDM, "sample")):
+        c, u = pair(schedule, prediction)
+        x = starts(schedule, 0.9 * schedule.t_max, 5)
+        plain = guidance.apg(c, u, 4.0, momentum=0.0, norm=None, eta=1.0)
+        run = {"nfe": 8, "t_start": 0.9 * schedule.t_max}
+        expected = sample(guidance.cfg(c, u, 4.0), x, "dpmpp_2m", **run)
+        torch.testing.assert_close(sample(plain, x, "dpmpp_2m", **run), expected, rtol=1e-10, atol=1e-10)
+        t = 0.4 * schedule.t_max if schedule is not EDM else 0.8
+        moved = guidance.apg(c, u, 4.0, norm=None).x0(x, t) - c.x0(x, t)
+        assert float((moved * c.x0(x, t)).sum(1).abs().max()) < 1e-12
+        short = (guidance.apg(c, u, 4.0, norm=1e-3, eta=1.0).x0(x, t) - c.x0(x, t)).norm(dim=1)
+        whole = (guidance.cfg(c, u, 4.0).x0(x, t) - c.x0(x, t)).norm(dim=1)
+        torch.testing.assert_close(short, whole.clamp(max=3e-3))
+        assert bool((whole > 3e-3).any())
+        same = guidance.apg(c, u, 4.0, norm=1e-3)
+        torch.testing.assert_close(same.x0(x[2:3], t), same.x0(x, t)[2:3], rtol=1e-12, atol=1e-14)
+
+
+def by_hand(table: Any, c: Denoiser, u: Denoiser, x: Tensor, scale: float, beta: float) -> Tensor:
+    """apg with eta = 1 and no norm is cfg with momentum, played row by row, once a step."""
+    M, start = None, 0
+    state = {"carry": x, "input": x}
+    for size in table.groups:
+        before = M
+        for k in range(start, start + size):
+            t, (carry, inside) = float(table.times[k]), (state["carry"], state["input"])
+            delta = c.x0(inside, t) - u.x0(inside, t)
+            found = delta if before is None else delta + beta * before
+            M = found if k == start else M
+            D = c.x0(inside, t) + (scale - 1) * found
+            alpha, sigma = table.nodes.alpha[k], table.nodes.sigma[k]
+            m = D if table.forms[k] == "x0" else (inside - alpha * D) / sigma
+            past = [m, *state.get("past", [])][: table.history]
+            registers = [carry, inside, *past]
+            lines = [sum(float(w) * r for w, r in zip(line, registers, strict=False)) for line in table.W[k]]
+            state = {"carry": lines[0], "input": lines[1], "past": past}
+        start += size
+    return state["input"]
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "heun"])
+def test_momentum_goes_on_once_a_step(solver: str) -> None:
+    """Against a loop that remembers; stages of Heun's steps read one momentum."""
+    c, u = pair()
+    table = build(solver, VP, nfe=7, t_start=0.9)
+    guided = guidance.apg(c, u, 3.0, momentum=-0.6, norm=None, eta=1.0)
+    expected = by_hand(table, c, u, X, 3.0, -0.6)
+    torch.testing.assert_close(sample(guided, X, table), expected, rtol=1e-9, atol=1e-9)
+    plain = sample(guidance.apg(c, u, 3.0, momentum=0.0, norm=None, eta=1.0), X, table)
+    assert float((plain - expected).norm()) > 1e-3  # so that the equality above says something
+
+
+def test_momentum_belongs_to_a_run() -> None:
+    """One object: runs after each other, in threads, and of other batches do not see each other; nothing is left behind."""
+    guided = guidance.apg(*pair(), 3.0, momentum=-0.6)
+    batches = [X, X[:2], X.flip(0), X[3:]]
+    alone = [sample(guided, x, "dpmpp_2m", 9) for x in batches]
+    with ThreadPoolExecutor(4) as pool:
+        threads = [f.result() for f in [pool.submit(sample, guided, x, "dpmpp_2m", 9) for x in batches * 3]]
+    assert all(torch.equal(found, alone[k % 4]) for k, found in enumerate(threads))
+    torch.testing.assert_close(alone[1], alone[0][:2], rtol=1e-12, atol=1e-12)
+    gc.collect()
+    (memory,) = (c.cell_contents for c in guided.rule.__closure__ if hasattr(c.cell_contents, "kept"))
+    assert len(memory.kept) == 0
+
+
+def test_momentum_of_rows_that_are_made_again() -> None:
+    """A gradient with rows made again is that with rows kept."""
+    from fewstep import adjoint
+
+    guided = guidance.apg(*pair(), 3.0)
+    found = []
+    for method in ("direct", "checkpoint", "segments"):
+        x = X.clone().requires_grad_()
+        found.append(torch.autograd.grad(adjoint.sample(guided, x, "dpmpp_2m", 6, method=method).square().sum(), x)[0])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found[2], found[0], rtol=1e-9, atol=1e-9)
+
+
+def test_cfg_pp_is_the_published_step() -> None:
+    """x0 of the guided noise, renoised with the unconditional one, in a plain loop."""
+    for schedule, prediction in ((VP, "epsilon"), (VP, "v_prediction"), (FLOW, "flow_prediction")):
+        c, u = pair(schedule, prediction)
+        table = build("ddim", schedule, nfe=10, t_start=0.95)
+        x = X.clone()
+        for k in range(10):
+            t, (a, s) = float(table.times[k]), (float(v[k + 1]) for v in (table.nodes.alpha, table.nodes.sigma))
+            eps_u, eps_c = u.eps(x, t), c.eps(x, t)
+            eps = eps_u + 0.6 * (eps_c - eps_u)
+            x = a * (x - table.nodes.sigma[k] * eps) / table.nodes.alpha[k] + s * eps_u
+        got = sample(guidance.cfg_pp(c, u), X, table)
+        torch.testing.assert_close(got, x, rtol=1e-12, atol=1e-12)
+    c, u = pair()
+    for scale, other in ((1.0, 0), (0.0, 1)):  # one step from noise to data: D_c, D_u
+        got = sample(guidance.cfg_pp(c, u, scale), X, "ddim", 1, t_end=0.0)
+        torch.testing.assert_close(got, (c, u)[other].x0(X, 1.0), rtol=1e-12, atol=1e-12)
+    assert bool(sample(guidance.cfg_pp(*pair()), X, "dpmpp_3m", 8).isfinite().all())
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("schedule", [VP, EDM, FLOW], ids=["vp", "edm", "flow"])
+def test_exact_classifier_gives_the_conditional_model(schedule: NoiseSchedule, prediction: str) -> None:
+    """Class by class in one batch, at all noise levels."""
+    guided = guidance.classifier(
+        BOTH.denoiser(schedule, prediction), logits_of(BOTH, schedule), torch.tensor([0, 1, 1, 0])
+    )
+    for t in (0.05, 0.5, 0.99) if schedule is not EDM else (0.01, 1.0, 40.0):
+        x = starts(schedule, t, 4)
+        for row, k in enumerate((0, 1, 1, 0)):
+            expected = class_of(k).denoiser(schedule, prediction).x0(x[row : row + 1], t)
+            torch.testing.assert_close(guided.x0(x, t)[row : row + 1], expected, rtol=1e-7, atol=1e-8)
+
+
+def test_order_of_convergence_is_the_solvers() -> None:
+    """Slope 1 of DDIM and 2 of 2M, as without guidance; towards the exact conditional law."""
+    guided = guidance.classifier(BOTH.denoiser(VP), logits_of(BOTH, VP), 1)
+    x = starts(VP, 0.9, 8)
+    assert slope(guided, "ddim", x, VP) == pytest.approx(1.0, abs=0.15)
+    assert slope(guided, "dpmpp_2m", x, VP) == pytest.approx(2.0, abs=0.25)
+    assert slope(guidance.cfg(*pair(), 2.0), "dpmpp_2m", x, VP) == pytest.approx(2.0, abs=0.25)
+    one = Gaussian(0.4, 0.3)
+    two = Mixture([[0.4, 0.4], [-1.0, -1.0]], [0.3, 0.6], [0.5, 0.5])
+    exact = one.flow(VP, x, 0.9, 0.05)
+    got = sample(
+        guidance.classifier(two.denoiser(VP), logits_of(two, VP), 0),
+        x,
+        "dpmpp_2m",
+        400,
+        "logsnr",
+        t_start=0.9,
+        t_end=0.05,
+    )
+    torch.testing.assert_close(got, exact, rtol=0, atol=2e-4)
+
+
+def test_noise_aware_classifier_takes_no_gradient_of_the_network() -> None:
+    deaf = BOTH.denoiser(VP)
+    guided = guidance.classifier(Denoiser(lambda x, t: deaf.fn(x.detach(), t), VP), logits_of(BOTH, VP), 0)
+    with torch.no_grad():
+        x0 = sample(guided, X, "ddim", 5)
+    assert not x0.requires_grad and guided.inner.nfe == 5
+    scaled = guidance.classifier(BOTH.denoiser(VP), logits_of(BOTH, VP), 0, 0.0)
+    torch.testing.assert_close(scaled.x0(X, 0.5), BOTH.denoiser(VP).x0(X, 0.5))
+
+
+def test_clean_classifier_acts_through_the_network() -> None:
+    """D' = D + (sigma^2 / alpha) grad_x log p(class | D(x)), by autograd."""
+    judge = torch.nn.Linear(2, 3, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 2, 1, 0])
+    base, t = BOTH.denoiser(VP), 0.4
+    guided = guidance.classifier(base, judge, labels, 2.0, clean=True)
+    x = X.clone().requires_grad_()
+    log_p = judge(base.x0(x, t)).log_softmax(1)[torch.arange(6), labels]
+    (g,) = torch.autograd.grad(log_p.sum(), x)
+    alpha, sigma = level(VP, t)
+    torch.testing.assert_close(guided.x0(X, t), base.x0(X, t) + 2.0 * sigma**2 / alpha * g, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_wrong_classes_are_told_before_the_network_is_called(clean: bool) -> None:
+    network: Any = (lambda x: x @ torch.ones(2, 4, dtype=x.dtype)) if clean else lambda x, t: x.new_zeros(len(x), 4)
+    for classes, message in (
+        (4, "class 4 is out of range: the classifier knows 4"),
+        (torch.tensor([0, 1]), "2 classes for a batch of 6"),
+    ):
+        base = BOTH.denoiser(VP)
+        guided = guidance.classifier(base, network, classes, clean=clean)
+        with pytest.raises(ValueError, match=message):
+            sample(guided, X, "ddim", 3)
+        assert base.nfe == 0
+    base = BOTH.denoiser(VP)
+    bad: Any = (lambda x: x.sum()) if clean else lambda x, t: x.sum()
+    with pytest.raises(ValueError, match="must return logits of shape"):
+        sample(guidance.classifier(base, bad, 0, clean=clean), X, "ddim", 3)
+    for classes in (-1, 0.5, torch.tensor([[1]]), True):
+        with pytest.raises(ValueError, match="`classes` must be an int"):
+            guidance.classifier(base, network, classes, clean=clean)  # type: ignore[arg-type]
+
+
+def test_dreamguider_puts_exact_measurements_in_place() -> None:
+    """Where the spread allows, one step of its length is the pseudo-inverse: masks, means, gray values; whatever the factor."""
+    base = Gaussian().denoiser(VP)
+    x = starts(VP, 0.5, 3, shape=(3, 4, 4))
+    known = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(1)) < 0.5
+    truth = 2.0 + starts(VP, 0.0, 3, seed=5, shape=(3, 4, 4))
+    for A in (guidance.mask(known), guidance.downsample(2), guidance.colour((0.2, 0.7, 0.1))):
+        y = A(truth)
+        found = guidance.dreamguider(base, y, A, prior_std=50.0).x0(x, 0.5)
+        torch.testing.assert_close(found, guidance.impute(base, y, A).x0(x, 0.5), rtol=1e-9, atol=1e-9)
+    y = guidance.mask(known)(truth)
+    loss = lambda u: 7.0 * (known * (u - truth)).square().flatten(1).sum(1)  # noqa: E731
+    other = guidance.dreamguider(base, loss=loss, prior_std=50.0).x0(x, 0.5)
+    torch.testing.assert_close(other, guidance.impute(base, y, guidance.mask(known)).x0(x, 0.5), rtol=1e-9, atol=1e-9)
+
+
+def test_dreamguider_goes_no_farther_than_the_spread_and_the_noise() -> None:
+    base, A = Gaussian().denoiser(VP), guidance.mask(torch.tensor([1.0, 1.0, 0.0]))
+    x, y = starts(VP, 0.5, 4, shape=(3,)), torch.full((4, 3), 30.0, dtype=torch.float64) * torch.tensor([1.0, 1.0, 0.0])
+    alpha, sigma = level(VP, 0.5)
+    reach = (3 * sigma**2 / (sigma**2 + alpha**2)) ** 0.5
+    moved = guidance.dreamguider(base, y, A, scale=0.3).x0(x, 0.5) - base.x0(x, 0.5)
+    torch.testing.assert_close(moved.norm(dim=1), torch.full((4,), 0.3 * reach, dtype=torch.float64))
+    near = A(base.x0(x, 0.5)) + 0.01 * A(torch.ones(4, 3, dtype=torch.float64))
+    still = guidance.dreamguider(base, near, A, noise_std=0.02)  # misses by less than its noise
+    assert torch.equal(still.x0(x, 0.5), base.x0(x, 0.5))
+
+
+@torch.no_grad()
+def test_dreamguider_restores_without_gradient_of_the_network() -> None:
+    """On a Gaussian problem, nearer to the posterior mean than without it, consistent with y, at any number of steps."""
+    g = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(8, 8, generator=g, dtype=torch.float64))[0]
+    cov = basis @ torch.diag(torch.logspace(0.3, -1.3, 8, dtype=torch.float64)) @ basis.T
+    M = torch.randn(3, 8, generator=g, dtype=torch.float64)
+    y = M @ torch.linalg.cholesky(cov) @ torch.randn(8, generator=g, dtype=torch.float64)
+    eye = torch.eye(8, dtype=torch.float64)
+    mean = cov @ M.T @ torch.linalg.solve(M @ cov @ M.T + 0.01 * torch.eye(3, dtype=torch.float64), y)
+    fn = lambda x, tau: x.detach() @ (cov @ torch.linalg.inv(cov + float(tau) ** 2 * eye))  # noqa: E731
+    base = Denoiser(fn, EDM, "sample")
+    guided = guidance.dreamguider(base, y[None], guidance.matrix(M), 0.1)
+    x = starts(EDM, EDM.t_max, 256, shape=(8,))
+    errors = {}
+    for nfe in (20, 100):
+        x0 = sample(guided, x, "dpmpp_2m", nfe)
+        errors[nfe] = float((x0.mean(0) - mean).norm() / mean.norm())
+        residual = float((x0 @ M.T - y).norm(dim=1).mean() / (0.1 * 3**0.5))
+        assert 0.1 < residual < 3.5  # deviations of the noise; 21 without guidance
+    free = float((sample(base, x, "dpmpp_2m", 20).mean(0) - mean).norm() / mean.norm())
+    assert max(errors.values()) < 0.8 * free and abs(errors[20] - errors[100]) < 0.06
+    pair_of = torch.cat([sample(guided, x[k : k + 1], "dpmpp_2m", 20) for k in range(2)])
+    torch.testing.assert_close(pair_of, sample(guided, x[:2], "dpmpp_2m", 20), rtol=1e-10, atol=1e-10)
+
+
+def test_augmentations_act_on_both_sides() -> None:
+    """Turned pictures and turned measurements say the same about squares; a view that sees half halves the loss."""
+    base, A = Gaussian().denoiser(VP), guidance.mask(torch.ones(4))
+    x, y = starts(VP, 0.5, 2, shape=(4,)), torch.ones(2, 4, dtype=torch.float64)
+    plain = guidance.dreamguider(base, y, A).x0(x, 0.5)
+    turned = guidance.dreamguider(base, y, A, augmentations=[lambda u: u, lambda u: u.flip(1)]).x0(x, 0.5)
+    torch.testing.assert_close(turned, plain)
+    half = guidance.dreamguider(base, y, A, augmentations=[lambda u: u[:, :2]]).x0(x, 0.5) - base.x0(x, 0.5)
+    assert not bool(half[:, 2:].any()) and bool(half[:, :2].all())
+
+
+@pytest.mark.parametrize(
+    ("message", "call"),
+    [
+        ("`scale` must be a finite number", lambda c, u: guidance.cfg(c, u, float("nan"))),
+        ("`scale` must be a finite number", lambda c, u: guidance.cfg(c, u, "7.5")),
+        ("`rescale` is a share", lambda c, u: guidance.cfg(c, u, 2.0, rescale=1.5)),
+        ("`interval` is .lo, hi.", lambda c, u: guidance.cfg(c, u, 2.0, interval=(2.0, 0.5))),
+        ("must have one schedule", lambda c, u: guidance.apg(c, BOTH.denoiser(FLOW), 2.0)),
+        ("must have one schedule", lambda c, u: guidance.cfg_pp(c, BOTH.denoiser(VP, "sample"))),
+        ("`unconditional` must be a Denoiser", lambda c, u: guidance.apg(c, None, 2.0)),
+        ("`momentum` must be between", lambda c, u: guidance.apg(c, u, 2.0, momentum=1.0)),
+        ("`norm` must be a number above 0", lambda c, u: guidance.apg(c, u, 2.0, norm=0.0)),
+        ("takes its weight from the row", lambda c, u: guidance.cfg_pp(c, u).x0(X, 0.5)),
+        ("takes its weight from the row", lambda c, u: sample(guidance.cfg_pp(c, u), X, "rk45")),
+        ("`network` must be a classifier", lambda c, u: guidance.classifier(u, 3, 0)),
+        ("needs a measurement and its operator", lambda c, u: guidance.dreamguider(u)),
+        ("one number a sample", lambda c, u: guidance.dreamguider(u, loss=lambda x: x.sum()).x0(X, 0.5)),
+    ],
+)
+def test_bad_input(message: str, call: Any) -> None:
+    c, u = pair()
+    with pytest.raises(ValueError, match=message):
+        call(c, u)
+    assert c.nfe == 0
