@@ -67,7 +67,7 @@ class Call:
         with torch.set_grad_enabled(gradient or self.outside):
             self.output = wide(inner.call(self.x, tau, step))
             self.x0 = self.p * wide(self.x) + self.q * self.output
-        if gradient and not self.x0.requires_grad:
+        if gradient and not self.output.requires_grad:
             raise ValueError(
                 "this guidance differentiates the network, and its output has no gradient: call it outside "
                 "torch.inference_mode, with a network that does not detach; mpgd, dds and dreamguider need no gradient"

@@ -81,7 +81,13 @@ class Operator:
         """A'(x) v; A v where A is linear."""
         if self.linear:
             return self(v)
-        pushed: Tensor = torch.func.jvp(self.forward, (x,), (v,))[1]
+        again = torch.is_grad_enabled()
+        with torch.enable_grad():  # the transpose of the transpose, which is linear in u
+            at = x if again and x.requires_grad else x.detach().requires_grad_()
+            y = self.forward(at)
+            u = torch.zeros_like(y, requires_grad=True)
+            (back,) = torch.autograd.grad(y, at, u, create_graph=True)
+            (pushed,) = torch.autograd.grad(back, u, v, create_graph=again)
         return pushed
 
     def normal(self, y: Tensor) -> Tensor:
@@ -118,15 +124,15 @@ def adjoint_residual(operator: Operator, y: Tensor) -> float:
     draw = torch.Generator().manual_seed(0)
     v = torch.randn(1, *y.shape[1:], generator=draw, dtype=torch.float64).to(y)
     with torch.no_grad():
-        back = operator.T(v)
-        u = torch.randn(back.shape, generator=draw, dtype=torch.float64).to(back)
+        shape = operator.T(v).shape if operator.shape is None else (1, *operator.shape)
+        u = torch.randn(shape, generator=draw, dtype=torch.float64).to(v)
         forth = operator(u)
         if forth.shape != v.shape:
             raise ValueError(
                 f"{operator.name} takes samples of shape {tuple(u.shape[1:])} to {tuple(forth.shape[1:])}, and the measurement "
                 f"is of shape {tuple(v.shape[1:])}: give them one shape"
             )
-        gap = ((forth * v).sum() - (u * back).sum()).abs()
+        gap = ((forth * v).sum() - (u * operator.T(v)).sum()).abs()
         return float(gap / (forth.norm() * v.norm()).clamp(min=1e-30))
 
 
