@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
 import torch
 
 from fewstep.samplers import Denoiser, NoiseSchedule
@@ -100,6 +104,16 @@ class Gaussian(Mixture):
 
         (m_s, d_s), (m_t, d_t) = marginal(s), marginal(t)
         return m_t + (x - m_s) * (d_t / d_s)
+
+
+def in_turn(names: Iterable[str], kinds: Iterable[str]) -> list[Any]:
+    """All pairs (name, kind) as parameters of a test: every name has one of the kinds in turn, `-m slow` the others too."""
+    kinds = list(kinds)
+    return [
+        pytest.param(name, kind, marks=() if i % len(kinds) == j else pytest.mark.slow)
+        for i, name in enumerate(names)
+        for j, kind in enumerate(kinds)
+    ]
 
 
 def starts(schedule: NoiseSchedule, t: float, n: int = 16, seed: int = 0, shape: tuple[int, ...] = (2,)) -> Tensor:

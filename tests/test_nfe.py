@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ SCHEDULES = {
     "shifted-flow": NoiseSchedule.flow(shift=3.0),
 }
 QUICK = ("vp", "zero-snr", "edm", "flow")
+COUNTS = (*range(1, 13), 17, 24, 30)
 NAMES = [name for name, entry in SOLVERS.items() if entry.kind == "tableau"]
 
 
@@ -52,12 +54,10 @@ def spend(schedule: NoiseSchedule, name: str, nfe: int, **ends: Any) -> tuple[Ne
     return network, denoiser, sample(denoiser, x, name, nfe, **ends)
 
 
-@pytest.mark.parametrize("kind", [k if k in QUICK else pytest.param(k, marks=pytest.mark.slow) for k in SCHEDULES])
-@pytest.mark.parametrize("name", NAMES)
-def test_exactly_n_evaluations_inside_the_grid(name: str, kind: str) -> None:
+def check_spent(name: str, kind: str, counts: Iterable[int]) -> None:
     schedule = SCHEDULES[kind]
     first, last = (float(schedule.model_time(t)) for t in (schedule.t_max, schedule.t_end))
-    for nfe in range(1, 31):
+    for nfe in counts:
         network, denoiser, x = spend(schedule, name, nfe)
         assert len(network.times) == denoiser.nfe == nfe
         assert network.times[0] == pytest.approx(first, abs=1e-9)
@@ -65,6 +65,19 @@ def test_exactly_n_evaluations_inside_the_grid(name: str, kind: str) -> None:
         end = 0.5 * float(schedule.alpha(schedule.t_end)) - float(schedule.sigma(schedule.t_end))
         assert torch.isfinite(x).all()
         assert SOLVERS[name].stochastic or float(x[0, 0]) == pytest.approx(end, abs=1e-7)
+
+
+@pytest.mark.parametrize("kind", QUICK)
+@pytest.mark.parametrize("name", NAMES)
+def test_exactly_n_evaluations_inside_the_grid(name: str, kind: str) -> None:
+    check_spent(name, kind, COUNTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_number_of_evaluations_on_every_schedule(name: str, kind: str) -> None:
+    check_spent(name, kind, range(1, 31))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from problems import Mixture, starts
+from problems import Mixture, in_turn, starts
 
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, Tableau, build, sample
 from fewstep.samplers.building import compile_path
@@ -71,8 +71,7 @@ def expected(name: str, options: dict[str, Any]) -> int:
     return build(name, SCHEDULES["vp"][0], 40, "logsnr", **options).order
 
 
-@pytest.mark.parametrize("kind", SCHEDULES)
-@pytest.mark.parametrize("name", ODE)
+@pytest.mark.parametrize(("name", "kind"), in_turn(ODE, SCHEDULES))
 def test_declared_order(name: str, kind: str) -> None:
     assert measured(kind, name) == pytest.approx(SOLVERS[name].order, abs=0.25)
 

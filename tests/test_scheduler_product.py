@@ -100,10 +100,10 @@ def judged(cases, by):
     return Counter(result.split()[0] for result, _ in results), [r for r in results if r[0] != "fine"]
 
 
-def test_three_percent_of_the_product():
+def test_one_percent_of_the_product():
     cases = product()
     assert len(cases) > 20_000
-    counts, bad = judged(random.Random(2).sample(cases, len(cases) * 3 // 100), ours)
+    counts, bad = judged(random.Random(2).sample(cases, len(cases) // 100), ours)
     assert set(counts) == {"fine"}, (counts, bad[:5])
 
 

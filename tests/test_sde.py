@@ -8,7 +8,7 @@ import affine
 import numpy as np
 import pytest
 import torch
-from problems import Gaussian, Mixture, starts
+from problems import Gaussian, Mixture, in_turn, starts
 
 from fewstep.samplers import SOLVERS, NoiseSchedule, build, sample
 
@@ -19,7 +19,6 @@ NAMES = [name for name, entry in SOLVERS.items() if entry.kind == "tableau" and 
 CONVERGENT = [name for name in NAMES if SOLVERS[name].order]  # the others serve networks that jump to the data
 # a churn small enough to have left its ceiling of sqrt(2) - 1 at the step counts used here
 OPTIONS: dict[str, dict[str, Any]] = {"edm_stochastic": {"s_churn": 4.0}}
-everywhere = pytest.mark.parametrize("kind", SCHEDULES)
 
 
 def table(kind: str, name: str, nfe: int, **options: Any) -> Any:
@@ -36,8 +35,7 @@ def weak_order(kind: str, name: str, nfes: tuple[int, ...] = (128, 256, 512), **
     return float(slopes[-1, 1])
 
 
-@everywhere
-@pytest.mark.parametrize("name", CONVERGENT)
+@pytest.mark.parametrize(("name", "kind"), in_turn(CONVERGENT, SCHEDULES))
 def test_weak_order(name: str, kind: str) -> None:
     """As declared; where the noise that costs the order is small, rows are better on the way to it."""
     measured = weak_order(kind, name)
