@@ -55,8 +55,10 @@ def fkc(
         target.weights, target.effective, target.unweighted(x0)
 
     Annealing q^b: exponents [b]. Product of experts: one each. The density that classifier-free guidance is named after,
-    q_c^w q_u^(1-w): [w, 1 - w]. A reward alone: [1.0]. An exponent may be negative, their sum must not; where it is not 1,
-    weights grow apart in pure noise already, the more the more dimensions there are, and alpha = 0 is out of reach.
+    q_c^w q_u^(1-w): [w, 1 - w]. A reward alone: [1.0]. An exponent may be negative, their sum must be above 0; where it is not
+    1, weights grow apart in pure noise already, the more the more dimensions there are, and alpha = 0 is out of reach. Where
+    it is above 1, their variance stays finite there only with noise z >= (3 + 2 sqrt 2) (1 - 1 / sum): tau = 1.75 for two
+    experts.
 
     Args:
         denoisers: of one schedule (VP, VE, EDM or flow), of any predictions. exponents: one each; default 1 each.
@@ -77,7 +79,8 @@ def fkc(
     in the limit of small steps: z = eta^2 (ddim, ancestral), tau^2 (SDE-DPM, SEEDS, SA, Euler-Maruyama), 1 (ddpm),
     d log psi / d log u (er_sde). An ODE (z = 0) takes ess=0: copies would never part. Outputs of the past of multistep
     solvers go with the particle, noise seeds stay with the place in the batch, so that copies part at the next step.
-    Drivers, Restart and `post` are refused.
+    Drivers, Restart and `post` are refused. Guidance goes inside, around the denoisers: around target.denoiser it would move
+    particles without their weights.
 
     Cost: nfe calls of every denoiser; a reward on "x0" one vector-Jacobian product of each more. Not differentiable.
 
