@@ -3,9 +3,9 @@
     python examples/optimise_noise.py
 
 The network draws digits of no particular class. Only the noise is changed, by the gradient of the reward through all
-evaluations: steps of one length with momentum, and after each the noise is standardised, so that it stays one that the
-network knows. Image k shall become the digit k. It prints the mean probability of the digits asked for, and draws them
-before and after.
+evaluations: steps of one length with momentum, after each of which the noise is standardised, so that it stays one that
+the network knows (`guidance.doodl`). Image k shall become the digit k. It prints the mean probability of the digits asked
+for, and draws them before and after.
 """
 
 import click
@@ -13,19 +13,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fewstep import Denoiser, NoiseSchedule, adjoint, load_demo_pipeline
+from fewstep import Denoiser, NoiseSchedule, load_demo_pipeline, sample
 from fewstep.demo import load_demo_classifier
 from fewstep.demo.pipeline import NULL_CLASS
-
-
-def unit(g: Tensor) -> Tensor:
-    """Every image's gradient at length 1."""
-    return g / g.square().sum((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-12)
-
-
-def standardised(x: Tensor) -> Tensor:
-    """Every image's noise with mean 0 and variance 1."""
-    return (x - x.mean((1, 2, 3), keepdim=True)) / x.std((1, 2, 3), keepdim=True)
+from fewstep.samplers import guidance
 
 
 def draw(rows: list[tuple[Tensor, Tensor]], digits: Tensor, out: str) -> None:
@@ -55,18 +46,18 @@ def main(images: int, steps: int, size: float, nfe: int, seed: int, out: str) ->
     denoiser = Denoiser(lambda x, t: unet(x, t, class_labels=labels).sample, schedule)
 
     x_T = torch.randn(images, 1, 28, 28, generator=torch.Generator().manual_seed(seed))
-    velocity, rows = torch.zeros_like(x_T), []
-    for step in range(steps + 1):
-        x0 = adjoint.sample(denoiser, x_T.requires_grad_(), "dpmpp_2m", nfe)
-        reward = classifier(x0).log_softmax(1)[torch.arange(images), digits]
-        if step in (0, steps):
-            rows.append((x0.detach(), reward.detach().exp()))
-            click.echo(
-                f"after {step:>3} steps: mean probability {rows[-1][1].mean():.3f}, least {rows[-1][1].min():.3f}"
-            )
-        (gradient,) = torch.autograd.grad(reward.sum(), x_T)
-        velocity = 0.5 * velocity + unit(gradient)
-        x_T = standardised(x_T.detach() + size * velocity)
+    with torch.no_grad():
+        before = sample(denoiser, x_T, "dpmpp_2m", nfe)
+
+    def log_p(x0: Tensor) -> Tensor:
+        return classifier(x0).log_softmax(1)[torch.arange(images), digits]
+
+    found = guidance.doodl(
+        denoiser, x_T, lambda x0: -log_p(x0), "dpmpp_2m", nfe, iterations=steps, clip=size / 28, momentum=0.5
+    )
+    rows = [(x0, log_p(x0).exp()) for x0 in (before, found.x0)]
+    for step, (_, p) in zip((0, steps), rows, strict=True):
+        click.echo(f"after {step:>3} steps: mean probability {p.mean():.3f}, least {p.min():.3f}")
     draw(rows, digits, out)
 
 

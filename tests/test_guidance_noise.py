@@ -110,11 +110,15 @@ def test_the_start_stays_noise(name, schedule):
     }
     found = getattr(guidance, name)(**plan, nfe=6, iterations=15)
     lengths = found.x_T.norm(dim=1) / unit / math.sqrt(D)
-    assert (lengths - 1).abs().max() < 0.05 + 1e-9 and (found.losses.amin(0) < 0.9 * found.losses[0]).all()
+    assert (found.losses.amin(0) < 0.9 * found.losses[0]).all()
+    options = {"renorm": False} if name == "doodl" else {"shell": 0.05}
     if name == "doodl":
         assert found.x_T.mean(1).abs().max() < 1e-9 * unit
-        free = guidance.doodl(**plan, nfe=6, iterations=15, renorm=False).x_T
-        assert (free.norm(dim=1) / unit / math.sqrt(D) > 1.049).all() and free.mean(1).abs().max() > 1e-3 * unit
+    longer = getattr(guidance, name)(**plan, nfe=6, iterations=15, **options).x_T
+    assert (lengths - 1).abs().max() < 1e-9
+    assert (longer.norm(dim=1) / unit / math.sqrt(D) - 1.05).abs().max() < 1e-3 and longer.mean(
+        1
+    ).abs().max() > 1e-3 * unit
 
 
 def test_noise_of_a_channel():
@@ -147,7 +151,7 @@ def test_injected_noise_belongs_to_its_seed():
 
 def test_a_stochastic_solver_keeps_its_noise():
     """The loss of one noise path is quadratic in x_T, so that L-BFGS brings it to nothing."""
-    found = guidance.d_flow(linear(), noise(), far(), "ddpm", 6, iterations=40, seeds=[1, 2, 3], shell=None)
+    found = guidance.d_flow(linear(), noise(), far(), "ddpm", 6, iterations=40, clip=3.0, seeds=[1, 2, 3], shell=None)
     assert found.losses.amin(0).max() < 1e-9
 
 

@@ -33,18 +33,18 @@ class End(NamedTuple):
     slope: Tensor
 
 
-def lbfgs(x: Tensor, first: float = 1.0, memory: int = 10) -> Search:
+def lbfgs(x: Tensor, longest: float = 1.0, memory: int = 10) -> Search:
     """Yields x (B, *shape) to evaluate, is sent (values (B,), gradients (B, *shape)).
 
     A step t along d is taken where f(t) <= f(0) + c1 t f'(0) and |f'(t)| <= c2 |f'(0)|. Its bracket [low, high] keeps: the
     first holds and the slope is steep at low; the first fails, or the slope rises, at high. Then such a step lies within.
 
-    first: length of steps before any curvature is known. memory: pairs of (step, change of gradient) that are kept.
+    longest: length of d at most, and where no curvature is known. memory: pairs of (step, change of gradient) that are kept.
     """
     column = (-1, *(1,) * (x.ndim - 1))
     f, g = yield x
     f, curves = f.view(column), Curves.none(x, memory)
-    d, trials = -curves.times(g, first), torch.zeros_like(f)
+    d, trials = curves.direction(g, longest), torch.zeros_like(f)
     low, low_g, t = End(trials, f, dot(g, d)), g, torch.ones_like(f)
     high, slope = _far(low), low.slope
     while True:
@@ -59,7 +59,7 @@ def lbfgs(x: Tensor, first: float = 1.0, memory: int = 10) -> Search:
         high = _where(over, here, high)
         curves = curves.joined(low.t * d, low_g - g, done).forgotten(done & spent & over)
         x, g, f = torch.where(done, x + low.t * d, x), torch.where(done, low_g, g), torch.where(done, low.f, f)
-        d = torch.where(done, -curves.times(g, first), d)
+        d = torch.where(done, curves.direction(g, longest), d)
         slope, trials = torch.where(done, dot(g, d), slope), torch.where(done, 0.0, trials)
         low = _where(done, End(torch.zeros_like(t), f, slope), low)
         high = _where(done, _far(low), high)
@@ -79,18 +79,18 @@ class Curves(NamedTuple):
         s = x.new_zeros((memory, *x.shape))
         return Curves(s, s, dot(x, x).mul(0.0).expand(memory, *(-1,) * x.ndim))
 
-    def times(self, g: Tensor, first: float) -> Tensor:
-        """H g, H the inverse Hessian that the pairs speak of; of length `first` where there are none."""
-        shares = []
+    def direction(self, g: Tensor, longest: float) -> Tensor:
+        """-H g, H the inverse Hessian that the pairs speak of, shortened to `longest`; of that length where there are none."""
+        shares, d = [], -g
         for s, y, rho in zip(*self, strict=True):
-            shares.append(rho * dot(s, g))
-            g = g - shares[-1] * y
-        plain = first / dot(g, g).sqrt().clamp(min=torch.finfo(g.dtype).tiny ** 0.5)
-        scale = 1.0 / (self.rho[0] * dot(self.y[0], self.y[0]))
-        g = torch.where(self.rho[0] > 0, scale, plain) * g
+            shares.append(rho * dot(s, d))
+            d = d - shares[-1] * y
+        known = self.rho[0] > 0
+        d = torch.where(known, 1.0 / (self.rho[0] * dot(self.y[0], self.y[0])), 1.0) * d
         for s, y, rho, share in reversed(list(zip(*self, shares, strict=True))):
-            g = g + (share - rho * dot(y, g)) * s
-        return g
+            d = d + (share - rho * dot(y, d)) * s
+        share = longest / dot(d, d).sqrt().clamp(min=torch.finfo(d.dtype).tiny ** 0.5)
+        return d * torch.where(known, share.clamp(max=1), share)
 
     def joined(self, s: Tensor, y: Tensor, where: Tensor) -> Curves:
         """With a new pair of the samples `where`, if it curves upwards."""

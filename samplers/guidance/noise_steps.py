@@ -115,9 +115,9 @@ def d_flow(
     grid: Any = None,
     *,
     iterations: int = 30,
-    first: float = 0.02,
+    clip: float = 0.1,
     memory: int = 10,
-    shell: float | None = 0.05,
+    shell: float | None = 0.0,
     prior: float = 0.0,
     guess: Tensor | None = None,
     blend: float = 0.1,
@@ -139,9 +139,10 @@ def d_flow(
     Args:
         x_T, loss, solver, nfe (12 by default), grid, prior, seeds, progress, ...: as in `doodl`. "dpm_2" is the midpoint rule
             in lam; on flow schedules "heun" with alpha=0.5 is that in t.
-        iterations: evaluations of loss and gradient, those of the line search counted. first: length of the first step, in
-            lengths of noise. memory: pairs that H remembers.
-        shell: |z| is held within sqrt(d) (1 +- shell), by shortening or lengthening z before it is used; None lets it go.
+        iterations: evaluations of loss and gradient, those of the line search counted. clip: first try of a step at most,
+            and of the very first, in lengths of noise. memory: pairs that H remembers.
+        shell: |z| is held within sqrt(d) (1 +- shell), by shortening or lengthening z before it is used: 0 moves it on the
+            sphere, None lets it go, as published. What leaves a shell moves on its surface.
         guess: images (B, *shape) to start from: sqrt(blend) invert(guess) + sqrt(1 - blend) x_T, inverted by plain DDIM.
         method: of `adjoint.sample`, an exact one; None as in `doodl`.
 
@@ -158,9 +159,9 @@ def d_flow(
     space = NoiseSpace(
         denoiser, x_T, loss, solver, ends, solver_options, prior=prior, seeds=seeds, method=method, hold=hold
     )
-    iterations, memory, first = whole("iterations", iterations), whole("memory", memory), positive("first", first)
+    iterations, memory, clip = whole("iterations", iterations), whole("memory", memory), positive("clip", clip)
     start = space.start if guess is None else _blended(space, denoiser, guess, blend)
-    return space.run(lbfgs(start, first * space.length, memory), iterations, progress)
+    return space.run(lbfgs(start, clip * space.length, memory), iterations, progress)
 
 
 def _blended(space: NoiseSpace, denoiser: Denoiser, guess: Tensor, blend: float) -> Tensor:
