@@ -106,7 +106,7 @@ class Gaussian(Mixture):
         return m_t + (x - m_s) * (d_t / d_s)
 
 
-def in_turn(names: Iterable[str], kinds: Iterable[str]) -> list[Any]:
+def in_turn(names: Iterable[Any], kinds: Iterable[Any]) -> list[Any]:
     """All pairs (name, kind) as parameters of a test: every name has one of the kinds in turn, `-m slow` the others too."""
     kinds = list(kinds)
     return [

@@ -82,12 +82,12 @@ def test_adaptive_solvers_show_their_best_affordable_run(gaussian: tuple) -> Non
         x0, info = draw(return_info=True, **how)
         return x0, info.nfe
 
-    curve = compare.adaptive_curve(run, exact, "dpm_adaptive", (4, 60, 400))
+    curve = compare.adaptive_curve(run, exact, "dpm_adaptive", (4, 60, 200))
     assert curve.rmse[0] == float("inf") and curve.rmse[1] >= curve.rmse[2] > 0
     assert (
         "-" in compare.table([curve]).text() and json.loads(compare.json_table([curve]))["rows"][0]["rmse"][0] is None
     )
-    own = compare.adaptive_curve(partial(run, noise_seeds=range(5)), None, "gotta_go_fast", (400,), denoise=False)
+    own = compare.adaptive_curve(partial(run, noise_seeds=range(5)), None, "gotta_go_fast", (200,), denoise=False)
     assert 0 < own.rmse[0] < 0.3 and torch.isfinite(own.reference).all()
 
 

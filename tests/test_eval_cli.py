@@ -74,7 +74,7 @@ def test_one_set_is_enough_for_the_inception_score(folders):
 
 
 def test_curve_of_the_embedded_model(tmp_path):
-    arguments = ("eval", "--model", "demo", "--solver", "ddim,dpmpp_2m", "--nfe", "2,3", "-n", 6, "--pairs", 2)
+    arguments = ("eval", "--model", "demo", "--solver", "ddim,dpmpp_2m", "--nfe", "2,3", "-n", 4, "--pairs", 2)
     arguments += ("--metrics", "fid,rmse", "--out", tmp_path / "out", "--resume", tmp_path / "state")
     result = run(*arguments, "--html", tmp_path / "page.html", "--json", tmp_path / "curve.json")
     assert "ddim" in result.stdout and "FD-digits" in result.stdout and "RMSE" in result.stdout

@@ -13,7 +13,7 @@ from fewstep import eval as fe
 from fewstep.eval.extractors.inception import InceptionV3
 from fewstep.eval.frechet import frechet
 
-N, SIZE = 16, (40, 32)
+N, SIZE = 10, (40, 32)
 
 
 def folder(root, images):
@@ -45,7 +45,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(extractors, folders):
-    options = {"kid": {"subsets": 20, "subset_size": 8}, "is": {"splits": 3}, "prdc": {"k": 3}}
+    options = {"kid": {"subsets": 20, "subset_size": 6}, "is": {"splits": 3}, "prdc": {"k": 3}}
     return fe.evaluate(*folders, ("fid", "kid", "is", "prdc"), extractor=extractors["tf"], options=options)
 
 
@@ -73,7 +73,7 @@ def test_four_metrics_are_torch_fidelitys(state, folders, report, tmp_path):
         **{metric: True for metric in ("isc", "fid", "kid", "prc")},
         isc_splits=3,
         kid_subsets=20,
-        kid_subset_size=8,
+        kid_subset_size=6,
         prc_neighborhood=3,
         cuda=False,
         cache=False,

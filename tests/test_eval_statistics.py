@@ -295,7 +295,7 @@ def influences_of(real, generated):
     return influences(a, b, side.n, [torch.from_numpy(side.sketch.ordered())]).numpy()
 
 
-@pytest.mark.parametrize("n", [400, 1600])
+@pytest.mark.parametrize("n", [400, pytest.param(1600, marks=pytest.mark.slow)])
 def test_influences_are_the_jackknife(n):
     """Of every sample: n times the distance less n - 1 times that without it."""
     real, generated, x = sides(n, 8, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -47,7 +49,7 @@ def test_law_of_gaussian_data_one_number_a_sample() -> None:
     check_law(VP, 2000, 1, True)
 
 
-def on_path(denoiser: Denoiser, x: Tensor, seeds: list[int], n: int = 2000) -> Tensor:
+def on_path(denoiser: Denoiser, x: Tensor, seeds: list[int], n: int = 1000) -> Tensor:
     """Euler-Maruyama in lam on the samples' own paths, written out, with n fixed steps."""
     lams = np.linspace(float(VP.lam(1.0)), float(VP.lam(1e-3)), n + 1)
     paths = [BrownianPaths(seed) for seed in seeds]
@@ -75,23 +77,24 @@ def test_rejected_noise_is_kept() -> None:
 
 def test_two_runs_are_one_and_seeds_differ() -> None:
     denoiser, x = Mixture().denoiser(VP), starts(VP, 1.0, 2)
-    first, again, other = (sample(denoiser, x, "gotta_go_fast", noise_seeds=s) for s in ([1, 2], [1, 2], [3, 4]))
+    run = partial(sample, denoiser, x, "gotta_go_fast", rtol=0.05)
+    first, again, other = (run(noise_seeds=s) for s in ([1, 2], [1, 2], [3, 4]))
     assert torch.equal(first, again) and float((first - other).abs().max()) > 0.05
-    a, b = (sample(denoiser, x, "gotta_go_fast", generator=torch.Generator().manual_seed(5)) for _ in range(2))
+    a, b = (run(generator=torch.Generator().manual_seed(5)) for _ in range(2))
     assert torch.equal(a, b)
 
 
 def test_denoise_is_one_evaluation_more() -> None:
     """The result is E[x0 | x] of the state without; where sigma = 0 the end is that anyway."""
-    denoiser, x = Mixture().denoiser(VP), starts(VP, 1.0, 2)
+    denoiser, x, how = Mixture().denoiser(VP), starts(VP, 1.0, 2), {"noise_seeds": [1, 2], "rtol": 0.05}
     (clean, one), (noisy, none) = (
-        sample(denoiser, x, "gotta_go_fast", noise_seeds=[1, 2], denoise=d, return_info=True) for d in (True, False)
+        sample(denoiser, x, "gotta_go_fast", denoise=d, return_info=True, **how) for d in (True, False)
     )
     assert one.nfe == none.nfe + 1
     assert torch.allclose(clean, denoiser.x0(noisy, 1e-3), rtol=0, atol=1e-9)
     edm = NoiseSchedule.edm()
     x = starts(edm, 80.0, 2)
-    same = [sample(Mixture().denoiser(edm), x, "gotta_go_fast", noise_seeds=[1, 2], denoise=d) for d in (True, False)]
+    same = [sample(Mixture().denoiser(edm), x, "gotta_go_fast", denoise=d, **how) for d in (True, False)]
     assert torch.equal(*same)
 
 

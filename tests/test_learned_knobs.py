@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from learned_problems import ring
-from problems import Mixture
+from problems import Mixture, in_turn
 
 from fewstep.samplers import Denoiser, NoiseSchedule
 from fewstep.samplers.building import build
@@ -80,8 +80,9 @@ def loss_of(knobs: Knobs, learnt: Problem, **how: Any) -> Tensor:
     return play(learnt.part(range(8)), knobs.start, knobs.coefficients(), **how)[-1].square().mean()
 
 
-@pytest.mark.parametrize("solver", ["dpmpp_2m", "unipc", "heun", "dpmpp_2m_sde"])
-@pytest.mark.parametrize("kind", ["vp", "flow", "edm"])
+@pytest.mark.parametrize(
+    ("solver", "kind"), in_turn(["dpmpp_2m", "unipc", "heun", "dpmpp_2m_sde"], ["vp", "flow", "edm"])
+)
 def test_gradients_are_derivatives(solver: str, kind: str) -> None:
     """Every gradient is the central difference of the loss, the same whether calls are remembered or made again."""
     learnt = Problem(ring(SCHEDULES[kind]), shape=(2,), dtype=torch.float64)

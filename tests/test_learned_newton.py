@@ -70,7 +70,7 @@ def test_planted_knobs_are_reached(schedule: NoiseSchedule, power: float) -> Non
     assert problem.judge(newton(problem, start, power=power, rounds=20)) < 1e-3 * before
 
 
-@pytest.mark.parametrize("name", ["ring", "sixteen"])
+@pytest.mark.parametrize("name", ["ring", pytest.param("sixteen", marks=pytest.mark.slow)])
 def test_a_few_rounds_take_away_a_third_and_more_without_gradients(name: str) -> None:
     """From the best of the fixed grids, through a network that torch cannot differentiate."""
     make, shape = {"ring": (ring, (2,)), "sixteen": (sixteen, (16,))}[name]

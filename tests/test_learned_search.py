@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from learned_problems import SHAPES, Axes, ring, sixteen, task
+from problems import in_turn
 
 from fewstep.samplers import Denoiser, NoiseSchedule, build
 from fewstep.samplers.gridrules import GRIDS
@@ -127,8 +128,9 @@ class TestS3:
 
 
 class TestAYS:
-    @pytest.mark.parametrize("variance", [0.05, 1.0])
-    @pytest.mark.parametrize("schedule", [NoiseSchedule.vp_linear, NoiseSchedule.edm])
+    @pytest.mark.parametrize(
+        ("schedule", "variance"), in_turn([NoiseSchedule.vp_linear, NoiseSchedule.edm], [0.05, 1.0])
+    )
     def test_closed_form_of_a_gaussian(self, variance, schedule):
         """log(1 + v / rho^2) of the best grid is equidistant."""
         t = task(one(variance, schedule()), (4,), 6, train=1024, teacher={"nfe": 30})

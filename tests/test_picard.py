@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from problems import Gaussian, Mixture, starts
+from problems import Gaussian, Mixture, in_turn, starts
 
 from fewstep.demo import load_demo_pipeline
 from fewstep.samplers import Denoiser, NoiseSchedule, sample
@@ -35,8 +35,7 @@ def gap(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max())
 
 
-@pytest.mark.parametrize("kind", SCHEDULES)
-@pytest.mark.parametrize("base", ["ddim", "euler_ancestral", "ddpm"])
+@pytest.mark.parametrize(("kind", "base"), in_turn(SCHEDULES, ["ddim", "euler_ancestral", "ddpm"]))
 def test_equals_the_steps_one_after_another(kind: str, base: str) -> None:
     """To 1e-4 with the default tolerance and to rounding with a tiny one, ODE and SDE, in any unit of time."""
     denoiser, x = mixture(kind)

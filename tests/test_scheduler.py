@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch._dynamo.testing
 from pipelike import Network, run
-from problems import Gaussian, Mixture
+from problems import Gaussian, Mixture, in_turn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fewstep import Denoiser, Scheduler, sample
@@ -94,8 +94,9 @@ def test_half_precision_costs_two_casts():
         assert len([n for n in watch.names if n != "_to_copy"]) <= 4 and watch.names.count("_to_copy") <= 3
 
 
-@pytest.mark.parametrize("name", ["dpmpp_2m", "unipc", "heun", "deis"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("name", "dtype"), in_turn(["dpmpp_2m", "unipc", "heun", "deis"], [torch.float32, torch.bfloat16])
+)
 def test_network_and_step_compile_into_one_graph(name, dtype):
     torch._dynamo.reset()
     counter = torch._dynamo.testing.CompileCounter()

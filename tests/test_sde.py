@@ -125,10 +125,9 @@ def test_strong_order_on_a_brownian_path(name: str, kind: str) -> None:
     """One seed, one image: the distance between n and 4 n evaluations falls with n at the strong order."""
     schedule, first, _ = SCHEDULES[kind]
     denoiser, x = Gaussian(0.7, 0.3).denoiser(schedule, "sample"), starts(schedule, first, 1, shape=(1000,))
-    nfes = (64, 128, 256, 512)
-    ends = {n: sample(denoiser, x, table(kind, name, n), noise="brownian", noise_seeds=[3]) for n in (*nfes, 1024)}
-    apart = np.array([float((ends[n] - ends[4 * n]).square().mean().sqrt()) for n in (64, 128, 256)])
-    slope = np.log2(apart[0] / apart[-1]) / 2
+    ends = {n: sample(denoiser, x, table(kind, name, n), noise="brownian", noise_seeds=[3]) for n in (64, 256, 1024)}
+    apart = [float((ends[n] - ends[4 * n]).square().mean().sqrt()) for n in (64, 256)]
+    slope = np.log2(apart[0] / apart[1]) / 2
     assert STRONG.get(name, 1.0) - 0.25 < slope < STRONG.get(name, 1.0) + 0.6
 
 
