@@ -70,6 +70,14 @@ def test_optimising_noise(tmp_path):
     Image.open(tmp_path / "noise.png").verify()
 
 
+def test_completing_digits(tmp_path):
+    out = tmp_path / "completed.png"
+    output = run("edit_by_noise", "--images", 2, "--iterations", 6, "--nfe", 3, "--seed", 1, "--out", out)
+    (known, _), (after, _) = re.findall(r"known pixels ([\d.]+) dB, others ([\d.]+)", output)
+    assert float(after) > float(known) + 1
+    Image.open(out).verify()
+
+
 def test_learning_a_conditioning_vector(tmp_path):
     output = run("learn_conditioning", "--steps", 5, "--batch", 2, "--nfe", 4, "--out", tmp_path / "rows.png")
     before, after = numbers(r"ink ([\d.]+)", output)
