@@ -160,7 +160,8 @@ def cfg_pp(conditional: Denoiser, unconditional: Denoiser, scale: float = 0.6) -
     """CFG++: x0 of the guided output, noise of the unconditional one, x' = alpha' D_w + sigma' eps_u with w = scale.
 
     Which is cfg with the weight scale alpha' / B in a row that goes to alpha' and adds B of x0: DDIM's step as published, and
-    an extension of it for all other tables. scale: from 0 to 1; 0.6 is about as strong as cfg's 7.5 in 50 steps.
+    an extension of it for all other tables. scale: from 0 to 1; 0.6 is about as strong as cfg's 7.5 in 50 steps. In long
+    steps alpha' / B is little above 1: ten or fewer want a scale near 1.
 
     Cost and errors as `cfg`; ValueError where no row of a table asks, or one that does not read its own output.
 

@@ -1,0 +1,88 @@
+"""Digits of the classes asked for, guided in six ways at equal cost.
+
+    python examples/guide_classes.py
+
+Every method spends the same number of network evaluations an image, a gradient through the network counted as one: two
+networks a step are half as many steps. `none` has no guidance, and `classifier` a network that knows no classes at all, led
+by a classifier of clean digits. Prints how many images another look of that classifier reads as the digit asked for (of the
+guided by it, it is no neutral judge), and draws a row of each.
+"""
+
+from collections.abc import Callable
+
+import click
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from fewstep import Denoiser, NoiseSchedule, build, load_demo_pipeline, sample
+from fewstep.demo import load_demo_classifier
+from fewstep.demo.pipeline import NULL_CLASS
+from fewstep.samplers import guidance
+
+INTERVAL = (0.3, 3.0)  # of sigma / alpha
+
+
+def draw(rows: dict[str, tuple[Tensor, float]], out: str) -> None:
+    """A row of images for every method, with its share of right ones."""
+    figure = Figure((8, 0.85 * len(rows)), layout="constrained")
+    for ax, (name, (images, right)) in zip(
+        figure.subplots(len(rows), 1, squeeze=False).flat, rows.items(), strict=True
+    ):
+        ax.imshow(np.hstack(images[:10, 0].numpy()), cmap="gray", vmin=-1, vmax=1)
+        ax.set_ylabel(f"{name}\n{100 * right:.0f} %", rotation=0, ha="right", va="center", fontsize=8)
+        ax.set(xticks=[], yticks=[])
+    figure.savefig(out, dpi=120)
+
+
+@click.command()
+@click.option("--images", default=40, show_default=True, help="How many; image k shall be the digit k mod 10.")
+@click.option("--evaluations", default=12, show_default=True, help="Network evaluations an image.")
+@click.option("--scale", default=2.0, show_default=True, help="Of cfg and its kin.")
+@click.option("--share", default=1.0, show_default=True, help="Scale of CFG++, 0 to 1.")
+@click.option("--pull", default=5.0, show_default=True, help="Scale of the classifier.")
+@click.option("--solver", default="dpmpp_2m", show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", default="classes.png", show_default=True)
+def main(
+    images: int, evaluations: int, scale: float, share: float, pull: float, solver: str, seed: int, out: str
+) -> None:
+    """Compare class guidance at equal network evaluations."""
+    pipe, judge = load_demo_pipeline(), load_demo_classifier()
+    unet, schedule = pipe.unet.requires_grad_(False), NoiseSchedule.from_config(pipe.scheduler.config)
+    digits = torch.arange(images) % 10
+
+    def network(labels: Tensor) -> Denoiser:
+        return Denoiser(lambda x, t: unet(x, t, class_labels=labels).sample, schedule)
+
+    c, u = network(digits), network(torch.full((images,), NULL_CLASS))
+    methods: dict[str, tuple[Denoiser, Callable[[float], int]]] = {  # and what a call at a level sigma / alpha costs
+        "none": (c, lambda rho: 1),
+        "cfg": (guidance.cfg(c, u, scale), lambda rho: 2),
+        "interval": (guidance.cfg(c, u, scale, interval=INTERVAL), lambda rho: 1 + (INTERVAL[0] < rho <= INTERVAL[1])),
+        "apg": (guidance.apg(c, u, scale), lambda rho: 2),
+        "cfg_pp": (guidance.cfg_pp(c, u, share), lambda rho: 2),
+        "classifier": (guidance.classifier(u, judge, digits, pull, clean=True), lambda rho: 2),
+    }
+    x_T, rows = schedule.initial_noise((images, 1, 28, 28), torch.Generator().manual_seed(seed)), {}
+    for name, (denoiser, cost) in methods.items():
+        for nfe in range(evaluations, 0, -1):
+            table = build(solver, schedule, nfe=nfe)
+            spent = sum(map(cost, np.exp(-table.nodes.lam[:-1])))
+            if spent <= evaluations:
+                break
+        with torch.no_grad():
+            x0 = sample(denoiser, x_T, table)
+            p = judge(x0).softmax(1)
+        right = float((p.argmax(1) == digits).float().mean())
+        rows[name] = (x0, right)
+        click.echo(
+            f"{name:>10}: {nfe:>2} steps, {spent:>2} evaluations, {100 * right:5.1f} % right, "
+            f"mean probability {p[torch.arange(images), digits].mean():.3f}"
+        )
+    draw(rows, out)
+
+
+if __name__ == "__main__":
+    main()
