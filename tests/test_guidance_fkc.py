@@ -318,6 +318,9 @@ def test_a_hook_needs_its_own_denoiser():
     target, other = guidance.fkc(ONE), guidance.fkc(ONE)
     with pytest.raises(ValueError, match="target.denoiser"):
         sample(other.denoiser, torch.zeros(4, 1), "ddim", 3, eta=1.0, hook=target)
+    drawn(target, (4, 1), nfe=3, hook=False)  # a run that nobody weighed is not taken up by another
+    with pytest.raises(ValueError, match="no driver"):
+        drawn(target, (4, 1), "dpm_adaptive", None)
     with pytest.raises(ValueError, match="function of all"):
         sample(ONE[0], torch.zeros(4, 1), "dpm_adaptive", 40, hook=lambda seen: lambda v: v)
 
@@ -348,6 +351,12 @@ for particles in (None, 4):
     assert whole[3].any()
     for a, b in zip((whole[0][mine], whole[1][mine], *whole[2:]), half, strict=True):
         assert torch.equal(a, b), (particles, a, b)
+try:
+    run(list(range(5 + rank)), True, None)
+except ValueError as error:
+    assert "as many particles; got [5, 6]" in str(error)
+else:
+    raise AssertionError("two sizes")
 dist.destroy_process_group()
 """
 

@@ -133,17 +133,18 @@ class Particles:
 
     def _watch(self, x: Tensor, step: Any) -> float:
         """Before every call: a run begins at a table's first row. The noise z of the step."""
-        if step is None:
-            return 1.0
-        if step.index == 0:
+        if step is not None and step.index == 0:
             self._run = self._begin(x, step)
         run = self._run
-        return 1.0 if run is None else float(run.plan.noise[np.searchsorted(run.plan.last, step.index)])
+        if run is None:
+            return 1.0
+        run.called = -1 if step is None else step.index
+        return 1.0 if step is None else float(run.plan.noise[np.searchsorted(run.plan.last, step.index)])
 
     def _begin(self, x: Tensor, step: Any) -> Run:
         if getattr(step, "post", None) is not None:
             raise ValueError("`post` changes the denoiser, and with it the target: leave it away")
-        K, seeds = self.rules.groups(x.shape[0] * self.processes.size)
+        K, seeds = self.rules.groups(self.processes.total(x))
         plan = Plan(step.tableau, self.denoiser.total, self.rules.ess > 0)
         wide = torch.float32 if x.device.type == "mps" else torch.float64
         return Run(plan, seeds, torch.zeros(len(seeds), K, device=x.device, dtype=wide), x.shape[0])
@@ -151,7 +152,7 @@ class Particles:
     def __call__(self, progress: Progress) -> Callable[[Tensor], Tensor] | None:
         """The hook: weights up to the new state, and what resampling does to all that the sampler carries, if anything."""
         run = self._run
-        if run is None or run.row != progress.index or run.done:
+        if run is None or run.done or not run.row == run.called == progress.index:
             raise ValueError(
                 "weights follow one table, from its first row to its last, with target.denoiser sampled as it is: "
                 "sample(target.denoiser, x_T, solver, hook=target), one run at a time and no driver"
@@ -165,6 +166,7 @@ class Particles:
         take = self._resample(run)
         run.step += 1
         if run.done:
+            run.seen, run.moved = None, 0.0
             self._require_finite(run)
         return take
 

@@ -55,6 +55,10 @@ class Alone:
         """The samples of all processes, one process after another."""
         return x
 
+    def total(self, x: Tensor) -> int:
+        """Particles of all processes, for x of this one."""
+        return x.shape[0]
+
     def taker(self, index: Tensor, batch: int) -> Callable[[Tensor], Tensor]:
         """(B, ...) -> (B, ...): what stands in this process's places, of `index` into all samples."""
         mine = index[self.rank * batch : (self.rank + 1) * batch]
@@ -80,3 +84,9 @@ class Spread(Alone):
         parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(self.size)]
         dist.all_gather(parts, x.contiguous(), group=self.group)
         return torch.cat(parts)
+
+    def total(self, x: Tensor) -> int:
+        sizes = self.joined(torch.tensor([x.shape[0]], device=x.device)).tolist()
+        if len(set(sizes)) > 1:
+            raise ValueError(f"every process must have as many particles; got {sizes}")
+        return sum(sizes)

@@ -95,8 +95,9 @@ class Plan:
 class Run:
     """What has become of the particles so far.
 
-    log_w: normalised log weights (G, K), of all processes. step: the one under way. seen: at its start. reward, moved: beta r
-    where the step before began, and how far that step went beside the flow.
+    log_w: normalised log weights (G, K), of all processes. row, step: the next ones of the table. called: the row that the
+    denoiser was asked for. seen: at the step's start. reward, moved: beta r where the step before began, and how far that
+    step went beside the flow.
     """
 
     plan: Plan
@@ -104,6 +105,7 @@ class Run:
     log_w: Tensor
     batch: int
     row: int = 0
+    called: int = 0
     step: int = 0
     seen: Seen | None = None
     reward: Tensor | float = 0.0
