@@ -18,16 +18,10 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.mark.parametrize("fewer", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_python_recipes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fewer: bool
-) -> None:
-    """By default with fewer evaluations where the reader takes 40 to 99; everything else as written."""
+def test_python_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     for recipe in blocks("python"):
-        if fewer and "dlg" not in recipe:  # whose walk spends 31 beside the way down
-            recipe = re.sub(r"(nfe=|\"nfe\": )[4-9]\d\b", r"\g<1>12", recipe)
         exec(compile(recipe, "README.md", "exec"), names)
     assert names["restored"].isfinite().all() and names["info"].status == "done"
     assert names["again"].scheduler.config["solver"] == "unipc"
@@ -46,7 +40,7 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if " -n " in line or " sample " in line or " compare " in line:
             arguments += ["-n", "8" if "drawn" in line or " eval " in line else "1"]
         if " learn " in line and "--estimate" not in line:
-            arguments += ["-n", "8", "--guard", "8", "--teacher-nfe", "15", "--no-cache"]
+            arguments += ["-n", "8", "--guard", "8", "--teacher-nfe", "24", "--no-cache"]
         arguments += ["--nfe", "3"] if "--estimate" in line else []
         arguments += ["--nfe", "2", "--grid", "uniform"] if " compare " in line or "--model" in line else []
         result = CliRunner().invoke(main, arguments)
