@@ -230,3 +230,28 @@ def test_bad_input(message: str, call: Any) -> None:
     with pytest.raises(ValueError, match=message):
         call(c, d)
     assert c.nfe == d.nfe == 0
+
+
+def test_nothing_is_read_from_the_device() -> None:
+    """On a device that holds no values, every step runs: what a row does is decided on the host, and all is where x is."""
+    c, u, d = (Denoiser(lambda x, tau, k=k: torch.sin(k * x) + tau, VP) for k in (1.0, 2.0, 3.0))
+    x = torch.empty(2, 3, 4, 4, device="meta")
+    half = torch.zeros(4, 4)
+    half[:2] = 1.0
+    A = guidance.mask(half)
+    y = A(torch.ones(2, 3, 4, 4))
+    cases = {
+        "cfg": guidance.cfg(c, u, lambda rho: 2.0 + rho, rescale=0.7, interval=(0.3, 3.0)),
+        "apg": guidance.apg(c, u, 3.0),
+        "cfg_pp": guidance.cfg_pp(c, u),
+        "product": guidance.product([c, u, d], [1.0, 1.0, 1.0]),
+        "mixture": guidance.mixture([c, u], lambda x, t: x.flatten(1).square().sum(1).expand(2, -1)),
+        "regions": guidance.regions([c, u], [half, 1 - half]),
+        "intervals": guidance.intervals([c, u], [1.0]),
+        "classifier": guidance.classifier(c, lambda x, t: x.flatten(1), torch.tensor([3, 4])),
+        "dreamguider": guidance.dreamguider(c, y, A, 0.1),
+    }
+    hook = guidance.replacement(y, A, VP, [1, 2])
+    with torch.no_grad():
+        for denoiser in cases.values():
+            assert sample(denoiser, x, "dpmpp_2m", 4, check="none", hook=hook).device.type == "meta"

@@ -384,3 +384,31 @@ def test_bad_input(message: str, call: Any) -> None:
     with pytest.raises(ValueError, match=message):
         call(c, u)
     assert c.nfe == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype: torch.dtype) -> None:
+    """A half-precision network is shown half precision; what is made of its answers is not rounded on the way."""
+    seen = set()
+
+    def fn(x: Tensor, tau: Tensor, k: float) -> Tensor:
+        seen.add(x.dtype)
+        return torch.sin(k * x)
+
+    c, u = (Denoiser(lambda x, tau, k=k: fn(x, tau, k), VP) for k in (1.0, 1.5))
+    x = X.to(dtype)
+    for guided in (
+        guidance.cfg(c, u, 7.3, rescale=0.5),
+        guidance.apg(c, u, 7.3),
+        guidance.cfg_pp(c, u),
+        guidance.classifier(c, lambda x, tau: 3 * x, 1),
+        guidance.classifier(c, lambda x: 3 * x, 1, clean=True),
+        guidance.dreamguider(c, torch.ones(6, 2), guidance.mask(torch.tensor([1.0, 0.0])), 0.1),
+    ):
+        with torch.no_grad():
+            x0 = sample(guided, x, "dpmpp_2m", 6, t_start=0.9)
+        assert x0.dtype == dtype and bool(x0.isfinite().all())
+    assert seen == {dtype}
+    tau = torch.tensor(0.5)
+    exact = u.call(x, tau).float() + 7.3 * (c.call(x, tau).float() - u.call(x, tau).float())
+    torch.testing.assert_close(guidance.cfg(c, u, 7.3).call(x, tau), exact)

@@ -72,9 +72,9 @@ def dreamguider(
             at = call.x0 if call.x0.requires_grad else call.x0.detach().requires_grad_()
             values = value(at)
             (g,) = torch.autograd.grad(values.sum(), at, create_graph=call.outside)
-        size, d = norm(g).clamp(min=1e-20), call.x0[0].numel()
-        reach = scale * torch.as_tensor(call.spread(prior_std) * d).to(g).sqrt()
+        size = norm(g).clamp(min=1e-20)
+        reach = scale * (call.spread(prior_std) * g[0].numel()) ** 0.5
         polyak = 2 * values.view(-1, *(1,) * (g.ndim - 1)).clamp(min=0) / size
-        return -(torch.minimum(polyak, reach) / size) * g
+        return -(polyak.clamp(max=reach) / size) * g
 
     return Guided(denoiser, shift)
