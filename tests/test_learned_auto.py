@@ -56,7 +56,7 @@ def test_a_network_without_gradients() -> None:
     blind = Denoiser(fn, inner.schedule, inner.prediction)
     how: dict[str, Any] = {"shape": (2,), "dtype": torch.float64, "cache": False, "progress": False}
     (one,) = learn(blind, nfe=5, seeds=range(96), guard_seeds=range(1000, 1128), teacher={"nfe": 120}, **how).tables
-    assert [s["method"] for s in one.stages] == ["oss", "iia", "iia", "newton", "auto"]
+    assert [s["method"] for s in one.stages] == ["oss", "iia", "iia", "late", "newton", "auto"]
     assert one.status == "learned" and one.report["test"]["gain"]["ratio"] < 0.5
 
 

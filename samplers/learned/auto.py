@@ -1,6 +1,7 @@
 """The default: what is cheap and certain first, everything in competition.
 
 best fixed recipe --> a grid found with the solver's own states --> weights in closed form on both
+                  --> the same on grids that begin later than x_T, from the best of these
                   --> from the best of all these, grid, weights and network times together
 """
 
@@ -15,7 +16,7 @@ from .method import method
 from .playing import has_gradients
 from .task import Task
 
-OURS = "ours: switches by trial, oss, iia and newton in this order, as they are cited there"
+OURS = "ours: switches by trial, oss, iia, late and newton in this order, as they are cited there"
 SMALL = 256  # numbers of a sample up to which a network is taken to be cheap
 FEW = 6  # evaluations up to which joint may turn all weights: where steps are this long no order is there to be kept
 RATE = 0.05  # of joint, half of its own: batches are small and steps few
@@ -60,6 +61,9 @@ def auto(
             bases.append(task.run("oss", start, nodes=4 + 4 * task.nfe, samples=min(samples, 12)))
         for base in bases:
             task.run("iia", base)
+        assert task.best is not None
+        if task.nfe > 1:
+            task.run("late", task.best, samples=samples)
     assert task.best is not None
     slopes = has_gradients(task.valid_parts(), float(start.times[0]))
     if refine is None:

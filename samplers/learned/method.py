@@ -17,6 +17,7 @@ FAMILIES = (
     "dmn",
     "ays",
     "closed_form",
+    "late",
     "dc",
     "ems",
     "gradient",
