@@ -56,8 +56,9 @@ def dps(
 
     Args:
         denoiser: what is guided; a guided one too. measurement: (B, *m), or (1, *m). operator: Operator, or (A, A^T).
-        noise_std: of the measurement. scale: of the shift. line_search: its length from the network's own covariance.
-        prior_std: of the data, in its units, for r; of no matter with line search.
+        noise_std: of the measurement. scale: of the shift; pictures are restored best by 2, where the ray ends that is more
+        probable than D. line_search: its length from the network's own covariance. prior_std: of the data, in its units,
+        for r; of no matter with line search.
     Cost: one vector-Jacobian product of the network a call. Raises ValueError: see Measurement.
 
     Reference: Diffusion Posterior Sampling for General Noisy Inverse Problems; Chung, Kim, Mccann, Klasky, Ye; 2023;
@@ -134,7 +135,8 @@ def exact_covariance(
 
         D' = D + Cov A^T (A Cov A^T + noise_std^2)^-1 (y - A D),    Cov = (sigma^2 / alpha) J
 
-    by conjugate gradients, one vector-Jacobian product an iteration: m of them are exact for m measured numbers. Without
+    by conjugate gradients, one vector-Jacobian product an iteration: m of them are exact for m measured numbers. A solution
+    that leads past the measurement (the J of a network is no true covariance) gets the length that `dps` finds. Without
     noise the system gets a floor of 1e-6 r^2 |A|^2.
 
     Args and errors as `dps`; linear operators. Cost: up to iterations + 1 vector-Jacobian products a call.
@@ -153,7 +155,8 @@ def exact_covariance(
 
         floor = max(known.noise_std**2, 1e-6 * known.norm**2 * float(torch.as_tensor(call.spread()).max()))
         system: Loss = lambda u: A(covariance(A.T(u))) + floor * u  # noqa: E731
-        return covariance(A.T(conjugate_gradients(system, known.miss(call.x0), iterations)))
+        miss = known.miss(call.x0)
+        return along(call, known, A.T(conjugate_gradients(system, miss, iterations)), miss, solved=True)
 
     return Guided(denoiser, shift, gradient=True)
 
@@ -259,13 +262,16 @@ def energy(
     return Guided(denoiser, shift, gradient=True)
 
 
-def along(call: Call, known: Measurement, w: Tensor, miss: Tensor) -> Tensor:
-    """t C w, the most probable point on the ray from D; none where it leads away from the measurement."""
+def along(call: Call, known: Measurement, w: Tensor, miss: Tensor, solved: bool = False) -> Tensor:
+    """t C w, the most probable point on the ray from D; none where it leads away from the measurement.
+
+    solved: t = 1 unless that is less probable than D itself, which it is beyond twice the best length.
+    """
     ray = call.tweedie * call.pull(w)
     image = known.operator.push(ray, call.x0)
     cost = known.noise_std**2 * dot(w, ray).clamp(min=0).flatten() + dot(image, image).flatten()
-    gain = dot(miss, image).clamp(min=0).flatten()
-    return beside(gain / cost.clamp(min=1e-30), ray) * ray
+    t = dot(miss, image).clamp(min=0).flatten() / cost.clamp(min=1e-30)
+    return beside(torch.where(t >= 0.5, 1.0, t) if solved else t, ray) * ray
 
 
 def damped(call: Call, w: Tensor, function: Loss) -> Tensor:
