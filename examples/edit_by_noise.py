@@ -2,10 +2,10 @@
 
     python examples/edit_by_noise.py
 
-The truth are samples of the same model from other noise, so that nothing has to be read. L-BFGS moves the noise, by gradients
+The truth are samples of the same model from other noise, so that nothing has to be read. The noise is moved, by gradients
 through all evaluations, until the known pixels of its sample fit; the others follow, because whatever the noise, the sample
-is a digit. Only the noise is changed: no guidance, no blending of images. It prints the peak signal-to-noise ratio in dB of
-the known pixels and of the others, before and after, and draws truth, known pixels, first and last sample.
+is a digit. Only the noise is changed: no guidance, no blending of images. L-BFGS and steps with momentum have the same number
+of gradients. It prints the peak signal-to-noise ratio in dB of the known pixels and of the others, and draws all.
 """
 
 import click
@@ -35,7 +35,7 @@ def draw(rows: dict[str, Tensor], out: str) -> None:
 
 
 @click.command()
-@click.option("--images", default=8, show_default=True)
+@click.option("--images", default=6, show_default=True)
 @click.option("--known", default=0.3, show_default=True, help="Share of the pixels that are given.")
 @click.option("--iterations", default=40, show_default=True, help="Evaluations of the gradient.")
 @click.option("--nfe", default=6, show_default=True, help="Network evaluations of a sample.")
@@ -60,13 +60,13 @@ def main(images: int, known: float, iterations: int, nfe: int, seed: int, out: s
         return (given * (x0 - truth)).square().sum((1, 2, 3))
 
     with torch.no_grad():
-        before = sample(anything, x_T, "dpmpp_2m", nfe)
-    found = guidance.d_flow(anything, x_T, misfit, "dpmpp_2m", nfe, iterations=iterations)
-    for name, x0 in (("before", before), ("after", found.x0)):
+        rows = {"before": sample(anything, x_T, "dpmpp_2m", nfe)}
+    run = {"solver": "dpmpp_2m", "nfe": nfe, "iterations": iterations}
+    rows["d_flow"] = guidance.d_flow(anything, x_T, misfit, **run).x0
+    rows["doodl"] = guidance.doodl(anything, x_T, misfit, **run, clip=0.05, momentum=0.7).x0
+    for name, x0 in rows.items():
         click.echo(f"{name:>6}: known pixels {psnr(x0, truth, given):.1f} dB, others {psnr(x0, truth, ~given):.1f} dB")
-    lengths = found.x_T.flatten(1).norm(dim=1) / 28
-    click.echo(f"length of the noise over sqrt(d): {lengths.min():.2f} to {lengths.max():.2f}")
-    draw({"truth": truth, "known": truth.where(given, 0), "before": before, "after": found.x0}, out)
+    draw({"truth": truth, "known": truth.where(given, 0), **rows}, out)
 
 
 if __name__ == "__main__":
