@@ -278,8 +278,8 @@ class Broken(Mixture):
 
 ONE = [FIRST.denoiser(EDM)]
 WRONG = {
-    "2 for 1": lambda: guidance.fkc(ONE, [1.0, 1.0]),
-    "one exponent": lambda: guidance.fkc([], []),
+    "1 finite numbers": lambda: guidance.fkc(ONE, [1.0, 1.0]),
+    "at least one Denoiser": lambda: guidance.fkc([], []),
     r"denoisers\[1\]` must be a Denoiser": lambda: guidance.fkc([ONE[0], 3]),
     r"denoisers\[1\] has": lambda: guidance.fkc([ONE[0], FIRST.denoiser(NoiseSchedule.edm())]),
     "more than 0": lambda: guidance.fkc(ONE, [-1.0]),

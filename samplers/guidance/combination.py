@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import exp, inf, isclose, isfinite
+from math import exp, inf, isclose
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from ..denoiser import Denoiser
 from ..predictions import convert
 from ..schedule import Nodes
-from .guided import check_denoiser, wide
+from .composition import At, alike, numbers
+from .guided import wide
 
 Tensor = torch.Tensor
 Watch = Callable[[Tensor, Any], float]
@@ -42,24 +42,16 @@ class Combination(Denoiser):
     """
 
     def __init__(self, denoisers: Any, exponents: Any, reward: Any, on: str, ramp: Callable[[float], float]):
-        parts = [denoisers] if isinstance(denoisers, Denoiser) else list(denoisers)
-        for k, one in enumerate(parts):
-            check_denoiser(one, f"denoisers[{k}]")
-        b = [1.0] * len(parts) if exponents is None else [float(e) for e in exponents]
-        if not parts or len(b) != len(parts):
-            raise ValueError(f"one exponent for every denoiser; got {len(b)} for {len(parts)}")
+        parts = alike([denoisers] if isinstance(denoisers, Denoiser) else denoisers)
+        b = numbers("exponents", [1.0] * len(parts) if exponents is None else exponents, len(parts))
         first = parts[0]
         for k, one in enumerate(parts):
-            if one.schedule != first.schedule:
-                raise ValueError(
-                    f"all denoisers must have one schedule; denoisers[{k}] has {one.schedule!r}, the first {first.schedule!r}"
-                )
             if getattr(one, "field", None) is not None:
                 raise ValueError(f"weights are known for white noise only; denoisers[{k}] has a field of its own")
         if hasattr(first.schedule, "jump_scale"):
             raise ValueError(f"the noise of {first.schedule!r} is not Gaussian: take a VP, VE, EDM or flow schedule")
         self.total = sum(b)
-        if not (isfinite(self.total) and self.total > 0):
+        if not self.total > 0:
             raise ValueError(f"exponents must sum to more than 0, for the target to have a law at pure noise; got {b}")
         if on not in ("x0", "x"):
             raise ValueError(f'`on` must be "x0" or "x"; got {on!r}')
@@ -74,7 +66,9 @@ class Combination(Denoiser):
 
     def call(self, x: Tensor, tau: Tensor, step: Any = None) -> Tensor:
         """The output at x, in float32 at least."""
-        z, at = self.watch(x, step), self._place(tau, step)
+        z, at = self.watch(x, step), At(self, x, tau, step).nodes
+        if len(at.t) > 1:
+            raise ValueError("a combination of denoisers takes one time for the whole batch: its solvers are tables")
         self.nfe += 1
         through = self.reward is not None and self.on == "x0"
         with torch.set_grad_enabled(through or torch.is_grad_enabled()):
@@ -105,15 +99,6 @@ class Combination(Denoiser):
         (g,) = torch.autograd.grad(value.sum(), x)
         beta = 0.0 if lam == -inf else float(self.ramp(lam))
         return beta * wide(value.detach()), beta * wide(g)
-
-    def _place(self, tau: Tensor, step: Any) -> Nodes:
-        """Where the state is: of the row that asks, else of the time that the network is shown."""
-        if step is not None:
-            return Nodes(*(column[step.index : step.index + 1] for column in step.tableau.nodes))
-        times = self.schedule.time_of_model(np.atleast_1d(tau.detach().cpu().double().numpy()))
-        if times.size > 1:
-            raise ValueError("a combination of denoisers takes one time for the whole batch: its solvers are tables")
-        return Nodes(*(np.atleast_1d(column) for column in self.schedule.nodes(times)))
 
     def _combined(self, x: Tensor, tau: Tensor, step: Any, at: Nodes) -> tuple[Tensor, list[Tensor]]:
         """The output of the combination, and eps of every component."""
