@@ -21,7 +21,8 @@ from fewstep.demo import load_demo_classifier
 from fewstep.demo.pipeline import NULL_CLASS
 from fewstep.samplers import guidance
 
-INTERVAL = (0.3, 3.0)  # of sigma / alpha
+INTERVAL = (0.3, 3.0)  # of sigma / alpha, where "interval" guides
+CLEAR = 10.0  # below which predicted x0 is something that a classifier can read
 
 
 def draw(rows: dict[str, tuple[Tensor, float]], out: str) -> None:
@@ -37,11 +38,11 @@ def draw(rows: dict[str, tuple[Tensor, float]], out: str) -> None:
 
 
 @click.command()
-@click.option("--images", default=40, show_default=True, help="How many; image k shall be the digit k mod 10.")
+@click.option("--images", default=100, show_default=True, help="How many; image k shall be the digit k mod 10.")
 @click.option("--evaluations", default=12, show_default=True, help="Network evaluations an image.")
 @click.option("--scale", default=2.0, show_default=True, help="Of cfg and its kin.")
 @click.option("--share", default=1.0, show_default=True, help="Scale of CFG++, 0 to 1.")
-@click.option("--pull", default=5.0, show_default=True, help="Scale of the classifier.")
+@click.option("--pull", default=8.0, show_default=True, help="Scale of the classifier.")
 @click.option("--solver", default="dpmpp_2m", show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", default="classes.png", show_default=True)
@@ -63,7 +64,10 @@ def main(
         "interval": (guidance.cfg(c, u, scale, interval=INTERVAL), lambda rho: 1 + (INTERVAL[0] < rho <= INTERVAL[1])),
         "apg": (guidance.apg(c, u, scale), lambda rho: 2),
         "cfg_pp": (guidance.cfg_pp(c, u, share), lambda rho: 2),
-        "classifier": (guidance.classifier(u, judge, digits, pull, clean=True), lambda rho: 2),
+        "classifier": (
+            guidance.classifier(u, judge, digits, lambda rho: pull * (rho < CLEAR), clean=True),
+            lambda rho: 2,
+        ),
     }
     x_T, rows = schedule.initial_noise((images, 1, 28, 28), torch.Generator().manual_seed(seed)), {}
     for name, (denoiser, cost) in methods.items():

@@ -13,13 +13,14 @@ from .measurement import positive
 from .posterior import slope
 
 Tensor = torch.Tensor
+Scale = float | Callable[[Any], Any]
 
 
 def classifier(
     denoiser: Denoiser,
     network: Callable[..., Tensor],
     classes: int | Tensor,
-    scale: float = 1.0,
+    scale: Scale = 1.0,
     *,
     clean: bool = False,
 ) -> Denoiser:
@@ -32,7 +33,8 @@ def classifier(
     Args:
         denoiser: what is guided. network: a classifier of noisy samples, (x (B, *shape), tau) -> logits (B, K), shown the same
             time as the denoiser; clean: one of clean samples, x0 -> (B, K), asked at predicted x0 through the network.
-        classes: an int for all, or (B,) of them, 0 to K - 1.
+        classes: an int for all, or (B,) of them, 0 to K - 1. scale: a number, or a function of sigma / alpha (a number, or
+            (B, 1, ...)): through the network, clean classifiers mislead at high noise: lambda rho: 5.0 * (rho < 10).
     Cost: the classifier's gradient, and no vector-Jacobian product of the diffusion network; with clean, one. The first
     call asks the classifier once more, for its number of classes.
 
@@ -43,13 +45,14 @@ def classifier(
     """
     if not callable(network):
         raise ValueError(f"`network` must be a classifier, a function; got {type(network).__name__}")
-    return _Classified(denoiser, network, _labels(classes), positive("scale", scale, zero=True), clean)
+    strength = scale if callable(scale) else positive("scale", scale, zero=True)
+    return _Classified(denoiser, network, _labels(classes), strength, clean)
 
 
 class _Classified(Guided):
     """A denoiser guided by a classifier. count: number of its classes, once it has been asked."""
 
-    def __init__(self, inner: Denoiser, network: Callable[..., Tensor], classes: Tensor, scale: float, clean: bool):
+    def __init__(self, inner: Denoiser, network: Callable[..., Tensor], classes: Tensor, scale: Scale, clean: bool):
         super().__init__(inner, self._pulled if clean else self._pushed, gradient=clean)
         self.network, self.classes, self.scale, self.clean = network, classes, scale, clean
         self.count: int | None = None
@@ -72,6 +75,9 @@ class _Classified(Guided):
             self.count = logits.shape[1]
         return super().call(x, tau, step)
 
+    def _weight(self, call: Call) -> Any:
+        return 0.0 if call.blind else (self.scale(call.rho) if callable(self.scale) else self.scale) * call.tweedie
+
     def _picked(self, logits: Tensor) -> Tensor:
         """log p of every sample's class, (B,)."""
         labels = self.classes.to(logits.device).expand(len(logits))
@@ -82,11 +88,11 @@ class _Classified(Guided):
             at = call.x if call.x.requires_grad else call.x.detach().requires_grad_()
             found = self._picked(self.network(at, call.tau)).sum()
             (g,) = torch.autograd.grad(found, at, create_graph=call.outside)
-        return (self.scale * call.tweedie) * g.to(call.output)
+        return self._weight(call) * g.to(call.output)
 
     def _pulled(self, call: Call) -> Tensor:
         g = slope(lambda x0: self._picked(self.network(x0.to(call.x))), call, "network")
-        return (self.scale * call.tweedie) * call.pull(g)
+        return self._weight(call) * call.pull(g)
 
 
 def _labels(classes: Any) -> Tensor:
