@@ -5,9 +5,10 @@
 The network knows digits by class. sqrt(p(x | first) p(x | second)) holds the images that neither class finds strange. Its
 score under noise is not the mean of the two scores under noise, so a sampler that follows the mean draws from something
 else. The same sampler with particles that are weighted and resampled on the way (Feynman-Kac correctors) has the product
-in the limit of many particles; a few dozen show what resampling does: images that both find likely are kept, as copies. It
-prints the probabilities that a classifier gives to the two classes, and what is left for all others, and draws both sets,
-those first that both classes like best.
+in the limit of many particles; a few dozen show what resampling does: images that both find likely are kept, as copies. Plain
+guidance towards both classes at once, u + (c1 - u) + (c2 - u), is drawn beside them. It prints the probabilities that a
+classifier gives to the two classes, and what is left for all others, and draws all sets, those first that both classes like
+best.
 """
 
 import click
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from fewstep import Denoiser, NoiseSchedule, load_demo_pipeline, sample
 from fewstep.demo import load_demo_classifier
+from fewstep.demo.pipeline import NULL_CLASS
 from fewstep.samplers import guidance
 
 
@@ -52,9 +54,15 @@ def main(digits: tuple[int, int], particles: int, nfe: int, ess: float, seed: in
     target = guidance.fkc([expert(unet, schedule, label) for label in digits], [0.5, 0.5], ess=ess, seeds=seed)
     seeds = range(seed, seed + particles)
     x_T = target.initial_noise((particles, 1, 28, 28), seeds=seeds)
+    both = [expert(unet, schedule, label) for label in (NULL_CLASS, *digits)]
+    runs = [
+        ("plain CFG", guidance.product(both, [-1.0, 1.0, 1.0]), None),
+        ("mean score", target.denoiser, None),
+        ("weighted", target.denoiser, target),
+    ]
     rows = {}
-    for name, hook in (("mean score", None), ("weighted", target)):
-        x0 = sample(target.denoiser, x_T, "dpmpp_2m_sde", nfe, noise_seeds=seeds, hook=hook, progress=True)
+    for name, denoiser, hook in runs:
+        x0 = sample(denoiser, x_T, "dpmpp_2m_sde", nfe, noise_seeds=seeds, hook=hook, progress=True)
         images = x0 if hook is None else target.unweighted(x0)
         p = classifier(images).softmax(1)[:, list(digits)]
         rows[name] = images, p
