@@ -189,6 +189,12 @@ def test_gradients_go_through_all_parts() -> None:
         found.append(torch.autograd.grad(x0.square().sum(), weight)[0])
     torch.testing.assert_close(found[1], found[0], **TIGHT)
     assert abs(float(found[0])) > 1e-3
+    late = guidance.cfg(ONE.denoiser(VP), learned, 2.0, interval=(0.0, 1.0))  # the first rows do not call it
+    found = []
+    for method in ("direct", "checkpoint"):
+        x0 = adjoint.sample(late, X, "dpmpp_2m", 5, method=method, cond=[weight])
+        found.append(torch.autograd.grad(x0.square().sum(), weight)[0])
+    torch.testing.assert_close(found[1], found[0], **TIGHT)
 
 
 def test_pure_noise_of_models_that_see_through_it() -> None:
