@@ -24,7 +24,7 @@ from fewstep import Denoiser, sample
 from fewstep.samplers import guidance
 
 NOISE = {"field": guidance.GaussianField(0.05), "white": None}
-RULES = {"fun_dps": ((30.0, 100.0, 300.0), (0.1, 1.0)), "diffusion_pde": ((3.0, 10.0, 30.0), (0.1, 1.0))}
+RULES = {"fun_dps": ((100.0, 300.0, 1000.0, 3000.0), (1.0, 10.0)), "diffusion_pde": ((30.0, 100.0, 300.0), (1.0, 10.0))}
 
 
 def places(n: int, share: float, seed: int) -> dict[str, Tensor]:
@@ -35,11 +35,11 @@ def places(n: int, share: float, seed: int) -> dict[str, Tensor]:
     return {"u": both & torch.tensor([False, True])[:, None, None], "both": both}
 
 
-def start(denoiser: Denoiser, batch: int, shape: torch.Size) -> Tensor:
-    """x_T of the seeds 0, 1, ..."""
+def start(denoiser: Denoiser, seeds: range, shape: torch.Size) -> Tensor:
+    """x_T, one seed a sample."""
     if denoiser.field is not None:
-        return SCHEDULE.sigma_max * denoiser.field.draw(shape, range(batch))
-    return SCHEDULE.initial_noise((batch, *shape), [torch.Generator().manual_seed(k) for k in range(batch)])
+        return SCHEDULE.sigma_max * denoiser.field.draw(shape, seeds)
+    return SCHEDULE.initial_noise((len(seeds), *shape), [torch.Generator().manual_seed(k) for k in seeds])
 
 
 def linear(prior: Prior, y: Tensor, known: Tensor, noise_std: float = 0.01) -> Tensor:
@@ -57,16 +57,18 @@ def errors(x: Tensor, truth: Tensor) -> tuple[float, float, float]:
     return float(far[0]), float(far[1]), float(residual(x).square().mean().sqrt())
 
 
-def guided(denoiser: Denoiser, y: Tensor, known: Tensor, nfe: int, iterations: int, equation: bool) -> Tensor:
-    """The denoiser form, sampled by a multistep SDE solver: a solution's share of chance averages out its errors."""
+def guided(
+    denoiser: Denoiser, y: Tensor, known: Tensor, nfe: int, iterations: int, equation: bool, seed: int = 0
+) -> Tensor:
+    """The denoiser form, sampled by a multistep SDE solver, whose noise wears off the errors of earlier steps."""
     g = guidance.diffusion_pde(denoiser, y, known, smoothed if equation else None, 0.01, 0.1, iterations=iterations)
-    x_T = start(denoiser, len(y), known.shape)
-    return sample(g, x_T, "dpmpp_2m_sde", nfe, noise_seeds=range(len(y)))
+    seeds = range(seed * len(y), (seed + 1) * len(y))
+    return sample(g, start(denoiser, seeds, known.shape), "dpmpp_2m_sde", nfe, noise_seeds=seeds)
 
 
 def loop(denoiser: Denoiser, y: Tensor, known: Tensor, steps: int, rule: str, weights: tuple[float, float]) -> Tensor:
     """A published loop; NaN where the weights make it explode."""
-    x_T = start(denoiser, len(y), known.shape)
+    x_T = start(denoiser, range(len(y)), known.shape)
     try:
         return guidance.fun_dps(denoiser, x_T, y, known, residual, steps, weights=weights, rule=rule)
     except ValueError:
@@ -114,17 +116,17 @@ def recover(
     other: Tensor,
     known: Tensor,
     problem: str,
-    plan: tuple[list[int], list[int], list[int]],
+    plan: tuple[list[int], list[int], list[int], int],
 ) -> list[tuple[str, Tensor]]:
     """A line of the table for every method; the first field by some of them, to be drawn."""
-    (nfe, iterations, loops), y, found = plan, truth[:, known], {}
+    (nfe, iterations, loops, draws), y, found = plan, truth[:, known], {}
 
     def show(name: str, x: Tensor, calls: int, products: int) -> None:
         a, u, left = errors(x, truth)
         click.echo(f"{problem:5}  {name:30} {calls:5} {products:5}    {a:8.4f}  {u:8.4f}  {left:8.3f}")
         found[name.split(",")[0]] = x[0]
 
-    show("prior alone", sample(denoiser, start(denoiser, len(y), known.shape), "dpmpp_2m", 20), 20, 0)
+    show("prior alone", sample(denoiser, start(denoiser, range(len(y)), known.shape), "dpmpp_2m", 20), 20, 0)
     show("linear estimate", linear(prior, y, known), 0, 0)
     for n in loops:
         for rule in RULES:
@@ -134,6 +136,9 @@ def recover(
         for k in iterations:
             show(f"denoiser form, {k} a call", guided(denoiser, y, known, n, k, False), n, k * n)
         show(f"with the equation, {k} a call", guided(denoiser, y, known, n, k, True), n, k * n)
+    n, k = nfe[0], iterations[-1]
+    several = [guided(denoiser, y, known, n, k, False, seed) for seed in range(draws)]
+    show(f"mean of {draws} samples, {k} a call", torch.stack(several).mean(0), draws * n, draws * k * n)
     return [(name, x) for name, x in found.items() if name != "prior alone"]
 
 
@@ -157,10 +162,25 @@ def numbers(_: object, __: object, text: str) -> list[int]:
 )
 @click.option("--iterations", callback=numbers, default="1,4,12", show_default=True, help="Products a call.")
 @click.option("--loops", callback=numbers, default="50,250", show_default=True, help="Steps of the published loops.")
+@click.option("--draws", default=8, show_default=True, help="Samples whose mean is one more estimate.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", default="darcy.png", show_default=True)
 def main(
-    weights, noise, train_fields, steps, train_minutes, modes, side, count, share, nfe, iterations, loops, seed, out
+    weights,
+    noise,
+    train_fields,
+    steps,
+    train_minutes,
+    modes,
+    side,
+    count,
+    share,
+    nfe,
+    iterations,
+    loops,
+    draws,
+    seed,
+    out,
 ):
     """Recover a and u of Darcy flow from sparse measurements."""
     field = NOISE[noise]
@@ -174,7 +194,7 @@ def main(
     click.echo("known  method                          nfe  VJPs    error of a  of u   residual")
     truth, other = fields(count, side, seed), fields(4, side, seed + 10**5)
     for problem, known in places(side, share, seed).items():
-        rows = recover(prior, prior.denoiser(field), truth, other, known, problem, (nfe, iterations, loops))
+        rows = recover(prior, prior.denoiser(field), truth, other, known, problem, (nfe, iterations, loops, draws))
         draw(truth[0], known, rows, str(Path(out).with_stem(f"{Path(out).stem}-{problem}")))
 
 

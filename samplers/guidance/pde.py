@@ -60,7 +60,7 @@ def diffusion_pde(
     *,
     below: float = 0.3,
     huber: float | None = None,
-    iterations: int = 2,
+    iterations: int = 4,
     published: bool = False,
     weights: tuple[float, float] = (1.0, 0.0),
 ) -> Denoiser:
