@@ -272,9 +272,7 @@ def test_clean_classifier_acts_through_the_network() -> None:
     (g,) = torch.autograd.grad(log_p.sum(), x)
     alpha, sigma = level(VP, t)
     torch.testing.assert_close(guided.x0(X, t), base.x0(X, t) + 2.0 * sigma**2 / alpha * g, rtol=1e-10, atol=1e-10)
-    low = guidance.classifier(
-        base, judge, labels, lambda rho: 2.0 * (rho < 0.5), clean=True
-    )  # it is 2 here
+    low = guidance.classifier(base, judge, labels, lambda rho: 2.0 * (rho < 0.5), clean=True)  # it is 2 here
     torch.testing.assert_close(low.x0(X, t), base.x0(X, t))
     torch.testing.assert_close(low.x0(X, 0.1), guided.x0(X, 0.1))
 
