@@ -63,7 +63,10 @@ class Composed(Denoiser):
     def __init__(self, parts: Sequence[Denoiser], rule: Callable[[At], Tensor], prediction: Any = None):
         first, times = parts[0], {one.vector_time for one in parts}
         vector: Any = first.vector_time if len(times) == 1 else False
-        super().__init__(self.call, first.schedule, first.prediction if prediction is None else prediction, vector)
+        if any(one.field != first.field for one in parts):
+            raise ValueError("what is composed must have one noise: all denoisers the same `field`, or none")
+        prediction = first.prediction if prediction is None else prediction
+        super().__init__(self.call, first.schedule, prediction, vector, first.field)
         self.parts, self.rule = tuple(parts), rule
 
     def call(self, x: Tensor, tau: Tensor, step: Any = None) -> Tensor:
