@@ -51,9 +51,17 @@ def test_fresh_samples_are_nearer_to_a_long_run(guidance: float | None) -> None:
     def error(table: object) -> float:
         return float(squared_errors(problem.draw(table, part), truth).mean().sqrt())  # type: ignore[arg-type]
 
-    learned = error(load_demo_artefact(guidance).table(5, guidance))
+    learned, share = error(load_demo_artefact(guidance).table(5, guidance)), 0.9 if guidance else 0.6
     for solver, grid in (("dpmpp_2m", "uniform"), ("unipc", "quadratic"), ("res_multistep", "uniform")):
-        assert learned < 0.9 * error(build(solver, problem.schedule, 5, grid)), solver
+        assert learned < share * error(build(solver, problem.schedule, 5, grid)), solver
+
+
+def test_five_evaluations_begin_late() -> None:
+    """x_T is taken as a state at which the network already sees something; the figures are those that the library promises."""
+    (five,) = (t for t in load_demo_artefact().tables if t.nfe == 5)
+    assert five.tableau.times[0] < 0.9 * five.tableau.schedule.t_max
+    test = five.report["test"]
+    assert test["samples"] == 256 and test["rms"]["ratio"] <= 0.85 and test["median"]["ratio"] <= 0.6
 
 
 def test_another_model_is_refused() -> None:
