@@ -285,3 +285,11 @@ def test_wrong_calls():
         sample(many, problem.start(2), nfe=2)
     with pytest.raises(ValueError, match="one number a sample"), torch.no_grad():
         sample(guidance.energy(problem.denoiser(), lambda x0: x0.sum()), problem.start(2), nfe=2)
+
+
+@pytest.mark.parametrize("solver", ["dpm_adaptive", "rk45", "heun", "unipc", "etd_rk4", "bdia", "restart", "er_sde"])
+def test_every_kind_of_solver_plays_a_guided_denoiser(solver):
+    problem = Linear(noise=0.5)
+    options = {"rtol": 1e-3} if solver in ("dpm_adaptive", "rk45") else {}
+    nfe = 1000 if options else 60
+    assert problem.errors(guided(problem, "exact_covariance"), solver, nfe, n=300, **options)[0] < 0.15

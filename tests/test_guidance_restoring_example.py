@@ -2,8 +2,12 @@
 
 import re
 
+import torch
 from PIL import Image
 from test_examples import run
+
+from fewstep import Denoiser, load_demo_artefact, load_demo_pipeline, sample
+from fewstep.samplers import guidance
 
 
 def test_restoring_digits(tmp_path):
@@ -16,3 +20,15 @@ def test_restoring_digits(tmp_path):
     assert rows["dps"][0] > rows["dps, published"][0] and min(rows["dps"][0], rows["pigdm"][0]) > rows["mpgd"][0]
     assert {calls for name, (_, calls) in rows.items() if name != "dps, published"} == {10}
     Image.open(out).verify()
+
+
+def test_learned_tables_play_guided_pipelines():
+    pipe, artefact = load_demo_pipeline(), load_demo_artefact()
+    denoiser = Denoiser.from_pipeline(pipe, class_labels=[2, 7])
+    A = guidance.downsample(4)
+    start = denoiser.initial_noise(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        clean = sample(denoiser, start, artefact, nfe=5)
+        guided = guidance.dps(denoiser, A(clean), A, 0.05)
+        away, near = (A(sample(d, -start, artefact, nfe=8) - clean).square().mean() for d in (denoiser, guided))
+    assert near < 0.4 * away
