@@ -143,7 +143,10 @@ class Call:
             scale = torch.where(largest > 0, largest, 1.0).log2().round().exp2()
         kept = {"retain_graph": True, "create_graph": self.outside}
         (g,) = torch.autograd.grad(self.x0, self.x, (v / scale).to(self.x0), **kept)
-        g = wide(g) * scale
+        return self.raised(wide(g) * scale)
+
+    def raised(self, g: Tensor) -> Tensor:
+        """C g of a gradient in x: what moves the state; g itself where the noise is white."""
         return g if self.inner.field is None else self.inner.field.covariance(g)
 
     @cached_property

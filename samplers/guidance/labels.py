@@ -88,7 +88,7 @@ class _Classified(Guided):
             at = call.x if call.x.requires_grad else call.x.detach().requires_grad_()
             found = self._picked(self.network(at, call.tau)).sum()
             (g,) = torch.autograd.grad(found, at, create_graph=call.outside)
-        return self._weight(call) * g.to(call.output)
+        return self._weight(call) * call.raised(g.to(call.output))
 
     def _pulled(self, call: Call) -> Tensor:
         g = slope(lambda x0: self._picked(self.network(x0.to(call.x))), call, "network")
