@@ -76,6 +76,19 @@ def test_noise_of_what_is_known() -> None:
     torch.testing.assert_close(alone[2], fresh[2][1:2], rtol=1e-9, atol=1e-9)
 
 
+def test_noise_of_what_is_known_may_be_a_field() -> None:
+    """Where the denoiser's noise is smooth, so is what is put in place."""
+    smooth = Denoiser(lambda x, tau: 0 * x, VP, "sample", field=guidance.GaussianField(0.2, dims=1))
+    y, x = torch.zeros(3, 16, dtype=torch.float64), starts(VP, 1.0, 3, shape=(16,))
+    rough = {}
+    for name, given in (("field", smooth), ("white", VP)):
+        hook = guidance.replacement(y, guidance.mask(torch.ones(16)), given, SEEDS)
+        seen: list[Tensor] = []
+        sample(smooth, x, "ddim", 1, hook=lambda p, h=hook, s=seen: s.append(h(p)), t_end=0.5)
+        rough[name] = float((seen[0].diff(dim=1)).std() / seen[0].std())
+    assert rough["field"] < 0.5 < 1.0 < rough["white"]
+
+
 def correlated() -> Denoiser:
     """Two pixels with covariance 0.9, each of variance 1."""
     cov = torch.tensor([[1.0, 0.9], [0.9, 1.0]], dtype=torch.float64)

@@ -277,6 +277,31 @@ def test_clean_classifier_acts_through_the_network() -> None:
     torch.testing.assert_close(low.x0(X, 0.1), guided.x0(X, 0.1))
 
 
+def test_exact_classifier_under_noise_that_is_a_field() -> None:
+    """Two Gaussian processes in noise of covariance C: the gradient moves the state by C, to the class asked for."""
+    n, field = 8, guidance.GaussianField(0.1, dims=1)
+    eye = torch.eye(n, dtype=torch.float64)
+    C, C0 = field.covariance(eye), guidance.GaussianField(0.3, "matern52", dims=1).covariance(eye) + 1e-3 * eye
+    means = torch.stack([torch.linspace(-1, 1, n, dtype=torch.float64), torch.ones(n, dtype=torch.float64)])
+
+    def laws(x: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(x | k), (B, 2), and E[x0 | x, k], (2, B, n)."""
+        total, gap = C0 + float(tau) ** 2 * C, x - means[:, None]
+        pulled = torch.linalg.solve(total, gap.mT).mT
+        return -0.5 * (gap * pulled).sum(-1).T, means[:, None] + pulled @ C0
+
+    def any_class(x: Tensor, tau: Tensor) -> Tensor:
+        log_p, x0 = laws(x, tau)
+        return (log_p.softmax(1).T[..., None] * x0).sum(0)
+
+    base, labels = Denoiser(any_class, EDM, "sample", field=field), torch.tensor([0, 1, 1])
+    x, tau = starts(EDM, 0.7, 3, shape=(n,)), torch.tensor(0.7)
+    found = guidance.classifier(base, lambda x, tau: laws(x, tau)[0], labels).call(x, tau)
+    expected = laws(x, tau)[1][labels, torch.arange(3)]
+    assert float((expected - base.call(x, tau)).norm()) > 0.1
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("clean", [False, True])
 def test_wrong_classes_are_told_before_the_network_is_called(clean: bool) -> None:
     network: Any = (lambda x: x @ torch.ones(2, 4, dtype=x.dtype)) if clean else lambda x, t: x.new_zeros(len(x), 4)

@@ -18,6 +18,7 @@ from ..noise import check_seeds, onto
 from ..sampling import Progress
 from ..schedule import NoiseSchedule
 from ..scheduler import Scheduler
+from ..tableau import Draw
 from .consistency import inverse
 from .guided import wide
 from .measurement import Measurement
@@ -44,9 +45,9 @@ def replacement(
 
     Args:
         measurement: (B, *m) or (1, *m), exact. operator: with a pseudo-inverse, such as mask, colour, downsample.
-        schedule: of the denoiser, or the denoiser. noise_seeds: one int a sample; z is a function of it, other than the
-            solver's noise. fresh: new z at every step, as published, for stochastic solvers; False: one z for the whole
-            run, for deterministic ones.
+        schedule: of the denoiser, or the denoiser, whose noise may be a field. noise_seeds: one int a sample; z is a
+            function of it, other than the solver's noise. fresh: new z at every step, as published, for stochastic
+            solvers; False: one z for the whole run, for deterministic ones.
     Cost: none of the network. At sigma = 0, A x = y. With one z what is known moves on a smooth path, and solvers keep their
     order. What is unknown follows only in part: beside a known pixel of correlation 0.9 its mean goes 0.5 of the way to the
     posterior's on ODE solvers, 0.7 on ancestral ones, as with `impute`, the form for predicted x0; the methods of
@@ -63,12 +64,17 @@ def replacement(
             f"`schedule` must be a NoiseSchedule, or a Denoiser that has one; got {type(schedule).__name__}"
         )
 
+    def white(draw: Draw, like: Tensor) -> Tensor:
+        check_seeds(seeds, like)
+        return onto(like, [unit_normal(seed, (REPLACED, 0, draw.row), like.shape[1:]) for seed in seeds])
+
+    field = schedule.field if isinstance(schedule, Denoiser) else None
+    noise = white if field is None else field.coloured(white)
+
     def hook(progress: Progress) -> Tensor:
         x = wide(progress.x)
-        check_seeds(seeds, x)
         alpha, sigma = float(levels.alpha(progress.t)), float(levels.sigma(progress.t))
-        place = (REPLACED, 0, progress.index if fresh else 0)
-        z = onto(x, [unit_normal(seed, place, x.shape[1:]) for seed in seeds])
+        z = noise(Draw(progress.index if fresh else 0, 0, 0.0, 0.0), x)
         missed = alpha * known.y.to(x) + sigma * known.operator(z) - known.operator(x)
         return (x + pinv(missed)).to(progress.x)
 
