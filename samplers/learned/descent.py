@@ -91,7 +91,7 @@ class _Descent:
         objective: Objective | None,
         cut: bool,
         until: float | None,
-        player: Player,
+        player: Player = play,
     ):
         self.task, self.knobs, self.recipe, self.tag = task, knobs, recipe, tag
         self.objective, self.cut, self.until, self.player = objective, cut, until, player
