@@ -12,6 +12,7 @@ for on other fields for every number of steps, the best linear estimate, which n
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -24,7 +25,7 @@ from fewstep import Denoiser, sample
 from fewstep.samplers import guidance
 
 NOISE = {"field": guidance.GaussianField(0.05), "white": None}
-RULES = {"fun_dps": ((100.0, 300.0, 1000.0, 3000.0), (1.0, 10.0)), "diffusion_pde": ((30.0, 100.0, 300.0), (1.0, 10.0))}
+RULES = ("fun_dps", "diffusion_pde")
 
 
 def places(n: int, share: float, seed: int) -> dict[str, Tensor]:
@@ -78,14 +79,21 @@ def loop(denoiser: Denoiser, y: Tensor, known: Tensor, steps: int, rule: str, we
 def searched(denoiser: Denoiser, truth: Tensor, known: Tensor, steps: int, rule: str) -> tuple[float, float]:
     """The weights of least error of u and a on other fields: first that of the measurements, then the equation's."""
 
-    def score(weights: tuple[float, float]) -> float:
+    def score(*weights: float) -> float:
         found = errors(loop(denoiser, truth[:, known], known, steps, rule, weights), truth)
         return found[0] + found[1] if math.isfinite(found[0] + found[1]) else math.inf
 
-    first = {(w, 0.0): score((w, 0.0)) for w in RULES[rule][0]}
-    w_obs = min(first, key=first.__getitem__)[0]
-    second = {(w_obs, w): score((w_obs, w)) for w in RULES[rule][1]}
-    return min(first | second, key=(first | second).__getitem__)
+    w_obs = least(lambda w: score(w, 0.0), 1000.0)
+    return w_obs, least(lambda w: score(w_obs, w), 100.0)
+
+
+def least(score: Callable[[float], float], start: float, factor: float = 10**0.5) -> float:
+    """Where a function has its valley, by steps of a factor."""
+    best = score(start)
+    for turn in (factor, 1 / factor):
+        while (found := score(start * turn)) < best:
+            start, best = start * turn, found
+    return start
 
 
 def draw(truth: Tensor, known: Tensor, rows: list[tuple[str, Tensor]], out: str) -> None:
@@ -94,7 +102,7 @@ def draw(truth: Tensor, known: Tensor, rows: list[tuple[str, Tensor]], out: str)
     axes = figure.subplots(len(rows) + 1, 4, squeeze=False)
     for line, (name, x) in zip(axes, [("truth", truth), *rows], strict=True):
         for c, label in enumerate(("a", "u")):
-            value, error, top = x[c], (x[c] - truth[c]).abs(), (1.0, 1.5)[c]
+            value, error, top = x[c], (x[c] - truth[c]).abs(), (1.0, 0.3)[c]
             line[2 * c].imshow(value.numpy(), cmap="viridis", vmin=float(truth[c].min()), vmax=float(truth[c].max()))
             line[2 * c].set_title(f"{name}: {label}", fontsize=8)
             if name == "truth":
@@ -131,7 +139,9 @@ def recover(
     for n in loops:
         for rule in RULES:
             best = searched(denoiser, other, known, n, rule)
-            show(f"{rule}, {best[0]:g} {best[1]:g}", loop(denoiser, y, known, n, rule, best), 2 * n - 1, 2 * (n - 1))
+            show(
+                f"{rule}, {best[0]:.3g} {best[1]:.3g}", loop(denoiser, y, known, n, rule, best), 2 * n - 1, 2 * (n - 1)
+            )
     for n in nfe:
         for k in iterations:
             show(f"denoiser form, {k} a call", guided(denoiser, y, known, n, k, False), n, k * n)

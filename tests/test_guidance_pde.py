@@ -107,6 +107,13 @@ def test_noise_of_a_run_is_of_the_field():
     assert torch.equal(sample(denoiser, start(5), "ddpm", 2, generator=torch.Generator().manual_seed(0)), again)
 
 
+def test_what_is_composed_has_one_noise():
+    denoiser, _ = process()
+    assert guidance.cfg(denoiser, denoiser, 2.0).field == FIELD
+    with pytest.raises(ValueError, match="one noise"):
+        guidance.cfg(denoiser, process(None)[0], 2.0)
+
+
 METHODS = {
     "exact_covariance": lambda d: guidance.exact_covariance(d, Y, guidance.points(KNOWN), 0.1, iterations=4),
     "diffusion_pde": lambda d: guidance.diffusion_pde(
@@ -195,6 +202,19 @@ def test_the_equation_is_heard_below_a_level():
     x = start(2) / 30
     assert torch.equal(shifted(heard, x, 0.4), shifted(deaf, x, 0.4))
     assert not torch.allclose(shifted(heard, x, 0.2), shifted(deaf, x, 0.2), rtol=1e-2)
+
+
+def test_samples_may_have_times_of_their_own():
+    C0, C = process()[1], FIELD.covariance(EYE)
+
+    def fn(x, tau):
+        levels = torch.atleast_1d(tau)[:, None, None] ** 2
+        return (x[:, None] @ torch.linalg.solve(C0 + levels * C, C0.expand(len(levels), N, N)))[:, 0]
+
+    guided = guidance.diffusion_pde(Denoiser(fn, SCHEDULE, "sample", True, FIELD), Y, KNOWN, curved)
+    x = start(2) / 30
+    each = [shifted(guided, one[None], t) for one, t in zip(x, (0.2, 0.5), strict=True)]
+    assert torch.allclose(shifted(guided, x, [0.2, 0.5]), torch.cat(each), atol=1e-10)
 
 
 def test_the_published_shift_is_the_gradient_of_the_losses():
