@@ -15,7 +15,7 @@ def test_restoring_digits(tmp_path):
     output = run("restore_digits", "--images", 2, "--nfe", 10, "--published", 2, "--out", out)
     rows = {
         name.strip(): (float(psnr), int(calls))
-        for name, calls, psnr in re.findall(r"([a-z, ]+) +\d+ +(\d+) +\d+ +([\d.-]+)", output)
+        for name, calls, psnr in re.findall(r"([a-z, 3]+) +\d+ +(\d+) +\d+ +([\d.-]+)", output)
     }
     assert rows["dps"][0] > rows["dps, published"][0] and min(rows["dps"][0], rows["pigdm"][0]) > rows["mpgd"][0]
     assert {calls for name, (_, calls) in rows.items() if name != "dps, published"} == {10}

@@ -35,11 +35,6 @@ class At(Call):
         """sigma / alpha, infinite at pure noise: one number, or one a sample."""
         return np.asarray(np.exp(-self.nodes.lam))
 
-    @property
-    def rho(self) -> Any:
-        """sigma / alpha as a number, or (B, 1, ...)."""
-        return self._level(self.levels)
-
     def among(self, chosen: np.ndarray) -> Tensor:
         """1 for the samples chosen, else 0, (B, 1, ...)."""
         return torch.from_numpy(chosen).to(self.x.device, wide(self.x).dtype).view(-1, *(1,) * (self.x.ndim - 1))

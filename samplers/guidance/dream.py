@@ -10,7 +10,7 @@ import torch
 from ..denoiser import Denoiser
 from .guided import Call, Guided
 from .measurement import Measurement, norm, positive
-from .posterior import per_sample
+from .probable import per_sample
 
 Tensor = torch.Tensor
 Map = Callable[[Tensor], Tensor]

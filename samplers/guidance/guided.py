@@ -115,8 +115,8 @@ class Call:
 
     @property
     def rho(self) -> Any:
-        """sigma / alpha: EDM's sigma, whatever the schedule."""
-        return self.sigma / self.alpha
+        """sigma / alpha, EDM's sigma, whatever the schedule; infinite at pure noise."""
+        return self._level(np.exp(-self.nodes.lam))
 
     @property
     def blind(self) -> bool:

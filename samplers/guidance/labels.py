@@ -10,7 +10,7 @@ import torch
 from ..denoiser import Denoiser
 from .guided import Call, Guided
 from .measurement import positive
-from .posterior import slope
+from .probable import slope
 
 Tensor = torch.Tensor
 Scale = float | Callable[[Any], Any]
