@@ -21,10 +21,11 @@ import torch
 from ..checks import require_finite, validate
 from ..denoiser import Denoiser
 from ..grids import make_grid
-from .guided import Call, Guided, check_denoiser, dot
+from .guided import Guided, check_denoiser
 from .measurement import Measurement, positive, whole
 from .operators import Operator
 from .posterior import energy
+from .probable import most_probable
 
 Tensor = torch.Tensor
 Map = Callable[[Tensor], Tensor]
@@ -116,44 +117,6 @@ def diffusion_pde(
     return Guided(
         denoiser, lambda call: most_probable(call, partial(rows, call.rho < below), iterations), gradient=True
     )
-
-
-def most_probable(call: Call, rows: Map, iterations: int) -> Tensor:
-    """d of least |rows(D) + rows' d|^2 + d^T C^-1 d, C the network's covariance: conjugate gradients preconditioned by C.
-
-    The residual r of the normal equations is in the dual of states: z = C r is a state, and q = C^-1 p goes along with the
-    direction p, so that C^-1 is never applied. Every iteration lowers the objective: few of them do not overshoot.
-    """
-    kept = {"retain_graph": True, "create_graph": call.outside}
-    with torch.enable_grad():
-        at = call.x0 if call.outside else call.x0.detach().requires_grad_()
-        b = rows(at)
-        u = torch.zeros_like(b, requires_grad=True)
-        (back,) = torch.autograd.grad(b, at, u, create_graph=True)  # linear in u: its derivative pushes forward
-
-    def pull(v: Tensor) -> Tensor:
-        return -torch.autograd.grad(b, at, v, **kept)[0]
-
-    def push(v: Tensor) -> Tensor:
-        return -torch.autograd.grad(back, u, v, **kept)[0]
-
-    r = pull(b if call.outside else b.detach())
-    z = call.tweedie * call.pull(r)
-    p, q, d, height = z, r, torch.zeros_like(z), dot(r, z)
-    for k in range(iterations):
-        image = push(p)
-        curvature = _beside((image * image).sum(1), p) + dot(p, q)
-        going = (height > 0) & (curvature > 0)
-        step = torch.where(going, height / torch.where(going, curvature, 1.0), 0.0)
-        d = d + step * p
-        if k + 1 == iterations:
-            break
-        r = r - step * (pull(image) + q)
-        z = call.tweedie * call.pull(r)
-        after = dot(r, z)
-        turn = torch.where(going, after / torch.where(going, height, 1.0), 0.0)
-        p, q, height = z + turn * p, r + turn * q, after
-    return d
 
 
 def fun_dps(
@@ -259,8 +222,3 @@ def _weights(weights: Any, residual: Map | None) -> tuple[float, float]:
     if w_pde and residual is None:
         raise ValueError("a weight of the residual needs a `residual`")
     return w_obs, w_pde
-
-
-def _beside(numbers: Tensor, like: Tensor) -> Tensor:
-    """One number a sample, (B, 1, ...)."""
-    return numbers.view(-1, *(1,) * (like.ndim - 1))
