@@ -15,9 +15,10 @@ import fewstep
 from fewstep.samplers import Denoiser, NoiseSchedule, Tableau, build, sample
 from fewstep.samplers.learned import guard
 from fewstep.samplers.learned import method as registry
-from fewstep.samplers.learned.learning import FINALISTS, _drawn, learn
+from fewstep.samplers.learned.learning import _drawn, learn
 from fewstep.samplers.learned.problem import Problem
 from fewstep.samplers.learned.recipes import recipes
+from fewstep.samplers.learned.screening import ROUNDS
 from fewstep.samplers.learned.tables import corrected
 from fewstep.samplers.learned.task import Progress, Task, score
 from fewstep.samplers.learned.teacher import Teacher
@@ -188,7 +189,7 @@ def test_other_schedules(schedule: NoiseSchedule) -> None:
 def test_best_of_several_solvers() -> None:
     """solver="auto" compares with the best recipes of a few solvers, picked on few seeds: as good as the best of one solver."""
     one, several = (learn(ring(), s, 5, "d_ode", **SMALL).tables[0].report["fixed"] for s in ("dpmpp_2m", "auto"))
-    assert len(several) == FINALISTS < len(one) and len({name.split()[0] for name in several}) > 1
+    assert len(several) == ROUNDS[-1][1] < len(one) and len({name.split()[0] for name in several}) > 1
     assert min(several.values()) <= min(one.values())
 
 

@@ -40,7 +40,7 @@ def auto(
     *,
     refine: str | Sequence[str] | None = None,
     samples: int = 64,
-    steps: int = 70,
+    steps: int = 50,
     batch: int = 16,
     remember: bool = True,
 ) -> Tableau:

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -29,6 +28,7 @@ from ..schedule import Array, Nodes
 from ..tableau import Tableau
 from .clock import Clock
 from .method import method
+from .playing import no_noise
 from .problem import Part
 from .tables import corrected, directions, shared_lines
 from .task import Task, enough
@@ -100,22 +100,25 @@ class OnPolicy:
     @cached_property
     def ways(self) -> list[Way]:
         """Every part at the beginning."""
-        return [self._way(part) for part in self.task.train_parts()]
+        pieces = self.task.problem.pieces
+        return [self._way(piece) for part in self.task.train_parts() for piece in pieces(part)]
 
     def _way(self, part: Part) -> Way:
         wide = torch.float64 if part.x_T.dtype == torch.float64 else torch.float32
-        state = first_state(self.table, part.x_T.to("cpu", wide), _no_noise)
+        state = first_state(self.table, part.x_T.to("cpu", wide), no_noise)
         return Way(part, state.carry, state.input, state.input)
 
-    @torch.no_grad()
     def call(self, k: int) -> None:
         """The network's outputs at row k, as m_k."""
-        for way in self.ways:
-            x = way.input.to(way.part.x_T.device)
-            tau = torch.tensor(self.table.model_times[k], dtype=time_dtype(x.dtype), device=x.device)
-            output = way.part.denoiser.call(x, tau).to("cpu", x.dtype)
-            way.outputs.insert(0, float(self.p[k]) * way.input + float(self.q[k]) * output)
-            self.task.problem.spent += len(way.part.seeds)
+        self.task.problem.threads.map(partial(self._called, k), self.ways)
+        self.task.problem.spent += sum(len(way.part.seeds) for way in self.ways)
+
+    @torch.no_grad()
+    def _called(self, k: int, way: Way) -> None:
+        x = way.input.to(way.part.x_T.device)
+        tau = torch.tensor(self.table.model_times[k], dtype=time_dtype(x.dtype), device=x.device)
+        output = way.part.denoiser.call(x, tau).to("cpu", x.dtype)
+        way.outputs.insert(0, float(self.p[k]) * way.input + float(self.q[k]) * output)
 
     @torch.no_grad()
     def products(self, k: int, lines: Array, regressors: Array) -> Products:
@@ -164,10 +167,6 @@ class OnPolicy:
             way.carry, way.input = (self._line(line, k, registers) for line in lines)
             if self.ends[k]:
                 way.begin = way.input
-
-
-def _no_noise(*_: Any) -> Tensor:
-    raise AssertionError("a table without noise draws none")
 
 
 def _chunks(count: int, width: int) -> Iterator[slice]:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from math import isfinite
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from fewstep.files import whole
 from ..freerow import Coefficients
 from ..tableau import Tableau
 from .objectives import DECAYS, FAINT, LOSSES, OPTIMIZERS, Recipe
-from .playing import play
+from .playing import play, play_beside
 from .problem import Part
 from .task import Task
 from .teacher import Teacher
@@ -66,7 +66,7 @@ def descend(
     objective: Objective | None = None,
     cut: bool = False,
     until: float | None = None,
-    player: Player = play,
+    player: Player | None = None,
 ) -> Tableau:
     """The best table found on the way down, judged on the validation seeds; the start if nothing is better.
 
@@ -74,7 +74,7 @@ def descend(
         task: what is learned on; `task.store` keeps the state of every judgement. knobs: what is turned. recipe: how.
         tag: name of the stage in the store. objective: in place of the recipe's loss. cut: gradients through one network
             call only. until: time.monotonic() at which to stop; a run that is stopped so depends on the machine's speed,
-            which is why `recipe.steps` is the limit to use. player: makes the states, called as `play` is.
+            which is why `recipe.steps` is the limit to use. player: makes the states, called as `play` is, in its place.
     """
     return _Descent(task, knobs, recipe, tag, objective, cut, until, player).run()
 
@@ -91,10 +91,11 @@ class _Descent:
         objective: Objective | None,
         cut: bool,
         until: float | None,
-        player: Player = play,
+        player: Player | None = None,
     ):
         self.task, self.knobs, self.recipe, self.tag = task, knobs, recipe, tag
-        self.objective, self.cut, self.until, self.player = objective, cut, until, player
+        self.objective, self.cut, self.until = objective, cut, until
+        self.player = player or partial(play_beside, task.problem)
         self.parts, self.teacher = task.train_parts(recipe.batch), task.teacher
         self.step, self.waited, self.size, self.score = 0, 0, 1.0, float("inf")
         self.best, self.moves, self._order = self._values(), Values(), (-1, [0])
@@ -140,12 +141,13 @@ class _Descent:
         x = self._moved(part)
         names = list(self.knobs.parameters)
         wanted = [*self.knobs.parameters.values(), *([x] if x.requires_grad else [])]
-        before = part.denoiser.nfe
+        problem = self.task.problem
+        before = problem.asked(part)
         how: dict[str, Any] = {"remember": self.recipe.remember, "cut": self.cut}
         states = self.player(part, self._layout(), self.knobs.coefficients(), x, **how)
         loss = self._loss(states, part)
         found = torch.autograd.grad(loss, wanted, allow_unused=True) if loss.requires_grad else [None] * len(wanted)
-        self.task.problem.spent += len(part.seeds) * (part.denoiser.nfe - before)
+        problem.spent += problem.asked(part) - before
         gradients = [torch.zeros_like(v) if g is None else g for g, v in zip(found, wanted, strict=True)]
         if not all(bool(torch.isfinite(v).all()) for v in (loss, *gradients)):
             self._back()

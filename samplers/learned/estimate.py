@@ -20,7 +20,7 @@ import torch
 
 from fewstep.page import Table
 
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, clock
 from ..predictions import prediction_coefficients
 from ..schedule import NoiseSchedule
 from .learning import Run
@@ -211,8 +211,8 @@ def _network(schedule: NoiseSchedule, prediction: Any) -> Callable[[Tensor, Tens
 def measured(problem: Problem, part: Part) -> tuple[float, float | None, int | None]:
     """Seconds a sample of one call, and of one with its way back; bytes that the way back needs. None without gradients."""
     t = 0.5 * (problem.t_start + problem.t_end)
-    with torch.no_grad():
-        calls = [_timed(part, lambda: part.denoiser(part.x_T, t)) for _ in range(3)]
+    tau = torch.tensor(float(problem.schedule.model_time(t)), dtype=clock(part.x_T.dtype), device=part.x_T.device)
+    calls = [_timed(part, lambda: problem.ask(part, part.x_T, tau)) for _ in range(3)]
     if not has_gradients([part], t):
         return min(calls), None, None
     storages: dict[int, int] = {}

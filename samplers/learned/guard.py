@@ -76,7 +76,7 @@ def rounded(denoiser: Denoiser) -> Denoiser:
 
 def rounding_effect(task: Task, table: Tableau, part: Part) -> float:
     """rms error of a part under bfloat16 rounding, over the error without."""
-    plain = squared_errors(task.problem.draw(table, part), task.teacher.end(part))
+    plain = task.errors(table, [part])
     coarse = Part(part.seeds, rounded(part.denoiser), part.x_T)
     moved = squared_errors(task.problem.draw(table, coarse), task.teacher.end(part))
     return float((moved.mean() / plain.mean().clamp_min(1e-30)).sqrt())

@@ -24,11 +24,11 @@ from . import guard
 from .planning import Plan, planned, short
 from .problem import Problem
 from .recipes import Recipe, recipes
-from .task import Progress, Task, score
+from .screening import screened
+from .task import Progress, Task
 from .teacher import Teacher
 from .telling import shown
 
-SCREENING, FINALISTS = 8, 8  # seeds on which many recipes are looked at, and how many go on to all
 TRUSTED = 0.25  # of the base's error: the teacher must be known better than that
 
 
@@ -66,10 +66,10 @@ def learn(
         shape: of one sample, for a Denoiser. seeds: of the samples learned on, three quarters, and chosen on, the rest.
         guard_seeds: untouched ones, which decide whether the result is better. guidance: scale, or several: a table each.
         solver_options: fixed options of the solver; others (order, lower_order_final, corrector) are tried.
-        teacher: {"solver": "dpmpp_3m", "nfe": 60, ...}, the reference. cache: folder of reference runs; None: the user's
-            cache, False: none. resume: folder in which an interrupted run is found again. progress: a bar, or a callable
-            that gets Progress. seconds: limit of each gradient stage; without it the result depends on nothing but what
-            is given here.
+        teacher: {"solver": "dpmpp_3m", "nfe": n, ...}, the reference; n is 6 times the largest `nfe` and 40 at least unless
+            told. cache: folder of reference runs; None: the user's, False: none. resume: folder in which an interrupted
+            run is found again. progress: a bar, or a callable that gets Progress. seconds: limit of each gradient stage;
+            without it the result depends on nothing but what is given here.
         classes, prompt, batch_size, device: of the samples. dtype: what a network that is loaded here computes in, or x_T of
             a Denoiser; None: float32, and as it is for a pipeline. spec: options of a single `method`.
 
@@ -146,7 +146,7 @@ class Run:
         task = Task(problem, self.teacher, nfe, plan.train, plan.valid, plan.seconds, self.tell, memo=self.memo)
         known = recipes(plan.solver, problem.schedule, nfe, ends=(problem.t_start, problem.t_end), options=plan.options)
         task.stage = "fixed recipes"
-        known = self._screened(task, known)
+        known = screened(task, known)
         scores = [task.offer(r.table, i + 1, len(known)) for i, r in enumerate(known)]
         ranked = task.fixed = [known[i] for i in sorted(range(len(known)), key=lambda i: scores[i])]
         self._trust(task, ranked[0])
@@ -165,15 +165,6 @@ class Run:
             told,
             task.done,
         )
-
-    def _screened(self, task: Task, known: list[Recipe]) -> list[Recipe]:
-        """The recipes worth all validation seeds: of many, those that are best on the first few."""
-        if len(known) <= 2 * FINALISTS:
-            return known
-        self.teacher.prepare(task.valid_parts())
-        parts = self.problem.parts(task.valid[:SCREENING])
-        scores = [score(task.errors(r.table, parts)) for r in known]
-        return [known[i] for i in sorted(range(len(known)), key=lambda i: scores[i])[:FINALISTS]]
 
     def _trust(self, task: Task, fixed: Recipe) -> None:
         """ValueError where the teacher is not much better known than what shall be learned from it."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,7 +66,8 @@ class Search:
         self.nodes = tuple(Node(*map(float, row)) for row in zip(*self.schedule.nodes(self.times), strict=True))
         one = task.problem.part(task.train[:1]).x_T
         each = one.numel() * one.element_size() * len(chosen) * (3 * beam * start.nfe + 1)
-        self.parts: list[Part] = some_parts(task, max(1, min(samples, MEMORY // each)))
+        few = some_parts(task, max(1, min(samples, MEMORY // each)))
+        self.parts: list[Part] = [piece for part in few for piece in task.problem.pieces(part)]
         paths = [task.teacher.path(part) for part in self.parts]
         self.targets: list[Batch] = [[path.state(int(i)) for path in paths] for i in chosen]
         self.count = sum(target.numel() for target in self.targets[0])
@@ -134,8 +136,7 @@ class Search:
 
     def _call(self, row: Row, x: Batch) -> Batch:
         self.problem.spent += sum(len(part.seeds) for part in self.parts)
-        form = str(row.form)
-        return [p.denoiser.predict(form, each, row.at.t) for p, each in zip(self.parts, x, strict=True)]
+        return self.problem.threads.map(partial(_predicted, row), list(zip(self.parts, x, strict=True)))
 
     def _judged(self, states: list[State]) -> list[State]:
         """The states with their costs, without those that are not finite: one look at the device for all."""
@@ -154,6 +155,13 @@ class Search:
         ranked = sorted(states, key=lambda state: state.cost)
         first = next((state for state in ranked if state.greedy), ranked[0])
         return [first, *(state for state in ranked if state is not first)][: self.beam]
+
+
+@torch.no_grad()
+def _predicted(row: Row, at: tuple[Part, Tensor]) -> Tensor:
+    """The network's output on a part, as the row wants it."""
+    part, x = at
+    return part.denoiser.predict(str(row.form), x, row.at.t)
 
 
 def _sum(terms: Mapping[Any, float], registers: Mapping[Any, Batch]) -> Batch:

@@ -10,6 +10,7 @@ few states, however many calls there are.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
@@ -19,7 +20,8 @@ from ..freerow import Coefficients, FreeRow
 from ..noise import source
 from ..player import State, first_state
 from ..tableau import Tableau
-from .problem import Part
+from .problem import Part, Problem
+from .threads import Threads
 
 Tensor = torch.Tensor
 
@@ -41,7 +43,7 @@ def play(
     x = part.x_T if x is None else x
     x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)  # as `sample` has states
     noise = source("brownian", list(part.seeds), None, len(part.seeds), layout.schedule) if layout.stochastic else None
-    state = first_state(layout, x, noise or _no_noise)
+    state = first_state(layout, x, noise or no_noise)
     numbers = coefficients.beside(x)
     states = [state.input]
     for k in range(layout.nfe):
@@ -54,7 +56,7 @@ def play(
     return states
 
 
-def _no_noise(*_: object) -> Tensor:
+def no_noise(*_: object) -> Tensor:
     raise AssertionError("a table without noise draws none")
 
 
@@ -80,3 +82,51 @@ def has_gradients(parts: Sequence[Part], t: float) -> bool:
         return bool(torch.isfinite(slope).all())
     except (RuntimeError, NotImplementedError, TypeError):
         return False
+
+
+def play_beside(
+    problem: Problem, part: Part, layout: Tableau, coefficients: Coefficients, x: Tensor, **how: Any
+) -> list[Tensor]:
+    """`play` with the pieces of a part beside one another, on the way back too, where activations are remembered."""
+    pieces = problem.pieces(part) if how.get("remember") and torch.is_grad_enabled() else (part,)
+    if len(pieces) < 2:
+        return play(part, layout, coefficients, x, **how)
+
+    def played(piece: Part, x: Tensor, *numbers: Tensor) -> list[Tensor]:
+        return play(piece, layout, Coefficients(*numbers), x, **how)
+
+    states: tuple[Tensor, ...] = _Beside.apply(problem.threads, pieces, played, x, *coefficients)  # type: ignore[no-untyped-call]
+    return list(states)
+
+
+class _Beside(torch.autograd.Function):
+    """States of a batch, played in pieces on their shares of x and on the same numbers, each with a graph of its own."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, threads: Threads, pieces: Sequence[Part], played: Callable[..., list[Tensor]], *values: Tensor
+    ) -> tuple[Tensor, ...]:
+        x, *numbers = values
+        ctx.threads, ctx.sizes, ctx.wanted = threads, [len(piece.seeds) for piece in pieces], ctx.needs_input_grad[3:]
+        every = [(share, *numbers) for share in x.split(ctx.sizes)]
+        ctx.leaves = [[v.detach().requires_grad_(w) for v, w in zip(own, ctx.wanted, strict=True)] for own in every]
+        ctx.states = threads.map(lambda i: played(pieces[i], *ctx.leaves[i]), range(len(pieces)))
+        return tuple(torch.cat([state.detach() for state in states]) for states in zip(*ctx.states, strict=True))
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        shares = list(zip(*(slope.split(ctx.sizes) for slope in slopes), strict=True))
+
+        def back(i: int) -> list[Tensor]:
+            ends = [
+                (state, slope) for state, slope in zip(ctx.states[i], shares[i], strict=True) if state.requires_grad
+            ]
+            leaves = [leaf for leaf in ctx.leaves[i] if leaf.requires_grad]
+            states, own = zip(*ends, strict=True)
+            found = torch.autograd.grad(states, leaves, own, allow_unused=True)
+            return [torch.zeros_like(v) if g is None else g for g, v in zip(found, leaves, strict=True)]
+
+        found = zip(*ctx.threads.map(back, range(len(shares))), strict=True)
+        x, *numbers = (next(found) if w else None for w in ctx.wanted)
+        summed = (None if pieces is None else torch.stack(pieces).sum(0) for pieces in numbers)
+        return None, None, None, None if x is None else torch.cat(x), *summed

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ..denoiser import Denoiser
 from ..sampling import sample
 from ..schedule import NoiseSchedule
 from ..tableau import Tableau
+from .threads import Threads
 
 Tensor = torch.Tensor
 
@@ -62,6 +64,7 @@ class Problem:
         self._device, self._dtype = device, _floating(dtype)
         self._source: Any = None
         self._parts: dict[tuple[int, ...], Part] = {}
+        self._pieces: dict[tuple[int, ...], tuple[Part, ...]] = {}
         if isinstance(model, Denoiser):
             if shape is None:
                 raise ValueError(
@@ -92,31 +95,66 @@ class Problem:
         """These seeds, together in one batch."""
         key = tuple(int(seed) for seed in seeds)
         if key not in self._parts:
-            if self._source is not None:
-                from ..source import Batch
-
-                batch = Batch(self._source.pipe, key, self._source.wishes)
-                self._parts[key] = Part(key, batch.denoiser, batch.x_T)
-            else:
-                own = [torch.Generator().manual_seed(seed) for seed in key]
-                drawn = self.model.schedule.initial_noise((len(key), *self.shape), own, dtype=self._dtype)
-                self._parts[key] = Part(key, self.model, drawn.to(self._device))
+            self._parts[key] = self._made(key)
         return self._parts[key]
+
+    def _made(self, seeds: tuple[int, ...]) -> Part:
+        if self._source is not None:
+            from ..source import Batch
+
+            batch = Batch(self._source.pipe, seeds, self._source.wishes)
+            return Part(seeds, batch.denoiser, batch.x_T)
+        own = [torch.Generator().manual_seed(seed) for seed in seeds]
+        drawn = self.model.schedule.initial_noise((len(seeds), *self.shape), own, dtype=self._dtype)
+        return Part(seeds, self.model, drawn.to(self._device))
+
+    def pieces(self, part: Part) -> tuple[Part, ...]:
+        """A part as parts for `threads`, of two samples at least."""
+        count = min(self.threads.count, len(part.seeds) // 2)
+        if count < 2 or self._parts.get(part.seeds) is not part:
+            return (part,)
+        if part.seeds not in self._pieces:
+            bounds = [len(part.seeds) * i // count for i in range(count + 1)]
+            self._pieces[part.seeds] = tuple(self._made(part.seeds[i:j]) for i, j in pairwise(bounds))
+        return self._pieces[part.seeds]
+
+    @torch.no_grad()
+    def ask(self, part: Part, x: Tensor, tau: Tensor) -> Tensor:
+        """The network's output on a part at x (B, *shape)."""
+        self.spent += len(part.seeds)
+        pieces = self.pieces(part)
+        shares = x.split([len(piece.seeds) for piece in pieces])
+        return torch.cat(self.threads.map(lambda i: _called(pieces[i], shares[i], tau), range(len(pieces))))
+
+    def asked(self, part: Part) -> int:
+        """Network evaluations of a part's samples so far, in one piece or several."""
+        return sum(len(one.seeds) * one.denoiser.nfe for one in (part, *self._pieces.get(part.seeds, ())))
 
     def parts(self, seeds: Sequence[int], size: int | None = None) -> list[Part]:
         """The seeds in batches of at most `size`."""
         size = min(size or self.batch_size, self.batch_size)
         return [self.part(seeds[k : k + size]) for k in range(0, len(seeds), size)]
 
-    @torch.no_grad()
     def draw(self, table: Tableau, part: Part, **how: Any) -> Tensor:
         """x0 (B, *shape) of a part by a table; noise is that of one Brownian path a seed, whatever the number of steps."""
         self.spent += len(part.seeds) * table.nfe
+        return torch.cat(self.threads.map(lambda piece: self.drawn(table, piece, **how), self.pieces(part)))
+
+    @staticmethod
+    @torch.no_grad()
+    def drawn(table: Tableau, part: Part, **how: Any) -> Tensor:
+        """The same in one piece, in the caller's thread and not counted."""
         noise: dict[str, Any] = {}
         if table.stochastic:
             noise = {"noise": "brownian", "noise_seeds": list(part.seeds)}
         x0: Tensor = sample(part.denoiser, part.x_T, table, check="none", **noise, **how)
         return x0
+
+    @cached_property
+    def threads(self) -> Threads:
+        """Several for a pipeline on a CPU, where every part has its own loop; one for a function, which may have states."""
+        beside = self._source is not None and self.part([0]).x_T.device.type == "cpu"
+        return Threads(torch.get_num_threads() if beside else 1)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -154,6 +192,12 @@ class Problem:
         if prompt is not None:
             found["prompt"] = [prompt] if isinstance(prompt, str) else [str(words) for words in prompt]
         return found
+
+
+@torch.no_grad()
+def _called(part: Part, x: Tensor, tau: Tensor) -> Tensor:
+    """The network's output, in the caller's thread, where gradients are switched off."""
+    return part.denoiser.call(x, tau)
 
 
 def _floating(dtype: torch.dtype | str | None) -> torch.dtype:

@@ -92,15 +92,20 @@ class Task:
 
     def errors(self, table: Tableau, parts: Iterable[Part]) -> Tensor:
         """Mean square error of each sample to the teacher, (n,) float64."""
-        found = [squared_errors(self.problem.draw(table, part), self.teacher.end(part)) for part in parts]
-        return torch.cat(found)
+        name = _name(table)
+        return torch.cat([self._errors(name, table, part) for part in parts])
+
+    def _errors(self, name: str, table: Tableau, part: Part) -> Tensor:
+        """Of one part, each table once."""
+        key = ("errors", name, part.seeds)
+        if key not in self.memo:
+            self.memo[key] = squared_errors(self.problem.draw(table, part), self.teacher.end(part))
+        found: Tensor = self.memo[key]
+        return found
 
     def judge(self, table: Tableau) -> float:
-        """Score of a table on the validation seeds, each table once."""
-        key = ("score", table.W.tobytes(), table.times.tobytes(), table.model_times.tobytes(), self.valid)
-        if key not in self.memo:
-            self.memo[key] = score(self.errors(table, self.valid_parts()))
-        return float(self.memo[key])
+        """Score of a table on the validation seeds."""
+        return score(self.errors(table, self.valid_parts()))
 
     def run(self, name: str, start: Tableau, **options: Any) -> Tableau:
         """The table that a method makes of `start`, judged and kept in the store; found there after an interruption."""
@@ -139,6 +144,11 @@ class Task:
             spent = self.problem.spent
             self.tell(Progress(self.stage, step, steps, self.best_score, self.base_score, spent, seconds, self.best))
         return found
+
+
+def _name(table: Tableau) -> str:
+    """Hash of everything that decides what a table draws."""
+    return hashlib.sha256(json.dumps(to_content(table), sort_keys=True, default=plain).encode()).hexdigest()
 
 
 def enough(count: int, seeds: Sequence[int], what: str) -> None:

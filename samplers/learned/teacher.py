@@ -175,22 +175,13 @@ class Teacher:
         """One reference run of a part, states and all."""
         if not self.follows:
             return self.problem.draw(self.table, part)
-        nodes = self.problem.schedule.nodes(self.table.times)
-        x, v = [part.x_T], []
-
-        def keep(step: Any) -> None:
-            k = step.index
-            alpha, sigma = float(nodes.alpha[k]), float(nodes.sigma[k])
-            x0 = step.x0
-            v.append((x[-1] - alpha * x0) / sigma - x0)
-            x.append(step.x)
-
-        x[-1] = self.problem.draw(self.table, part, callback=keep)
-        if not torch.isfinite(x[-1]).all():
+        self.problem.spent += len(part.seeds) * self.table.nfe
+        runs = self.problem.threads.map(self._followed, self.problem.pieces(part))
+        states, velocities = (torch.cat(pieces, 1) for pieces in zip(*runs, strict=True))
+        if not torch.isfinite(states[-1]).all():
             raise ValueError(
                 f"the reference run of {self.solver} with {self.nfe} evaluations is not finite; take a larger `nfe`"
             )
-        states, velocities = torch.stack(x), torch.stack(v)
         path = self._file(part)
         if path is None:
             return Trajectory(self.problem.schedule, self.table.times, states, velocities)
@@ -203,8 +194,23 @@ class Teacher:
         assert found is not None
         return found
 
+    def _followed(self, part: Part) -> tuple[Tensor, Tensor]:
+        """States (M + 1, B, *shape) and velocities (M, B, *shape) of one run in the caller's thread."""
+        nodes = self.problem.schedule.nodes(self.table.times)
+        x, v = [part.x_T], []
+
+        def keep(step: Any) -> None:
+            k = step.index
+            alpha, sigma = float(nodes.alpha[k]), float(nodes.sigma[k])
+            x0 = step.x0
+            v.append((x[-1] - alpha * x0) / sigma - x0)
+            x.append(step.x)
+
+        x[-1] = self.problem.drawn(self.table, part, callback=keep)
+        return torch.stack(x), torch.stack(v)
+
     def self_error(self, seeds: Sequence[int]) -> float:
         """rms difference to a run of twice the length, over the first samples: what the reference can be trusted to."""
         part = self.problem.part(list(seeds)[: min(CHECKED, self.problem.batch_size)])
         longer = self.problem.draw(self._table(2 * self.nfe, self._options), part)
-        return float(squared_errors(self.problem.draw(self.table, part), longer).mean().sqrt())
+        return float(squared_errors(self.end(part), longer).mean().sqrt())
