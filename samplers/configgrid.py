@@ -78,6 +78,8 @@ def grid_from_config(
     Raises:
         ValueError: n < 1, lengths that contradict each other, levels that do not decrease, a missing `mu`.
     """
+    mirrored = getattr(schedule, "mirrored", lambda tau: tau)  # an inverted flow's times of the network, both ways
+    timesteps = None if timesteps is None else mirrored(timesteps)
     config = as_config(config)
     kind = kind_of(config)
     least = -np.inf if kind == "edm" else 0.0  # EDM networks are shown log sigma / 4
@@ -107,7 +109,7 @@ def grid_from_config(
         raise ValueError(f"the levels of this config do not decrease over {n} steps: {found.levels}.")
     if shown is None:
         shown = np.asarray(schedule.model_time(times[:-1]) if kind == "sigma" else found.shown, np.float64)
-    return ConfigGrid(times, shown)
+    return ConfigGrid(times, mirrored(shown))
 
 
 def _given(name: str, values: Any, repeats: bool = False, least: float = 0.0) -> Array | None:

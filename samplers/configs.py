@@ -15,7 +15,7 @@ import numpy as np
 from fewstep.errors import unknown
 
 from .configgrid import ConfigGrid, grid_from_config
-from .continuous import Flow, VPSigma
+from .continuous import Flow, InvertedFlow, VPSigma
 from .conventions import PURE_NOISE, as_config, convention, explicit, flow_mode, kind_of, levels_of, table_of
 from .schedule import NoiseSchedule
 
@@ -31,17 +31,14 @@ def schedule_from_config(config: Any, solver: str | None = None) -> NoiseSchedul
             prediction) the last alpha is 0; else, and without a solver, it is 2**-12.
 
     Raises:
-        ValueError: the config describes no noise schedule, or one whose time runs from data to noise.
+        ValueError: the config describes no noise schedule.
     """
     config = as_config(config)
     kind = kind_of(config)
-    if config.get("invert_sigmas"):
-        raise ValueError(
-            "`invert_sigmas=True` (time runs from data to noise) is not supported: keep the stock scheduler."
-        )
     if kind == "flow":
         shift = config.get("flow_shift" if flow_mode(config) else "shift")
-        return Flow(1.0 if shift is None else float(shift), int(config.get("num_train_timesteps", 1000)))
+        flow = InvertedFlow if config.get("invert_sigmas") else Flow
+        return flow(1.0 if shift is None else float(shift), int(config.get("num_train_timesteps", 1000)))
     if kind == "edm":
         low, high = config.get("sigma_min", 0.002), config.get("sigma_max", 80.0)
         return NoiseSchedule.edm(float(low), float(high), float(config["sigma_data"]))
@@ -67,7 +64,7 @@ def _decreasing(table: np.ndarray) -> np.ndarray:
 class Reading:
     """What a config says about the network's output and about the estimate of the clean sample."""
 
-    prediction: str  # "epsilon" "sample" "v_prediction" "flow_prediction", or "score" for continuous VP and VE models
+    prediction: str  # a name in `predictions.py`; "score" for continuous VP and VE models
     learned_variance: bool  # the output has twice the channels; the first half is the prediction
     thresholding: bool
     dynamic_thresholding_ratio: float
@@ -77,7 +74,7 @@ class Reading:
     sigma_data: float | None  # of the EDM preconditioning around the network, if there is one
 
 
-_PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction", "score")
+_PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction", "score", "inverted_flow_prediction")
 
 
 def reading(config: Any, solver: str | None = None) -> Reading:
@@ -87,6 +84,8 @@ def reading(config: Any, solver: str | None = None) -> Reading:
     prediction = {"flow": "flow_prediction", "ve": "score", "vp": "score"}.get(kind, "epsilon")
     if kind != "flow" or flow_mode(config):
         prediction = config.get("prediction_type") or prediction
+    if config.get("invert_sigmas") and prediction == "flow_prediction":
+        prediction = "inverted_flow_prediction"
     if prediction not in _PREDICTIONS:
         raise unknown("prediction type", prediction, _PREDICTIONS)
     return Reading(

@@ -204,3 +204,20 @@ class Flow(NoiseSchedule):
     def time_of_model(self, tau: ArrayLike) -> Array:
         """tau / num_train_timesteps."""
         return np.asarray(tau, np.float64)[()] / self.num_train_timesteps
+
+
+@dataclass(frozen=True, eq=False)
+class InvertedFlow(Flow):
+    """Flow whose network counts time from noise to data, as Mochi's does: it sees 1000 (1 - t)."""
+
+    def mirrored(self, tau: ArrayLike) -> Array:
+        """num_train_timesteps - tau: between the time that the network sees and that of `Flow`, both ways."""
+        return self.num_train_timesteps - np.asarray(tau, np.float64)[()]
+
+    def model_time(self, t: ArrayLike) -> Array:
+        """(1 - t) * num_train_timesteps."""
+        return self.mirrored(super().model_time(t))
+
+    def time_of_model(self, tau: ArrayLike) -> Array:
+        """1 - tau / num_train_timesteps."""
+        return super().time_of_model(self.mirrored(tau))

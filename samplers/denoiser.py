@@ -26,8 +26,8 @@ class Denoiser:
         fn: maps x (B, *shape) and tau (0-dim tensor, schedule.model_time(t)) to the network's output, of x's shape or
             with twice the channels (learned variance: the second half is dropped).
         schedule: NoiseSchedule the network was trained on.
-        prediction: "epsilon", "sample" (x0), "v_prediction" (alpha eps - sigma x0), "flow_prediction" (eps - x0)
-            or "score" (-eps / sigma).
+        prediction: "epsilon", "sample" (x0), "v_prediction" (alpha eps - sigma x0), "flow_prediction" (eps - x0),
+            "inverted_flow_prediction" (x0 - eps) or "score" (-eps / sigma).
         vector_time: whether fn takes a time of its own for every sample, tau of shape (B,): False, True (any batch), or
             "whole" (the batch it is conditioned for, or copies of it end to end). Samplers that choose steps sample by
             sample, or visit many times at once, need it or are faster with it.

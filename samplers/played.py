@@ -14,7 +14,7 @@ import torch
 from .artefact import Artefact, as_artefact
 from .building import compile_path, no_table, resume
 from .configs import grid_from_config, reading, schedule_from_config
-from .continuous import EDM
+from .continuous import EDM, InvertedFlow
 from .discrete import Discrete
 from .flowgrid import dynamic_shift
 from .gridrules import times_to_sigmas
@@ -302,8 +302,12 @@ def model_clock(schedule: NoiseSchedule, shown: Array) -> torch.Tensor:
 
 
 def public_sigmas(schedule: NoiseSchedule, nodes: Nodes) -> torch.Tensor:
-    """What schedulers call sigmas: sigma of flow, VE and EDM models, sigma / alpha of VP models; float32."""
-    return torch.tensor(times_to_sigmas(schedule, nodes.t), dtype=torch.float32)
+    """What schedulers call sigmas: sigma of flow, VE and EDM models, sigma / alpha of VP models; float32.
+
+    1 - sigma where flow time is inverted.
+    """
+    sigmas = times_to_sigmas(schedule, nodes.t)
+    return torch.tensor(1 - sigmas if isinstance(schedule, InvertedFlow) else sigmas, dtype=torch.float32)
 
 
 @dataclass(frozen=True, eq=False)

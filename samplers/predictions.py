@@ -31,6 +31,7 @@ def prediction_coefficients(prediction: Prediction, nodes: Nodes) -> tuple[np.nd
         "sample": (one, zero),
         "v_prediction": (-nodes.sigma, nodes.alpha),
         "flow_prediction": (-one, one),
+        "inverted_flow_prediction": (one, -one),
         "score": (zero, -1.0 / np.where(nodes.sigma > 0, nodes.sigma, np.inf)),
     }
     if prediction not in table:

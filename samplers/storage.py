@@ -155,7 +155,7 @@ def from_content(content: Mapping[str, Any], schedule: NoiseSchedule | None = No
 _CLASSES = {
     cls.__name__: cls
     for cls in (continuous.VPLinear, continuous.VPCosine, continuous.VPSigma, continuous.VE, continuous.EDM)
-    + (continuous.Flow, discrete.Discrete, reverting.MeanReverting, poisson.PFGM, LabelledEDM)
+    + (continuous.Flow, continuous.InvertedFlow, discrete.Discrete, reverting.MeanReverting, poisson.PFGM, LabelledEDM)
 }
 
 

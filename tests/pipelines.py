@@ -277,6 +277,27 @@ def wan() -> Any:
 
 
 @flow
+def mochi() -> Any:
+    transformer = diffusers.MochiTransformer3DModel(
+        patch_size=2, num_attention_heads=2, attention_head_dim=8, num_layers=2, pooled_projection_dim=8, in_channels=4,
+        text_embed_dim=8, time_embed_dim=4, max_sequence_length=8,
+    )  # fmt: skip
+    blocks = {f"{half}_block_out_channels": (32, 32, 32, 32) for half in ("encoder", "decoder")}
+    vae = diffusers.AutoencoderKLMochi(
+        latent_channels=4, layers_per_block=(1, 1, 1, 1, 1), latents_mean=[0.0] * 4, latents_std=[1.0] * 4, **blocks
+    )
+    pipe = diffusers.MochiPipeline(
+        FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
+        vae,
+        text_encoder=None,
+        tokenizer=None,
+        transformer=transformer,
+    )
+    words = {f"{sign}prompt_attention_mask": torch.ones(1, 7, dtype=torch.bool) for sign in ("", "negative_")}
+    return pipe, {**GUIDED, **SIZE, **words, "num_frames": 7, "output_type": "latent"}
+
+
+@flow
 def ltx() -> Any:
     transformer = diffusers.LTXVideoTransformer3DModel(
         in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16, num_layers=1,
