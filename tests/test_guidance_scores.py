@@ -1,4 +1,4 @@
-"""Guidance by other scores: two networks' difference, classifiers, and losses whose step norms choose."""
+"""Guidance by the difference of two networks: scales, intervals, momentum, and what is refused."""
 
 from __future__ import annotations
 
@@ -9,47 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from problems import PREDICTIONS, Gaussian, Mixture, level, starts
+from classes import BOTH, EDM, FLOW, VP, X, pair
+from problems import PREDICTIONS, starts
 
 from fewstep import Denoiser, NoiseSchedule, sample
 from fewstep.samplers import build, guidance
 from fewstep.samplers.lowering import lower
 
 Tensor = torch.Tensor
-VP, EDM, FLOW = NoiseSchedule.vp_linear(), NoiseSchedule.edm(), NoiseSchedule.flow()
-CLASSES = [([[1.0, 0.5]], [0.35], [1.0]), ([[-1.2, 0.3]], [0.5], [1.0])]
-BOTH = Mixture(((1.0, 0.5), (-1.2, 0.3)), (0.35, 0.5), (0.6, 0.4))
-X = starts(VP, 1.0, 6)
-
-
-def class_of(k: int) -> Mixture:
-    return Mixture(*CLASSES[k])
-
-
-def pair(schedule: NoiseSchedule = VP, prediction: str = "epsilon", **kw: Any) -> tuple[Denoiser, Denoiser]:
-    return class_of(0).denoiser(schedule, prediction, **kw), BOTH.denoiser(schedule, prediction, **kw)
-
-
-def logits_of(mixture: Mixture, schedule: NoiseSchedule) -> Any:
-    """log w_k + log p_k(x, t), the exact classifier."""
-
-    def network(x: Tensor, tau: Tensor) -> Tensor:
-        alpha, sigma = level(schedule, float(tau))
-        variance = alpha**2 * mixture.variances + sigma**2
-        gap = x.flatten(1).double()[:, None] - alpha * mixture.means
-        return mixture.log_weights - 0.5 * ((gap**2 / variance).sum(-1) + gap.shape[-1] * variance.log()[:, 0])
-
-    return network
-
-
-@torch.no_grad()
-def slope(denoiser: Any, solver: str, x: Tensor, schedule: NoiseSchedule, **options: Any) -> float:
-    """How the error of a solver falls as nfe grows, by its own fine run."""
-    grid = {"grid": "logsnr", "t_start": 0.9, "t_end": 0.1, **options}
-    fine = sample(denoiser, x, solver, 600, **grid)
-    counts = (30, 60, 120)
-    errors = [float((sample(denoiser, x, solver, n, **grid) - fine).norm()) for n in counts]
-    return float(-np.polyfit(np.log(counts), np.log(errors), 1)[0])
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -213,179 +180,6 @@ def test_cfg_pp_is_the_published_step() -> None:
         got = sample(guidance.cfg_pp(c, u, scale), X, "ddim", 1, t_end=0.0)
         torch.testing.assert_close(got, (c, u)[other].x0(X, 1.0), rtol=1e-12, atol=1e-12)
     assert bool(sample(guidance.cfg_pp(*pair()), X, "dpmpp_3m", 8).isfinite().all())
-
-
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("schedule", [VP, EDM, FLOW], ids=["vp", "edm", "flow"])
-def test_exact_classifier_gives_the_conditional_model(schedule: NoiseSchedule, prediction: str) -> None:
-    """Class by class in one batch, at all noise levels."""
-    guided = guidance.classifier(
-        BOTH.denoiser(schedule, prediction), logits_of(BOTH, schedule), torch.tensor([0, 1, 1, 0])
-    )
-    for t in (0.05, 0.5, 0.99) if schedule is not EDM else (0.01, 1.0, 40.0):
-        x = starts(schedule, t, 4)
-        for row, k in enumerate((0, 1, 1, 0)):
-            expected = class_of(k).denoiser(schedule, prediction).x0(x[row : row + 1], t)
-            torch.testing.assert_close(guided.x0(x, t)[row : row + 1], expected, rtol=1e-7, atol=1e-8)
-
-
-def test_order_of_convergence_is_the_solvers() -> None:
-    """Slope 1 of DDIM and 2 of 2M, as without guidance; towards the exact conditional law."""
-    guided = guidance.classifier(BOTH.denoiser(VP), logits_of(BOTH, VP), 1)
-    x = starts(VP, 0.9, 8)
-    assert slope(guided, "ddim", x, VP) == pytest.approx(1.0, abs=0.15)
-    assert slope(guided, "dpmpp_2m", x, VP) == pytest.approx(2.0, abs=0.25)
-    assert slope(guidance.cfg(*pair(), 2.0), "dpmpp_2m", x, VP) == pytest.approx(2.0, abs=0.25)
-    one = Gaussian(0.4, 0.3)
-    two = Mixture([[0.4, 0.4], [-1.0, -1.0]], [0.3, 0.6], [0.5, 0.5])
-    exact = one.flow(VP, x, 0.9, 0.05)
-    got = sample(
-        guidance.classifier(two.denoiser(VP), logits_of(two, VP), 0),
-        x,
-        "dpmpp_2m",
-        400,
-        "logsnr",
-        t_start=0.9,
-        t_end=0.05,
-    )
-    torch.testing.assert_close(got, exact, rtol=0, atol=2e-4)
-
-
-def test_noise_aware_classifier_takes_no_gradient_of_the_network() -> None:
-    deaf = BOTH.denoiser(VP)
-    guided = guidance.classifier(Denoiser(lambda x, t: deaf.fn(x.detach(), t), VP), logits_of(BOTH, VP), 0)
-    with torch.no_grad():
-        x0 = sample(guided, X, "ddim", 5)
-    assert not x0.requires_grad and guided.inner.nfe == 5
-    scaled = guidance.classifier(BOTH.denoiser(VP), logits_of(BOTH, VP), 0, 0.0)
-    torch.testing.assert_close(scaled.x0(X, 0.5), BOTH.denoiser(VP).x0(X, 0.5))
-
-
-def test_clean_classifier_acts_through_the_network() -> None:
-    """D' = D + (sigma^2 / alpha) grad_x log p(class | D(x)), by autograd."""
-    judge = torch.nn.Linear(2, 3, dtype=torch.float64)
-    labels = torch.tensor([0, 1, 2, 2, 1, 0])
-    base, t = BOTH.denoiser(VP), 0.4
-    guided = guidance.classifier(base, judge, labels, 2.0, clean=True)
-    x = X.clone().requires_grad_()
-    log_p = judge(base.x0(x, t)).log_softmax(1)[torch.arange(6), labels]
-    (g,) = torch.autograd.grad(log_p.sum(), x)
-    alpha, sigma = level(VP, t)
-    torch.testing.assert_close(guided.x0(X, t), base.x0(X, t) + 2.0 * sigma**2 / alpha * g, rtol=1e-10, atol=1e-10)
-    low = guidance.classifier(base, judge, labels, lambda rho: 2.0 * (rho < 0.5), clean=True)  # it is 2 here
-    torch.testing.assert_close(low.x0(X, t), base.x0(X, t))
-    torch.testing.assert_close(low.x0(X, 0.1), guided.x0(X, 0.1))
-
-
-def test_exact_classifier_under_noise_that_is_a_field() -> None:
-    """Two Gaussian processes in noise of covariance C: the gradient moves the state by C, to the class asked for."""
-    n, field = 8, guidance.GaussianField(0.1, dims=1)
-    eye = torch.eye(n, dtype=torch.float64)
-    C, C0 = field.covariance(eye), guidance.GaussianField(0.3, "matern52", dims=1).covariance(eye) + 1e-3 * eye
-    means = torch.stack([torch.linspace(-1, 1, n, dtype=torch.float64), torch.ones(n, dtype=torch.float64)])
-
-    def laws(x: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(x | k), (B, 2), and E[x0 | x, k], (2, B, n)."""
-        total, gap = C0 + float(tau) ** 2 * C, x - means[:, None]
-        pulled = torch.linalg.solve(total, gap.mT).mT
-        return -0.5 * (gap * pulled).sum(-1).T, means[:, None] + pulled @ C0
-
-    def any_class(x: Tensor, tau: Tensor) -> Tensor:
-        log_p, x0 = laws(x, tau)
-        return (log_p.softmax(1).T[..., None] * x0).sum(0)
-
-    base, labels = Denoiser(any_class, EDM, "sample", field=field), torch.tensor([0, 1, 1])
-    x, tau = starts(EDM, 0.7, 3, shape=(n,)), torch.tensor(0.7)
-    found = guidance.classifier(base, lambda x, tau: laws(x, tau)[0], labels).call(x, tau)
-    expected = laws(x, tau)[1][labels, torch.arange(3)]
-    assert float((expected - base.call(x, tau)).norm()) > 0.1
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("clean", [False, True])
-def test_wrong_classes_are_told_before_the_network_is_called(clean: bool) -> None:
-    network: Any = (lambda x: x @ torch.ones(2, 4, dtype=x.dtype)) if clean else lambda x, t: x.new_zeros(len(x), 4)
-    for classes, message in (
-        (4, "class 4 is out of range: the classifier knows 4"),
-        (torch.tensor([0, 1]), "2 classes for a batch of 6"),
-    ):
-        base = BOTH.denoiser(VP)
-        guided = guidance.classifier(base, network, classes, clean=clean)
-        with pytest.raises(ValueError, match=message):
-            sample(guided, X, "ddim", 3)
-        assert base.nfe == 0
-    base = BOTH.denoiser(VP)
-    bad: Any = (lambda x: x.sum()) if clean else lambda x, t: x.sum()
-    with pytest.raises(ValueError, match="must return logits of shape"):
-        sample(guidance.classifier(base, bad, 0, clean=clean), X, "ddim", 3)
-    for classes in (-1, 0.5, torch.tensor([[1]]), True):
-        with pytest.raises(ValueError, match="`classes` must be an int"):
-            guidance.classifier(base, network, classes, clean=clean)  # type: ignore[arg-type]
-
-
-def test_dreamguider_puts_exact_measurements_in_place() -> None:
-    """Where the spread allows, one step of its length is the pseudo-inverse: masks, means, gray values; whatever the factor."""
-    base = Gaussian().denoiser(VP)
-    x = starts(VP, 0.5, 3, shape=(3, 4, 4))
-    known = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(1)) < 0.5
-    truth = 2.0 + starts(VP, 0.0, 3, seed=5, shape=(3, 4, 4))
-    for A in (guidance.mask(known), guidance.downsample(2), guidance.colour((0.2, 0.7, 0.1))):
-        y = A(truth)
-        found = guidance.dreamguider(base, y, A, prior_std=50.0).x0(x, 0.5)
-        torch.testing.assert_close(found, guidance.impute(base, y, A).x0(x, 0.5), rtol=1e-9, atol=1e-9)
-    y = guidance.mask(known)(truth)
-    loss = lambda u: 7.0 * (known * (u - truth)).square().flatten(1).sum(1)  # noqa: E731
-    other = guidance.dreamguider(base, loss=loss, prior_std=50.0).x0(x, 0.5)
-    torch.testing.assert_close(other, guidance.impute(base, y, guidance.mask(known)).x0(x, 0.5), rtol=1e-9, atol=1e-9)
-
-
-def test_dreamguider_goes_no_farther_than_the_spread_and_the_noise() -> None:
-    base, A = Gaussian().denoiser(VP), guidance.mask(torch.tensor([1.0, 1.0, 0.0]))
-    x, y = starts(VP, 0.5, 4, shape=(3,)), torch.full((4, 3), 30.0, dtype=torch.float64) * torch.tensor([1.0, 1.0, 0.0])
-    alpha, sigma = level(VP, 0.5)
-    reach = (3 * sigma**2 / (sigma**2 + alpha**2)) ** 0.5
-    moved = guidance.dreamguider(base, y, A, scale=0.3).x0(x, 0.5) - base.x0(x, 0.5)
-    torch.testing.assert_close(moved.norm(dim=1), torch.full((4,), 0.3 * reach, dtype=torch.float64))
-    near = A(base.x0(x, 0.5)) + 0.01 * A(torch.ones(4, 3, dtype=torch.float64))
-    still = guidance.dreamguider(base, near, A, noise_std=0.02)  # misses by less than its noise
-    assert torch.equal(still.x0(x, 0.5), base.x0(x, 0.5))
-
-
-@torch.no_grad()
-def test_dreamguider_restores_without_gradient_of_the_network() -> None:
-    """On a Gaussian problem, nearer to the posterior mean than without it, consistent with y, at any number of steps."""
-    g = torch.Generator().manual_seed(0)
-    basis = torch.linalg.qr(torch.randn(8, 8, generator=g, dtype=torch.float64))[0]
-    cov = basis @ torch.diag(torch.logspace(0.3, -1.3, 8, dtype=torch.float64)) @ basis.T
-    M = torch.randn(3, 8, generator=g, dtype=torch.float64)
-    y = M @ torch.linalg.cholesky(cov) @ torch.randn(8, generator=g, dtype=torch.float64)
-    eye = torch.eye(8, dtype=torch.float64)
-    mean = cov @ M.T @ torch.linalg.solve(M @ cov @ M.T + 0.01 * torch.eye(3, dtype=torch.float64), y)
-    fn = lambda x, tau: x.detach() @ (cov @ torch.linalg.inv(cov + float(tau) ** 2 * eye))  # noqa: E731
-    base = Denoiser(fn, EDM, "sample")
-    guided = guidance.dreamguider(base, y[None], guidance.matrix(M), 0.1)
-    x = starts(EDM, EDM.t_max, 256, shape=(8,))
-    errors = {}
-    for nfe in (20, 100):
-        x0 = sample(guided, x, "dpmpp_2m", nfe)
-        errors[nfe] = float((x0.mean(0) - mean).norm() / mean.norm())
-        residual = float((x0 @ M.T - y).norm(dim=1).mean() / (0.1 * 3**0.5))
-        assert 0.1 < residual < 3.5  # deviations of the noise; 21 without guidance
-    free = float((sample(base, x, "dpmpp_2m", 20).mean(0) - mean).norm() / mean.norm())
-    assert max(errors.values()) < 0.8 * free and abs(errors[20] - errors[100]) < 0.06
-    pair_of = torch.cat([sample(guided, x[k : k + 1], "dpmpp_2m", 20) for k in range(2)])
-    torch.testing.assert_close(pair_of, sample(guided, x[:2], "dpmpp_2m", 20), rtol=1e-10, atol=1e-10)
-
-
-def test_augmentations_act_on_both_sides() -> None:
-    """Turned pictures and turned measurements say the same about squares; a view that sees half halves the loss."""
-    base, A = Gaussian().denoiser(VP), guidance.mask(torch.ones(4))
-    x, y = starts(VP, 0.5, 2, shape=(4,)), torch.ones(2, 4, dtype=torch.float64)
-    plain = guidance.dreamguider(base, y, A).x0(x, 0.5)
-    turned = guidance.dreamguider(base, y, A, augmentations=[lambda u: u, lambda u: u.flip(1)]).x0(x, 0.5)
-    torch.testing.assert_close(turned, plain)
-    half = guidance.dreamguider(base, y, A, augmentations=[lambda u: u[:, :2]]).x0(x, 0.5) - base.x0(x, 0.5)
-    assert not bool(half[:, 2:].any()) and bool(half[:, :2].all())
 
 
 @pytest.mark.parametrize(
