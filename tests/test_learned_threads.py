@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.hooks import HookRegistry, ModelHook
 from learned_problems import ring
 
+from fewstep import load_demo_pipeline
 from fewstep.samplers import NoiseSchedule, build
 from fewstep.samplers.learned.knobs import Knobs
 from fewstep.samplers.learned.playing import play, play_beside
@@ -76,9 +78,13 @@ def test_teacher_in_pieces(demo: Problem) -> None:
     torch.testing.assert_close(pieces.x, whole.x, rtol=0, atol=1e-3)
 
 
-def test_functions_stay_whole() -> None:
+def test_functions_and_caches_stay_whole() -> None:
     problem = Problem(ring(), shape=(2,))
     assert problem.threads.count == 1 and len(problem.pieces(problem.part(range(8)))) == 1
+    pipe = load_demo_pipeline()
+    assert Problem(pipe, classes=[3]).threads.count == torch.get_num_threads()
+    HookRegistry.check_if_exists_or_initialize(pipe.unet.mid_block).register_hook(ModelHook(), "remembers")
+    assert Problem(pipe, classes=[3]).threads.count == 1
 
 
 @pytest.mark.parametrize("moved", [False, True])

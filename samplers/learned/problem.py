@@ -152,8 +152,8 @@ class Problem:
 
     @cached_property
     def threads(self) -> Threads:
-        """Several for a pipeline on a CPU, where every part has its own loop; one for a function, which may have states."""
-        beside = self._source is not None and self.part([0]).x_T.device.type == "cpu"
+        """Several for a pipeline on a CPU, where every part has its own loop; one where calls may remember each other."""
+        beside = self._source is not None and self.part([0]).x_T.device.type == "cpu" and not _hooked(self._source.pipe)
         return Threads(torch.get_num_threads() if beside else 1)
 
     @cached_property
@@ -192,6 +192,12 @@ class Problem:
         if prompt is not None:
             found["prompt"] = [prompt] if isinstance(prompt, str) else [str(words) for words in prompt]
         return found
+
+
+def _hooked(pipe: Any) -> bool:
+    """Whether a network of the pipeline has hooks of diffusers or accelerate: caches over steps, weights that come and go."""
+    modules = (m for c in pipe.components.values() if isinstance(c, torch.nn.Module) for m in c.modules())
+    return any(hasattr(module, hook) for module in modules for hook in ("_diffusers_hook", "_hf_hook"))
 
 
 @torch.no_grad()
