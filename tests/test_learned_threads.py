@@ -12,7 +12,7 @@ from diffusers.hooks import HookRegistry, ModelHook
 from learned_problems import ring
 
 from fewstep import load_demo_pipeline
-from fewstep.samplers import NoiseSchedule, build
+from fewstep.samplers import Denoiser, NoiseSchedule, build
 from fewstep.samplers.learned.knobs import Knobs
 from fewstep.samplers.learned.playing import play, play_beside
 from fewstep.samplers.learned.problem import Problem
@@ -21,6 +21,7 @@ from fewstep.samplers.learned.screening import drawn_together
 from fewstep.samplers.learned.teacher import Teacher
 from fewstep.samplers.learned.threads import Threads
 
+Tensor = torch.Tensor
 ALL: Any = ("grid", "coef", "tau", "state"), 4, False
 
 
@@ -113,3 +114,20 @@ def test_tables_drawn_together(schedule: NoiseSchedule) -> None:
     assert problem.spent - before == 15 * len(tables)
     for x0, table in zip(found, tables, strict=True):
         torch.testing.assert_close(x0, problem.draw(table, problem.part((3, 4, 5))), rtol=1e-12, atol=1e-12)
+
+
+def test_no_way_back_through_the_first_call() -> None:
+    """x_T and the first time are what they are; with an x_T that moves there is one."""
+    inner, graded = ring(), list[bool]()
+
+    def fn(x: Tensor, tau: Tensor) -> Tensor:
+        graded.append(torch.is_grad_enabled())
+        return inner.fn(x, tau)
+
+    problem = Problem(Denoiser(fn, inner.schedule, inner.prediction), shape=(2,), dtype=torch.float64)
+    part, start = problem.part(range(4)), build("deis", problem.schedule, 4)
+    knobs = Knobs(start, problem.prediction, *ALL)
+    graded.clear()
+    for x in (part.x_T, part.x_T.clone().requires_grad_()):
+        play(part, start, knobs.coefficients(), x, remember=True)
+    assert graded == [False, True, True, True] + [True] * 4

@@ -36,6 +36,8 @@ def play(
 ) -> list[Tensor]:
     """The network inputs of a part and its result, (nfe + 1) states (B, *shape), differentiable in all coefficients and x.
 
+    But for the first time shown: it stays, as x_T does, so that there is no way back through the first call unless x has one.
+
     layout: any table with the same registers; its numbers are not used, but for the prologue's and the noises' ends.
     x: x_T, where it is not the part's own. remember: keep what the network needs for its gradient instead of calling it again.
     cut: gradients of a state reach back to the network call before it, no further.
@@ -47,7 +49,9 @@ def play(
     numbers = coefficients.beside(x)
     states = [state.input]
     for k in range(layout.nfe):
-        output = call(part.denoiser, state.input, numbers.tau[k], part.x_T.dtype, remember)
+        turned = k > 0 or state.input.requires_grad  # neither x_T nor the first time shown depends on the coefficients
+        with torch.set_grad_enabled(torch.is_grad_enabled() and turned):
+            output = call(part.denoiser, state.input, numbers.tau[k], part.x_T.dtype, remember)
         drawn = [noise(draw, state.input) for draw in layout.draws(k + 1)] if noise else []
         state = FreeRow(layout, k, numbers)(state, output, drawn)
         states.append(state.input)
