@@ -133,6 +133,8 @@ def test_evaluations_and_wrong_input() -> None:
         problem.teacher.prepare(parts)
     before = problem.problem.spent
     find("newton").fn(problem, start, rounds=1, free=("coef",), window=2)
-    tables = 1 + 1 + 3 + 1  # the start, again with each of three weights, and the step
-    assert problem.problem.spent - before == 4 * (32 * tables + 2 * 8)
+    turned = 2 + 1 + 0  # calls after the row of each of three weights
+    assert (
+        problem.problem.spent - before == 32 * (4 + 4 + turned + 4) + 4 * 2 * 8
+    )  # the start, again with them, and the step
     assert newton(task(ring(), (2,), 1, train=8, valid=8), build("ddim", VP, 1)).nfe == 1

@@ -12,12 +12,10 @@ from diffusers.hooks import HookRegistry, ModelHook
 from learned_problems import ring
 
 from fewstep import load_demo_pipeline
-from fewstep.samplers import Denoiser, NoiseSchedule, build
+from fewstep.samplers import Denoiser, build
 from fewstep.samplers.learned.knobs import Knobs
 from fewstep.samplers.learned.playing import play, play_beside
 from fewstep.samplers.learned.problem import Problem
-from fewstep.samplers.learned.recipes import recipes
-from fewstep.samplers.learned.screening import drawn_together
 from fewstep.samplers.learned.teacher import Teacher
 from fewstep.samplers.learned.threads import Threads
 
@@ -101,19 +99,6 @@ def test_gradients_in_pieces(demo: Problem, moved: bool) -> None:
         found.append([loss.detach(), *torch.autograd.grad(loss, wanted)])
     for a, b in zip(*found, strict=True):
         assert float((a - b).norm()) < 1e-3 * float(a.norm())
-
-
-@pytest.mark.parametrize("schedule", [NoiseSchedule.vp_linear(), NoiseSchedule.flow()])
-def test_tables_drawn_together(schedule: NoiseSchedule) -> None:
-    """Multistep and corrected tables on one grid, as each draws by itself."""
-    problem = Problem(ring(schedule), shape=(2,), dtype=torch.float64)
-    tables = [recipe.table for recipe in recipes("auto", schedule, 5, grids=("uniform",))]
-    assert len(tables) > 10
-    before = problem.spent
-    found = drawn_together(problem, tables, (3, 4, 5))
-    assert problem.spent - before == 15 * len(tables)
-    for x0, table in zip(found, tables, strict=True):
-        torch.testing.assert_close(x0, problem.draw(table, problem.part((3, 4, 5))), rtol=1e-12, atol=1e-12)
 
 
 def test_no_way_back_through_the_first_call() -> None:

@@ -1,24 +1,15 @@
-"""Many recipes on a few seeds: those that ask the network at the same times are drawn as one batch.
-
-Calls on four samples cost nearly as much as calls on thirty, and recipes differ by solver and switches more than by grid.
-"""
+"""Many recipes, looked at on a few seeds first; those on one grid are drawn together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
-from ..denoiser import clock
-from ..lowering import lower
-from ..player import first_state
 from ..tableau import Tableau
-from .playing import no_noise
-from .problem import Problem, squared_errors
+from .problem import squared_errors
 from .recipes import Recipe
 from .task import Task, score
+from .together import drawn_together
 
-Tensor = torch.Tensor
 ROUNDS = ((4, 24), (8, 8))  # seeds to look at, and how many recipes go on
 
 
@@ -37,8 +28,6 @@ def _scores(task: Task, tables: Sequence[Tableau], seeds: tuple[int, ...]) -> li
     """Score of each table on the same seeds."""
     part = task.problem.part(seeds)
     truth, found = task.teacher.end(part), [0.0] * len(tables)
-    if any(table.stochastic for table in tables):
-        return [score(task.errors(table, [part])) for table in tables]
     alike: dict[bytes, list[int]] = {}
     for i, table in enumerate(tables):
         alike.setdefault(table.model_times.tobytes(), []).append(i)
@@ -49,17 +38,3 @@ def _scores(task: Task, tables: Sequence[Tableau], seeds: tuple[int, ...]) -> li
             for i, x0 in zip(few, drawn, strict=True):
                 found[i] = score(squared_errors(x0, truth))
     return found
-
-
-@torch.no_grad()
-def drawn_together(problem: Problem, tables: Sequence[Tableau], seeds: tuple[int, ...]) -> list[Tensor]:
-    """x0 (B, *shape) of the same seeds by each of several tables without noise that show the network the same times."""
-    part = problem.part(seeds * len(tables))
-    x = part.x_T[: len(seeds)].to(torch.promote_types(part.x_T.dtype, torch.float32))
-    rows = zip(*(lower(table, problem.prediction, x.device, x.dtype) for table in tables), strict=True)
-    states = [first_state(table, x, no_noise) for table in tables]
-    for row in rows:
-        inputs = torch.cat([state.input for state in states]).to(part.x_T.dtype)
-        outputs = problem.ask(part, inputs, row[0].model_time.to(clock(inputs.dtype))).chunk(len(tables))
-        states = [step(state, output) for step, state, output in zip(row, states, outputs, strict=True)]
-    return [state.input for state in states]
