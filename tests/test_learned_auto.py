@@ -69,6 +69,23 @@ def test_a_stochastic_base() -> None:
     assert one.report["test"]["gain"]["ratio"] < 1 and one.tableau.stochastic
 
 
+@pytest.mark.parametrize(("nfe", "seeds"), [(20, 160), (5, 20), (5, 28)])
+def test_as_many_numbers_as_samples_allow(nfe: int, seeds: int) -> None:
+    """Long tables and few seeds: every stage turns what it has samples for, joint at last only grid and times, or nothing."""
+    how: dict[str, Any] = {"shape": (2,), "dtype": torch.float64, "cache": False, "progress": False}
+    how |= {"solver_options": {"lower_order_final": True}, "teacher": {"nfe": 120}, "refine": "joint", "steps": 4}
+    (one,) = learn(ring(), nfe=nfe, seeds=range(seeds), guard_seeds=range(1000, 1064), **how).tables
+    assert [s["method"] for s in one.stages] == ["oss", "iia", "iia", "late", "joint", "auto"]
+
+
+def test_too_few_samples_for_any_refinement() -> None:
+    how: dict[str, Any] = {"shape": (2,), "dtype": torch.float64, "cache": False, "progress": False}
+    how |= {"solver": "dpmpp_2m_sde", "teacher": {"solver": "dpmpp_2m_sde", "nfe": 100}, "seeds": range(8)}
+    with pytest.warns(UserWarning, match="auto: newton turns 8 numbers at least, and there are 4 training samples"):
+        (one,) = learn(ring(), nfe=5, guard_seeds=range(1000, 1016), refine="newton", **how).tables
+    assert [s["method"] for s in one.stages] == ["auto"]
+
+
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match='lists "newton" and "joint"; got \'ld3\''):
         ratios("ring", 5, 32, 32, refine=("ld3",))

@@ -225,7 +225,16 @@ def test_bad_options_are_named_before_any_call(options: dict[str, Any], said: st
 def test_too_few_seeds_and_noise_are_refused_before_any_call() -> None:
     problem = task(ring(), (2,), 5, train=9, valid=4)
     with pytest.raises(ValueError, match=r"iia fits 10 numbers, and there are 9 training samples.*range\(80\)"):
-        learned(problem, build("dpmpp_2m", VP, 5))
+        learned(problem, build("dpmpp_2m", VP, 5), window=5)
+    few = task(ring(), (2,), 5, train=3, valid=4)
+    with pytest.raises(ValueError, match="iia fits 4 numbers, and there are 3 training samples"):
+        learned(few, build("dpmpp_2m", VP, 5))
     with pytest.raises(ValueError, match="adds noise on the way"):
         learned(problem, build("sa_solver", VP, 5))
-    assert problem.problem.spent == 0
+    assert problem.problem.spent == few.problem.spent == 0
+
+
+def test_as_many_outputs_as_there_are_samples_for() -> None:
+    """window=None is the widest window that has at least as many samples as numbers."""
+    problem, start = task(ring(), (2,), 5, train=9, valid=4), build("dpmpp_2m", VP, 5)
+    assert np.array_equal(learned(problem, start).W, learned(problem, start, window=4).W)

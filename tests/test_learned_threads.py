@@ -43,6 +43,12 @@ def test_order_and_threads() -> None:
     assert Threads(1).map(lambda i: threading.get_ident(), range(3)) == [threading.get_ident()] * 3
 
 
+@pytest.mark.parametrize("graded", [False, True])
+def test_gradients_as_the_caller_has_them(graded: bool) -> None:
+    with torch.set_grad_enabled(graded):
+        assert Threads(2).map(lambda i: torch.is_grad_enabled(), range(4)) == [graded] * 4
+
+
 def test_an_error_waits_for_the_others() -> None:
     done: list[int] = []
 

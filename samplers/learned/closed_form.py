@@ -108,12 +108,12 @@ class OnPolicy:
         state = first_state(self.table, part.x_T.to("cpu", wide), no_noise)
         return Way(part, state.carry, state.input, state.input)
 
+    @torch.no_grad()
     def call(self, k: int) -> None:
         """The network's outputs at row k, as m_k."""
         self.task.problem.threads.map(partial(self._called, k), self.ways)
         self.task.problem.spent += sum(len(way.part.seeds) for way in self.ways)
 
-    @torch.no_grad()
     def _called(self, k: int, way: Way) -> None:
         x = way.input.to(way.part.x_T.device)
         tau = torch.tensor(self.table.model_times[k], dtype=time_dtype(x.dtype), device=x.device)
@@ -201,11 +201,22 @@ def held(products: Products, D: Array, own: Array, ridge: float, limit: float, r
 
 
 def fitted(
-    task: Task, start: Tableau, way: OnPolicy, window: int, consistent: bool, ridge: float, limit: float, robust: bool
+    task: Task,
+    start: Tableau,
+    way: OnPolicy,
+    window: int | None,
+    consistent: bool,
+    ridge: float,
+    limit: float,
+    robust: bool,
 ) -> Tableau:
     """The table whose rows, one after the other, come closest to the targets of `way`; rows inside a step stay."""
-    each = [directions(start, k, window, consistent) if way.ends[k] else np.zeros((1, 0)) for k in range(start.nfe)]
-    enough(sum(D.shape[1] for D in each), task.train, way.who)
+    if window is None:
+        fits = (w for w in range(start.nfe, 2, -1) if _numbers(start, way, w, consistent) <= len(task.train))
+        window = next(fits, 2)
+    window = min(window, start.nfe)
+    enough(_numbers(start, way, window, consistent), task.train, way.who)
+    each = _directions(start, way, window, consistent)
     delta, both = np.zeros((start.nfe, window)), shared_lines(start)
     for k, D in enumerate(each):
         lines = way.table.W[k].copy()
@@ -221,6 +232,16 @@ def fitted(
     table = corrected(start, delta, consistent=consistent)
     task.offer(table)
     return table
+
+
+def _directions(start: Tableau, way: OnPolicy, window: int, consistent: bool) -> list[Array]:
+    """In which the weights of each row move; rows inside a step have none."""
+    return [directions(start, k, window, consistent) if way.ends[k] else np.zeros((1, 0)) for k in range(start.nfe)]
+
+
+def _numbers(start: Tableau, way: OnPolicy, window: int, consistent: bool) -> int:
+    """How many numbers are fitted."""
+    return sum(D.shape[1] for D in _directions(start, way, window, consistent))
 
 
 @method("iia", learns=("coef",), reference=IIA)
@@ -242,9 +263,9 @@ def iia(
 
     Args:
         task: Task. start: deterministic table with scalar weights; one that is corrected already is corrected further.
-        window: how many of the newest outputs may change their weights, None for all. consistent: only so that a constant
-            x0 and eps stay exact. ridge: of the formula above; infinity gives `start` back. limit: no weight on an output
-            becomes larger; the ridge is raised where one would.
+        window: how many of the newest outputs may change their weights; None for all, or as many as there are training
+            samples for. consistent: only so that a constant x0 and eps stay exact. ridge: of the formula above; infinity
+            gives `start` back. limit: no weight on an output becomes larger; the ridge is raised where one would.
         weights: "equal" fits mean squares, "relative" mean sizes of what is missing, which few samples cannot own.
         target: "global", the teacher's states of the same seeds, which also repairs what went wrong before; "local", where
             `fine` steps of dpmpp_3m lead from the student's own state, as published (`fine` more calls a row).
@@ -262,9 +283,8 @@ def iia(
     if weights not in ("equal", "relative"):
         raise ValueError(f'iia: `weights` must be "equal" or "relative"; got {weights!r}')
     _check(ridge, limit, "iia")
-    reach = start.nfe if window is None else min(window, start.nfe)
     way = OnPolicy(task, start, "iia", target, fine)
-    return fitted(task, start, way, reach, consistent, ridge, limit, weights == "relative")
+    return fitted(task, start, way, window, consistent, ridge, limit, weights == "relative")
 
 
 @method("d_ode", learns=("coef",), reference=D_ODE)
@@ -282,7 +302,7 @@ def d_ode(
     """
     _check(ridge, limit, "d_ode")
     way = OnPolicy(task, start, "d_ode", target, fine)
-    return fitted(task, start, way, min(2, start.nfe), True, ridge, limit, robust=False)
+    return fitted(task, start, way, 2, True, ridge, limit, robust=False)
 
 
 def _check(ridge: float, limit: float, who: str) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -136,7 +135,11 @@ class Search:
 
     def _call(self, row: Row, x: Batch) -> Batch:
         self.problem.spent += sum(len(part.seeds) for part in self.parts)
-        return self.problem.threads.map(partial(_predicted, row), list(zip(self.parts, x, strict=True)))
+
+        def ask(i: int) -> Tensor:
+            return self.parts[i].denoiser.predict(str(row.form), x[i], row.at.t)
+
+        return self.problem.threads.map(ask, range(len(self.parts)))
 
     def _judged(self, states: list[State]) -> list[State]:
         """The states with their costs, without those that are not finite: one look at the device for all."""
@@ -155,13 +158,6 @@ class Search:
         ranked = sorted(states, key=lambda state: state.cost)
         first = next((state for state in ranked if state.greedy), ranked[0])
         return [first, *(state for state in ranked if state is not first)][: self.beam]
-
-
-@torch.no_grad()
-def _predicted(row: Row, at: tuple[Part, Tensor]) -> Tensor:
-    """The network's output on a part, as the row wants it."""
-    part, x = at
-    return part.denoiser.predict(str(row.form), x, row.at.t)
 
 
 def _sum(terms: Mapping[Any, float], registers: Mapping[Any, Batch]) -> Batch:

@@ -114,7 +114,8 @@ class _Beside(torch.autograd.Function):
         ctx.threads, ctx.sizes, ctx.wanted = threads, [len(piece.seeds) for piece in pieces], ctx.needs_input_grad[3:]
         every = [(share, *numbers) for share in x.split(ctx.sizes)]
         ctx.leaves = [[v.detach().requires_grad_(w) for v, w in zip(own, ctx.wanted, strict=True)] for own in every]
-        ctx.states = threads.map(lambda i: played(pieces[i], *ctx.leaves[i]), range(len(pieces)))
+        with torch.enable_grad():
+            ctx.states = threads.map(lambda i: played(pieces[i], *ctx.leaves[i]), range(len(pieces)))
         return tuple(torch.cat([state.detach() for state in states]) for states in zip(*ctx.states, strict=True))
 
     @staticmethod

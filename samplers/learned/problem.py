@@ -124,7 +124,7 @@ class Problem:
         self.spent += len(part.seeds)
         pieces = self.pieces(part)
         shares = x.split([len(piece.seeds) for piece in pieces])
-        return torch.cat(self.threads.map(lambda i: _called(pieces[i], shares[i], tau), range(len(pieces))))
+        return torch.cat(self.threads.map(lambda i: pieces[i].denoiser.call(shares[i], tau), range(len(pieces))))
 
     def asked(self, part: Part) -> int:
         """Network evaluations of a part's samples so far, in one piece or several."""
@@ -198,12 +198,6 @@ def _hooked(pipe: Any) -> bool:
     """Whether a network of the pipeline has hooks of diffusers or accelerate: caches over steps, weights that come and go."""
     modules = (m for c in pipe.components.values() if isinstance(c, torch.nn.Module) for m in c.modules())
     return any(hasattr(module, hook) for module in modules for hook in ("_diffusers_hook", "_hf_hook"))
-
-
-@torch.no_grad()
-def _called(part: Part, x: Tensor, tau: Tensor) -> Tensor:
-    """The network's output, in the caller's thread, where gradients are switched off."""
-    return part.denoiser.call(x, tau)
 
 
 def _floating(dtype: torch.dtype | str | None) -> torch.dtype:

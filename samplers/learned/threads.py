@@ -24,10 +24,19 @@ class Threads:
         self.count = count
 
     def map(self, function: Callable[[Given], Made], pieces: Sequence[Given]) -> list[Made]:
-        """function(piece) of each, in their order. What one raises is raised when all have come to rest."""
+        """function(piece) of each, in their order, with gradients where the caller has them.
+
+        What one raises is raised when all have come to rest.
+        """
         if self.count < 2 or len(pieces) < 2:
             return [function(piece) for piece in pieces]
-        begun = [self._pool.submit(function, piece) for piece in pieces]
+        graded = torch.is_grad_enabled()
+
+        def work(piece: Given) -> Made:
+            with torch.set_grad_enabled(graded):  # which torch keeps for every thread by itself
+                return function(piece)
+
+        begun = [self._pool.submit(work, piece) for piece in pieces]
         try:
             return [one.result() for one in begun]
         finally:
