@@ -34,10 +34,12 @@ def load_pipeline(model: str, device: torch.device, dtype: torch.dtype) -> Any:
     elif not folder.exists() and (folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1):
         raise ValueError(f"{model} does not exist; give a folder or hub id of a diffusers pipeline, or demo")
     else:
-        from diffusers import DiffusionPipeline
+        from diffusers import DiffusionPipeline, __version__
+        from packaging.version import Version
 
+        word = "dtype" if Version(__version__) >= Version("0.40") else "torch_dtype"  # deprecated there
         try:
-            how = {} if dtype == torch.float32 else {"torch_dtype": dtype}
+            how = {} if dtype == torch.float32 else {word: dtype}
             pipe = DiffusionPipeline.from_pretrained(str(folder) if folder.exists() else model, **how)
         except OSError as error:
             reason = str(error).strip().split("\n")[0]

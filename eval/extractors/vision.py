@@ -116,7 +116,7 @@ def _loaded(kind: str, weights: str | PathLike[str], download: bool) -> Any:
     cls = getattr(transformers, kind)
     for local in (True, False) if download else (True,):
         try:
-            return cls.from_pretrained(str(weights), local_files_only=local, torch_dtype=torch.float32)
+            return cls.from_pretrained(str(weights), local_files_only=local).float()
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
     raise FileNotFoundError(
