@@ -69,7 +69,7 @@ def zero_terminal_snr(alphas_cumprod: ArrayLike, floor: float = 0.0) -> Array:
     return a**2
 
 
-def _monotone(curve: Any) -> Array:
+def _monotone(curve: Any) -> np.ndarray:
     """Which pieces of a piecewise cubic increase: the slope is a parabola, so look at both ends and at its vertex."""
     a, b, slope = curve.c[0], curve.c[1], curve.c[2]
     width = np.diff(curve.x)

@@ -148,7 +148,7 @@ def _log_transform(nu: float, q: float, s: Complex | Array) -> Complex:
     return np.asarray(-nu * (bent - bent_q) + rest - rest_q)
 
 
-def _debye(nu: float, w: Complex) -> tuple[Complex, Complex]:
+def _debye(nu: float, w: Complex | Array) -> tuple[Complex, Complex]:
     """(a, b) with log K_nu(nu w) = -nu (log w + a) + b + const: the uniform expansion for large nu."""
     root = np.sqrt(1 + w * w)
     p = 1 / root
