@@ -72,7 +72,8 @@ def test_workers_change_nothing(tmp_path: Path, workers: int) -> None:
             alone, together = drawn(a), drawn(b, workers=workers)
         assert alone[0] == together[0] and a.skipped == b.skipped
         assert all(torch.equal(x, y) for x, y in zip(alone[1], together[1], strict=True))
-        assert len(caught) == (0 if isinstance(source, list) else 2)
+        told = [one for one in caught if issubclass(one.category, UserWarning)]  # not that a process with threads forks
+        assert len(told) == (0 if isinstance(source, list) else 2)
 
 
 def test_a_worker_names_the_broken_image_too(tmp_path: Path) -> None:

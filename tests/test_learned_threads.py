@@ -50,11 +50,13 @@ def test_gradients_as_the_caller_has_them(graded: bool) -> None:
 
 
 def test_an_error_waits_for_the_others() -> None:
-    done: list[int] = []
+    done, begun = list[int](), threading.Event()
 
     def work(i: int) -> None:
         if i == 0:
+            begun.wait()
             raise KeyboardInterrupt
+        begun.set()
         time.sleep(0.1)
         done.append(i)
 
