@@ -214,7 +214,8 @@ def _undone(block: Block, after: np.ndarray, slopes: np.ndarray) -> np.ndarray:
 
 def _sizes(tableau: Tableau) -> np.ndarray:
     """(nfe + 1, 2) sizes of carry and input before every row and at the end, for data and noise of size one."""
-    state, past, sizes = np.zeros((2, 2)), [np.zeros(2)] * tableau.history, []
+    state, sizes = np.zeros((2, 2)), []
+    past: list[np.ndarray] = [np.zeros(2)] * tableau.history
     at = tableau.nodes
     for k in range(tableau.nfe + 1):
         state[1] = at.alpha[k], at.sigma[k]  # the noise of a row makes up what the decay of E leaves

@@ -38,7 +38,7 @@ class Sketch:
 
     def __init__(self, dim: int, size: int) -> None:
         self.size, self.seen = size, 0
-        self.index = np.zeros(0, np.int64)
+        self.index: np.ndarray = np.zeros(0, np.int64)
         self._rows = np.zeros((0, dim), np.float32)  # grows by doubling
 
     def __len__(self) -> int:

@@ -92,7 +92,8 @@ def newton(
     if not count:
         return start
     fit = Fit.on(task, knobs, seeds, power)
-    values, table, mu = np.zeros(count), start, FIRST
+    values: Array = np.zeros(count)
+    table, mu = start, FIRST
     best, best_score = start, task.offer(start)
     error = _error(fit.first, fit)
     for done in range(rounds):
