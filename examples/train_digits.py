@@ -200,7 +200,7 @@ def share_as_asked(classifier: DigitClassifier, images: Tensor, labels: Tensor) 
 
 def judge(out: Path, classifier: DigitClassifier, device: torch.device, samples: int, nfe: int) -> None:
     """Draw samples with DDIM, print how many are what was asked for, and write a sheet of them (rows 0 to 9)."""
-    unet = UNet2DModel.from_pretrained(out).to(device, torch.float32)
+    unet = UNet2DModel.from_pretrained(out).float().to(device)
     pipe = DigitsPipeline(unet, DDIMScheduler.from_pretrained(out))
     pipe.set_progress_bar_config(disable=None)
     labels = torch.arange(samples) * 10 // samples  # sorted: a sheet's row is a stretch of equal labels

@@ -20,3 +20,11 @@ def chosen_device(name: str | torch.device | None) -> torch.device:
         reason = str(error).split("\n")[0]
         raise ValueError(f"device {name!r} cannot be used here ({reason}); this machine offers {best}") from error
     return device
+
+
+def loaded_in(dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """What `from_pretrained` of diffusers calls a precision: `dtype`, before 0.40 `torch_dtype`."""
+    from diffusers import __version__
+    from packaging.version import Version
+
+    return {"dtype" if Version(__version__) >= Version("0.40") else "torch_dtype": dtype}

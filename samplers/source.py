@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from fewstep.devices import chosen_device
+from fewstep.devices import chosen_device, loaded_in
 
 from .contenders import run_of
 from .denoiser import Denoiser
@@ -34,12 +34,10 @@ def load_pipeline(model: str, device: torch.device, dtype: torch.dtype) -> Any:
     elif not folder.exists() and (folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1):
         raise ValueError(f"{model} does not exist; give a folder or hub id of a diffusers pipeline, or demo")
     else:
-        from diffusers import DiffusionPipeline, __version__
-        from packaging.version import Version
+        from diffusers import DiffusionPipeline
 
-        word = "dtype" if Version(__version__) >= Version("0.40") else "torch_dtype"  # deprecated there
         try:
-            how = {} if dtype == torch.float32 else {word: dtype}
+            how = {} if dtype == torch.float32 else loaded_in(dtype)
             pipe = DiffusionPipeline.from_pretrained(str(folder) if folder.exists() else model, **how)
         except OSError as error:
             reason = str(error).strip().split("\n")[0]

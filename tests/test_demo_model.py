@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -234,3 +235,18 @@ def test_the_training_command_writes_a_model_and_resumes(script, data, tmp_path)
     assert UNet2DModel.from_pretrained(out).num_parameters() == load_demo_pipeline().unet.num_parameters()
     result = CliRunner().invoke(script.main, ["--out", str(tmp_path / "empty"), "--resume"])
     assert result.exit_code == 2 and "checkpoint.pt" in result.output
+
+
+def test_loading_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """No warning of diffusers about how precision is asked for, in either precision."""
+    from diffusers.utils import logging
+
+    logging.enable_propagation()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)
+            for dtype in (None, torch.bfloat16):
+                assert load_demo_pipeline(dtype=dtype).unet.dtype == (dtype or torch.float32)
+    finally:
+        logging.disable_propagation()
+    assert not caplog.records

@@ -34,9 +34,11 @@ def load_demo_pipeline(device: str | torch.device | None = None, dtype: torch.dt
     import torch
     from diffusers import DDIMScheduler, UNet2DModel
 
+    from fewstep.devices import loaded_in
+
     from .pipeline import DigitsPipeline
 
-    unet = UNet2DModel.from_pretrained(_FOLDER).to(dtype or torch.float32).eval()
+    unet = UNet2DModel.from_pretrained(_FOLDER, **loaded_in(dtype or torch.float32)).eval()
     pipe = DigitsPipeline(unet, DDIMScheduler.from_pretrained(_FOLDER))
     pipe.set_progress_bar_config(disable=None)  # a bar on a terminal, nothing in a pipe
     return pipe.to(device) if device is not None else pipe
