@@ -6,12 +6,12 @@ _LAZY = {
     "sample": ".sampling",
     "noise_path": ".sampling",
     "METHODS": ".sampling",
-    "Free": ".coefficients",
-    "free": ".coefficients",
+    "Free": ".free_numbers",
+    "free": ".free_numbers",
     "invert": ".inversion",
     "encode": ".inversion",
-    "log_likelihood": ".likelihood",
-    "bits_per_dim": ".likelihood",
+    "log_likelihood": ".likelihood.likelihood",
+    "bits_per_dim": ".likelihood.likelihood",
 }
 __all__ = list(_LAZY)
 __getattr__ = lazily("fewstep.adjoint", _LAZY)

@@ -14,19 +14,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from fewstep.samplers.building import build
-from fewstep.samplers.checks import require_finite, validate, validate_noise
-from fewstep.samplers.denoiser import Denoiser
-from fewstep.samplers.lowering import lower
-from fewstep.samplers.noise import NoiseSource
-from fewstep.samplers.player import State
-from fewstep.samplers.sampling import table_for
-from fewstep.samplers.tableau import Draw, Tableau
-
-from .noises import draws_of
-from .reversible import predictor
-from .reversing import Block, blocks, check
-from .rows import Network
+from fewstep.adjoint.exact.reversible import predictor
+from fewstep.adjoint.exact.reversing import Block, blocks, check
+from fewstep.adjoint.exact.rows import Network
+from fewstep.adjoint.noises import draws_of
+from fewstep.samplers.building.compiling import build
+from fewstep.samplers.noise.sources import NoiseSource
+from fewstep.samplers.run.checks import require_finite, validate, validate_noise
+from fewstep.samplers.run.denoiser import Denoiser
+from fewstep.samplers.run.lowering import lower
+from fewstep.samplers.run.step import State
+from fewstep.samplers.sampling.loop import table_for
+from fewstep.samplers.table.tableau import Draw, Tableau
 
 Tensor = torch.Tensor
 PATH = 97  # slot of the noises that `encode` draws its path with, out of the way of those of rows

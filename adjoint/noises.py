@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from fewstep.samplers.noise import Noise, drawn_seeds, source
-from fewstep.samplers.schedule import NoiseSchedule
-from fewstep.samplers.tableau import Draw, Tableau
+from fewstep.samplers.noise.sources import Noise, drawn_seeds, source
+from fewstep.samplers.schedule.base import NoiseSchedule
+from fewstep.samplers.table.tableau import Draw, Tableau
 
 Tensor = torch.Tensor
 

@@ -11,21 +11,20 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from fewstep.errors import unknown
-from fewstep.samplers.artefact import Artefact
-from fewstep.samplers.checks import mean_for, require_finite, validate, validate_noise, validate_place
-from fewstep.samplers.denoiser import Denoiser
-from fewstep.samplers.noise import Noise, check_kind
-from fewstep.samplers.player import Post
-from fewstep.samplers.registry import SOLVERS, resolve
-from fewstep.samplers.sampling import learned_table, table_for
-from fewstep.samplers.sampling import sample as plain_sample
-from fewstep.samplers.tableau import Tableau
-
-from .coefficients import Free
-from .continuous import OPTIONS, check_options
-from .noises import Given, draws_of, repeatable
-from .task import Task, Ways
+from fewstep.adjoint.continuous.rules import OPTIONS, check_options
+from fewstep.adjoint.free_numbers import Free
+from fewstep.adjoint.noises import Given, draws_of, repeatable
+from fewstep.adjoint.task import Task, Ways
+from fewstep.checks import unknown
+from fewstep.samplers.artefact.artefact import Artefact
+from fewstep.samplers.building.solver_entry import SOLVERS, resolve
+from fewstep.samplers.noise.sources import Noise, check_kind
+from fewstep.samplers.run.checks import mean_for, require_finite, validate, validate_noise, validate_place
+from fewstep.samplers.run.denoiser import Denoiser
+from fewstep.samplers.run.step import Post
+from fewstep.samplers.sampling.loop import learned_table, table_for
+from fewstep.samplers.sampling.loop import sample as plain_sample
+from fewstep.samplers.table.tableau import Tableau
 
 Tensor = torch.Tensor
 METHODS = ("checkpoint", "direct", "revolve", "segments", "reversible", "adjoint_dpm", "adjoint_deis")

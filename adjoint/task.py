@@ -9,21 +9,20 @@ from typing import Any
 
 import torch
 
-from fewstep.samplers.denoiser import Denoiser
-from fewstep.samplers.freerow import FreeRow
-from fewstep.samplers.lowering import lower
-from fewstep.samplers.noise import Noise
-from fewstep.samplers.player import Post, State, first_state
-from fewstep.samplers.tableau import Tableau
-
-from .coefficients import Free
-from .continuous import continuous
-from .leaves import Found, discover
-from .noises import draws_of
-from .recall import Recall, recall_for
-from .reversible import Undone
-from .rows import Network, Rows
-from .sweep import Run, swept
+from fewstep.adjoint.continuous.rules import continuous
+from fewstep.adjoint.exact.leaves import Found, discover
+from fewstep.adjoint.exact.recall import Recall, recall_for
+from fewstep.adjoint.exact.reversible import Undone
+from fewstep.adjoint.exact.rows import Network, Rows
+from fewstep.adjoint.exact.sweep import Run, swept
+from fewstep.adjoint.free_numbers import Free
+from fewstep.adjoint.noises import draws_of
+from fewstep.samplers.noise.sources import Noise
+from fewstep.samplers.run.denoiser import Denoiser
+from fewstep.samplers.run.free_row import FreeRow
+from fewstep.samplers.run.lowering import lower
+from fewstep.samplers.run.step import Post, State, first_state
+from fewstep.samplers.table.tableau import Tableau
 
 Tensor = torch.Tensor
 NOTHING = (

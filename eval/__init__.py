@@ -4,23 +4,23 @@ from fewstep.lazy import lazily
 
 # Public name -> module; no module has the name of something public, which it would hide once imported.
 _LAZY = {
-    "fid": ".evaluation",
-    "evaluate": ".evaluation",
-    "stats": ".evaluation",
-    "Report": ".report",
-    "Result": ".result",
-    "frechet_distance": ".frechet",
-    "FeatureStatistics": ".statistics",
-    "Features": ".features",
+    "fid": ".passes.evaluation",
+    "evaluate": ".passes.evaluation",
+    "stats": ".passes.evaluation",
+    "Report": ".report.report",
+    "Result": ".report.result",
+    "frechet_distance": ".gaussian.frechet",
+    "FeatureStatistics": ".gaussian.statistics",
+    "Features": ".gaussian.features",
     "InceptionV3": ".extractors.inception",
     "Extractor": ".extractors",
     "Function": ".extractors",
     "extractor": ".extractors",
     "image_set": ".images",
     "Generated": ".images.generated",
-    "paired": ".pairs",
-    "curve": ".sweep",
-    "Curves": ".curves",
+    "paired": ".compare.pairs",
+    "curve": ".compare.sweep",
+    "Curves": ".compare.curves",
 }
 __all__ = list(_LAZY)
 __getattr__ = lazily("fewstep.eval", _LAZY)

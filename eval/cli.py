@@ -75,10 +75,9 @@ def _write(told: Any, json_path: str | None, html_path: str | None, pictures: Ca
 
 def _shown(real: Any, generated: str, key: str | None, folder: Path) -> list[Path]:
     """A sheet of the first images of both sides, of those that are images."""
-    from fewstep.pictures import save_image, tile
-
-    from .images import holds_images, image_set
-    from .statfile import holds_statistics
+    from fewstep.eval.gaussian.statfile import holds_statistics
+    from fewstep.eval.images import holds_images, image_set
+    from fewstep.output.pictures import save_image, tile
 
     written = []
     for name, source in (("real", real), ("generated", generated)):
@@ -100,7 +99,7 @@ def _enlarged(image: Any, scale: int) -> Any:
 
 def _pair(real: str | None, generated: str, metrics: Sequence[str], how: dict[str, Any]) -> None:
     """Evaluate two sets that exist, and tell."""
-    from .evaluation import evaluate
+    from fewstep.eval.passes.evaluation import evaluate
 
     json_path, html_path = how["json_path"], how["html_path"]
     options = _metric_options(how.get("metric_options", ()))
@@ -177,8 +176,8 @@ def eval_command(sets: tuple[str, ...], metrics: Sequence[str], model: str | Non
 
 def _learned(sets: Sequence[str], model: str | None, metrics: Sequence[str], how: dict[str, Any]) -> None:
     """A learned artefact against fixed recipes; exit code 1 where it is certainly worse."""
-    from fewstep.samplers.artefact import as_artefact
-    from fewstep.samplers.learned.comparing import compare_learned
+    from fewstep.samplers.artefact.artefact import as_artefact
+    from fewstep.samplers.learned.report.comparing import compare_learned
 
     source = click.get_current_context().get_parameter_source
     said = {name: how[name] for name in ("nfes", "seed", "number") if source(name) is ParameterSource.COMMANDLINE}
@@ -209,8 +208,8 @@ def _measuring(model: str, metrics: Sequence[str], how: dict[str, Any]) -> Calla
         raise ValueError(f"{', '.join(metrics)}: compared with real images; give them as --real")
 
     def measure(contender: Any, nfe: int, seeds: Sequence[int], guidance: float | None) -> dict[str, float]:
-        from .evaluation import evaluate
-        from .images.generated import Generated
+        from fewstep.eval.images.generated import Generated
+        from fewstep.eval.passes.evaluation import evaluate
 
         call = {name: how[name] for name in ("classes", "prompt", "dtype", "batch_size", "device")}
         images = Generated(model, contender, nfe, seeds=seeds, guidance=guidance, noise=how["noise"], **call)
@@ -221,9 +220,9 @@ def _measuring(model: str, metrics: Sequence[str], how: dict[str, Any]) -> Calla
 
 def _curve(model: str, metrics: Sequence[str], how: dict[str, Any]) -> None:
     """Metrics over evaluations, and the files that tell of them."""
-    from .metrics import find
-    from .pairs import MEASURES
-    from .sweep import curve
+    from fewstep.eval.compare.pairs import MEASURES
+    from fewstep.eval.compare.sweep import curve
+    from fewstep.eval.metrics import find
 
     evaluation = _evaluating(how)
     place = {"device": evaluation.pop("device", None), "batch_size": how["batch_size"]}
@@ -258,7 +257,7 @@ def _curve(model: str, metrics: Sequence[str], how: dict[str, Any]) -> None:
 @click.option("--number", type=click.IntRange(2), help="Look at the first so many images.")
 def stats_command(source: str, out: str, features: bool, half: bool, spatial: bool, name: str, **how: Any) -> None:
     """Mean and covariance of the features of SOURCE as a file, to be compared with later: `fewstep fid REF.npz IMAGES`."""
-    from .evaluation import stats
+    from fewstep.eval.passes.evaluation import stats
 
     found = stats(source, out, rows=features, half=half, spatial=spatial, name=name, **_evaluating(how))
     if _first():
@@ -269,8 +268,8 @@ def stats_command(source: str, out: str, features: bool, half: bool, spatial: bo
 @click.command("metrics")
 def metrics_command() -> None:
     """List the metrics: what they need, which way is better, where they come from."""
-    from .metrics import metrics as known
-    from .pairs import MEASURES
+    from fewstep.eval.compare.pairs import MEASURES
+    from fewstep.eval.metrics import metrics as known
 
     lines = [(name, "higher" if m.higher_is_better else "lower", m.reference) for name, m in known().items()]
     lines += [(name, "", "error to a reference run on the same noise (--model only)") for name in MEASURES]

@@ -14,16 +14,16 @@ from fewstep import __version__
 
 # Command -> module that defines it, imported on first use. Such a module imports torch only inside its functions.
 COMMANDS = {
-    "sample": "fewstep.samplers.cli",
-    "compare": "fewstep.samplers.cli",
-    "learn": "fewstep.samplers.learned.cli",
-    "show": "fewstep.samplers.learned.cli",
+    "sample": "fewstep.samplers.commands.sample",
+    "compare": "fewstep.samplers.commands.sample",
+    "learn": "fewstep.samplers.learned.commands",
+    "show": "fewstep.samplers.learned.commands",
     "fid": "fewstep.eval.cli",
     "eval": "fewstep.eval.cli",
     "stats": "fewstep.eval.cli",
     "metrics": "fewstep.eval.cli",
-    "solvers": "fewstep.samplers.catalogue",
-    "grids": "fewstep.samplers.catalogue",
+    "solvers": "fewstep.samplers.commands.catalogue",
+    "grids": "fewstep.samplers.commands.catalogue",
 }
 
 

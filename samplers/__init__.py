@@ -3,18 +3,18 @@
 from fewstep.lazy import lazily
 
 _LAZY = {
-    "NoiseSchedule": ".schedule",
-    "GRIDS": ".grids",
-    "SOLVERS": ".registry",
-    "build": ".building",
-    "Tableau": ".tableau",
-    "Artefact": ".artefact",
-    "Learned": ".learnedtable",
-    "Statistics": ".statistics",
-    "Denoiser": ".denoiser",
-    "NoiseSource": ".noise",
-    "Scheduler": ".scheduler",
-    "sample": ".sampling",
+    "NoiseSchedule": ".schedule.base",
+    "GRIDS": ".grids.making",
+    "SOLVERS": ".building.solver_entry",
+    "build": ".building.compiling",
+    "Tableau": ".table.tableau",
+    "Artefact": ".artefact.artefact",
+    "Learned": ".artefact.learned_table",
+    "Statistics": ".table.statistics",
+    "Denoiser": ".run.denoiser",
+    "NoiseSource": ".noise.sources",
+    "Scheduler": ".scheduler.scheduler",
+    "sample": ".sampling.loop",
     "guidance": ".guidance",
 }
 __all__ = list(_LAZY)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 torch.set_num_threads(1)
 # The same examples in every run, so that a failure is that of a change; `--hypothesis-profile=default` draws new ones.
 settings.register_profile("repeatable", derandomize=True)

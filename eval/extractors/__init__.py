@@ -6,9 +6,8 @@ from importlib import import_module
 from inspect import signature
 from typing import Any
 
-from fewstep.errors import unknown
-
-from .base import Extractor, Function
+from fewstep.checks import unknown
+from fewstep.eval.extractors.base import Extractor, Function
 
 # Name -> module and class; a class takes keyword options and loads its weights when it is made.
 EXTRACTORS = {

@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewstep.errors import unknown
-
-from .precision import exact_arithmetic
+from fewstep.checks import unknown
+from fewstep.eval.extractors.precision import exact_arithmetic
 
 # The parts that layers can play: metrics ask for a part, the extractor says which of its layers has it.
 PARTS = ("main", "logits", "spatial")

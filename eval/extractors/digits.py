@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from fewstep.demo import load_demo_classifier
-
-from .base import Extractor
-from .resize import pillow_bilinear, resized
+from fewstep.eval.extractors.base import Extractor
+from fewstep.eval.extractors.resize import pillow_bilinear, resized
 
 
 class Digits(Extractor):

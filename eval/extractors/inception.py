@@ -21,11 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import Inception3
 
-from fewstep.errors import unknown
-
-from .base import Extractor, weights_hash
-from .resize import PROTOCOLS
-from .weights import load_weights
+from fewstep.checks import unknown
+from fewstep.eval.extractors.base import Extractor, weights_hash
+from fewstep.eval.extractors.resize import PROTOCOLS
+from fewstep.eval.extractors.weights import load_weights
 
 Chain = tuple["str | tuple[str, str]", ...]
 

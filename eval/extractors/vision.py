@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Extractor
-from .resize import pillow_bicubic, resized
+from fewstep.eval.extractors.base import Extractor
+from fewstep.eval.extractors.resize import pillow_bicubic, resized
 
 
 class _Transformer(Extractor):

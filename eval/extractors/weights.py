@@ -22,7 +22,7 @@ from urllib.error import URLError
 import torch
 from torch import Tensor
 
-from fewstep.files import whole
+from fewstep.output.files import whole
 
 VARIABLE = "FEWSTEP_INCEPTION"
 DIGEST = "6726825d"
@@ -153,7 +153,7 @@ def _modules() -> Iterator[tuple[str, str]]:
     convolutions count "conv", "conv_1" ...; the last blocks write "tower_1_conv" for "tower_1.conv" and call the two that end
     a chain "mixed_conv" and "mixed_conv_1".
     """
-    from .inception import BLOCKS, STAGES
+    from fewstep.eval.extractors.inception import BLOCKS, STAGES
 
     def numbered(stem: str, k: int) -> str:
         return f"{stem}_{k}" if k else stem

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .base import ImageSet, digest
+from fewstep.eval.images.base import ImageSet, digest
 
 __all__ = ["ImageSet", "digest", "holds_images", "image_set", "is_pipeline", "of_arrays"]
 
@@ -32,10 +32,10 @@ def image_set(source: Any, *, skip_bad: bool = False, key: str | None = None, **
     if isinstance(source, ImageSet):
         return source
     if is_pipeline(source):
-        from .generated import Generated
+        from fewstep.eval.images.generated import Generated
 
         return Generated(source, **how)
-    from . import arrayfiles, arrays, folders
+    from fewstep.eval.images import arrayfiles, arrays, folders
 
     if isinstance(source, (str, os.PathLike)):
         path = Path(source).expanduser()
@@ -71,8 +71,8 @@ def is_pipeline(source: Any) -> bool:
 
 def holds_images(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a folder or file of images; an .npz is asked for its arrays."""
-    from .arrayfiles import picture_keys
-    from .decode import SUFFIXES
+    from fewstep.eval.images.arrayfiles import picture_keys
+    from fewstep.eval.images.decode import SUFFIXES
 
     path = Path(path)
     if path.suffix.lower() == ".npz" and path.is_file():

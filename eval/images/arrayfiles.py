@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-from fewstep.errors import unknown
-
-from .arrays import Array
-from .base import ImageSet
-from .decode import BadImage
+from fewstep.checks import unknown
+from fewstep.eval.images.arrays import Array
+from fewstep.eval.images.base import ImageSet
+from fewstep.eval.images.decode import BadImage
 
 
 class Header(NamedTuple):

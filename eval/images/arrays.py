@@ -11,10 +11,17 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fewstep.errors import unknown
-
-from .base import Fetched, Images, ImageSet, digest
-from .decode import BadImage, as_tensor, checked_range, decode_file, from_array, from_picture, side_of_channels
+from fewstep.checks import unknown
+from fewstep.eval.images.base import Fetched, Images, ImageSet, digest
+from fewstep.eval.images.decode import (
+    BadImage,
+    as_tensor,
+    checked_range,
+    decode_file,
+    from_array,
+    from_picture,
+    side_of_channels,
+)
 
 LAYOUTS = ("NCHW", "NHWC", "NHW", "CHW", "HWC")
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .decode import BadImage
+from fewstep.eval.images.decode import BadImage
 
 Images = tuple[np.ndarray, list[Tensor]]
 Fetched = Iterable[tuple[int, Tensor | BadImage]]
@@ -104,7 +104,7 @@ class ImageSet(ABC):
             ValueError: an image that cannot be used, by name, unless `skip_bad`.
         """
         if workers and self.parallel:
-            from .workers import blocks_of_workers
+            from fewstep.eval.images.reading import blocks_of_workers
 
             return self._watched(blocks_of_workers(self, blocks, workers))
         return self._watched(self.block(self.fetch(block)) for block in blocks)

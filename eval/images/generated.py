@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 
-from fewstep.pictures import save_image
-from fewstep.samplers.contenders import entry_of, identity, label
-from fewstep.samplers.registry import checked_names
-from fewstep.samplers.source import Source
-
-from .base import Fetched, ImageSet, digest
-from .decode import from_picture
-from .sobol import DIMENSIONS, Sobol
+from fewstep.eval.images.base import Fetched, ImageSet, digest
+from fewstep.eval.images.decode import from_picture
+from fewstep.eval.images.sobol import DIMENSIONS, Sobol
+from fewstep.output.pictures import save_image
+from fewstep.samplers.building.solver_entry import checked_names
+from fewstep.samplers.pipeline.contenders import entry_of, identity, label
+from fewstep.samplers.pipeline.source import Source
 
 
 class Generated(ImageSet):

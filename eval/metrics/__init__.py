@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from fewstep.errors import unknown
-
-from ..features import METRICS, Metric
+from fewstep.checks import unknown
+from fewstep.eval.gaussian.features import METRICS, Metric
 
 _FAMILIES = ("fid", "kid", "inception_score", "prdc", "extrapolated", "cmmd")
 

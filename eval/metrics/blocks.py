@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from fewstep.devices import chosen_device
-
-from ..features import Features
+from fewstep.eval.gaussian.features import Features
 
 T = TypeVar("T")
 BLOCK = 2048  # rows: at 2048 dimensions a block and a tile of distances take 34 MB each

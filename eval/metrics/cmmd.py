@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..features import Features, metric
-from ..result import Result, normal_interval
-from .blocks import BLOCK, Blocks, both, whole
-from .groups import group_means
-from .mmd import Kernel, discrepancy
+from fewstep.eval.gaussian.features import Features, metric
+from fewstep.eval.metrics.blocks import BLOCK, Blocks, both, whole
+from fewstep.eval.metrics.groups import group_means
+from fewstep.eval.metrics.mmd import Kernel, discrepancy
+from fewstep.eval.report.result import Result, normal_interval
 
 
 @metric(

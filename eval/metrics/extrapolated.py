@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..features import Features, metric
-from ..frechet import Gaussian, frechet
-from ..result import Result, normal_interval
-from ..statistics import FeatureStatistics
-from .blocks import Blocks, rows, same_dimension, whole
-from .fid import influences
-from .groups import group_means
-from .inception_score import divergences, moments, score
+from fewstep.eval.gaussian.features import Features, metric
+from fewstep.eval.gaussian.frechet import Gaussian, frechet
+from fewstep.eval.gaussian.statistics import FeatureStatistics
+from fewstep.eval.metrics.blocks import Blocks, rows, same_dimension, whole
+from fewstep.eval.metrics.fid import influences
+from fewstep.eval.metrics.groups import group_means
+from fewstep.eval.metrics.inception_score import divergences, moments, score
+from fewstep.eval.report.result import Result, normal_interval
 
 _PAPER = (
     "Effectively Unbiased FID and Inception Score and where to find them, Chong and Forsyth, 2020, arXiv 1911.07023"

@@ -18,10 +18,10 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from ..features import Features, metric
-from ..frechet import Gaussian, frechet, gradient_of_distance
-from ..result import Result, normal_interval
-from .groups import GROUPS, group_means
+from fewstep.eval.gaussian.features import Features, metric
+from fewstep.eval.gaussian.frechet import Gaussian, frechet, gradient_of_distance
+from fewstep.eval.metrics.groups import GROUPS, group_means
+from fewstep.eval.report.result import Result, normal_interval
 
 HEUSEL = "GANs Trained by a Two Time-Scale Update Rule, Heusel et al., 2017, arXiv 1706.08500"
 NASH = "Generating Images with Sparse Representations, Nash et al., 2021, arXiv 2103.03841"

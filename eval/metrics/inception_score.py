@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..features import Features, metric
-from ..result import Result, normal_interval
-from .blocks import Blocks, rows, whole
-from .groups import group_means
+from fewstep.eval.gaussian.features import Features, metric
+from fewstep.eval.metrics.blocks import Blocks, rows, whole
+from fewstep.eval.metrics.groups import group_means
+from fewstep.eval.report.result import Result, normal_interval
 
 
 @metric(

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..features import Features, metric
-from ..result import Result, normal_interval
-from .blocks import BLOCK, Blocks, both, whole
-from .groups import group_means
-from .mmd import Kernel, discrepancy, unbiased
+from fewstep.eval.gaussian.features import Features, metric
+from fewstep.eval.metrics.blocks import BLOCK, Blocks, both, whole
+from fewstep.eval.metrics.groups import group_means
+from fewstep.eval.metrics.mmd import Kernel, discrepancy, unbiased
+from fewstep.eval.report.result import Result, normal_interval
 
 _PAPER = "Demystifying MMD GANs, Binkowski, Sutherland, Arbel, Gretton, 2018, arXiv 1801.01401"
 

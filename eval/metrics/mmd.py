@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .blocks import Blocks, half_tiles, tiles
+from fewstep.eval.metrics.blocks import Blocks, half_tiles, tiles
 
 Kernel = Callable[[Tensor, Tensor], Tensor]  # float64 (a, d), (b, d) -> (a, b)
 

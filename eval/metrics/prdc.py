@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..features import Features, metric
-from ..result import Result, normal_interval
-from .blocks import BLOCK, Blocks, both, half_tiles, tiles, whole
-from .groups import group_means
+from fewstep.eval.gaussian.features import Features, metric
+from fewstep.eval.metrics.blocks import BLOCK, Blocks, both, half_tiles, tiles, whole
+from fewstep.eval.metrics.groups import group_means
+from fewstep.eval.report.result import Result, normal_interval
 
 _SLACK = 1e-13  # of |x|^2 + |y|^2: some hundred roundings, what |x|^2 + |y|^2 - 2 x.y is off by
 _GIVEN_REAL = "over generated images, the real ones as they are"

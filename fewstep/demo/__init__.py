@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from fewstep.samplers.artefact import Artefact
-
-    from .classifier import DigitClassifier
-    from .pipeline import DigitsPipeline
+    from fewstep.demo.classifier import DigitClassifier
+    from fewstep.demo.pipeline import DigitsPipeline
+    from fewstep.samplers.artefact.artefact import Artefact
 
 _FOLDER = Path(__file__).parent
 
@@ -34,9 +33,8 @@ def load_demo_pipeline(device: str | torch.device | None = None, dtype: torch.dt
     import torch
     from diffusers import DDIMScheduler, UNet2DModel
 
+    from fewstep.demo.pipeline import DigitsPipeline
     from fewstep.devices import loaded_in
-
-    from .pipeline import DigitsPipeline
 
     unet = UNet2DModel.from_pretrained(_FOLDER, **loaded_in(dtype or torch.float32)).eval()
     pipe = DigitsPipeline(unet, DDIMScheduler.from_pretrained(_FOLDER))
@@ -54,7 +52,7 @@ def load_demo_classifier(device: str | torch.device | None = None, dtype: torch.
     import torch
     from safetensors.torch import load_file
 
-    from .classifier import DigitClassifier
+    from fewstep.demo.classifier import DigitClassifier
 
     classifier = DigitClassifier()
     classifier.load_state_dict(load_file(_FOLDER / "classifier.safetensors"))
@@ -69,7 +67,7 @@ def load_demo_artefact(guidance: float | None = None) -> Artefact:
     Raises:
         ValueError: another guidance than None and 3.
     """
-    from fewstep.samplers.artefact import Artefact
+    from fewstep.samplers.artefact.artefact import Artefact
 
     names = {None: "learned.json", 3.0: "learned-guidance3.json"}
     if guidance not in names:

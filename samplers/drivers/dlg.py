@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..building import build
-from ..predictions import form_pair
-from ..registry import driver
-from ..solvers import options as opt
-from ..solvers import references as ref
-from ..tableau import Draw, Tableau
-from .engine import column
-from .tables import bar, explicit
-from .task import Outcome, Task
+from fewstep.samplers.building import options as opt
+from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.compiling import build
+from fewstep.samplers.building.solver_entry import driver
+from fewstep.samplers.drivers.stepping import column
+from fewstep.samplers.drivers.tables import bar, explicit
+from fewstep.samplers.drivers.task import Outcome, Task
+from fewstep.samplers.schedule.outputs import form_pair
+from fewstep.samplers.table.tableau import Draw, Tableau
 
 Tensor = torch.Tensor
 Array = NDArray[np.float64]

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from ..lowering import lower
-from ..player import first_state, moved
-from ..registry import driver
-from ..solvers import options as opt
-from ..solvers import references as ref
-from ..tableau import Draw, Tableau
-from .tables import bar, explicit, table
-from .task import Outcome, Task
+from fewstep.samplers.building import options as opt
+from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.solver_entry import driver
+from fewstep.samplers.drivers.tables import bar, explicit, table
+from fewstep.samplers.drivers.task import Outcome, Task
+from fewstep.samplers.run.lowering import lower
+from fewstep.samplers.run.step import first_state, moved
+from fewstep.samplers.table.tableau import Draw, Tableau
 
 Tensor = torch.Tensor
 NFE = 10  # by default

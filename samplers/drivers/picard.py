@@ -23,16 +23,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..building import build
-from ..predictions import convert
-from ..registry import SOLVERS, driver
-from ..schedule import Nodes
-from ..solvers import options as opt
-from ..solvers import references as ref
-from ..tableau import Tableau
-from . import processes
-from .tables import bar, explicit, table
-from .task import Outcome, Task
+from fewstep.samplers.building import options as opt
+from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.compiling import build
+from fewstep.samplers.building.solver_entry import SOLVERS, driver
+from fewstep.samplers.drivers import processes
+from fewstep.samplers.drivers.tables import bar, explicit, table
+from fewstep.samplers.drivers.task import Outcome, Task
+from fewstep.samplers.schedule.base import Nodes
+from fewstep.samplers.schedule.outputs import convert
+from fewstep.samplers.table.tableau import Tableau
 
 Tensor = torch.Tensor
 Rows = NDArray[np.intp]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..registry import driver
-from ..solvers import options as opt
-from ..solvers import references as ref
-from . import engine, unit
-from .engine import Method, Rule, Trial
-from .task import Outcome, Task
-from .unit import Array, Rows
+from fewstep.samplers.building import options as opt
+from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.solver_entry import driver
+from fewstep.samplers.drivers import stepping as engine
+from fewstep.samplers.drivers import unit_variance as unit
+from fewstep.samplers.drivers.stepping import Method, Rule, Trial
+from fewstep.samplers.drivers.task import Outcome, Task
+from fewstep.samplers.drivers.unit_variance import Array, Rows
 
 Tensor = torch.Tensor
 # nodes and rows of the seven stages; the last row is the step of order 5, whose slope begins the next step (FSAL)

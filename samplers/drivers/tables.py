@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..building import build
-from ..tableau import Tableau
-from .task import Task
+from fewstep.samplers.building.compiling import build
+from fewstep.samplers.drivers.task import Task
+from fewstep.samplers.table.tableau import Tableau
 
 
 def explicit(grid: Any) -> bool:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..denoiser import Denoiser
-from ..noise import Noise, drawn_seeds
-from ..player import Post
-from ..schedule import NoiseSchedule
+from fewstep.samplers.noise.sources import Noise, drawn_seeds
+from fewstep.samplers.run.denoiser import Denoiser
+from fewstep.samplers.run.step import Post
+from fewstep.samplers.schedule.base import NoiseSchedule
 
 Tensor = torch.Tensor
 

@@ -18,11 +18,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from ..denoiser import Denoiser
-from .composition import At, Composed
-from .guided import dot
-from .measurement import norm as length
-from .measurement import positive
+from fewstep.samplers.guidance.composition import At, Composed
+from fewstep.samplers.guidance.measurement import norm as length
+from fewstep.samplers.guidance.measurement import positive
+from fewstep.samplers.run.denoiser import Denoiser
+from fewstep.samplers.run.guided import dot
 
 Tensor = torch.Tensor
 Scale = float | Tensor | Callable[[Any], Any]

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..denoiser import Denoiser
-from ..predictions import convert
-from ..schedule import Nodes
-from .composition import At, alike, numbers
-from .guided import wide
+from fewstep.samplers.guidance.composition import At, alike, numbers
+from fewstep.samplers.run.denoiser import Denoiser
+from fewstep.samplers.run.guided import wide
+from fewstep.samplers.schedule.base import Nodes
+from fewstep.samplers.schedule.outputs import convert
 
 Tensor = torch.Tensor
 Watch = Callable[[Tensor, Any], float]

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from ..denoiser import Denoiser
-from ..predictions import convert, prediction_coefficients
-from ..probing import PipelineDenoiser
-from .guided import Call, check_denoiser, wide
+from fewstep.samplers.pipeline.as_denoiser import PipelineDenoiser
+from fewstep.samplers.run.denoiser import Denoiser
+from fewstep.samplers.run.guided import Call, check_denoiser, wide
+from fewstep.samplers.schedule.outputs import convert, prediction_coefficients
 
 Tensor = torch.Tensor
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from ..denoiser import Denoiser
-from .guided import Call, Guided
-from .measurement import Measurement, positive, whole
-from .solve import conjugate_gradients
+from fewstep.samplers.guidance.measurement import Measurement, positive, whole
+from fewstep.samplers.guidance.solve import conjugate_gradients
+from fewstep.samplers.run.denoiser import Denoiser
+from fewstep.samplers.run.guided import Call, Guided
 
 Tensor = torch.Tensor
 

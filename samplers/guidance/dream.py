@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from ..denoiser import Denoiser
-from .guided import Call, Guided
-from .measurement import Measurement, norm, positive
-from .probable import per_sample
+from fewstep.samplers.guidance.measurement import Measurement, norm, positive
+from fewstep.samplers.guidance.probable import per_sample
+from fewstep.samplers.run.denoiser import Denoiser
+from fewstep.samplers.run.guided import Call, Guided
 
 Tensor = torch.Tensor
 Map = Callable[[Tensor], Tensor]

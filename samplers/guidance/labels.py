@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from ..denoiser import Denoiser
-from .guided import Call, Guided
-from .measurement import positive
-from .probable import slope
+from fewstep.samplers.guidance.measurement import positive
+from fewstep.samplers.guidance.probable import slope
+from fewstep.samplers.run.denoiser import Denoiser
+from fewstep.samplers.run.guided import Call, Guided
 
 Tensor = torch.Tensor
 Scale = float | Callable[[Any], Any]

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from .guided import Call, wide
-from .operators import Operator, adjoint_residual, as_operator
-from .solve import conjugate_gradients
+from fewstep.samplers.guidance.operators import Operator, adjoint_residual, as_operator
+from fewstep.samplers.guidance.solve import conjugate_gradients
+from fewstep.samplers.run.guided import Call, wide
 
 Tensor = torch.Tensor
 SLACK = {torch.float64: 1e-9}  # of the transpose; 1e-4 in float32

@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..brownian import unit_normal
-from ..denoiser import Denoiser
-from ..noise import check_seeds, onto
-from ..sampling import Progress
-from .combination import Combination, Lift, known_share
-from .resampling import Alone, Spread, ancestors, effective, places
-from .weighing import Plan, Rules, Run
+from fewstep.samplers.guidance.combination import Combination, Lift, known_share
+from fewstep.samplers.guidance.resampling import Alone, Spread, ancestors, effective, places
+from fewstep.samplers.guidance.weighing import Plan, Rules, Run
+from fewstep.samplers.noise.brownian import unit_normal
+from fewstep.samplers.noise.sources import check_seeds, onto
+from fewstep.samplers.run.denoiser import Denoiser
+from fewstep.samplers.sampling.loop import Progress
 
 Tensor = torch.Tensor
 

@@ -18,14 +18,14 @@ from typing import Any
 
 import torch
 
-from ..checks import require_finite, validate
-from ..denoiser import Denoiser
-from ..grids import make_grid
-from .guided import Guided, check_denoiser
-from .measurement import Measurement, positive, whole
-from .operators import Operator
-from .posterior import energy
-from .probable import most_probable
+from fewstep.samplers.grids.making import make_grid
+from fewstep.samplers.guidance.measurement import Measurement, positive, whole
+from fewstep.samplers.guidance.operators import Operator
+from fewstep.samplers.guidance.posterior import energy
+from fewstep.samplers.guidance.probable import most_probable
+from fewstep.samplers.run.checks import require_finite, validate
+from fewstep.samplers.run.denoiser import Denoiser
+from fewstep.samplers.run.guided import Guided, check_denoiser
 
 Tensor = torch.Tensor
 Map = Callable[[Tensor], Tensor]

@@ -26,12 +26,12 @@ from typing import Any
 
 import torch
 
-from ..brownian import unit_normal
-from ..denoiser import Denoiser
-from .guided import Call, Guided, dot
-from .measurement import Measurement, norm, positive, whole
-from .probable import along, beside, damped, most_probable, per_sample, slope
-from .solve import conjugate_gradients
+from fewstep.samplers.guidance.measurement import Measurement, norm, positive, whole
+from fewstep.samplers.guidance.probable import along, beside, damped, most_probable, per_sample, slope
+from fewstep.samplers.guidance.solve import conjugate_gradients
+from fewstep.samplers.noise.brownian import unit_normal
+from fewstep.samplers.run.denoiser import Denoiser
+from fewstep.samplers.run.guided import Call, Guided, dot
 
 Tensor = torch.Tensor
 Loss = Callable[[Tensor], Tensor]

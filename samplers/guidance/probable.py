@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import torch
 
-from .guided import Call, dot
-from .measurement import Measurement
+from fewstep.samplers.guidance.measurement import Measurement
+from fewstep.samplers.run.guided import Call, dot
 
 Tensor = torch.Tensor
 Map = Callable[[Tensor], Tensor]

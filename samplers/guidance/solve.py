@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from .guided import dot
+from fewstep.samplers.run.guided import dot
 
 Tensor = torch.Tensor
 

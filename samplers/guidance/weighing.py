@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..tableau import Tableau
-from .combination import Seen
-from .resampling import METHODS
+from fewstep.samplers.guidance.combination import Seen
+from fewstep.samplers.guidance.resampling import METHODS
+from fewstep.samplers.table.tableau import Tableau
 
 Tensor = torch.Tensor
 

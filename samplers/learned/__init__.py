@@ -4,9 +4,9 @@ from fewstep.lazy import lazily
 
 _LAZY = {
     "learn": ".learning",
-    "METHODS": ".method",
-    "Problem": ".problem",
-    "Teacher": ".teacher",
+    "METHODS": ".tasks.learner_entry",
+    "Problem": ".problem.problem",
+    "Teacher": ".problem.teacher",
 }
 __all__ = list(_LAZY)
 __getattr__ = lazily("fewstep.samplers.learned", _LAZY)

@@ -18,18 +18,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from fewstep.page import Table
-
-from ..denoiser import Denoiser, clock
-from ..predictions import prediction_coefficients
-from ..schedule import NoiseSchedule
-from .learning import Run
-from .method import METHODS
-from .planning import Plan, planned
-from .playing import has_gradients
-from .problem import Part, Problem
-from .task import Progress
-from .teacher import Teacher
+from fewstep.output.page import Table
+from fewstep.samplers.learned.learning import Run
+from fewstep.samplers.learned.planning import Plan, planned
+from fewstep.samplers.learned.playing.differentiable import has_gradients
+from fewstep.samplers.learned.problem.problem import Part, Problem
+from fewstep.samplers.learned.problem.teacher import Teacher
+from fewstep.samplers.learned.tasks.learner_entry import METHODS
+from fewstep.samplers.learned.tasks.task import Progress
+from fewstep.samplers.run.denoiser import Denoiser, clock
+from fewstep.samplers.schedule.base import NoiseSchedule
+from fewstep.samplers.schedule.outputs import prediction_coefficients
 
 Tensor = torch.Tensor
 SHAPE = (2,)  # of the stand-in's samples

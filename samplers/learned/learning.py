@@ -17,17 +17,17 @@ from typing import Any
 
 import torch
 
-from ..artefact import Artefact, Learned, prediction_name
-from ..rebase import corrections
-from ..tableau import Tableau
-from . import guard
-from .planning import Plan, planned, short
-from .problem import Problem
-from .recipes import Recipe, recipes
-from .screening import screened
-from .task import Progress, Task
-from .teacher import Teacher
-from .telling import shown
+from fewstep.samplers.artefact.artefact import Artefact, Learned, prediction_name
+from fewstep.samplers.artefact.corrections import corrections
+from fewstep.samplers.learned.planning import Plan, planned, short
+from fewstep.samplers.learned.problem.problem import Problem
+from fewstep.samplers.learned.problem.recipes import Recipe, recipes
+from fewstep.samplers.learned.problem.teacher import Teacher
+from fewstep.samplers.learned.progress import shown
+from fewstep.samplers.learned.tasks import guard
+from fewstep.samplers.learned.tasks.screening import screened
+from fewstep.samplers.learned.tasks.task import Progress, Task
+from fewstep.samplers.table.tableau import Tableau
 
 TRUSTED = 0.25  # of the base's error: the teacher must be known better than that
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..registry import SOLVERS, checked_options, resolve
-from .method import find
-from .recipes import SHORTLIST
-from .teacher import NFE, SOLVER
+from fewstep.samplers.building.solver_entry import SOLVERS, checked_options, resolve
+from fewstep.samplers.learned.problem.recipes import SHORTLIST
+from fewstep.samplers.learned.problem.teacher import NFE, SOLVER
+from fewstep.samplers.learned.tasks.learner_entry import find
 
 Stage = tuple[str, dict[str, Any]]
 

@@ -22,15 +22,15 @@ from typing import Any
 import numpy as np
 from numpy.polynomial import legendre
 
-from ..predictions import Form
-from ..registry import Path, Solution, solver
-from ..schedule import Array, Node
-from ..statistics import Statistics
-from ..tableau import CARRY, CONST, INPUT, Row
-from ..weights import euler_weight, lagrange_basis, linear
-from . import options as opt
-from . import references as ref
-from .multistep import orders
+from fewstep.samplers.building import options as opt
+from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.solver_entry import Path, Solution, solver
+from fewstep.samplers.coefficients.weights import euler_weight, lagrange_basis, linear
+from fewstep.samplers.schedule.base import Array, Node
+from fewstep.samplers.schedule.outputs import Form
+from fewstep.samplers.solvers.multistep import orders
+from fewstep.samplers.table.statistics import Statistics
+from fewstep.samplers.table.tableau import CARRY, CONST, INPUT, Row
 
 POINTS, MOST = 20, 4
 _X, _W = ((v + 1) / 2 if i == 0 else v / 2 for i, v in enumerate(legendre.leggauss(POINTS)))  # Gauss on [0, 1]

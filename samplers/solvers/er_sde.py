@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from ..registry import Path, Solution, solver
-from ..schedule import Array, Node
-from ..tableau import INPUT, Row, noise
-from . import options as opt
-from . import references as ref
-from .multistep import orders
+from fewstep.samplers.building import options as opt
+from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.solver_entry import Path, Solution, solver
+from fewstep.samplers.schedule.base import Array, Node
+from fewstep.samplers.solvers.multistep import orders
+from fewstep.samplers.table.tableau import INPUT, Row, noise
 
 Psi = Callable[[Any], Any]
 

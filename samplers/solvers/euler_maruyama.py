@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from ..registry import Path, Solution, solver
-from ..schedule import Node, NoiseSchedule
-from ..tableau import INPUT, Row, noise
-from . import options as opt
-from . import references as ref
-from .exponential_rk import euler_row
-from .sde_dpm import TAU_MOST
+from fewstep.samplers.building import options as opt
+from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.solver_entry import Path, Solution, solver
+from fewstep.samplers.schedule.base import Node, NoiseSchedule
+from fewstep.samplers.solvers.exponential_rk import euler_row
+from fewstep.samplers.solvers.sde_dpm import TAU_MOST
+from fewstep.samplers.table.tableau import INPUT, Row, noise
 
 Increments = Callable[[NoiseSchedule, Node, Node], tuple[float, float]]  # (F, G^2) of a step
 

@@ -15,14 +15,14 @@ from collections.abc import Callable, Mapping
 from math import sqrt
 from typing import Any
 
-from ..phi import phi
-from ..registry import Path, Solution, solver
-from ..schedule import Node
-from ..tableau import CARRY, INPUT, Row, noise
-from ..weights import euler_weight, linear, noise_weight
-from . import options as opt
-from . import references as ref
-from .multistep import safe_form
+from fewstep.samplers.building import options as opt
+from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.solver_entry import Path, Solution, solver
+from fewstep.samplers.coefficients.phi import phi
+from fewstep.samplers.coefficients.weights import euler_weight, linear, noise_weight
+from fewstep.samplers.schedule.base import Node
+from fewstep.samplers.solvers.multistep import safe_form
+from fewstep.samplers.table.tableau import CARRY, INPUT, Row, noise
 
 # nodes c_1..c_s, a[i][j] for i = 3..s over columns 2..i-1 (row 2 has none), b over columns 2..s
 Scheme = tuple[tuple[float, ...], list[list[float]], list[float]]

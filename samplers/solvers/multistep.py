@@ -14,12 +14,12 @@ from collections.abc import Callable
 from math import expm1
 from typing import Any
 
-from ..registry import Path, Solution, solver
-from ..schedule import Node
-from ..tableau import INPUT, Row, noise
-from ..weights import euler_weight, lagrange_row, linear, noise_weight
-from . import options as opt
-from . import references as ref
+from fewstep.samplers.building import options as opt
+from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.solver_entry import Path, Solution, solver
+from fewstep.samplers.coefficients.weights import euler_weight, lagrange_row, linear, noise_weight
+from fewstep.samplers.schedule.base import Node
+from fewstep.samplers.table.tableau import INPUT, Row, noise
 
 
 def orders(path: Path, order: int, taper: bool | str, form: str, var: str) -> list[int]:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..registry import Path, Solution, solver
-from ..schedule import Node
-from ..tableau import CARRY, INPUT, KEEP, Row
-from ..weights import euler_weight, linear
-from . import options as opt
-from . import references as ref
-from .multistep import safe_form
+from fewstep.samplers.building import options as opt
+from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.solver_entry import Path, Solution, solver
+from fewstep.samplers.coefficients.weights import euler_weight, linear
+from fewstep.samplers.schedule.base import Node
+from fewstep.samplers.solvers.multistep import safe_form
+from fewstep.samplers.table.tableau import CARRY, INPUT, KEEP, Row
 
 # Adams-Bashforth weights on equal steps, newest first
 ADAMS: Mapping[int, tuple[float, ...]] = {

@@ -16,11 +16,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..registry import SOLVERS, Entry, Path, Solution, checked_options, resolve, scalar_node, solver
-from ..schedule import Node
-from . import options as opt
-from . import references as ref
-from .jumps import with_jumps
+from fewstep.samplers.building import options as opt
+from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.solver_entry import (
+    SOLVERS,
+    Entry,
+    Path,
+    Solution,
+    checked_options,
+    resolve,
+    scalar_node,
+    solver,
+)
+from fewstep.samplers.schedule.base import Node
+from fewstep.samplers.solvers.ancestral import with_jumps
 
 # where the automatic interval lies: its low end and its height, as shares of the lam of the grid within +-REACH
 DOWN, UP, REACH = 0.72, 0.15, 6.0

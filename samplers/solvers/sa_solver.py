@@ -18,15 +18,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..continuous import VPLinear
-from ..registry import Path, Solution, solver
-from ..schedule import Node, NoiseSchedule
-from ..tableau import CARRY, INPUT, Row, Terms, noise
-from ..weights import euler_weight, lagrange_row, linear, noise_weight
-from . import options as opt
-from . import references as ref
-from .multistep import orders, safe_form
-from .sde_dpm import TAU_MOST
+from fewstep.samplers.building import options as opt
+from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.solver_entry import Path, Solution, solver
+from fewstep.samplers.coefficients.weights import euler_weight, lagrange_row, linear, noise_weight
+from fewstep.samplers.schedule.base import Node, NoiseSchedule
+from fewstep.samplers.schedule.continuous import VPLinear
+from fewstep.samplers.solvers.multistep import orders, safe_form
+from fewstep.samplers.solvers.sde_dpm import TAU_MOST
+from fewstep.samplers.table.tableau import CARRY, INPUT, Row, Terms, noise
 
 Level = Callable[[Node, Node], tuple[float, Node, Node]]  # tau of a step, and from where to where it has noise
 

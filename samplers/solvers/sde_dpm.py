@@ -7,10 +7,10 @@ lowers the constant only.
 
 from __future__ import annotations
 
-from ..registry import Path, Solution, solver
-from . import options as opt
-from . import references as ref
-from .multistep import half_weights, multistep
+from fewstep.samplers.building import options as opt
+from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.solver_entry import Path, Solution, solver
+from fewstep.samplers.solvers.multistep import half_weights, multistep
 
 TAU_MOST = 10.0
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..registry import Path, Solution, solver
-from . import options as opt
-from . import references as ref
-from .exponential_rk import Scheme, etd2, exp_euler, ho3, step_rows
-from .sde_dpm import TAU_MOST
+from fewstep.samplers.building import options as opt
+from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.solver_entry import Path, Solution, solver
+from fewstep.samplers.solvers.exponential_rk import Scheme, etd2, exp_euler, ho3, step_rows
+from fewstep.samplers.solvers.sde_dpm import TAU_MOST
 
 _SCHEMES: Mapping[int, Callable[[float], Scheme]] = {1: exp_euler, 2: lambda z: etd2(z, 0.5, weak=True), 3: ho3}
 

@@ -15,13 +15,13 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..registry import Path, Solution, solver
-from ..schedule import Node
-from ..tableau import INPUT, Row
-from ..weights import linear, scale
-from . import options as opt
-from . import references as ref
-from .multistep import orders
+from fewstep.samplers.building import options as opt
+from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.solver_entry import Path, Solution, solver
+from fewstep.samplers.coefficients.weights import linear, scale
+from fewstep.samplers.schedule.base import Node
+from fewstep.samplers.solvers.multistep import orders
+from fewstep.samplers.table.tableau import INPUT, Row
 
 
 @lru_cache(maxsize=64)

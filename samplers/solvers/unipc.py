@@ -15,13 +15,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import expm1
 
-from ..registry import Path, Solution, solver
-from ..schedule import Node
-from ..tableau import CARRY, INPUT, Row, Terms
-from ..weights import euler_weight, lagrange_row, linear
-from . import options as opt
-from . import references as ref
-from .multistep import orders, safe_form
+from fewstep.samplers.building import options as opt
+from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.solver_entry import Path, Solution, solver
+from fewstep.samplers.coefficients.weights import euler_weight, lagrange_row, linear
+from fewstep.samplers.schedule.base import Node
+from fewstep.samplers.solvers.multistep import orders, safe_form
+from fewstep.samplers.table.tableau import CARRY, INPUT, Row, Terms
 
 
 def uni_weights(path: Path, form: str, kind: str, s: Node, t: Node, nodes: Sequence[Node]) -> list[float]:

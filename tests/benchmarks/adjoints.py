@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 from gradient_problems import SCHEDULE, T_END, Problem, Task, Walk, relative, table  # noqa: E402
 

@@ -17,7 +17,7 @@ from unittest import mock
 import click
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 from random_inception import random_state, smooth_images  # noqa: E402
 

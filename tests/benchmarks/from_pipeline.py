@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 from parts import conditional_unet  # noqa: E402
 from pipelines import PIPELINES  # noqa: E402
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 from restoring import Linear  # noqa: E402
 
 from fewstep.samplers import guidance  # noqa: E402

@@ -21,17 +21,17 @@ from typing import Any
 import click
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 from learned_problems import MIXTURES, SHAPES  # noqa: E402
 
-from fewstep.files import whole  # noqa: E402
-from fewstep.samplers.learned.guard import summary  # noqa: E402
-from fewstep.samplers.learned.method import METHODS  # noqa: E402
-from fewstep.samplers.learned.problem import Problem, squared_errors  # noqa: E402
-from fewstep.samplers.learned.recipes import recipes  # noqa: E402
-from fewstep.samplers.learned.task import Task  # noqa: E402
-from fewstep.samplers.learned.teacher import Teacher  # noqa: E402
+from fewstep.output.files import whole  # noqa: E402
+from fewstep.samplers.learned.problem.problem import Problem, squared_errors  # noqa: E402
+from fewstep.samplers.learned.problem.recipes import recipes  # noqa: E402
+from fewstep.samplers.learned.problem.teacher import Teacher  # noqa: E402
+from fewstep.samplers.learned.tasks.guard import summary  # noqa: E402
+from fewstep.samplers.learned.tasks.learner_entry import METHODS  # noqa: E402
+from fewstep.samplers.learned.tasks.task import Task  # noqa: E402
 
 LEAGUE = "dmn ays gits oss d_ode dc iia ems s3 tta ld3 s4s dss bns bespoke joint auto".split()
 OPTIONS: dict[str, dict[str, Any]] = {"ays": {"mode": "optimise"}}

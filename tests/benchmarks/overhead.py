@@ -21,9 +21,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fewstep.samplers import SOLVERS, NoiseSchedule, Scheduler, build
-from fewstep.samplers.lowering import lower
-from fewstep.samplers.phi import phis
-from fewstep.samplers.player import State
+from fewstep.samplers.coefficients.phi import phis
+from fewstep.samplers.run.lowering import lower
+from fewstep.samplers.run.step import State
 
 STEPS, ROUNDS, RUNS, SHAPE = 20, 15, 5, (1, 4, 64, 64)
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

@@ -14,9 +14,9 @@ import torch
 from tqdm import tqdm
 
 from fewstep.demo import load_demo_classifier
-from fewstep.eval.frechet import Gaussian, frechet
-from fewstep.eval.statistics import FeatureStatistics
-from fewstep.samplers.source import Source
+from fewstep.eval.gaussian.frechet import Gaussian, frechet
+from fewstep.eval.gaussian.statistics import FeatureStatistics
+from fewstep.samplers.pipeline.source import Source
 
 RUNS = {
     "dpmpp_2m": ("ODE", {}),

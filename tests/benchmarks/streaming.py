@@ -20,12 +20,12 @@ import click
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 from random_inception import random_state, smooth_images  # noqa: E402
 
 from fewstep.eval import Extractor, FeatureStatistics, Function, InceptionV3, extractor, image_set  # noqa: E402
-from fewstep.eval.collect import collect  # noqa: E402
+from fewstep.eval.passes.collect import collect  # noqa: E402
 
 DIM = 2048
 

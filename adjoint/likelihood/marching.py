@@ -1,0 +1,142 @@
+"""Explicit solvers of (y, l), y with its slope v(y, r) and l the integral of another, over rising r.
+
+A slope is called as slope(y, r) and returns both; `slope.nfe` counts. l never enters a slope.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from fewstep.samplers.drivers.rk45 import A, C, E
+from fewstep.samplers.schedule.base import Array
+
+Tensor = torch.Tensor
+State = tuple[Tensor, Tensor]
+Slope = Any  # callable (y, r) -> State with a count `nfe`
+
+
+def _add(state: State, weights: Any, slopes: Sequence[State]) -> State:
+    """state + sum_i w_i slope_i."""
+    used = [(float(w), k) for w, k in zip(weights, slopes, strict=False) if w]
+    return sum((w * k[0] for w, k in used), state[0]), sum((w * k[1] for w, k in used), state[1])
+
+
+class RungeKutta(NamedTuple):
+    """An explicit method by its table."""
+
+    c: tuple[float, ...]
+    a: tuple[tuple[float, ...], ...]
+    b: tuple[float, ...]
+
+    @property
+    def least(self) -> int:
+        """Evaluations of one step."""
+        return len(self.c)
+
+    def intervals(self, nfe: int) -> int:
+        """Steps of nfe evaluations."""
+        return nfe // len(self.c)
+
+    def run(self, slope: Slope, state: State, r: Array) -> State:
+        """The state at the last r."""
+        for here, there in pairwise(r):
+            h = there - here
+            slopes: list[State] = []
+            for c, row in zip(self.c, self.a, strict=True):
+                slopes.append(slope(_add(state, h * np.array(row), slopes)[0], min(here + c * h, there)))
+            state = _add(state, h * np.array(self.b), slopes)
+        return state
+
+
+class Adams(NamedTuple):
+    """Predictor-corrector of Adams on any nodes, the corrector of this order, one evaluation a step.
+
+    The first interval is halved order - 1 times, for as many steps of rising order.
+    """
+
+    order: int
+
+    @property
+    def least(self) -> int:
+        """Evaluations of one interval."""
+        return self.order + 1
+
+    def intervals(self, nfe: int) -> int:
+        """What is left for the grid: one evaluation at the start, and one a step."""
+        return nfe - self.order
+
+    def run(self, slope: Slope, state: State, r: Array) -> State:
+        """The state at the last r."""
+        halves = r[0] + (r[1] - r[0]) * 0.5 ** np.arange(self.order - 1, 0, -1)
+        known, at = [slope(state[0], r[0])], [r[0]]
+        for here, there in pairwise([r[0], *halves, *r[1:]]):
+            known, at = known[: self.order - 1], at[: self.order - 1]
+            guess = _add(state, _weights(at, here, there), known)
+            known, at = [slope(guess[0], there), *known], [there, *at]
+            state = _add(state, _weights(at, here, there), known)
+        return state
+
+
+def _weights(at: Sequence[float], here: float, there: float) -> Array:
+    """w with sum_j w_j f(at_j) = int_here^there f, exact for polynomials of degree len(at) - 1."""
+    h = there - here
+    powers = np.vander((np.array(at) - here) / h, increasing=True).T
+    return np.asarray(h * np.linalg.solve(powers, 1 / np.arange(1.0, len(at) + 1)))
+
+
+class DormandPrince(NamedTuple):
+    """The 5(4) pair, h <- h clip(0.9 error^(-1/5), 0.2, 10), for the worst of states (rms over a sample) and log densities."""
+
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    limit: int = 1000
+    least: int = 7
+
+    def intervals(self, nfe: int) -> None:
+        """It needs no grid."""
+
+    def run(self, slope: Slope, state: State, r: Array) -> State:
+        """The state at the last r."""
+        here, end = float(r[0]), float(r[-1])
+        h, known = 0.01 * (end - here), slope(state[0], here)
+        while here < end:
+            if slope.nfe + 6 > self.limit or h < 1e-12:
+                raise ValueError(
+                    f"rk45 is at r = {here:.4g} of {end:.4g} after {slope.nfe} of {self.limit} evaluations, with steps of "
+                    f"{h:.2g}: allow more (nfe), ask for less (rtol, atol), or raise t_end; is the network finite there?"
+                )
+            h, new, slopes = min(h, end - here), state, [known]
+            for c, row in zip(C[1:], A[1:], strict=True):
+                new = _add(state, h * np.array(row), slopes)
+                slopes.append(slope(new[0], min(here + c * h, end)))
+            error = self._error(state, new, _add((0 * state[0], 0 * state[1]), h * np.array(E), slopes))
+            if error <= 1:
+                here, state, known = (end if h >= end - here else here + h), new, slopes[-1]
+            h *= min(max(0.9 * max(error, 1e-10) ** -0.2, 0.2), 10.0) if math.isfinite(error) else 0.2
+        return state
+
+    def _error(self, old: State, new: State, gap: State) -> float:
+        """In units of the tolerance."""
+        with torch.no_grad():
+            y, l = (
+                g / (self.atol + self.rtol * torch.maximum(a.abs(), b.abs()))
+                for g, a, b in zip(gap, old, new, strict=True)
+            )
+            return float(torch.maximum(y.flatten(1).square().mean(1).sqrt().max(), l.abs().max()))
+
+
+SOLVERS: dict[str, Any] = {
+    "euler": RungeKutta((0.0,), ((),), (1.0,)),
+    "midpoint": RungeKutta((0.0, 0.5), ((), (0.5,)), (0.0, 1.0)),
+    "heun": RungeKutta((0.0, 1.0), ((), (1.0,)), (0.5, 0.5)),
+    "rk4": RungeKutta((0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
+    "adams4": Adams(4),
+    "adams6": Adams(6),
+    "rk45": DormandPrince(),
+}

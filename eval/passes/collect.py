@@ -1,0 +1,236 @@
+"""One pass over a set of images: read, extract, keep what the metrics need; in any number of processes, resumable.
+
+    blocks of indices --> images --> extractor --> {part: moments and a sample of the features, or all of them on disk}
+
+Blocks are dealt to the processes in turn; which process saw a sample, and in what batch, changes the result by rounding only.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fewstep.eval.extractors import Extractor
+from fewstep.eval.gaussian.features import Features, Meta
+from fewstep.eval.images import ImageSet, digest
+from fewstep.eval.passes import shards
+from fewstep.eval.passes.shards import Shard, Wanted
+from fewstep.eval.passes.world import World
+
+SAVE_EVERY = 20.0  # seconds between states of a resumable run
+GATHERED = 4096  # rows that a process hands over at once
+
+
+def collect(
+    images: ImageSet,
+    extractor: Extractor,
+    *,
+    statistics: Sequence[str] = ("main",),
+    rows: Sequence[str] = (),
+    kept: int | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+    number: int | None = None,
+    world: World | None = None,
+    resume: str | Path | None = None,
+    progress: bool = False,
+) -> Features:
+    """Features of a set of images, for the parts that are asked for.
+
+    Args:
+        images, extractor: what is looked at, and with what.
+        statistics: parts ("main", "logits", "spatial") whose mean, covariance and a sample are kept, streaming.
+        rows: parts whose feature vectors are kept, in a memory-mapped file.
+        kept: feature vectors of a uniform sample beside the moments, for error bars; None: as `FeatureStatistics`.
+        batch_size, workers: images at once, and processes that decode them.
+        number: take the first so many images.
+        world: this process among others; None finds out.
+        resume: a folder in which the state is kept, and found again after an interruption.
+        progress: a bar on a terminal, else a plain line every now and then.
+
+    Returns:
+        Statistics on all processes, rows on the first one.
+
+    Raises:
+        ValueError: fewer than 2 images, a part that the extractor lacks, features that are not finite.
+    """
+    world = world or World(extractor.device)
+    dims = {part: _dimension(extractor, part) for part in {*statistics, *rows}}
+    wanted = Wanted({part: dims[part] for part in statistics}, {part: dims[part] for part in rows}, kept)
+    count = images.count if number is None or images.count is None else min(number, images.count)
+    if images.count is None and (world.size > 1 or resume):
+        raise ValueError(
+            f"{images.name} can be read once, by one process; give a folder, file, array or Dataset instead."
+        )
+    if count is not None and count < 2:
+        raise ValueError(f"statistics need at least 2 images; {images.name} gives {count}.")
+    folder = None if resume is None else Path(resume) / _key(images, extractor, wanted, number)
+    mine, earlier = _begun(folder, wanted, world)
+    left = None if count is None else undone(count, [*(s.indices for s in earlier), *(s.missing for s in earlier)])
+    _run(images, extractor, mine, left, number, batch_size, workers, world, progress)
+    return _together(images, extractor, mine, earlier, wanted, world)
+
+
+def _dimension(extractor: Extractor, part: str) -> int:
+    if part not in extractor.parts:
+        raise ValueError(
+            f"extractor {extractor.name!r} has no {part!r} layer, only {', '.join(extractor.parts)}: "
+            "choose another metric, or the extractor inception."
+        )
+    return extractor.layers[extractor.parts[part]]
+
+
+def _key(images: ImageSet, extractor: Extractor, wanted: Wanted, number: int | None) -> str:
+    made_by = (extractor.name, extractor.protocol, extractor.hash, extractor.precision)
+    return digest(images.fingerprint, made_by, asdict(wanted), number)
+
+
+def _begun(folder: Path | None, wanted: Wanted, world: World) -> tuple[Shard, list[Shard]]:
+    """An empty shard of this process, and those of earlier runs."""
+    if folder is None:
+        return Shard(wanted), []
+    folder.mkdir(parents=True, exist_ok=True)
+    earlier = [Shard.load(path, wanted) for path in shards.found(folder)]
+    run = shards.next_run(folder)
+    world.barrier()  # nobody writes before all have looked
+    return Shard(wanted, folder / f"shard-{run:03d}-{world.rank:03d}.npz"), earlier
+
+
+def undone(count: int, seen: Sequence[np.ndarray]) -> np.ndarray:
+    """The numbers below `count` that are in none of the arrays."""
+    left = np.ones(count, bool)
+    for indices in seen:
+        left[indices] = False
+    return np.flatnonzero(left)
+
+
+def blocks_of(left: np.ndarray, size: int) -> list[range]:
+    """Runs of consecutive numbers, cut where a multiple of `size` begins."""
+    if not len(left):
+        return []
+    cuts = np.flatnonzero((np.diff(left) != 1) | (left[1:] % size == 0)) + 1
+    return [range(int(part[0]), int(part[-1]) + 1) for part in np.split(left, cuts)]
+
+
+def _run(
+    images: ImageSet,
+    extractor: Extractor,
+    shard: Shard,
+    left: np.ndarray | None,
+    number: int | None,
+    batch_size: int,
+    workers: int,
+    world: World,
+    progress: bool,
+) -> None:
+    """Read this process's share of what is left and add its features to the shard."""
+    if left is None:
+        batches, total = _first_of(images.stream(batch_size), number), number
+        blocks = None
+    else:
+        blocks = blocks_of(left, batch_size)[world.rank :: world.size]
+        batches, total = images.read(blocks, workers), sum(map(len, blocks))
+    layers = {part: extractor.parts[part] for part in {*shard.statistics, *shard.rows}}
+    saved = time.monotonic()
+    for k, (indices, pictures) in enumerate(_told(batches, images.name, total, progress and world.first)):
+        passed = [] if blocks is None else sorted(set(blocks[k]) - set(indices.tolist()))
+        if len(indices):
+            features = extractor(pictures, sorted(set(layers.values())))
+            shard.add(indices, {part: features[layer] for part, layer in layers.items()}, passed)
+        elif passed:
+            shard.skipped.append(np.array(passed, np.int64))
+        if shard.path is not None and time.monotonic() - saved > SAVE_EVERY:
+            shard.save()
+            saved = time.monotonic()
+    if shard.path is not None:
+        shard.save()
+
+
+def _first_of(batches: Iterator[Any], number: int | None) -> Iterator[Any]:
+    """Of a stream, the first `number` images."""
+    for indices, pictures in batches:
+        keep = indices < (number if number is not None else np.inf)
+        yield indices[keep], [picture for picture, kept in zip(pictures, keep, strict=True) if kept]
+        if not keep.all():
+            return
+
+
+def _told(batches: Iterator[Any], label: str, total: int | None, progress: bool) -> Iterator[Any]:
+    """The batches, with rate and remaining time: a bar on a terminal, elsewhere a line every ten seconds."""
+    if not progress:
+        yield from batches
+        return
+    from tqdm import tqdm
+
+    bar = tqdm(total=total, unit="img", desc=label, leave=False, disable=not sys.stderr.isatty())
+    begun = spoken = time.monotonic()
+    done = 0
+    for indices, pictures in batches:
+        yield indices, pictures
+        done += len(indices)
+        bar.update(len(indices))
+        now = time.monotonic()
+        if bar.disable and now - spoken > 10:
+            rate = done / (now - begun)
+            rest = "" if total is None else f" of {total}, {tqdm.format_interval((total - done) / rate)} left"
+            print(f"{label}: {done}{rest}, {rate:.1f} img/s", file=sys.stderr, flush=True)
+            spoken = now
+    bar.close()
+
+
+def _together(
+    images: ImageSet, extractor: Extractor, mine: Shard, earlier: list[Shard], wanted: Wanted, world: World
+) -> Features:
+    """All shards of all processes as one."""
+    own = [mine, *earlier] if world.first else [mine]
+    for shard in own[1:]:
+        for part, statistics in mine.statistics.items():
+            statistics.merge(shard.statistics[part])
+    merged = {part: world.merged(statistics) for part, statistics in mine.statistics.items()}
+    n = sum(world.gather(sum(len(shard.indices) for shard in own)))
+    if n < 2:
+        raise ValueError(f"statistics need at least 2 images; {images.name} gave {n} that could be used.")
+    rows = {part: _ordered(part, dim, own, n, world) for part, dim in wanted.rows.items()}
+    meta = Meta(
+        extractor.name,
+        extractor.protocol,
+        extractor.hash,
+        extractor.precision,
+        source=images.name,
+        lossy=images.lossy,
+        skipped=sum(world.gather(sum(len(shard.missing) for shard in own))),
+    )
+    return Features(n, merged, rows, meta, dict(extractor.parts))
+
+
+def _ordered(part: str, dim: int, own: list[Shard], n: int, world: World) -> np.ndarray:
+    """Rows of all shards of all processes in the order of the samples, on the first process."""
+    pieces = [(shard.indices, shard.rows[part].read(len(shard.indices))) for shard in own]
+    if world.size == 1 and len(pieces) == 1 and (np.diff(pieces[0][0]) > 0).all():
+        rows = pieces[0][1]
+        _keep_alive(rows, own[0])
+        return rows
+    holder = Shard(Wanted({}, {"all": dim}))  # a temporary folder of its own
+    file = holder.rows["all"].path
+    target = np.memmap(file, np.float32, "w+", shape=(n, dim)) if world.first else np.zeros((0, dim), np.float32)
+    order = np.sort(np.concatenate([i for found in world.gather([i for i, _ in pieces]) for i in found]))
+    parts = [(i[k : k + GATHERED], r[k : k + GATHERED]) for i, r in pieces for k in range(0, len(i), GATHERED)]
+    for turn in range(max(world.gather(len(parts)))):
+        sent = (parts[turn][0], np.array(parts[turn][1])) if turn < len(parts) else None
+        for got in world.gather(sent):
+            if got is not None and world.first:
+                target[np.searchsorted(order, got[0])] = got[1]
+    _keep_alive(target, holder)
+    return target
+
+
+def _keep_alive(rows: np.ndarray, shard: Shard) -> None:
+    """A temporary folder lives as long as the map of a file in it."""
+    if isinstance(rows, np.memmap):
+        rows._shard = shard  # type: ignore[attr-defined]

@@ -1,0 +1,180 @@
+"""`evaluate` and `fid`: any two sets, any metrics, one pass over each."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fewstep.checks import unknown
+from fewstep.eval.extractors import Extractor
+from fewstep.eval.gaussian.features import Features, Metric
+from fewstep.eval.gaussian.statfile import save
+from fewstep.eval.metrics import find
+from fewstep.eval.passes.work import Plan, Side, Work, comparable
+from fewstep.eval.report.report import Report, notes
+from fewstep.eval.report.result import Result
+
+
+def fid(real: Any, generated: Any, **how: Any) -> Result:
+    """FID, the squared Frechet distance of Inception features; with another extractor FD-<extractor>.
+
+        FD^2 = |mu_1 - mu_2|^2 + tr C_1 + tr C_2 - 2 tr (C_1 C_2)^(1/2)
+
+        fe.fid("images/", "generated/")
+        fe.fid("mnist", pipe, solver="dpmpp_2m", nfe=8, number=1000, classes=range(10))
+
+    The arguments are those of `evaluate`; `float(result)` is the number.
+    """
+    return evaluate(real, generated, ("fid",), **how)["fid"]
+
+
+def evaluate(
+    real: Any,
+    generated: Any,
+    metrics: Sequence[str] = ("fid",),
+    *,
+    extractor: str | Extractor | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    device: Any = None,
+    **how: Any,
+) -> Report:
+    """Metrics of a generated set against a real one, in one pass over each.
+
+    Args:
+        real: folder, .zip, .npz (images, or statistics in any peer's layout), tensor, array, Dataset, iterable of images,
+            name of bundled statistics ("mnist"), Features, or None where no metric needs it (inception score).
+        generated: the same, or a diffusers pipeline (then also solver=, nfe=, number= or seeds=, classes= ...).
+        metrics: names that `fewstep.eval.metrics.metrics()` lists.
+        extractor: "inception", "digits", "dinov2", "clip", or an Extractor; None: the reference's, else inception.
+        options: of metrics by name, e.g. {"kid": {"subsets": 50}}.
+        device: where the network runs; None is a GPU where there is one.
+        how: of the extractor: protocol ("tf", "pytorch-fid", "clean"), weights (a path), download, fast (bf16);
+            of the pass: batch_size, workers, progress, resume (folder), number (of generated images);
+            of images: skip_bad, range (of floats), layout, key, and for a pipeline all that `Generated` takes.
+
+    Returns:
+        A report with every value, its interval where there is one, and what it was measured under. In several processes
+        (accelerate launch, torchrun) every one of them gets the same report.
+
+    Raises:
+        ValueError: whatever cannot be evaluated, in words, before the first network call where that can be known.
+    """
+    wanted = [find(name) for name in metrics]
+    chosen = _checked_options(wanted, options or {})
+    if real is None and any(metric.real for metric in wanted):
+        needing = ", ".join(metric.name for metric in wanted if metric.real)
+        raise ValueError(f"{needing} compare with real images: give `real`.")
+    begun = time.monotonic()
+    sides = Side.of(real), Side.of(generated)
+    work = Work.begun(*sides, extractor, device, how)
+    plans = [
+        None if side.source is None else work.plan(side, *_needs(wanted, is_real), is_real)
+        for side, is_real in zip(sides, (True, False), strict=True)
+    ]
+    _enough(wanted, chosen, plans)
+    a, b = (None if plan is None else plan.run() for plan in plans)
+    assert b is not None
+    spent, begun = time.monotonic() - begun, time.monotonic()
+    report = None
+    if work.world.first:
+        reference = a or Features(None)
+        comparable(reference.meta, b.meta)
+        for m in wanted:
+            if "device" in m.options:
+                chosen[m.name].setdefault("device", work.world.device)
+        results = [_told(result, m, a, b) for m in wanted for result in m.compute(reference, b, **chosen[m.name])]
+        about = {
+            "real": reference.meta.source,
+            "generated": b.meta.source,
+            "extractor_hash": b.meta.hash,
+            "seconds": {"features": round(spent, 2), "metrics": round(time.monotonic() - begun, 2)},
+        }
+        report = Report(results, about, notes(results, reference.meta, b.meta))
+    return work.world.broadcast(report)
+
+
+def stats(
+    source: Any,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    rows: bool = False,
+    half: bool = False,
+    name: str = "",
+    **how: Any,
+) -> Features:
+    """Features of one set, to be compared with later, and written to `out` (.npz).
+
+    Args:
+        source: as `real` of `evaluate`.
+        out: a file that peers can read too (`mu`, `sigma`).
+        rows: keep every feature vector, which KID, precision and recall, and extrapolation need. half: in float16.
+        name: what the images are, in words; their place where none is given.
+        how: as of `evaluate`: extractor, device, protocol ...; spatial=True adds `mu_s` and `sigma_s` for sFID.
+    """
+    if out is not None and Path(out).suffix.lower() != ".npz":
+        raise ValueError(f"statistics are written as .npz; got {str(out)!r}.")
+    network, device, spatial = how.pop("extractor", None), how.pop("device", None), how.pop("spatial", False)
+    side = Side.of(source)
+    work = Work.begun(Side(None), side, network, device, how)
+    parts = ("main", "spatial") if spatial else ("main",)
+    found = work.plan(side, parts, ("main",) if rows else (), real=False).run()
+    if name:
+        found.meta = replace(found.meta, source=name)
+    if out is not None and work.world.first:
+        save(out, found, half=half)
+    return found
+
+
+def _checked_options(wanted: Sequence[Metric], options: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The options of each metric; ValueError for a metric that is not evaluated and for an option it does not take."""
+    names = [metric.name for metric in wanted]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"metric {', '.join(sorted(twice))} is named twice.")
+    for name, given in options.items():
+        if name not in names:
+            raise ValueError(f"options for {name!r}, which is not among the metrics {', '.join(names)}.")
+        for option in given:
+            known = wanted[names.index(name)].options
+            if option not in known:
+                raise unknown(f"option of {name}", option, known)
+    return {name: dict(options.get(name, {})) for name in names}
+
+
+def _enough(wanted: Sequence[Metric], chosen: Mapping[str, Mapping[str, Any]], plans: Sequence[Plan | None]) -> None:
+    """ValueError where a metric needs more images than a side is known to have."""
+    for m in wanted:
+        fewest = m.fewest({**m.options, **chosen[m.name]})
+        needed = (m.rows and m.real_rows, True)  # of the real side, where its single images count
+        for plan, counts in zip(plans, needed, strict=True):
+            if counts and plan is not None and (m.real or not plan.real) and plan.n is not None and plan.n < fewest:
+                side = "real" if plan.real else "generated"
+                raise ValueError(
+                    f"{m.name} needs at least {fewest} images; the {side} set has {plan.n}: give more, or {m.remedy}."
+                )
+
+
+def _needs(wanted: Sequence[Metric], real: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The parts of which moments, and of which feature vectors, are needed on one side."""
+    on_side = [metric for metric in wanted if metric.real or not real]
+    moments = {part for metric in on_side for part in metric.statistics}
+    rows = {part for metric in on_side if metric.real_rows or not real for part in metric.rows}
+    return tuple(sorted(moments)), tuple(sorted(rows))
+
+
+def _told(result: Result, metric: Metric, real: Features | None, generated: Features) -> Result:
+    """The result with what it was measured under."""
+    part = (*metric.statistics, *metric.rows)[0]
+    meta = generated.meta
+    return result.under(
+        n=result.n or generated.n,
+        n_real=real.n if real is not None and metric.real else None,
+        extractor=meta.extractor,
+        protocol=meta.protocol,
+        layer=generated.layers.get(part, ""),
+        hash=meta.hash,
+        precision=meta.precision,
+    )

@@ -1,0 +1,176 @@
+"""Two sets and an extractor, made ready: everything that can be refused is refused before the first network call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fewstep.eval.extractors import Extractor, extractor
+from fewstep.eval.gaussian.features import Features, Meta
+from fewstep.eval.gaussian.statfile import holds_statistics, load, located
+from fewstep.eval.images import ImageSet, holds_images, image_set, is_pipeline, of_arrays
+from fewstep.eval.passes.collect import collect
+from fewstep.eval.passes.world import World
+
+# Arguments of `evaluate` for the extractor, when it is given by name; for the pass over images; and for sets of images, both
+# sides alike. Whatever else is given is for a pipeline that draws.
+OF_EXTRACTOR = ("protocol", "weights", "download", "fast", "compile")
+OF_PASS = ("batch_size", "workers", "progress", "resume", "number", "world")
+OF_IMAGES = ("skip_bad", "range", "key", "layout")
+
+
+def comparable(real: Meta, generated: Meta) -> None:
+    """ValueError where both sides say what they were made under, and differ."""
+    for name, said in (("extractor", "extractors"), ("protocol", "protocols"), ("hash", "weights")):
+        one, other = getattr(real, name), getattr(generated, name)
+        if one and other and one != other:
+            raise ValueError(
+                f"features of different {said} cannot be compared: {real.source} was made with {one!r}, "
+                f"{generated.source} with {other!r}. Make both with one extractor, protocol and weights."
+            )
+
+
+@dataclass(frozen=True)
+class Side:
+    """One set as it was given, and its features where they exist already: an object, a file, or bundled ones."""
+
+    source: Any
+    features: Features | None = None
+
+    @classmethod
+    def of(cls, source: Any) -> Side:
+        if isinstance(source, Features):
+            return cls(source, source)
+        if isinstance(source, (str, os.PathLike)) and holds_statistics(source):
+            return cls(located(source), load(source))
+        return cls(source)
+
+    @property
+    def draws(self) -> bool:
+        """Whether it is a pipeline."""
+        return is_pipeline(self.source)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether a file of statistics holds images too, as ADM's do."""
+        return isinstance(self.source, Path) and holds_images(self.source)
+
+
+@dataclass
+class Work:
+    """How the sets of one evaluation are turned into features; the extractor is made when it is first needed."""
+
+    world: World
+    network: str | Extractor
+    of_extractor: dict[str, Any]
+    of_pass: dict[str, Any]
+    of_images: dict[str, Any]
+    of_generation: dict[str, Any]
+    reference: Meta | None
+
+    @classmethod
+    def begun(cls, real: Side, generated: Side, network: Any, device: Any, how: dict[str, Any]) -> Work:
+        named = (*OF_EXTRACTOR, *OF_PASS, *OF_IMAGES)
+        of_extractor, of_pass, of_images = (
+            {k: v for k, v in how.items() if k in names} for names in (OF_EXTRACTOR, OF_PASS, OF_IMAGES)
+        )
+        rest = {k: v for k, v in how.items() if k not in named}
+        if rest and not generated.draws:
+            raise ValueError(
+                f"{', '.join(sorted(rest))}: only a pipeline that draws images takes that; for sets that exist there are "
+                f"{', '.join(named)}."
+            )
+        metas = [side.features.meta for side in (real, generated) if side.features is not None]
+        reference = next((meta for meta in metas if meta.extractor), None)
+        if network is None:
+            network = reference.extractor if reference else "inception"
+            if reference and network == "inception":
+                of_extractor.setdefault("protocol", reference.protocol)
+        if device is None and isinstance(network, Extractor):
+            device = str(network.device)  # it stays where its owner put it
+        world = of_pass.pop("world", None) or World.current(device)
+        return cls(world, network, of_extractor, of_pass, of_images, rest, reference)
+
+    def extractor(self) -> Extractor:
+        """Made once, on this process's device; refused where the reference was made with another one."""
+        if not isinstance(self.network, Extractor):
+            with self.world.first_goes_ahead():
+                self.network = extractor(self.network, **self.of_extractor)
+        elif self.of_extractor:
+            raise ValueError(f"{', '.join(self.of_extractor)}: an extractor that is made already takes no options.")
+        made = self.network
+        if made.device != self.world.device:
+            self.network = made = made.to(self.world.device)
+        if self.reference is not None:
+            comparable(self.reference, Meta(made.name, made.protocol, made.hash, source="this extractor"))
+        return made
+
+    def plan(self, side: Side, moments: Sequence[str], rows: Sequence[str], real: bool) -> Plan:
+        """How one side's features will be had: they exist as far as needed, or its images are there to be looked at."""
+        found = side.features
+        if found is None:
+            return Plan(self, None, self._images(side), tuple(moments), tuple(rows), real)
+        no_rows = tuple(part for part in rows if part not in found.rows)
+        no_moments = [part for part in moments if part not in found.statistics]
+        if no_rows and not no_moments and side.has_images:  # precision and recall against an ADM file
+            return Plan(self, found, self._images(side), (), no_rows, real)
+        if no_rows or no_moments:
+            lacking = [f"all {part} features" for part in no_rows]
+            lacking += [f"mean and covariance of the {part} layer" for part in no_moments]
+            raise ValueError(
+                f"{found.meta.source or 'the statistics'} lack {' and '.join(lacking)}: give the images themselves, or "
+                "write the file again with all features (fewstep stats --features) or for sFID (--spatial)."
+            )
+        return Plan(self, found, None, (), (), real)
+
+    def _images(self, side: Side) -> ImageSet:
+        given = dict(self.of_images)
+        if side.draws:
+            given = {
+                "batch_size": self.of_pass.get("batch_size", 64),
+                "device": self.world.device,
+                **self.of_generation,
+            }
+            if "number" in self.of_pass:
+                given["number"] = self.of_pass["number"]
+        elif not of_arrays(side.source):
+            given = {k: v for k, v in given.items() if k not in ("layout", "key")}
+        return image_set(side.source, **given)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Features of one side: those that exist, and images from which the others are made by `run`."""
+
+    work: Work
+    found: Features | None
+    images: ImageSet | None
+    moments: tuple[str, ...]
+    rows: tuple[str, ...]
+    real: bool
+
+    @property
+    def n(self) -> int | None:
+        """Number of images, where it is known."""
+        if self.found is not None:
+            return self.found.n
+        assert self.images is not None
+        number = None if self.real else self.work.of_pass.get("number")
+        return min((k for k in (self.images.count, number) if k is not None), default=None)
+
+    def run(self) -> Features:
+        """One pass over the images, where there are any."""
+        if self.images is None:
+            assert self.found is not None
+            return self.found
+        how: dict[str, Any] = dict(self.work.of_pass)
+        if self.real:
+            how = {**how, "number": None}
+        network, world = self.work.extractor(), self.work.world
+        seen = collect(self.images, network, statistics=self.moments, rows=self.rows, world=world, **how)
+        if self.found is None:
+            return seen
+        return replace(self.found, rows={**self.found.rows, **seen.rows}, layers=seen.layers)

@@ -1,0 +1,201 @@
+"""A report: the results of one evaluation, what they must be compared under, and the remarks that belong beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from math import isfinite
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from fewstep import __version__
+from fewstep.eval.gaussian.features import Meta
+from fewstep.eval.report.result import Result
+from fewstep.output.files import whole
+from fewstep.output.page import Table, write_page
+
+# The number of images that papers report FID at, and the dimension of its features: below that a covariance is singular.
+USUAL, DIMENSION = 50_000, 2048
+_BIASED = ("fid", "sfid")
+
+
+def notes(results: Sequence[Result], real: Meta | None = None, generated: Meta | None = None) -> list[str]:
+    """What a reader has to know beside the values, one sentence each.
+
+    The bias of small samples, numbers of images that differ from what papers use or are not known, lossy files on one
+    side only, passed over images, features that were not computed in fp32, and a reference that does not say its protocol.
+    """
+    real, generated = real or Meta(), generated or Meta()
+    said = [note for result in results for note in _counts(result)]
+    if None not in (real.lossy, generated.lossy) and real.lossy != generated.lossy:
+        lossy, other = ("reference", "generated") if real.lossy else ("generated", "reference")
+        said.append(f"The {lossy} images are lossy files and the {other} ones are not: that alone moves FID by points.")
+    for side, meta in (("reference", real), ("generated", generated)):
+        if meta.skipped:
+            said.append(f"{meta.skipped} unreadable {side} images were passed over.")
+    if results and generated.protocol and real.source and not real.protocol:
+        said.append(
+            f"The reference does not say how its features were made; they are taken for {generated.protocol!r} ones."
+        )
+    for precision in dict.fromkeys(r.precision for r in results if r.precision != "fp32"):
+        said.append(f"Computed in {precision}, not fp32: compare only with values of the same precision.")
+    return list(dict.fromkeys(said))
+
+
+def _counts(result: Result) -> Iterator[str]:
+    """What the numbers of images mean for a distance between Gaussians of Inception features."""
+    if result.metric not in _BIASED or result.extractor != "inception":
+        return
+    n, label = result.n, result.label
+    if n is None:
+        yield f"The number of images behind {label} is not recorded: {label} falls with it, so this one has no equal."
+    elif n < DIMENSION:
+        yield (
+            f"{label} of {n} images is far above its value at many (fewer than {DIMENSION} features span no full "
+            "covariance): compare it only at equal N, or take fid_inf."
+        )
+    elif n != USUAL:
+        yield f"{label} is of {n} images, papers' of {USUAL}; it falls with N, so compare it only at equal N."
+    if result.n_real is not None and result.n_real < DIMENSION:
+        yield f"The reference of {label} has {result.n_real} images: its own covariance is not of full rank."
+
+
+_notes = notes  # a parameter of `Report` has the name
+
+
+class Report(Mapping[str, Result]):
+    """The results of one evaluation by metric: `report["fid"]`, `float(report["fid"])`, `for name in report`.
+
+    Args:
+        results: at least one; each metric once.
+        about: what was evaluated against what: anything that JSON can say.
+        notes: remarks to be shown with the values; None takes those that follow from the results alone (see `notes`).
+
+    Raises:
+        ValueError: no result, a metric twice, or a value that is not finite.
+    """
+
+    def __init__(
+        self, results: Sequence[Result], about: Mapping[str, Any] | None = None, notes: Sequence[str] | None = None
+    ) -> None:
+        if not results:
+            raise ValueError("a report needs at least one result; name a metric, for example metrics=('fid',).")
+        self._results: dict[str, Result] = {}
+        for result in results:
+            if result.metric in self._results:
+                raise ValueError(f"a report has each metric once; {result.metric!r} was given twice.")
+            if not isfinite(result.value):
+                raise ValueError(f"{result.label} is {result.value}; look at the features of the samples it came from.")
+            self._results[result.metric] = result
+        self.about: dict[str, Any] = dict(about or {})
+        self.notes = list(_notes(results) if notes is None else notes)
+
+    def __getitem__(self, metric: str) -> Result:
+        if metric not in self._results:
+            raise KeyError(f"{metric!r} was not measured; this report has {', '.join(self._results)}")
+        return self._results[metric]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._results)
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def __repr__(self) -> str:
+        return f"Report({'; '.join(map(str, self.values()))})"
+
+    def table(self) -> str:
+        """Aligned text: label, features, value, 95 % interval, numbers of images; below it how intervals were found."""
+        return "\n".join([self._table().text(), *self._methods(), *(f"note: {note}" for note in self.notes)])
+
+    def _table(self) -> Table:
+        rows = [
+            [
+                r.label,
+                ", ".join(filter(None, (r.protocol, r.layer and f"layer {r.layer}", r.precision))),
+                f"{r.value:.6g}",
+                "-" if r.interval is None else "[{:.6g}, {:.6g}]".format(*r.interval),
+                "-" if r.n is None else str(r.n),
+                "-" if r.n_real is None else str(r.n_real),
+            ]
+            for r in self.values()
+        ]
+        return Table(["metric", "features", "value", "95 % interval", "N", "N reference"], rows, names=2)
+
+    def _methods(self) -> list[str]:
+        """How the intervals were found, results of one way in one line."""
+        ways: dict[str, list[str]] = {}
+        for r in self.values():
+            if r.method:
+                ways.setdefault(r.method, []).append(r.label)
+        return [f"interval of {', '.join(labels)}: {method}" for method, labels in ways.items()]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, in types that JSON has: all digits of every number, None for what is not finite."""
+        results = [{"label": r.label, **plain(asdict(r))} for r in self.values()]
+        return {
+            "library": f"fewstep {__version__}",
+            "about": plain(self.about),
+            "notes": self.notes,
+            "results": results,
+        }
+
+    def to_json(self, path: str | PathLike[str] | None = None) -> str:
+        """The report as JSON text, written whole to `path` where one is given."""
+        return write_json(self.as_dict(), path)
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> Report:
+        """The report that `as_dict` told."""
+        results = []
+        for facts in told["results"]:
+            known = {name: value for name, value in facts.items() if name != "label"}
+            known["interval"] = None if known["interval"] is None else tuple(known["interval"])
+            results.append(Result(**{**known, "groups": tuple(known["groups"])}))
+        return cls(results, told["about"], told["notes"])
+
+    @classmethod
+    def from_json(cls, source: str | PathLike[str]) -> Report:
+        """The report in a file, or in a text that `to_json` gave.
+
+        Raises:
+            ValueError: JSON of something else.
+        """
+        text = str(source)
+        told = text if text.lstrip().startswith("{") else Path(source).read_text()
+        try:
+            return cls.from_dict(json.loads(told))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{text[:60]!r} is no report ({error}); give what Report.to_json wrote.") from error
+
+    def to_html(self, path: str | PathLike[str], pictures: Sequence[Path] = ()) -> None:
+        """One page, written whole: the table, what was evaluated, the pictures (PNG files, put inside) and the notes."""
+        about = [[name, str(value)] for name, value in plain(self.about).items()]
+        tables = [self._table()] + ([Table(["evaluated", ""], about, names=2)] if about else [])
+        title = ", ".join(r.label for r in self.values())
+        notes = [*self._methods(), *self.notes, f"fewstep {__version__}"]
+        write_page(Path(path), title, (), tables, pictures, notes)
+
+
+def plain(value: Any) -> Any:
+    """The same in types that JSON has: arrays become lists, numbers that are not finite None, anything strange its text."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if hasattr(value, "tolist"):  # numpy and torch, arrays and scalars
+        return plain(value.tolist())
+    if isinstance(value, (list, tuple, range, set, frozenset)):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def write_json(told: Mapping[str, Any], path: str | PathLike[str] | None) -> str:
+    """JSON text, written whole to `path` where one is given."""
+    text = json.dumps(told, indent=1, allow_nan=False)
+    if path is not None:
+        with whole(path) as temporary:
+            temporary.write_text(text + "\n")
+    return text

@@ -1,0 +1,313 @@
+"""What learning leaves behind: tables, what they are for, and where they come from. Playing one needs no learner.
+
+    artefact = fewstep.load("five.json")
+    x0 = sample(denoiser, x_T, artefact)
+    pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, learned=artefact)
+
+A table is for one number of evaluations and, where guidance was part of the problem, one guidance scale. The schedule and
+the prediction type of the model are part of the artefact: another model is refused unless the caller insists.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import log
+from typing import Any
+
+import numpy as np
+
+from fewstep.samplers.artefact import export
+from fewstep.samplers.artefact import file as artefactfile
+from fewstep.samplers.artefact.corrections import base_of, between, boundaries, same_base
+from fewstep.samplers.artefact.file import same_schedule, schedule_hash
+from fewstep.samplers.artefact.learned_table import Learned
+from fewstep.samplers.building.compiling import build
+from fewstep.samplers.schedule.base import NoiseSchedule
+from fewstep.samplers.schedule.outputs import Prediction
+from fewstep.samplers.table.stored import plainly, schedule_to_dict
+from fewstep.samplers.table.tableau import Tableau
+
+OUTSIDE = ("error", "clamp", "base")
+
+
+@dataclass(frozen=True, eq=False)
+class Artefact:
+    """Learned tables for one model. Equal where their content is; `save` and `load` keep every bit.
+
+    Args:
+        tables: at most one for each (nfe, guidance), all on one schedule, with a guidance in all or in none.
+        model: JSON. "prediction"; where known "name", "shape" of one sample, "fingerprint". Filled in: "schedule" and
+            "schedule_hash".
+        provenance: JSON: how it was made. No dates and no seconds, so that the same work gives the same file.
+
+    Raises:
+        ValueError: no table, two for one place, tables of several schedules, entries that JSON cannot hold.
+    """
+
+    tables: tuple[Learned, ...]
+    model: Mapping[str, Any]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        tables = tuple(sorted(self.tables, key=lambda t: (t.nfe, -np.inf if t.guidance is None else t.guidance)))
+        if not tables:
+            raise ValueError("an artefact needs at least one table")
+        places = [(t.nfe, t.guidance) for t in tables]
+        if len(set(places)) < len(places) or len({t.guidance is None for t in tables}) > 1:
+            raise ValueError(f"expected one table for each (nfe, guidance), a guidance in all or in none; got {places}")
+        schedule = tables[0].tableau.schedule
+        if any(t.tableau.schedule != schedule for t in tables):
+            raise ValueError("the tables of an artefact must be of one schedule: make one artefact a model")
+        prediction = self.model.get("prediction")
+        if not isinstance(prediction, str) and not callable(prediction):
+            raise ValueError(
+                f'`model` must name the prediction type: {{"prediction": "epsilon"}}; got {self.model!r:.80}'
+            )
+        model = {**self.model, "prediction": prediction_name(prediction), "schedule": schedule_to_dict(schedule)}
+        model["schedule_hash"] = schedule_hash(schedule)
+        for name, value in {
+            "tables": tables,
+            "model": plainly(model),
+            "provenance": plainly(dict(self.provenance)),
+        }.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """Of the model."""
+        return self.tables[0].tableau.schedule
+
+    @property
+    def nfes(self) -> tuple[int, ...]:
+        """Numbers of evaluations there are tables for, rising."""
+        return tuple(sorted({t.nfe for t in self.tables}))
+
+    @property
+    def guidances(self) -> tuple[float, ...]:
+        """Guidance scales there are tables for, rising; none where guidance was no part of the problem."""
+        return tuple(sorted({t.guidance for t in self.tables if t.guidance is not None}))
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The report of the only table, or all of them: {"nfe 5": ..., "nfe 5, guidance 3": ...}."""
+        if len(self.tables) == 1:
+            return dict(self.tables[0].report)
+        return {t.place: dict(t.report) for t in self.tables}
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 of the content."""
+        return str(artefactfile.contents(self)[0]["hash"])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Artefact) and (self is other or self.hash == other.hash)
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
+    def __deepcopy__(self, memo: object) -> Artefact:
+        return self
+
+    def table(
+        self,
+        nfe: int | None = None,
+        guidance: float | None = None,
+        *,
+        schedule: NoiseSchedule | None = None,
+        prediction: Prediction | None = None,
+        shape: Iterable[int] | None = None,
+        strict: bool = True,
+        outside: str = "error",
+    ) -> Tableau:
+        """The Tableau for `nfe` evaluations and a guidance scale, to be played by `sample`.
+
+        Between two guidance scales boundaries are interpolated in lam, the base solver is compiled on them, and corrections
+        and the offsets of model times are interpolated linearly.
+
+        Args:
+            nfe, guidance: may be left away where the artefact has one.
+            schedule, prediction, shape: of the model it shall run on, checked where given; shape is that of one sample.
+            strict: False moves the tables to another schedule by log-SNR, with a warning (see `remapped`), and lets another
+                prediction type pass.
+            outside: for an nfe or guidance beyond the tables, or between two with different base solvers: "error"; "base",
+                the base solver without corrections on the nearest grid, resampled where it has more or fewer steps;
+                "clamp", the table for the nearest guidance.
+
+        Raises:
+            ValueError: another schedule or prediction type, no table for nfe or guidance, weights of another shape.
+        """
+        if outside not in OUTSIDE:
+            raise ValueError(f"`outside` must be one of {', '.join(map(repr, OUTSIDE))}; got {outside!r}")
+        fitting = self
+        if not self.is_for(schedule, prediction):
+            if strict:
+                raise self.refusal(schedule, prediction)
+            fitting = self.remapped(schedule, prediction)
+        found = fitting._at(nfe, guidance, outside)
+        self._check_shape(found, shape)
+        return found
+
+    def is_for(self, schedule: NoiseSchedule | None, prediction: Prediction | None = None) -> bool:
+        """Whether a model's schedule and prediction type are those it was learned on; None counts as the same."""
+        return self._same_schedule(schedule) and self._same_prediction(prediction)
+
+    def _same_schedule(self, schedule: NoiseSchedule | None) -> bool:
+        return schedule is None or same_schedule(schedule, self.schedule)
+
+    def _same_prediction(self, prediction: Prediction | None) -> bool:
+        return prediction is None or prediction_name(prediction) == self.model["prediction"]
+
+    def refusal(self, schedule: NoiseSchedule | None, prediction: Prediction | None = None) -> ValueError:
+        """The error for a model it was not learned on: both, and the way to override."""
+        mine, its = repr(self.model["prediction"]), f"{prediction and prediction_name(prediction)!r} predictions"
+        if schedule is not None and not self._same_schedule(schedule):
+            mine = f"{self.schedule!r} (hash {self.model['schedule_hash'][:12]})"
+            its = f"{schedule!r} (hash {schedule_hash(schedule)[:12]})"
+        return ValueError(
+            f"this artefact was learned on {mine}; this model has {its}. Learn for this model, or take the tables moved by "
+            "log-SNR, which nobody measured here: artefact.table(..., schedule=denoiser.schedule, strict=False), or "
+            "Scheduler.from_config(config, learned=artefact, strict=False)"
+        )
+
+    def remapped(self, schedule: NoiseSchedule | None = None, prediction: Prediction | None = None) -> Artefact:
+        """The artefact for another model, with a warning: every boundary and model time keeps its lam, ends apart.
+
+        The ends of the old schedule become those of the new one; the base solver is compiled there and the corrections are
+        added in units of alpha + sigma. The reports stay what was measured on the old model.
+
+        Raises:
+            ValueError: boundaries that the schedule does not reach, or steps that do not fit its ends.
+        """
+        if self.is_for(schedule, prediction):
+            return self
+        warnings.warn(
+            f"tables learned on {self.schedule!r} with {self.model['prediction']!r} predictions are played on another model: "
+            "their gain was not measured there",
+            stacklevel=3,
+        )
+        model = {**self.model, "learned_on": self.model.get("learned_on", self.model["schedule_hash"])}
+        if prediction is not None:
+            model["prediction"] = prediction_name(prediction)
+        tables = self.tables
+        if schedule is not None and not self._same_schedule(schedule):
+            tables = tuple(t.on(schedule) for t in tables)
+        return Artefact(tables, model, self.provenance)
+
+    def _at(self, nfe: int | None, guidance: float | None, outside: str) -> Tableau:
+        """The table of the artefact's own model."""
+        if nfe is None and len(self.nfes) > 1:
+            raise ValueError(f"this artefact has tables for {_listed('nfe', self.nfes)}: say which, nfe=")
+        if nfe is None or nfe in self.nfes:
+            return self._guided([t for t in self.tables if nfe in (None, t.nfe)], guidance, outside)
+        if outside != "base" or isinstance(nfe, bool) or not float(nfe).is_integer() or nfe < 1:
+            raise ValueError(
+                f"this artefact has no table for nfe {nfe!r}, only for {_listed('nfe', self.nfes)}. Learn one, or take its "
+                'base solver on the nearest learned grid: outside="base"'
+            )
+        near = self._at(min(self.nfes, key=lambda n: (abs(log(n / nfe)), -n)), guidance, outside)
+        return build(near.name, near.schedule, int(nfe), boundaries(near), **near.options)
+
+    def _guided(self, tables: list[Learned], guidance: float | None, outside: str) -> Tableau:
+        """Of tables for one nfe, rising in guidance, the one for a guidance scale."""
+        known = [t.guidance for t in tables]
+        if guidance is None and len(tables) == 1:
+            return tables[0].tableau
+        if guidance is None:
+            raise ValueError(f"this artefact has tables for {_listed('guidance', known)}: say which, guidance=")
+        if known == [None]:
+            raise ValueError(f"guidance was no part of what this artefact learned; got {guidance!r}: leave it away")
+        if guidance in known:
+            return tables[known.index(guidance)].tableau
+        scales = np.array(known, float)
+        above = int(np.searchsorted(scales, guidance))
+        nearest = tables[int(np.abs(scales - guidance).argmin())]
+        if 0 < above < len(scales):
+            low, high = tables[above - 1], tables[above]
+            if outside == "error" or same_base(low.tableau, high.tableau):
+                share = (guidance - scales[above - 1]) / (scales[above] - scales[above - 1])
+                return between(low.movable(), high.movable(), float(share))
+        if outside == "error":
+            raise ValueError(
+                f"guidance {guidance!r} is beyond what this artefact was learned for, {_listed('guidance', known)}: "
+                'outside="clamp" takes the nearest table, outside="base" the base solver on its grid'
+            )
+        return nearest.tableau if outside == "clamp" else base_of(nearest.tableau)
+
+    def _check_shape(self, table: Tableau, shape: Iterable[int] | None) -> None:
+        """Weights of every element belong to one shape; others are at home on the shape they were learned on."""
+        learned = self.model.get("shape")
+        if shape is None or learned is None or list(shape) == learned:
+            return
+        said = f"learned on samples of shape {tuple(learned)}, played on {tuple(shape)}"
+        if table.elementwise:
+            raise ValueError(f"this table has weights for every element: it was {said}. Learn it for this shape")
+        warnings.warn(f"this table was {said}: its gain was not measured there", stacklevel=4)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON that needs no file beside it: what a scheduler's config holds."""
+        return artefactfile.to_dict(self)
+
+    @staticmethod
+    def from_dict(content: Mapping[str, Any]) -> Artefact:
+        """Inverse of `to_dict`. ValueError for anything else."""
+        return artefactfile.from_dict(content)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write JSON with exact float64; large arrays go to a safetensors file beside it. Each whole or not at all."""
+        artefactfile.save(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Artefact:
+        """Read what `save` wrote; ValueError for a file that is damaged, foreign or newer."""
+        return artefactfile.load(path)
+
+    def to_diffusers(self, nfe: int | None = None, guidance: float | None = None) -> dict[str, list[float]]:
+        """`timesteps` and `sigmas` of a table for a stock scheduler; see `export.to_diffusers`."""
+        return export.to_diffusers(self.table(nfe, guidance))
+
+    def to_comfyui(self, nfe: int | None = None, guidance: float | None = None) -> list[float]:
+        """The sigmas of a table, for ComfyUI and other programs in the k-diffusion tradition; see `export.to_comfyui`."""
+        return export.to_comfyui(self.table(nfe, guidance))
+
+    def __str__(self) -> str:
+        head = f"{len(self.tables)} learned table{'s' * (len(self.tables) > 1)} for {self.schedule!r}, "
+        lines = [head + f"{self.model['prediction']!r} predictions, hash {self.hash[:12]}"]
+        for t in self.tables:
+            measured = (f"{k} {v:.4g}" for k, v in t.report.items() if isinstance(v, float | int))
+            solver = f"{t.tableau.name} from {t.base.get('grid') or 'its default grid'!s:.40}"
+            lines.append(f"{t.place:<22} {t.kind:<6} {t.status:<8} {solver}  {', '.join(measured)}".rstrip())
+        return "\n".join(lines)
+
+
+def prediction_name(prediction: Prediction) -> str:
+    """What a network returns, in a word; EDM networks in diffusers return F behind their preconditioning."""
+    return prediction if isinstance(prediction, str) else "preconditioned"
+
+
+def as_artefact(learned: Any) -> Artefact:
+    """An Artefact from itself, from the path of a saved one ("demo": the embedded one), or from its `to_dict`.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if isinstance(learned, Artefact):
+        return learned
+    if learned == "demo":
+        from fewstep.demo import load_demo_artefact
+
+        return load_demo_artefact()
+    if isinstance(learned, (str, os.PathLike)):
+        if not os.path.isfile(learned):
+            raise ValueError(f"`learned` is no artefact's path: there is no file {os.fspath(learned)!r}")
+        return Artefact.load(learned)
+    if isinstance(learned, Mapping):
+        return Artefact.from_dict(learned)
+    raise ValueError(f"`learned` must be an Artefact or the path of a saved one; got {type(learned).__name__}")
+
+
+def _listed(name: str, values: Iterable[Any]) -> str:
+    return f"{name} {', '.join(f'{v:g}' for v in values)}"

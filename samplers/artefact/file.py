@@ -1,0 +1,200 @@
+"""Artefacts as JSON: exact float64, what a reader wants to see beside it, and a hash over all of it.
+
+Arrays of more than 1000 numbers (weights and statistics of every element of a sample) are `{"tensor": name}` in the JSON,
+by the hash of their content; they lie in a safetensors file beside a saved artefact, or in base64 within a config.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fewstep.output.files import whole
+from fewstep.samplers.artefact.learned_table import Learned, safety
+from fewstep.samplers.schedule.base import Array, NoiseSchedule
+from fewstep.samplers.table.stored import (
+    checked,
+    from_content,
+    plain,
+    read,
+    schedule_from_dict,
+    schedule_to_dict,
+    to_content,
+)
+
+if TYPE_CHECKING:
+    from fewstep.samplers.artefact.artefact import Artefact
+
+FORMAT, VERSION = "fewstep.artefact", 1
+LARGE = 1000  # numbers in an array
+OUTSIDE_HASH = ("hash", "tensors")
+
+
+def digest(content: Any) -> str:
+    """sha256 of a content's shortest JSON with sorted keys."""
+    return hashlib.sha256(
+        json.dumps(content, sort_keys=True, separators=(",", ":"), default=plain).encode()
+    ).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def schedule_hash(schedule: NoiseSchedule) -> str:
+    """sha256 of a schedule's class and numbers."""
+    return digest(schedule_to_dict(schedule))
+
+
+def same_schedule(one: NoiseSchedule, other: NoiseSchedule) -> bool:
+    """Whether two schedules are equal but for the last bits, in which machines differ on a cosine."""
+    if schedule_hash(one) == schedule_hash(other):
+        return True
+    return len(one.key) == len(other.key) and all(_alike(a, b) for a, b in zip(one.key, other.key, strict=True))
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two numbers, or arrays in bytes, differ in their last bits at most."""
+    if isinstance(a, bytes) and isinstance(b, bytes) and len(a) == len(b):
+        return bool(np.allclose(np.frombuffer(a), np.frombuffer(b), rtol=1e-9, atol=0))
+    if isinstance(a, float) and isinstance(b, float):
+        return bool(np.isclose(a, b, rtol=1e-12, atol=0))
+    return bool(a == b)
+
+
+def contents(artefact: Artefact) -> tuple[dict[str, Any], dict[str, Array]]:
+    """An artefact as plain JSON, and the arrays that are too large for it by name."""
+    tensors: dict[str, Array] = {}
+
+    def small(value: Any) -> Any:
+        if not isinstance(value, np.ndarray) or value.size <= LARGE:
+            return plain(value)
+        array = np.ascontiguousarray(value, np.float64)
+        name = hashlib.sha256(str(array.shape).encode() + array.tobytes()).hexdigest()[:16]
+        tensors[name] = array
+        return {"tensor": name}
+
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "domain": {"nfe": list(artefact.nfes), "guidance": list(artefact.guidances)},
+        "tables": [_described(t) for t in artefact.tables],
+        "model": artefact.model,
+        "provenance": artefact.provenance,
+    }
+    content = json.loads(json.dumps(content, default=small))
+    return {**content, "hash": digest(content)}, tensors
+
+
+def _described(learned: Learned) -> dict[str, Any]:
+    """A table with what a reader wants to know of it in front."""
+    table = learned.tableau
+    lam = [float(v) if np.isfinite(v) else None for v in table.nodes.lam]
+    return {
+        "nfe": learned.nfe,
+        "guidance": learned.guidance,
+        "kind": learned.kind,
+        "status": learned.status,
+        "base": learned.base,
+        "lambda": lam,
+        "sigma": table.nodes.sigma,
+        "tau": table.model_times,
+        "safety": safety(table),
+        "report": learned.report,
+        "stages": learned.stages,
+        "tableau": {name: value for name, value in to_content(table).items() if name != "schedule"},
+    }
+
+
+def to_dict(artefact: Artefact) -> dict[str, Any]:
+    """Plain JSON that needs no file beside it; large arrays in base64 of little-endian float64."""
+    content, tensors = contents(artefact)
+    packed = {
+        name: {"shape": list(array.shape), "float64": base64.b64encode(array.astype("<f8").tobytes()).decode()}
+        for name, array in sorted(tensors.items())
+    }
+    return {**content, "tensors": packed} if packed else content
+
+
+def from_dict(content: Mapping[str, Any], name: Any = "the artefact") -> Artefact:
+    """Inverse of `to_dict`. ValueError for anything else."""
+    with checked(content, FORMAT, VERSION, name):
+        packed = content.get("tensors") or {}
+        tensors = {
+            key: np.frombuffer(base64.b64decode(t["float64"]), "<f8").reshape(t["shape"]) for key, t in packed.items()
+        }
+        return _built(content, tensors, name)
+
+
+def save(artefact: Artefact, path: str | os.PathLike[str]) -> None:
+    """Write `path`, and beside it a safetensors file where there are large arrays, each whole or not at all."""
+    content, tensors = contents(artefact)
+    target = Path(path)
+    if tensors:
+        from safetensors.numpy import save as serialised
+
+        data = serialised(dict(sorted(tensors.items())))
+        code = hashlib.sha256(data).hexdigest()
+        beside = target.with_name(f"{target.stem}-{code[:12]}.safetensors")  # an earlier artefact's stays its own
+        with whole(beside) as part:
+            part.write_bytes(data)
+        content["tensors"] = {"file": beside.name, "sha256": code}
+    text = re.sub(r"\[\n[^\[\]{}\"]*\]", lambda found: " ".join(found[0].split()), json.dumps(content, indent=1))
+    with whole(target) as part:
+        part.write_text(text + "\n")
+
+
+def load(path: str | os.PathLike[str]) -> Artefact:
+    """Read what `save` wrote. ValueError for anything else, FileNotFoundError where there is no file."""
+    content = read(path)
+    with checked(content, FORMAT, VERSION, path):
+        if not content.get("tensors"):
+            return _built(content, {}, path)
+        about = content["tensors"]
+        beside = Path(path).with_name(about["file"])
+        if not beside.is_file():
+            raise ValueError(f"{path} needs {beside.name} beside it, which is missing: copy both, or learn again")
+        data = beside.read_bytes()
+        if hashlib.sha256(data).hexdigest() != about["sha256"]:
+            raise ValueError(f"{beside} is not what {path} was saved with: its hash differs. Copy both again")
+        from safetensors.numpy import load as parsed
+
+        return _built(content, parsed(data), path)
+
+
+def _built(content: Mapping[str, Any], tensors: Mapping[str, Array], name: Any) -> Artefact:
+    from fewstep.samplers.artefact.artefact import Artefact
+
+    own = {key: value for key, value in content.items() if key not in OUTSIDE_HASH}
+    if digest(own) != content["hash"]:
+        raise ValueError(f"{name} was changed or damaged after it was saved: its hash differs. Learn or copy it again")
+    schedule = schedule_from_dict(content["model"]["schedule"])
+    tables = tuple(
+        Learned(
+            from_content(_filled(t["tableau"], tensors), schedule),
+            t["guidance"],
+            t["base"],
+            t["status"],
+            t["report"],
+            tuple(t["stages"]),
+        )
+        for t in content["tables"]
+    )
+    artefact = Artefact(tables, content["model"], content["provenance"])
+    artefact.__dict__["hash"] = content["hash"]  # as it was saved
+    return artefact
+
+
+def _filled(value: Any, tensors: Mapping[str, Array]) -> Any:
+    """A content with its large arrays in place."""
+    if isinstance(value, dict):
+        if set(value) == {"tensor"}:
+            return tensors[value["tensor"]]
+        return {key: _filled(part, tensors) for key, part in value.items()}
+    return [_filled(part, tensors) for part in value] if isinstance(value, list) else value

@@ -1,0 +1,101 @@
+"""The default: what is cheap and certain first, everything in competition.
+
+best fixed recipe --> a grid found with the solver's own states --> weights in closed form on both
+                  --> the same on grids that begin later than x_T, from the best of these
+                  --> from the best of all these, grid, weights and network times together
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+from fewstep.samplers.learned.playing.differentiable import has_gradients
+from fewstep.samplers.learned.playing.knobs import Knobs
+from fewstep.samplers.learned.tasks.learner_entry import method
+from fewstep.samplers.learned.tasks.task import Task
+from fewstep.samplers.table.tableau import Tableau
+
+OURS = "ours: switches by trial, oss, iia, late and newton in this order, as they are cited there"
+SMALL = 256  # numbers of a sample up to which a network is taken to be cheap
+FEW = 6  # evaluations up to which joint may turn all weights: where steps are this long no order is there to be kept
+RATE = 0.05  # of joint, half of its own: batches are small and steps few
+Freedom = Mapping[str, Any]
+ALL: Freedom = {"free": ("grid", "coef", "tau", "state"), "window": None, "consistent": False}
+USUAL: Freedom = {"free": ("grid", "coef", "tau"), "window": 3, "consistent": True}
+PLACES: Freedom = {**USUAL, "free": ("grid", "tau")}
+
+
+def refined(options: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The stages that `refine` names. ValueError for others."""
+    refine = options.get("refine")
+    named = (refine,) if isinstance(refine, str) else refine
+    for name in named or ():
+        if name not in ("newton", "joint"):
+            raise ValueError(f'auto: `refine` lists "newton" and "joint"; got {name!r}')
+    return None if named is None else tuple(named)
+
+
+@method("auto", learns=("grid", "coef", "tau"), reference=OURS, paths=False, check=refined)
+def auto(
+    task: Task,
+    start: Tableau,
+    *,
+    refine: str | Sequence[str] | None = None,
+    samples: int = 64,
+    steps: int = 50,
+    batch: int = 16,
+    remember: bool = True,
+) -> Tableau:
+    """The best of several ways to a table, judged on the validation seeds.
+
+    refine: in turn, "newton", which needs no gradients of the network, and "joint", which is left out where there are none.
+    None takes joint, and newton before it where a sample is small or there are no gradients. Joint keeps a constant x0 and
+    eps exact from 7 evaluations up; below, every weight is free. Where there are fewer training samples than numbers, both
+    turn fewer, and are left out at last. samples: of newton. steps, batch, remember: of joint. On stochastic solvers, whose
+    references have no states on the way, only these are left.
+
+    Raises:
+        ValueError: another word in `refine`.
+    """
+    refine = refined({"refine": refine})
+    if task.teacher.follows:
+        bases = [start]
+        if task.nfe > 1:
+            bases.append(task.run("oss", start, nodes=4 + 4 * task.nfe, samples=min(samples, 12)))
+        for base in bases:
+            task.run("iia", base)
+        assert task.best is not None
+        if task.nfe > 1:
+            task.run("late", task.best, samples=samples)
+    assert task.best is not None
+    slopes = has_gradients(task.valid_parts(), float(start.times[0]))
+    if refine is None:
+        refine = ("newton", "joint") if prod(task.problem.shape) <= SMALL or not slopes else ("joint",)
+    if "newton" in refine and (free := _freest(task, "newton", USUAL, PLACES)):
+        task.run("newton", task.best, rounds=6, samples=max(samples, _count(task, free)), **free)
+    if "joint" in refine and slopes and (free := _freest(task, "joint", *[ALL] * (task.nfe <= FEW), USUAL, PLACES)):
+        task.run("joint", task.best, steps=steps, batch=batch, lr=RATE, rounds=1, remember=remember, **free)
+    return task.best
+
+
+def _count(task: Task, free: Freedom) -> int:
+    """Numbers that are turned on the best table so far."""
+    assert task.best is not None
+    window = task.nfe if free["window"] is None else free["window"]
+    return Knobs(task.best, task.problem.prediction, free["free"], window, free["consistent"]).count
+
+
+def _freest(task: Task, name: str, *ways: Freedom) -> Freedom | None:
+    """The first of these that there are training samples for; a warning where there is none."""
+    counts = [_count(task, free) for free in ways]
+    found = next((free for free, n in zip(ways, counts, strict=True) if n <= len(task.train)), None)
+    if found is None:
+        warnings.warn(
+            f"auto: {name} turns {counts[-1]} numbers at least, and there are {len(task.train)} training samples: it was left "
+            f"out. Give more, e.g. seeds=range({8 * counts[-1]})",
+            stacklevel=2,
+        )
+    return found

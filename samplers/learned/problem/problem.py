@@ -1,0 +1,214 @@
+"""What is learned on: a model under one guidance, as numbered samples. Sample i is a function of seed i alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from fewstep.samplers.artefact.artefact import prediction_name
+from fewstep.samplers.learned.problem.threads import Threads
+from fewstep.samplers.run.denoiser import Denoiser
+from fewstep.samplers.sampling.loop import sample
+from fewstep.samplers.schedule.base import NoiseSchedule
+from fewstep.samplers.table.tableau import Tableau
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some seeds, their x_T (B, *shape) at t_start, and the network conditioned for them."""
+
+    seeds: tuple[int, ...]
+    denoiser: Denoiser
+    x_T: Tensor
+
+
+class Problem:
+    """A denoiser or a pipeline as numbered samples, in parts of at most `batch_size`.
+
+    Args:
+        model: Denoiser, diffusers pipeline, or what the command line takes for MODEL ("demo", a folder, a hub id).
+        shape: of one sample, for a Denoiser. guidance: scale, for a pipeline; for a Denoiser only a name of what it does.
+        classes, prompt: conditions of a pipeline, used in turn by seed. batch_size: samples at once.
+        device: of x_T and of what is loaded. dtype: what a loaded network computes in, or of x_T for a Denoiser (float64
+            keeps float64 algebra); None: float32. A pipeline brings its own.
+
+    Attributes:
+        schedule, prediction, shape, t_start, t_end: of the model. spent: network evaluations so far, samples times calls.
+
+    Raises:
+        ValueError: no `shape` for a Denoiser, or one that the network does not return; a dtype that is none, or another
+            than that of a pipeline.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        shape: Sequence[int] | None = None,
+        guidance: float | None = None,
+        classes: Sequence[int] | None = None,
+        prompt: str | Sequence[str] | None = None,
+        batch_size: int = 64,
+        device: Any = None,
+        dtype: torch.dtype | str | None = None,
+    ) -> None:
+        self.model, self.guidance, self.batch_size, self.spent = model, guidance, batch_size, 0
+        self._device, self._dtype = device, _floating(dtype)
+        self._source: Any = None
+        self._parts: dict[tuple[int, ...], Part] = {}
+        self._pieces: dict[tuple[int, ...], tuple[Part, ...]] = {}
+        if isinstance(model, Denoiser):
+            if shape is None:
+                raise ValueError(
+                    "`shape` is missing: a Denoiser does not say what one of its samples is, e.g. shape=(3, 32, 32)"
+                )
+            self.shape, first = tuple(int(n) for n in shape), model
+            self.name = getattr(model.fn, "__name__", type(model.fn).__name__)
+        else:
+            from fewstep.samplers.pipeline.source import Source
+
+            how: dict[str, Any] = {"classes": classes, "prompt": prompt, "guidance": guidance, "batch_size": batch_size}
+            self._source = Source(model, device=device, dtype=str(self._dtype).removeprefix("torch."), **how)
+            first = self.part([0]).denoiser
+            self.shape = tuple(self.part([0]).x_T.shape[1:])
+            self.name = model if isinstance(model, str) else type(self._source.pipe).__name__
+            if dtype is not None and self.dtype != self._dtype:
+                raise ValueError(
+                    f"`dtype` is {self._dtype}, but this pipeline computes in {self.dtype}: leave `dtype` away, or cast it"
+                )
+            if shape is not None and tuple(shape) != self.shape:
+                raise ValueError(f"`shape` is {tuple(shape)}, but the pipeline draws samples of shape {self.shape}")
+        self.schedule: NoiseSchedule = first.schedule
+        self.prediction = first.prediction
+        self.t_start = float(getattr(first, "t_start", self.schedule.t_max))
+        self.t_end = float(self.schedule.t_end)
+
+    def part(self, seeds: Sequence[int]) -> Part:
+        """These seeds, together in one batch."""
+        key = tuple(int(seed) for seed in seeds)
+        if key not in self._parts:
+            self._parts[key] = self._made(key)
+        return self._parts[key]
+
+    def _made(self, seeds: tuple[int, ...]) -> Part:
+        if self._source is not None:
+            from fewstep.samplers.pipeline.source import Batch
+
+            batch = Batch(self._source.pipe, seeds, self._source.wishes)
+            return Part(seeds, batch.denoiser, batch.x_T)
+        own = [torch.Generator().manual_seed(seed) for seed in seeds]
+        drawn = self.model.schedule.initial_noise((len(seeds), *self.shape), own, dtype=self._dtype)
+        return Part(seeds, self.model, drawn.to(self._device))
+
+    def pieces(self, part: Part) -> tuple[Part, ...]:
+        """A part as parts for `threads`, of two samples at least."""
+        count = min(self.threads.count, len(part.seeds) // 2)
+        if count < 2 or self._parts.get(part.seeds) is not part:
+            return (part,)
+        if part.seeds not in self._pieces:
+            bounds = [len(part.seeds) * i // count for i in range(count + 1)]
+            self._pieces[part.seeds] = tuple(self._made(part.seeds[i:j]) for i, j in pairwise(bounds))
+        return self._pieces[part.seeds]
+
+    @torch.no_grad()
+    def ask(self, part: Part, x: Tensor, tau: Tensor) -> Tensor:
+        """The network's output on a part at x (B, *shape)."""
+        self.spent += len(part.seeds)
+        pieces = self.pieces(part)
+        shares = x.split([len(piece.seeds) for piece in pieces])
+        return torch.cat(self.threads.map(lambda i: pieces[i].denoiser.call(shares[i], tau), range(len(pieces))))
+
+    def asked(self, part: Part) -> int:
+        """Network evaluations of a part's samples so far, in one piece or several."""
+        return sum(len(one.seeds) * one.denoiser.nfe for one in (part, *self._pieces.get(part.seeds, ())))
+
+    def parts(self, seeds: Sequence[int], size: int | None = None) -> list[Part]:
+        """The seeds in batches of at most `size`."""
+        size = min(size or self.batch_size, self.batch_size)
+        return [self.part(seeds[k : k + size]) for k in range(0, len(seeds), size)]
+
+    def draw(self, table: Tableau, part: Part, **how: Any) -> Tensor:
+        """x0 (B, *shape) of a part by a table; noise is that of one Brownian path a seed, whatever the number of steps."""
+        self.spent += len(part.seeds) * table.nfe
+        return torch.cat(self.threads.map(lambda piece: self.drawn(table, piece, **how), self.pieces(part)))
+
+    @staticmethod
+    @torch.no_grad()
+    def drawn(table: Tableau, part: Part, **how: Any) -> Tensor:
+        """The same in one piece, in the caller's thread and not counted."""
+        noise: dict[str, Any] = {}
+        if table.stochastic:
+            noise = {"noise": "brownian", "noise_seeds": list(part.seeds)}
+        x0: Tensor = sample(part.denoiser, part.x_T, table, check="none", **noise, **how)
+        return x0
+
+    @cached_property
+    def threads(self) -> Threads:
+        """Several for a pipeline on a CPU, where every part has its own loop; one where calls may remember each other."""
+        beside = self._source is not None and self.part([0]).x_T.device.type == "cpu" and not _hooked(self._source.pipe)
+        return Threads(torch.get_num_threads() if beside else 1)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of a few weights of every tensor of the model, or, for a function, of what it returns on a fixed input."""
+        pipe = None if self._source is None else self._source.pipe
+        modules = [self.model.fn] if pipe is None else list(pipe.components.values())
+        modules = [m for m in modules if isinstance(m, torch.nn.Module)]
+        found = hashlib.sha256(repr((self.schedule.key, prediction_name(self.prediction), self.shape)).encode())
+        for tensor in (t for m in modules for t in m.state_dict().values()):
+            few = tensor.flatten()[:: max(1, tensor.numel() // 64)][:64]
+            found.update(few.detach().to("cpu", torch.float64).numpy().tobytes())
+        if not modules:
+            x = self.part([0, 1]).x_T
+            with torch.no_grad():
+                for t in (self.t_start, 0.5 * (self.t_start + self.t_end)):
+                    found.update(self.model(x, t).to("cpu", torch.float64).numpy().tobytes())
+        return found.hexdigest()[:16]
+
+    @property
+    def condition(self) -> str:
+        """What samples are conditioned on, in words: part of the name of everything that is kept of them."""
+        return repr({**self.conditions, "guidance": self.guidance})
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network takes; states are kept in float32 at least."""
+        return self.part([0]).x_T.dtype
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """The classes and the prompt of a pipeline, where it has them: plain, the same however they were given."""
+        wishes = {} if self._source is None else self._source.wishes
+        classes, prompt = wishes.get("classes"), wishes.get("prompt")
+        found: dict[str, Any] = {} if classes is None else {"classes": [int(label) for label in classes]}
+        if prompt is not None:
+            found["prompt"] = [prompt] if isinstance(prompt, str) else [str(words) for words in prompt]
+        return found
+
+
+def _hooked(pipe: Any) -> bool:
+    """Whether a network of the pipeline has hooks of diffusers or accelerate: caches over steps, weights that come and go."""
+    modules = (m for c in pipe.components.values() if isinstance(c, torch.nn.Module) for m in c.modules())
+    return any(hasattr(module, hook) for module in modules for hook in ("_diffusers_hook", "_hf_hook"))
+
+
+def _floating(dtype: torch.dtype | str | None) -> torch.dtype:
+    """A dtype by itself or by name. ValueError for one that is no floating point."""
+    found = torch.float32 if dtype is None else getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"`dtype` must be a floating point one, such as torch.bfloat16 or 'bfloat16'; got {dtype!r}")
+    return found
+
+
+def squared_errors(x0: Tensor, truth: Tensor) -> Tensor:
+    """Mean square difference of each sample: (B, *shape), (B, *shape) -> (B,) float64 on the CPU; inf where not finite."""
+    found = (x0.double() - truth.to(x0.device).double()).flatten(1).square().mean(1).cpu()
+    return torch.where(found.isfinite(), found, torch.inf)

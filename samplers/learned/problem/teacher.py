@@ -1,0 +1,215 @@
+"""Where samples ought to end: long runs of a good solver, with every state on the way, kept on disk.
+
+One run serves every grid a learner looks at (trajectory.py), and every batch: it is looked up by seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewstep.output.files import whole
+from fewstep.samplers.building.compiling import build
+from fewstep.samplers.building.solver_entry import SOLVERS, resolve
+from fewstep.samplers.learned.problem.clock import Clock
+from fewstep.samplers.learned.problem.problem import Part, Problem, squared_errors
+from fewstep.samplers.learned.problem.trajectory import Rows, Trajectory
+from fewstep.samplers.table.tableau import Tableau
+
+Tensor = torch.Tensor
+SOLVER, NFE = "dpmpp_3m", 60
+CHECKED = 16  # samples on which the teacher is compared with a run of twice its length
+
+
+def cache_folder() -> Path:
+    """$FEWSTEP_CACHE/teachers, or ~/.cache/fewstep/teachers."""
+    return Path(os.environ.get("FEWSTEP_CACHE") or Path.home() / ".cache" / "fewstep") / "teachers"
+
+
+class Teacher:
+    """Reference runs for a problem, made once for each part.
+
+    Args:
+        problem: Problem. solver, nfe: of the reference; options: of the solver. A stochastic solver gives only ends, on
+            the seeds' own Brownian paths. cache: folder; None takes `cache_folder()`, False keeps all in memory.
+
+    `key` names everything that decides the runs: model, condition, solver, times, dtype; seeds are added for each part.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        solver: str = SOLVER,
+        nfe: int = NFE,
+        cache: str | os.PathLike[str] | None | bool = None,
+        **options: Any,
+    ) -> None:
+        self.problem, self.nfe = problem, nfe
+        self.solver = resolve(solver)[0]
+        self.table = self._table(nfe, options)
+        self.folder = None if cache is False else cache_folder() if cache in (None, True) else Path(str(cache))
+        self._options = options
+        self._held: dict[tuple[int, ...], Trajectory | Tensor] = {}
+
+    def _table(self, nfe: int, options: dict[str, Any]) -> Tableau:
+        p = self.problem
+        entry = SOLVERS[self.solver]
+        options = {**({"lower_order_final": False} if "lower_order_final" in entry.options else {}), **options}
+        calls = entry.calls(entry.options) if callable(entry.calls) else entry.calls
+        grid = Clock(p.schedule, p.t_start, p.t_end).dense(-(-nfe // calls))
+        return build(self.solver, p.schedule, None if calls == 1 else nfe, grid, **options)
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of what every reference run depends on."""
+        p = self.problem
+        about = (
+            p.fingerprint,
+            p.condition,
+            self.solver,
+            sorted(self.table.options.items()),
+            str(p.part([0]).x_T.dtype),
+        )
+        found = hashlib.sha256(repr(about).encode())
+        found.update(self.table.W.tobytes() + self.table.times.tobytes())
+        return found.hexdigest()[:24]
+
+    @property
+    def follows(self) -> bool:
+        """Whether there are states along the way: the reference is a flow, with one network call a step."""
+        return not self.table.stochastic and max(self.table.groups) == 1
+
+    def path(self, part: Part) -> Trajectory:
+        """The states of a part along the reference.
+
+        Raises:
+            ValueError: a stochastic reference, whose states between its nodes are not known.
+        """
+        if not self.follows:
+            raise ValueError(
+                f"{self.solver!r} draws noise or takes several calls a step, so that only its ends are known: methods that "
+                "compare states on the way need a reference along the flow, such as dpmpp_3m"
+            )
+        found = self._made(part)
+        assert isinstance(found, Trajectory)
+        return found
+
+    def end(self, part: Part) -> Tensor:
+        """x0 of a part, (B, *shape)."""
+        if part.seeds in self._ends:
+            return self._ends[part.seeds]
+        found = self._made(part)
+        self._ends[part.seeds] = found.end if isinstance(found, Trajectory) else found
+        return self._ends[part.seeds]
+
+    @cached_property
+    def _ends(self) -> dict[tuple[int, ...], Tensor]:
+        return {}
+
+    def prepare(self, parts: Sequence[Part]) -> None:
+        """Make the runs of these parts; smaller parts of the same seeds are looked up in them afterwards."""
+        for part in parts:
+            self._made(part)
+
+    def _made(self, part: Part) -> Trajectory | Tensor:
+        if part.seeds not in self._held and all(seed in self._where for seed in part.seeds):
+            self._held[part.seeds] = self._picked(part.seeds)
+        if part.seeds not in self._held:
+            begun = self.problem.spent
+            self._held[part.seeds] = self._read(part) or self._run(part)
+            self.problem.spent = begun + len(part.seeds) * self.table.nfe  # found on disk or not
+            self._where.update({seed: (part.seeds, row) for row, seed in enumerate(part.seeds)})
+        return self._held[part.seeds]
+
+    @cached_property
+    def _where(self) -> dict[int, tuple[tuple[int, ...], int]]:
+        """Seed -> part and row in it."""
+        return {}
+
+    def _picked(self, seeds: Sequence[int]) -> Trajectory | Tensor:
+        """Samples out of parts that were run."""
+        rows: dict[tuple[int, ...], list[int]] = {}
+        for seed in seeds:
+            rows.setdefault(self._where[seed][0], []).append(self._where[seed][1])
+        whole_parts = [self._held[key] for key in rows]
+        order = [seed for key, picked in rows.items() for seed in (key[row] for row in picked)]
+        back = [order.index(seed) for seed in seeds]
+        if isinstance(whole_parts[0], Tensor):
+            found = torch.cat([part[picked] for part, picked in zip(whole_parts, rows.values(), strict=True)])  # type: ignore[index]
+            return found[back]
+        picks = list(rows.values())
+        paths = [part for part in whole_parts if isinstance(part, Trajectory)]
+        x, v = (Rows([getattr(path, name) for path in paths], picks, back) for name in ("x", "v"))
+        return Trajectory(self.problem.schedule, self.table.times, x, v)
+
+    def _file(self, part: Part) -> Path | None:
+        name = hashlib.sha256(repr((self.key, part.seeds)).encode()).hexdigest()[:32]
+        return None if self.folder is None else self.folder / f"{name}.safetensors"
+
+    def _read(self, part: Part) -> Trajectory | None:
+        """From disk, where it is: the name says everything, and a file is there whole or not at all."""
+        path = self._file(part)
+        if path is None or not self.follows or not path.exists():
+            return None
+        from safetensors import safe_open
+
+        try:
+            stored = safe_open(path, framework="pt", device=str(part.x_T.device))
+            meta = stored.metadata() or {}
+            if meta.get("key") != self.key or meta.get("seeds") != repr(part.seeds):
+                raise ValueError("it belongs to another model")
+            return Trajectory(self.problem.schedule, self.table.times, stored.get_slice("x"), stored.get_slice("v"))
+        except Exception as error:
+            raise ValueError(
+                f"the kept reference run {path} cannot be used: {error}. Delete it, or pass another `cache`"
+            ) from error
+
+    def _run(self, part: Part) -> Trajectory | Tensor:
+        """One reference run of a part, states and all."""
+        if not self.follows:
+            return self.problem.draw(self.table, part)
+        self.problem.spent += len(part.seeds) * self.table.nfe
+        runs = self.problem.threads.map(self._followed, self.problem.pieces(part))
+        states, velocities = (torch.cat(pieces, 1) for pieces in zip(*runs, strict=True))
+        if not torch.isfinite(states[-1]).all():
+            raise ValueError(
+                f"the reference run of {self.solver} with {self.nfe} evaluations is not finite; take a larger `nfe`"
+            )
+        path = self._file(part)
+        if path is None:
+            return Trajectory(self.problem.schedule, self.table.times, states, velocities)
+        from safetensors.torch import save_file
+
+        with whole(path) as temporary:
+            tensors = {"x": states.cpu().contiguous(), "v": velocities.cpu().contiguous()}
+            save_file(tensors, temporary, {"key": self.key, "seeds": repr(part.seeds)})
+        found = self._read(part)
+        assert found is not None
+        return found
+
+    def _followed(self, part: Part) -> tuple[Tensor, Tensor]:
+        """States (M + 1, B, *shape) and velocities (M, B, *shape) of one run in the caller's thread."""
+        nodes = self.problem.schedule.nodes(self.table.times)
+        x, v = [part.x_T], []
+
+        def keep(step: Any) -> None:
+            k = step.index
+            alpha, sigma = float(nodes.alpha[k]), float(nodes.sigma[k])
+            x0 = step.x0
+            v.append((x[-1] - alpha * x0) / sigma - x0)
+            x.append(step.x)
+
+        x[-1] = self.problem.drawn(self.table, part, callback=keep)
+        return torch.stack(x), torch.stack(v)
+
+    def self_error(self, seeds: Sequence[int]) -> float:
+        """rms difference to a run of twice the length, over the first samples: what the reference can be trusted to."""
+        part = self.problem.part(list(seeds)[: min(CHECKED, self.problem.batch_size)])
+        longer = self.problem.draw(self._table(2 * self.nfe, self._options), part)
+        return float(squared_errors(self.end(part), longer).mean().sqrt())

@@ -1,0 +1,159 @@
+"""What a method is given: the problem, its teacher, seeds to learn and to choose on, and where to say how it goes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewstep.output.files import whole
+from fewstep.samplers.learned.problem.problem import Part, Problem, squared_errors
+from fewstep.samplers.learned.problem.recipes import Recipe
+from fewstep.samplers.learned.problem.teacher import Teacher
+from fewstep.samplers.learned.tasks.learner_entry import find
+from fewstep.samplers.table.stored import from_content, plain, to_content
+from fewstep.samplers.table.tableau import Tableau
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Progress:
+    """stage: method at work. step of steps. best: score of the best table so far; base: of what it began with.
+
+    spent: network evaluations, samples times calls. seconds: since learning began. table: the best so far.
+    """
+
+    stage: str
+    step: int
+    steps: int
+    best: float
+    base: float
+    spent: int
+    seconds: float
+    table: Tableau
+
+
+def score(errors: Tensor) -> float:
+    """What tables are chosen by: sqrt(rms x median) of the errors of the samples, from their mean squares (B,).
+
+    The rms is owned by the few samples that switch mode, the median does not see them: neither alone is what one wants.
+    """
+    if not bool(torch.isfinite(errors).all()):
+        return float("inf")
+    return float((errors.mean().sqrt() * errors.median().sqrt()).sqrt())
+
+
+@dataclass(eq=False)
+class Task:
+    """One table to be learned: for one number of evaluations, under one guidance.
+
+    Attributes:
+        problem, teacher: what is learned on. nfe: network evaluations. train, valid: seeds.
+        seconds: what a method may take, None for no limit. tell: called with Progress. store: folder for the states of an
+            interrupted run, or None. memo: what methods keep for other numbers of evaluations (same teacher and base).
+        fixed: recipes without learning, best first. done: what was run, one entry a method.
+        best, best_score: of everything offered so far.
+    """
+
+    problem: Problem
+    teacher: Teacher
+    nfe: int
+    train: tuple[int, ...]
+    valid: tuple[int, ...]
+    seconds: float | None = None
+    tell: Callable[[Progress], Any] | None = None
+    store: Path | None = None
+    memo: dict[Any, Any] = field(default_factory=dict)
+    fixed: list[Recipe] = field(default_factory=list)
+    done: list[dict[str, Any]] = field(default_factory=list)
+    best: Tableau | None = None
+    best_score: float = float("inf")
+    base_score: float = float("inf")
+    stage: str = ""
+    began: float = field(default_factory=time.monotonic)
+
+    def train_parts(self, size: int | None = None) -> list[Part]:
+        """The training seeds in batches, whose reference runs are made in large ones."""
+        self.teacher.prepare(self.problem.parts(self.train))
+        return self.problem.parts(self.train, size)
+
+    def valid_parts(self) -> list[Part]:
+        """The validation seeds in batches."""
+        return self.problem.parts(self.valid)
+
+    def errors(self, table: Tableau, parts: Iterable[Part]) -> Tensor:
+        """Mean square error of each sample to the teacher, (n,) float64."""
+        name = _name(table)
+        return torch.cat([self._errors(name, table, part) for part in parts])
+
+    def _errors(self, name: str, table: Tableau, part: Part) -> Tensor:
+        """Of one part, each table once."""
+        key = ("errors", name, part.seeds)
+        if key not in self.memo:
+            self.memo[key] = squared_errors(self.problem.draw(table, part), self.teacher.end(part))
+        found: Tensor = self.memo[key]
+        return found
+
+    def judge(self, table: Tableau) -> float:
+        """Score of a table on the validation seeds."""
+        return score(self.errors(table, self.valid_parts()))
+
+    def run(self, name: str, start: Tableau, **options: Any) -> Tableau:
+        """The table that a method makes of `start`, judged and kept in the store; found there after an interruption."""
+        self.stage, begun = name, len(self.done)
+        place = self._place(name, start, options)
+        if place is not None and place.exists():
+            kept = json.loads(place.read_text())
+            table = from_content(kept["table"])
+            self.done += kept["done"]
+            self.offer(table)
+            return table
+        table = find(name).fn(self, start, **options)
+        self.stage = name
+        self.done.append({"method": name, "options": options, "score": self.offer(table)})
+        if place is not None:
+            with whole(place) as part:
+                part.write_text(json.dumps({"table": to_content(table), "done": self.done[begun:]}, default=plain))
+        return table
+
+    def _place(self, name: str, start: Tableau, options: dict[str, Any]) -> Path | None:
+        """File of a method's result in the store: named after everything that decides it, but for the seeds."""
+        if self.store is None:
+            return None
+        about = json.dumps([name, options, to_content(start)], sort_keys=True, default=plain)
+        return self.store / f"{self.nfe:03d}-{name}-{hashlib.sha256(about.encode()).hexdigest()[:16]}.json"
+
+    def offer(self, table: Tableau, step: int = 0, steps: int = 1) -> float:
+        """Judge a table, keep it if it is the best so far, and tell how it goes."""
+        found = self.judge(table)
+        if found < self.best_score or self.best is None:
+            self.best, self.best_score = table, found
+        if not isfinite(self.base_score):
+            self.base_score = found
+        if self.tell is not None:
+            seconds = time.monotonic() - self.began
+            spent = self.problem.spent
+            self.tell(Progress(self.stage, step, steps, self.best_score, self.base_score, spent, seconds, self.best))
+        return found
+
+
+def _name(table: Tableau) -> str:
+    """Hash of everything that decides what a table draws."""
+    return hashlib.sha256(json.dumps(to_content(table), sort_keys=True, default=plain).encode()).hexdigest()
+
+
+def enough(count: int, seeds: Sequence[int], what: str) -> None:
+    """ValueError where there are fewer training samples than numbers to be fitted to them."""
+    if len(seeds) < count:
+        raise ValueError(
+            f"{what} fits {count} numbers, and there are {len(seeds)} training samples: give more, e.g. "
+            f"seeds=range({8 * count}), or learn fewer (window=, free=)"
+        )

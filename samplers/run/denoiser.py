@@ -1,0 +1,150 @@
+"""A network with its schedule and prediction type: the only thing a sampler knows about a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from fewstep.samplers.run.step import like_state
+from fewstep.samplers.schedule.base import Nodes, NoiseSchedule
+from fewstep.samplers.schedule.outputs import convert, mean_weight, prediction_coefficients
+
+if TYPE_CHECKING:
+    from fewstep.samplers.noise.field import GaussianField
+    from fewstep.samplers.pipeline.as_denoiser import PipelineDenoiser
+
+Tensor = torch.Tensor
+
+
+class Denoiser:
+    """fn(x, tau) -> output together with what the output means.
+
+    Args:
+        fn: maps x (B, *shape) and tau (0-dim tensor, schedule.model_time(t)) to the network's output, of x's shape or
+            with twice the channels (learned variance: the second half is dropped).
+        schedule: NoiseSchedule the network was trained on.
+        prediction: "epsilon", "sample" (x0), "v_prediction" (alpha eps - sigma x0), "flow_prediction" (eps - x0),
+            "inverted_flow_prediction" (x0 - eps) or "score" (-eps / sigma).
+        vector_time: whether fn takes a time of its own for every sample, tau of shape (B,): False, True (any batch), or
+            "whole" (the batch it is conditioned for, or copies of it end to end). Samplers that choose steps sample by
+            sample, or visit many times at once, need it or are faster with it.
+        field: the guidance.GaussianField whose noise fn was trained with, in place of white noise: x_t = alpha x0 + sigma z
+            with z ~ N(0, C). Samplers then draw every z from it, and guidance takes gradients in its inner product.
+
+    `denoiser(x, t)` is the raw output at time t of the schedule; `.x0(x, t)` and `.eps(x, t)` convert it.
+    `.nfe` counts calls over the object's life, except those inside a graph that the caller compiles.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[[Tensor, Tensor], Tensor],
+        schedule: NoiseSchedule,
+        prediction: str = "epsilon",
+        vector_time: bool | str = False,
+        field: GaussianField | None = None,
+    ):
+        if not callable(fn):
+            raise ValueError(f"`fn` must be a callable fn(x, tau) -> output; got {type(fn).__name__}")
+        if not isinstance(schedule, NoiseSchedule):
+            raise ValueError(
+                f"`schedule` must be a NoiseSchedule; got {type(schedule).__name__}. "
+                "NoiseSchedule.from_config reads a diffusers config"
+            )
+        if vector_time not in (False, True, "whole"):
+            raise ValueError(f'`vector_time` must be False, True or "whole"; got {vector_time!r}')
+        if field is not None and not hasattr(field, "coloured"):
+            raise ValueError(
+                f"`field` must be a guidance.GaussianField, or None for white noise; got {type(field).__name__}"
+            )
+        prediction_coefficients(prediction, schedule.nodes(np.array([schedule.t_min])))
+        self.fn, self.schedule, self.prediction, self.vector_time = fn, schedule, prediction, vector_time
+        self.field = field
+        self.nfe = 0
+
+    def call(self, x: Tensor, tau: Tensor, step: Any = None) -> Tensor:
+        """One network evaluation at model time tau: the output in x's shape.
+
+        step: the row of the table that asks, where one does; guidance reads its time and weights from it.
+        """
+        if not torch.compiler.is_compiling():
+            self.nfe += 1
+        return like_state(self.fn(x, tau), x)
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        """The raw network output at time t."""
+        tau = torch.as_tensor(self.schedule.model_time(float(t)), dtype=clock(x.dtype), device=x.device)
+        return self.call(x, tau)
+
+    def x0(self, x: Tensor, t: Any, mu: Tensor | None = None) -> Tensor:
+        """Predicted clean sample at (x, t); `mu` is the mean of a mean-reverting schedule."""
+        return self.predict("x0", x, t, mu=mu)
+
+    def eps(self, x: Tensor, t: Any, mu: Tensor | None = None) -> Tensor:
+        """Predicted noise at (x, t); `mu` is the mean of a mean-reverting schedule."""
+        return self.predict("eps", x, t, mu=mu)
+
+    def predict(self, form: str, x: Tensor, t: Any, post: Any = None, mu: Tensor | None = None) -> Tensor:
+        """The output at (x, t) as "x0", "eps" or "flow" (eps - x0), in x's dtype: one network evaluation.
+
+        t: a number, or one a sample, (B,), which needs `vector_time` unless they are equal. post: acts on predicted x0.
+        mu: the mean of a mean-reverting schedule, needed unless the output is already what is asked for.
+        """
+        times = np.asarray(t, np.float64)
+        if times.ndim and (times == times.flat[0]).all():
+            times = np.asarray(times.flat[0])
+        if times.ndim and not self.vector_time:
+            raise ValueError(
+                f"this denoiser takes one time for the whole batch; got {times.size} different ones. If its fn takes tau of "
+                "shape (B,), say so: Denoiser(fn, schedule, prediction, vector_time=True)"
+            )
+        nodes = Nodes(*(np.atleast_1d(v) for v in self.schedule.nodes(times)))
+        source = "sample" if post else self.prediction
+        to_x0 = self._weights(self.prediction, "x0", nodes, mu) if post else None
+        to_form = self._weights(source, form, nodes, mu)
+        tau = torch.as_tensor(self.schedule.model_time(times), dtype=clock(x.dtype), device=x.device)
+        output = self.call(x, tau)
+        if to_x0 is not None:
+            output = post(_mix(to_x0, x, output, mu))
+        return _mix(to_form, x, output, mu)
+
+    def _weights(self, source: Any, form: str, nodes: Nodes, mu: Tensor | None) -> Any:
+        """(p, q, r) of m = p x + q o + r mu; r is None on schedules without a mean, and where none is needed."""
+        forms = [form] * len(nodes.t)
+        p, q = convert(source, forms, nodes)
+        if self.schedule.kind != "mean-reverting":
+            return p, q, None
+        r = mean_weight(source, forms, nodes, p, q)
+        if mu is None and np.any(r):
+            raise ValueError(
+                f"{form} from a {source!r} prediction depends on the mean that {type(self.schedule).__name__} reverts to: "
+                f"pass it, denoiser.{form}(x, t, mu=mu)"
+            )
+        return p, q, None if mu is None else r
+
+    @staticmethod
+    def from_pipeline(pipe: Any, **call_kwargs: Any) -> PipelineDenoiser:
+        """Any diffusers pipeline as a denoiser on its latents, with its own conditioning and guidance; see `probing`."""
+        from fewstep.samplers.pipeline.as_denoiser import denoiser_from_pipeline
+
+        return denoiser_from_pipeline(pipe, **call_kwargs)
+
+
+def _mix(weights: Any, x: Tensor, output: Tensor, mu: Tensor | None) -> Tensor:
+    """p x + q o, and r mu where there is a mean, with one set of weights for all or one a sample."""
+    terms = zip(weights, (x, output, mu), strict=True)
+    used = ((w, v) for w, v in terms if w is not None and v is not None)
+    scaled = [(float(w[0]) if len(w) == 1 else _column(w, x)) * v.to(x) for w, v in used]
+    return sum(scaled[1:], scaled[0])
+
+
+def _column(weights: Any, x: Tensor) -> Tensor:
+    """One number a sample, (B, 1, ...), in x's dtype and place."""
+    return torch.as_tensor(weights, dtype=torch.float64).to(x.device, x.dtype).view(-1, *(1,) * (x.ndim - 1))
+
+
+def clock(dtype: torch.dtype) -> torch.dtype:
+    """dtype of model times beside a state of `dtype`."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,0 +1,56 @@
+"""Rows whose weights are tensors: what gradients to a table's numbers flow through. `lowering.py` makes the fast ones.
+
+m_k            = p_k input + q_k output
+[carry, input] = W_k [carry, input, m_k, m_{k-1}, ..., z, const]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from fewstep.samplers.run.denoiser import clock
+from fewstep.samplers.run.step import State
+from fewstep.samplers.table.tableau import Tableau
+
+Tensor = torch.Tensor
+
+
+class Coefficients(NamedTuple):
+    """W (nfe, 2, R, ...), p and q (nfe,): the output as m; tau (nfe,): what the network is shown. float64, one graph."""
+
+    W: Tensor
+    p: Tensor
+    q: Tensor
+    tau: Tensor
+
+    def beside(self, x: Tensor) -> Coefficients:
+        """In the place and precision that a state needs them in."""
+        W, p, q = (v.to(x.device, x.dtype) for v in self[:3])
+        return Coefficients(W, p, q, self.tau.to(x.device, clock(x.dtype)))
+
+
+@dataclass(frozen=True, eq=False)
+class FreeRow:
+    """Row k of a table with the registers of `layout` and given numbers: (state, output, noises) -> state."""
+
+    layout: Tableau
+    k: int
+    numbers: Coefficients
+
+    def __call__(self, state: State, output: Tensor, noises: Sequence[Tensor] = ()) -> State:
+        """The state after this row, given the network's output at state.input."""
+        layout, k, x = self.layout, self.k, state.input
+        outputs = (self.numbers.p[k] * x + self.numbers.q[k] * output.to(x.dtype), *state.history)
+        first = 2 + layout.history
+        slots = [first + draw.slot for draw in layout.draws(k + 1)]
+        constants = [torch.ones((), dtype=x.dtype, device=x.device).expand_as(x)] if layout.constant else []
+        columns = [0, 1, *range(2, 2 + len(outputs)), *slots, *([layout.registers - 1] * layout.constant)]
+        stack = torch.stack([state.carry, x, *outputs, *noises, *constants])
+        W = self.numbers.W[k][:, columns]
+        lines = torch.tensordot(W, stack, 1) if W.ndim == 2 else (W[:, :, None] * stack).sum(1)
+        carry, after = lines.unbind()
+        return State(carry, after, outputs[: layout.history - 1])

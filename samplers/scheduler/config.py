@@ -1,0 +1,148 @@
+"""How a Scheduler takes over the config of another scheduler class, and gives it back unharmed.
+
+Its config is the other's, entry by entry, plus our own. What describes the network counts even where it is the
+other class's default; what describes sampling counts only if somebody chose it, as in diffusers' own conversions.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from diffusers.configuration_utils import ConfigMixin
+
+from fewstep.checks import unknown
+from fewstep.samplers.artefact.artefact import as_artefact
+from fewstep.samplers.building.solver_entry import SOLVERS, resolve
+from fewstep.samplers.config.classes import as_config
+from fewstep.samplers.scheduler.timetable import LEARNED, OWN, for_config
+
+MODEL_KEYS = frozenset(
+    "num_train_timesteps beta_start beta_end beta_schedule trained_betas prediction_type rescale_betas_zero_snr "
+    "snr_shift_scale timestep_type sigma_min sigma_max sigma_data sigma_schedule rho sampling_eps beta_min beta_max shift "
+    "flow_shift use_flow_sigmas use_dynamic_shifting time_shift_type base_shift max_shift base_image_seq_len "
+    "max_image_seq_len shift_terminal invert_sigmas clip_sample clip_sample_range variance_type".split()
+)
+ORIGINAL = "_original"  # config entry: the class that a config came from, and which arguments of ours it lacked
+DEFAULTS = "_use_default_values"  # config entry of diffusers: names of entries that nobody chose
+
+
+def adopted(entries: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Another class's config without what it never said about sampling; `own`: our constructor's arguments, defaults."""
+    unsaid = [k for k in entries.get(DEFAULTS, ()) if k not in MODEL_KEYS or (k in own and own[k] == entries[k])]
+    kept = {key: value for key, value in entries.items() if key not in unsaid and key != DEFAULTS}
+    lacks = sorted(key for key in own if key not in entries)
+    return {**kept, ORIGINAL: {"class": kept.get("_class_name"), "lacks": lacks}}
+
+
+def described(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of our config that say something, under the class name they came with."""
+    original = config.get(ORIGINAL) or {}
+    filled = set(original.get("lacks", ())) - set(OWN)  # defaults of our constructor, unknown to the original
+    entries = {k: v for k, v in config.items() if k[0] != "_" and v is not None and k not in filled}
+    entries.setdefault("num_train_timesteps", 1000)
+    if original.get("class"):
+        entries["_class_name"] = original["class"]
+    return entries
+
+
+def apply_keywords(entries: dict[str, Any], given: Mapping[str, Any], config_keys: Any) -> dict[str, Any]:
+    """Config with keywords put in: options of its solver, or entries of a config (`config_keys()` lists those known)."""
+    name = entries.get("solver") or "dpmpp_2m"
+    known = SOLVERS[resolve(name)[0]].options
+    options = {**(entries.get("solver_options") or {}), **{k: v for k, v in given.items() if k in known}}
+    replaced = {key: value for key, value in given.items() if key not in known}
+    for key in replaced:
+        if key not in (*entries, *OWN) and key not in (keys := config_keys()):
+            raise unknown(f"option of solver {name!r} or config entry", key, [*known, *keys])
+    chosen = {*replaced, *OWN}
+    kept = [key for key in entries.get(DEFAULTS, ()) if key not in chosen]
+    return {**entries, "solver_options": options, **replaced, DEFAULTS: kept}
+
+
+def learned_entries(learned: Any, solver: str | None, grid: Any) -> dict[str, Any]:
+    """What an artefact puts into a config; `solver` and `grid` are those given beside it.
+
+    Raises:
+        ValueError: no artefact, a grid, or a solver that it has no table of.
+    """
+    artefact = as_artefact(learned)
+    names = list(dict.fromkeys(t.tableau.name for t in artefact.tables))
+    if grid is not None or (solver is not None and resolve(solver) not in [(name, None) for name in names]):
+        raise ValueError(
+            f"`learned` brings its solver ({', '.join(names)}) and its times: leave `solver` and `grid` away; got "
+            f"solver={solver!r}, grid={grid!r}"
+        )
+    return {"solver": names[0], "grid": None, "solver_options": {}, **dict.fromkeys(LEARNED), "learned": artefact}
+
+
+class Adopting(ConfigMixin):
+    """The config side of a Scheduler: made from any scheduler's config, read again whenever the config changes."""
+
+    @classmethod
+    def from_config(  # type: ignore[override]
+        cls,
+        config: Any = None,
+        solver: str | None = None,
+        grid: str | Sequence[float] | None = None,
+        learned: Any = None,
+        guidance: float | None = None,
+        outside: str | None = None,
+        strict: bool = True,
+        return_unused_kwargs: bool = False,
+        **solver_options: Any,
+    ) -> Any:
+        """The scheduler for a model whose diffusers scheduler (or its config) is given.
+
+        Args:
+            config: scheduler, or config dict of any diffusers scheduler or of this one.
+            solver: SOLVERS name; default: the config's own if it was ours once, else "dpmpp_2m".
+            grid: GRIDS name or decreasing times in the schedule's unit; None: the grid the config describes.
+            learned: Artefact, or path of a saved one, to be played in place of a solver on a grid. The config holds it
+                whole, so it travels with a saved scheduler or pipeline.
+            guidance, outside: which of its tables, as in `Artefact.table`. strict: False moves an artefact that was
+                learned on another model to this one, by log-SNR, with a warning.
+            **solver_options: options of the solver; entries of a config (timestep_spacing="trailing") are replaced.
+
+        Raises:
+            ValueError: unknown solver, grid or option; no noise schedule; an artefact for another schedule, prediction
+                type or guidance, or one beside another solver or a grid.
+        """
+        entries = as_config(config)
+        if entries.get("_class_name") != cls.__name__:
+            entries = adopted(entries, {p.name: p.default for p in inspect.signature(cls).parameters.values()})
+        if learned is not None:
+            entries.update(learned_entries(learned, solver, grid))
+        elif solver is not None:
+            entries.update(solver=solver, grid=None, solver_options={}, **dict.fromkeys(LEARNED))
+        if grid is not None:
+            entries["grid"] = grid if isinstance(grid, str) else np.asarray(grid, np.float64).tolist()
+        entries.update({k: v for k, v in (("guidance", guidance), ("outside", outside)) if v is not None})
+        if solver_options or any(given is not None for given in (solver, grid, learned)):
+            entries = apply_keywords(entries, solver_options, cls._config_keys)
+        if learned is not None:
+            artefact = entries["learned"] if strict else for_config(described(entries))
+            entries["learned"] = artefact.to_dict()
+        made: Any = super().from_config(entries, return_unused_kwargs)
+        (made[0] if return_unused_kwargs else made)._model.check()
+        return made
+
+    @classmethod
+    def _config_keys(cls) -> set[str]:
+        """Every entry that some diffusers scheduler's config may have."""
+        classes = cls._get_compatibles()  # type: ignore[attr-defined]
+        return {key for c in classes for key in cls._get_init_keys(c)} - {"self", "kwargs"}
+
+    def register_to_config(self, **entries: Any) -> None:
+        """Store config entries, then read the model and the solver off the whole config."""
+        if entries.get("learned") is not None and not isinstance(entries["learned"], Mapping):
+            entries["learned"] = as_artefact(entries["learned"]).to_dict()
+        super().register_to_config(**{**entries, "_class_name": type(self).__name__})
+        self._configure()
+
+    @abstractmethod
+    def _configure(self) -> None:
+        """Read the model and the solver off the config."""

@@ -1,0 +1,222 @@
+"""Gradients through every table of the registry: equal to autograd's, whatever the way the states are had again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from adjoints import BATCH, EXACT, SEEDS, SIZE, WIDE, Guided, apart, drawn, gradients, loss
+
+from fewstep import adjoint, sample
+from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, build
+
+Tensor = torch.Tensor
+TABLES = [name for name, entry in SOLVERS.items() if entry.kind == "tableau"]
+
+
+def noise_of(problem: Guided, name: str, nfe: int) -> dict[str, Tensor]:
+    if not SOLVERS[name].stochastic:
+        return {}
+    try:
+        z = adjoint.noise_path(problem.denoiser, problem.x_T, name, nfe, noise_seeds=SEEDS, t_end=1e-3)
+    except ValueError:  # one step of a solver without noise in its last
+        return {}
+    return {"z": z.requires_grad_()}
+
+
+@pytest.mark.parametrize("nfe", [1, 2, 7, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_equals_autograd(name: str, nfe: int) -> None:
+    """With respect to x_T, parameters, condition, weight of guidance and every noise."""
+    problem = Guided()
+    z = noise_of(problem, name, nfe)
+    targets = [problem.x_T, *problem.targets, *z.values()]
+    expected = gradients(drawn(problem, name, nfe, "direct", **z), targets)
+    assert all(bool(g.any()) for g in expected[: 1 if nfe == 1 else None])
+    for method in EXACT if nfe == 7 else ("checkpoint", "revolve"):
+        assert apart(gradients(drawn(problem, name, nfe, method, **z), targets), expected) <= 1e-12
+
+
+@pytest.mark.parametrize("name", ["dpmpp_3m", "unipc", "heun", "sa_solver"])
+@pytest.mark.parametrize("kind", ["edm", "flow", "ve"])
+def test_other_schedules(kind: str, name: str) -> None:
+    schedule = {"edm": NoiseSchedule.edm(), "flow": NoiseSchedule.flow(), "ve": NoiseSchedule.ve(0.01, 10.0)}[kind]
+    problem = Guided(schedule, prediction="flow_prediction" if kind == "flow" else "sample")
+    x, targets, seeds = problem.x_T.requires_grad_(), problem.targets, SEEDS if name == "sa_solver" else None
+    runs = [
+        gradients(adjoint.sample(problem.denoiser, x, name, 6, method=m, noise_seeds=seeds), [x, *targets])
+        for m in ("direct", *EXACT)
+    ]
+    assert max(apart(run, runs[0]) for run in runs[1:]) <= 1e-12
+
+
+def test_a_detached_history_is_wrong() -> None:
+    """The gradients of earlier outputs are no small correction: without them the gradient is off by more than a tenth."""
+    problem = Guided()
+    x = problem.x_T.requires_grad_()
+    right = gradients(drawn(problem, "dpmpp_2m", 10, "checkpoint"), [x])
+    from fewstep.adjoint.exact.rows import Rows
+
+    pull, seen = Rows.pull, []
+
+    def forgetful(self: Rows, k: int, before: Any, after: Any, *rest: Any) -> Any:
+        seen.append(k)
+        return pull(self, k, before, after._replace(history=tuple(None for _ in after.history)), *rest)
+
+    Rows.pull = forgetful  # type: ignore[method-assign, assignment]
+    try:
+        wrong = gradients(drawn(problem, "dpmpp_2m", 10, "checkpoint"), [x])
+    finally:
+        Rows.pull = pull  # type: ignore[method-assign]
+    assert len(seen) == 10 and apart(wrong, right) > 0.1
+
+
+def test_clipping_and_elementwise_weights() -> None:
+    """What acts on predicted x0 is differentiated as it is; weights may differ by element; a mean is gone back to."""
+    problem = Guided()
+    x, targets = problem.x_T.requires_grad_(), problem.targets
+    for more in ({"post": lambda v: v.clamp(-1, 1)}, {"post": torch.tanh}):
+        runs = [
+            gradients(drawn(problem, "dpmpp_2m", 6, m, **more), [x, *targets])
+            for m in ("direct", "checkpoint", "revolve")
+        ]
+        assert max(apart(run, runs[0]) for run in runs[1:]) <= 1e-12
+
+
+def test_mean_reverting() -> None:
+    problem = Guided(NoiseSchedule.mean_reverting(lam_inf=0.5))
+    mu = torch.linspace(-1, 1, BATCH * SIZE, dtype=WIDE).view(BATCH, SIZE)
+    x = problem.x_T.requires_grad_()
+    runs = [
+        gradients(adjoint.sample(problem.denoiser, x, "dpmpp_2m", 6, method=m, mu=mu), [x, *problem.targets])
+        for m in ("direct", "checkpoint", "revolve")
+    ]
+    assert max(apart(run, runs[0]) for run in runs[1:]) <= 1e-12
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m", "unipc", "dpmpp_2m_sde", "heun"])
+def test_numbers_of_a_table(name: str) -> None:
+    """Gradients to weights, conversions and network times, for every way back; the sample stays what it was."""
+    problem = Guided()
+    seeds = SEEDS if SOLVERS[name].stochastic else None
+    runs = []
+    for method in ("direct", *EXACT):
+        free = adjoint.free(problem.denoiser, name, 6, t_end=1e-3)
+        x0 = adjoint.sample(problem.denoiser, problem.x_T, free, method=method, noise_seeds=seeds)
+        runs.append(gradients(x0, [free.W, free.p, free.q, free.tau]))
+    assert max(apart(run, runs[0]) for run in runs[1:]) <= 1e-12
+    plain = sample(problem.denoiser, problem.x_T, name, 6, t_end=1e-3, noise_seeds=seeds)
+    assert torch.allclose(x0, plain, rtol=1e-9, atol=1e-9)
+
+
+def test_gradient_to_times_equals_differences() -> None:
+    problem = Guided()
+
+    def value(times: Tensor) -> Tensor:
+        return loss(
+            adjoint.sample(problem.denoiser, problem.x_T, adjoint.free(problem.denoiser, "dpmpp_3m", grid=times))
+        )
+
+    times = torch.tensor(build("dpmpp_3m", problem.schedule, 6, t_end=1e-3).times, requires_grad=True)
+    (found,) = torch.autograd.grad(value(times), times)
+    assert found[0] == found[-1] == 0
+    for i in (1, 4):
+        step = torch.zeros_like(times)
+        step[i] = 1e-7
+        with torch.no_grad():
+            expected = (value(times + step) - value(times - step)) / 2e-7
+        assert float(found[i]) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_last_rows_only() -> None:
+    """Truncated gradients are autograd's with the state before the last rows cut off, and nothing reaches x_T."""
+    problem = Guided()
+    x = problem.x_T.requires_grad_()
+    for last in (1, 3):
+        runs = [gradients(drawn(problem, "dpmpp_3m", 6, m, last=last), problem.targets) for m in ("direct", *EXACT)]
+        assert max(apart(run, runs[0]) for run in runs[1:]) <= 1e-12
+        assert torch.autograd.grad(
+            loss(drawn(problem, "dpmpp_3m", 6, "checkpoint", last=last)), x, allow_unused=True
+        ) == (None,)
+    torch.manual_seed(0)
+    lengths = set()
+    for _ in range(12):
+        before = problem.denoiser.nfe
+        loss(drawn(problem, "dpmpp_3m", 3, "checkpoint", last="random")).backward()
+        lengths.add(problem.denoiser.nfe - before - 3)
+    assert lengths == {1, 2, 3}
+
+
+def test_gradcheck() -> None:
+    problem = Guided()
+    inputs = (problem.x_T[:, :2].clone().requires_grad_(),)
+
+    def run(x: Tensor) -> Tensor:
+        return adjoint.sample(problem.denoiser, torch.cat([x, problem.x_T[:, 2:]], 1), "unipc", 4, t_end=1e-3)
+
+    assert torch.autograd.gradcheck(run, inputs)
+
+
+def test_second_derivatives_go_directly() -> None:
+    problem = Guided()
+    x = problem.x_T.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(loss(drawn(problem, "dpmpp_2m", 3, "direct")), problem.x_T, create_graph=True)
+    assert bool(torch.autograd.grad(slope.square().sum(), problem.x_T)[0].any())
+    with pytest.raises(ValueError, match='second derivatives sample with method="direct"'):
+        torch.autograd.grad(loss(adjoint.sample(problem.denoiser, x, "dpmpp_2m", 3, t_end=1e-3)), x, create_graph=True)
+
+
+@pytest.mark.parametrize("name", ["dpm_adaptive", "rk45", "predictor_corrector"])
+def test_drivers_are_checkpointed_and_said_so(name: str) -> None:
+    problem = Guided()
+    x = problem.x_T.requires_grad_()
+    nfe = None if SOLVERS[name].adaptive else 12
+    direct = gradients(drawn(problem, name, nfe, "direct", noise_seeds=SEEDS), [x, *problem.targets])
+    with pytest.warns(UserWarning, match="chooses its steps as it goes"):
+        found = gradients(drawn(problem, name, nfe, "checkpoint", noise_seeds=SEEDS), [x, *problem.targets])
+    assert apart(found, direct) <= 1e-12
+    with pytest.raises(ValueError, match='use method="checkpoint"'):
+        drawn(problem, name, nfe, "revolve")
+    with pytest.raises(ValueError, match="no gradient comes through 'picard'"):
+        drawn(problem, "picard", 5, "direct")
+
+
+def test_a_condition_for_every_step() -> None:
+    """Conditions that change from call to call, as one tensor with a step axis or as a list; one that is never used is told."""
+    problem = Guided()
+    times = build("dpmpp_2m", problem.schedule, 5, t_end=1e-3).model_times
+    stacked = torch.randn(5, BATCH, 2, dtype=WIDE, requires_grad=True)
+    listed = [part.detach().requires_grad_() for part in stacked]
+    step = lambda tau: int(abs(torch.tensor(times) - float(tau)).argmin())  # noqa: E731
+    for each, targets in ((stacked, [stacked]), (listed, listed)):
+        fn = lambda x, tau, each=each: problem.branch(x, each[step(tau)], tau)  # noqa: E731
+        denoiser = Denoiser(fn, problem.schedule)
+        runs = []
+        for method in ("direct", *EXACT):
+            more = {"cond": listed} if each is listed else {}
+            x0 = adjoint.sample(denoiser, problem.x_T, "dpmpp_2m", 5, method=method, t_end=1e-3, **more)
+            runs.append(gradients(x0, targets))
+        assert max(apart(run, runs[0]) for run in runs[1:]) <= 1e-12
+        assert all(bool(g.any()) for g in runs[0])
+    stranger = torch.ones(2, 5, dtype=WIDE, requires_grad=True)
+    x0 = adjoint.sample(denoiser, problem.x_T, "dpmpp_2m", 5, t_end=1e-3, cond=[*listed, stranger])
+    with pytest.raises(ValueError, match=r"1 of the \d+ tensors in `cond` have no part"):
+        loss(x0).backward()
+
+
+def test_chosen_parameters_and_conditions_with_a_graph_of_their_own() -> None:
+    """params=() leaves the network alone; a condition made by an encoder hands its gradient on, named or not."""
+    problem = Guided()
+    encoder = torch.nn.Linear(2, 2, dtype=WIDE)
+    raw = problem.cond.detach()
+    for named in (True, False):
+        runs = []
+        for method in ("direct", *EXACT):
+            problem.cond = encoder(raw).tanh()
+            more = {"cond": problem.cond, "params": ()} if named and method != "direct" else {}
+            runs.append(gradients(drawn(problem, "dpmpp_2m", 5, method, **more), list(encoder.parameters())))
+        assert max(apart(run, runs[0]) for run in runs[1:]) <= 1e-12
+    problem.first.grad = None
+    loss(drawn(problem, "dpmpp_2m", 5, "checkpoint", params=())).backward()
+    assert problem.first.grad is None and problem.x_T.grad is not None

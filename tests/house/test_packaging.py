@@ -1,0 +1,102 @@
+"""What an installed copy promises: complete, cheap to import, and nothing beside the name `fewstep`."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from places import ROOT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FOLDERS = {"fewstep": "fewstep", "samplers": "fewstep.samplers", "adjoint": "fewstep.adjoint", "eval": "fewstep.eval"}
+DATA = (".json", ".safetensors", ".npz")
+
+
+def run(*command: str, cwd: Path = ROOT, **environ: str) -> str:
+    result = subprocess.run(command, cwd=cwd, env={**os.environ, **environ}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def source_files() -> dict[str, Path]:
+    """Path inside the wheel -> file here, for every module and data file of the four folders (links not followed)."""
+    files = {}
+    for folder, package in FOLDERS.items():
+        for path in sorted((ROOT / folder).rglob("*")):
+            inside = path.relative_to(ROOT / folder)
+            linked = folder == "fewstep" and (ROOT / folder / inside.parts[0]).is_symlink()
+            if path.is_file() and not linked and (path.suffix in (".py", *DATA) or path.name == "py.typed"):
+                files[(Path(*package.split(".")) / inside).as_posix()] = path
+    return files
+
+
+def test_every_package_is_listed() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    found = {name.rpartition("/")[0].replace("/", ".") for name in source_files() if name.endswith("/__init__.py")}
+    assert found == set(config["tool"]["setuptools"]["packages"])
+
+
+def test_every_module_lies_in_a_package() -> None:
+    files = source_files()
+    for name in files:
+        assert f"{name.rpartition('/')[0]}/__init__.py" in files, f"{name} would be missing from a wheel"
+
+
+def test_links_make_one_namespace() -> None:
+    import fewstep.samplers
+
+    assert fewstep.samplers.__file__ is not None
+    assert Path(fewstep.samplers.__file__).resolve() == ROOT / "samplers" / "__init__.py"
+
+
+def test_import_is_cheap_and_public_names_resolve() -> None:
+    run(
+        sys.executable,
+        "-c",
+        "import sys, fewstep\n"
+        "heavy = {'torch', 'diffusers', 'numpy', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "for name in fewstep.__all__: getattr(fewstep, name)\n",
+    )
+
+
+def test_unknown_attribute_is_an_attribute_error() -> None:
+    import fewstep
+
+    with pytest.raises(AttributeError, match="no_such_name"):
+        fewstep.no_such_name  # noqa: B018
+
+
+@pytest.mark.slow
+def test_wheel_is_complete_and_works_from_another_directory(tmp_path: Path) -> None:
+    pip = (sys.executable, "-m", "pip")
+    build = ("--no-deps", "--no-build-isolation")
+    source = tmp_path / "source"  # a copy: building in place would pack what an earlier build left behind
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, source / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    run(*pip, "wheel", *build, "--wheel-dir", str(tmp_path / "wheel"), str(source))
+    (wheel,) = (tmp_path / "wheel").glob("*.whl")
+    inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert inside == set(source_files())
+
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    run(*pip, "install", "--no-deps", "--target", str(site), str(wheel))
+    assert {p.name for p in site.iterdir() if not p.name.endswith(".dist-info")} <= {"fewstep", "bin"}
+    check = (
+        "import fewstep, importlib.util\n"
+        f"assert fewstep.__file__.startswith({str(site)!r}), fewstep.__file__\n"
+        "fewstep.load_demo_pipeline(); fewstep.samplers.SOLVERS; fewstep.Scheduler\n"
+        "assert not [n for n in ('samplers', 'adjoint', 'eval', 'tests') if importlib.util.find_spec(n)]\n"
+    )
+    # The dependencies stay those of this environment; PYTHONPATH puts the wheel before an editable install.
+    run(sys.executable, "-c", check, cwd=elsewhere, PYTHONPATH=str(site))

@@ -1,0 +1,126 @@
+"""What sampling costs beside the network: tensor operations, reads of the device, graphs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from problems import BLIND, PREDICTIONS
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, Tableau, build, sample
+from fewstep.samplers.noise.sources import NoiseSource, source
+from fewstep.samplers.run.lowering import MOST_OPERATIONS, lower
+from fewstep.samplers.run.step import State, Step
+from fewstep.samplers.table.tableau import Draw
+
+Tensor = torch.Tensor
+VP, EDM, FLOW = NoiseSchedule.vp_linear(), NoiseSchedule.edm(), NoiseSchedule.flow()
+NAMES = [name for name, entry in SOLVERS.items() if entry.kind == "tableau"]
+
+VIEWS = {"view", "_unsafe_view", "t", "transpose", "expand", "slice", "select", "detach", "alias", "unsqueeze", "squeeze",
+         "permute", "as_strided", "split", "unbind", "_reshape_alias"}  # fmt: skip
+
+
+class Operations(TorchDispatchMode):
+    """Names of the tensor operations that ran; views cost nothing and are left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name not in VIEWS:
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def cost(steps: tuple[Step, ...], x: Tensor, output: Tensor) -> list[list[str]]:
+    """Operations of every step, given the network's output."""
+    state, spent = State(x, x), []
+    for step in steps:
+        noises = [torch.randn_like(x) for _ in step.draws]
+        with Operations() as operations:
+            state = step(state, output, noises)
+        spent.append(operations.names)
+    return spent
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_at_most_four_operations_a_step_and_none_reads_the_device(name: str) -> None:
+    x = torch.randn(2, 4, 8, 8)
+    wide = torch.randn(2, 8, 8, 8)[:, :4]  # a learned-variance output is a view of its first half
+    for schedule in (VP, EDM, FLOW):
+        for nfe, output in ((1, wide), (2, x), (5, x), (24, wide)):
+            table = build(name, schedule, nfe)
+            for prediction in PREDICTIONS:
+                if prediction in BLIND and schedule is FLOW:
+                    continue
+                for names in cost(lower(table, prediction), x, output):
+                    assert len(names) <= MOST_OPERATIONS == 4, names
+                    assert not {"_local_scalar_dense", "_to_copy", "copy_", "item"} & set(names), names
+
+
+def test_operations_of_well_known_solvers() -> None:
+    """The network's output is converted within the row where no later row reads it."""
+    x = torch.randn(2, 4, 8, 8)
+    most = {("ddim", "epsilon"): 2, ("dpm_2", "epsilon"): 2, ("dpmpp_2m", "sample"): 3, ("heun", "epsilon"): 3}
+    for (name, prediction), count in most.items():
+        assert max(map(len, cost(lower(build(name, VP, 20), prediction), x, x))) == count
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sampling_reads_the_device_once_or_never(name: str) -> None:
+    denoiser, x = Denoiser(lambda x, tau: torch.tanh(x) * tau, VP, "sample"), torch.randn(2, 3)
+    for check, reads in (("none", 0), ("end", 1), ("each", 12)):
+        with Operations() as operations:
+            sample(denoiser, x, name, 12, check=check)
+        assert operations.names.count("_local_scalar_dense") == reads
+
+
+COMPILED = ("ddim", "dpmpp_2m", "unipc", "heun", "etd_rk4")
+
+
+@pytest.mark.parametrize("name", [n if n in COMPILED else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
+@torch._dynamo.config.patch(recompile_limit=24)  # pndm has 17 kinds of row
+def test_a_call_and_its_step_compile_into_one_graph(name: str) -> None:
+    """fullgraph=True raises at any break; a run six times as long needs no graph that the short one did not."""
+    graphs: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    denoiser = Denoiser(lambda x, tau: torch.tanh(x) * tau, VP, "sample")
+
+    @torch.compile(backend=backend, fullgraph=True)
+    def advance(step: Step, state: State, noises: list[Tensor]) -> State:
+        return step(state, denoiser.call(state.input, step.model_time), noises)
+
+    def play(table: Tableau) -> Tensor:
+        state = State(x, x)
+        for step in lower(table, "sample"):
+            state = advance(step, state, [noise(draw, x) for draw in step.draws])
+        return state.input
+
+    x, noise = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)), NoiseSource([0, 1])
+    short, long = build(name, VP, 24), build(name, VP, 144)
+    assert torch.allclose(play(short), sample(denoiser, x, short, noise_seeds=[0, 1]), rtol=1e-5, atol=1e-6)
+    kinds = len(graphs)
+    assert kinds <= (17 if name == "pndm" else 8)
+    play(long)
+    assert len(graphs) == kinds
+
+
+@pytest.mark.parametrize("kind", ["independent", "brownian"])
+@pytest.mark.parametrize("seeds", [None, [1, 2]])
+def test_noise_takes_at_most_two_operations_and_reads_nothing(kind: str, seeds: list[int] | None) -> None:
+    for dtype in (torch.float32, torch.float64, torch.float16):
+        x = torch.zeros(2, 4, 8, 8, dtype=dtype)
+        noise = source(kind, seeds, torch.Generator().manual_seed(0), 2)
+        with Operations() as operations:
+            noise(Draw(1, 0, -1.0, 0.5), x)
+        assert len(operations.names) <= 2 and "_local_scalar_dense" not in operations.names, operations.names
