@@ -1,7 +1,10 @@
-"""Errors that name the remedy: unknown names list their near matches."""
+"""Errors that name the remedy: unknown names list their near matches, numbers say what they may be."""
 
 import difflib
 from collections.abc import Iterable
+from math import inf
+from numbers import Integral, Real
+from typing import Any
 
 
 def near(name: str, names: Iterable[str], count: int = 4) -> list[str]:
@@ -22,3 +25,31 @@ def unknown(kind: str, name: object, names: Iterable[str]) -> ValueError:
     close = near(str(name), names)
     hint = f"Did you mean {' or '.join(repr(c) for c in close)}?" if close else f"Known: {', '.join(names)}."
     return ValueError(f"unknown {kind} {name!r}. {hint}")
+
+
+def whole(name: str, value: Any, least: int = 1, most: int | None = None, hint: str = "") -> int:
+    """A count, as int; ValueError for anything else. `hint` ends the sentence: what to do instead."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value):
+        raise _refused(name, f"a whole number, at least {least}", value, hint)
+    if most is not None and int(value) > most:
+        raise _refused(name, f"a whole number from {least} to {most}", value, hint)
+    return int(value)
+
+
+def positive(name: str, value: Any, zero: bool = False, hint: str = "") -> float:
+    """A finite number above 0 (or 0 too), as float; ValueError for anything else."""
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else -1.0
+    if not (0 < number < inf or (zero and number == 0)):
+        raise _refused(name, f"a number {'of at least' if zero else 'above'} 0", value, hint)
+    return number
+
+
+def within(name: str, value: Any, least: float, most: float, hint: str = "") -> float:
+    """A number from least to most, as float; ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) <= most:
+        raise _refused(name, f"a number from {least:g} to {most:g}", value, hint)
+    return float(value)
+
+
+def _refused(name: str, expected: str, value: object, hint: str) -> ValueError:
+    return ValueError(f"`{name}` must be {expected}; got {value!r}{hint and '. '}{hint}")
