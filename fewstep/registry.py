@@ -14,6 +14,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
+from threading import RLock
 from typing import Any, Generic, TypeVar
 
 from fewstep.checks import unknown
@@ -41,7 +42,7 @@ class Registry(Mapping[str, E], Generic[E]):
         self.edition = 0  # grows when a name changes its meaning: what is cached by name ends with it
         self._entries: dict[str, tuple[str, E]] = {}  # name -> (module, entry)
         self._aliases: dict[str, str] = {}  # plain spelling -> name
-        self._looking = False
+        self._looked, self._lock = False, RLock()
 
     def add(self, name: str, entry: E, module: str, aliases: Iterable[str] = ()) -> None:
         """Register an entry that `module` defines; the same module may define it again, as notebooks do.
@@ -94,12 +95,13 @@ class Registry(Mapping[str, E], Generic[E]):
         return self._entries[name][0] in self.homes
 
     def _look(self, plugins: bool = True) -> None:
-        if not self._looking:
-            self._looking = True  # first: a module of ours that looks while it is imported comes here again
-            for home in self.homes:
-                import_module(home)
-            place = {home: i for i, home in enumerate(self.homes)}
-            self._entries = dict(sorted(self._entries.items(), key=lambda item: place.get(item[1][0], len(place))))
+        with self._lock:  # another thread waits until all are there; a module of ours that looks meanwhile does not
+            if not self._looked:
+                self._looked = True
+                for home in self.homes:
+                    import_module(home)
+                place = {home: i for i, home in enumerate(self.homes)}
+                self._entries = dict(sorted(self._entries.items(), key=lambda item: place.get(item[1][0], len(place))))
         if plugins:
             load_plugins()
 
