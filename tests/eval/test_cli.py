@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
-from test_eval_evaluation import shapes
+from imagesets import blobs, written
 
 from fewstep.cli import main
 
@@ -19,9 +18,7 @@ from fewstep.cli import main
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("cli")
     for name, seed in (("real", 0), ("generated", 1)):
-        (root / name).mkdir()
-        for k, image in enumerate(shapes(24, seed)):
-            Image.fromarray(image).save(root / name / f"{k:02d}.png")
+        written(root / name, pixels=blobs(24, seed))
     return root
 
 
@@ -122,8 +119,8 @@ def test_bad_input_is_one_sentence(folders, tmp_path, monkeypatch, arguments, co
     for name in ("empty", "broken", "one"):
         made[name].mkdir()
     (made["broken"] / "a.png").write_bytes(b"no picture")
-    (made["broken"] / "b.png").write_bytes((folders / "real" / "00.png").read_bytes())
-    (made["one"] / "b.png").write_bytes((folders / "real" / "00.png").read_bytes())
+    (made["broken"] / "b.png").write_bytes((folders / "real" / "0.png").read_bytes())
+    (made["one"] / "b.png").write_bytes((folders / "real" / "0.png").read_bytes())
     made["wrong"].write_bytes(b"no weights")
     before = sorted(tmp_path.rglob("*"))
     result = run(*(a.format(**made) for a in arguments), code=code)

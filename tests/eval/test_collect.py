@@ -9,28 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from places import HELPERS
+from tiny_features import EXTRACTOR, D, bars, tiny
 
 from fewstep.eval.extractors import Function
-from fewstep.eval.gaussian.features import Features
-from fewstep.eval.gaussian.statistics import FeatureStatistics
 from fewstep.eval.images import image_set
-from fewstep.eval.metrics.fid import fid
 from fewstep.eval.passes import collect as collecting
 from fewstep.eval.passes.collect import blocks_of, collect, undone
-
-D = 12
-
-
-def tiny(images):
-    """Means and squares over a 2x3 raster of each channel, shifted: (B, 3, H, W) -> (B, 12)."""
-    x = torch.nn.functional.adaptive_avg_pool2d(images.float() / 255, (2, 2)).flatten(1)
-    return x + x.square().roll(1, 1)
-
-
-EXTRACTOR = Function(tiny, D, "tiny", size=8)
-REFERENCE = Features(
-    500, {"main": FeatureStatistics(D).update(torch.rand(500, D, generator=torch.Generator().manual_seed(0)))}
-)
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +41,6 @@ def assert_same(a, b, rtol=1e-12):
     torch.testing.assert_close(one.cov, other.cov, rtol=0, atol=rtol * float(other.cov.abs().max()))
     assert_same_bars(bars(a), bars(b), 1e-6)  # float32 features differ by the batches of the extractor
     assert len(bars(a)[0]) == 25
-
-
-def bars(features):
-    """Which samples are kept, and what the distance to other features makes of them."""
-    sketch = features.statistics["main"].sketch
-    (result,) = fid(REFERENCE, features)
-    return np.sort(sketch.index), sketch.ordered(), result.value, result.error, result.interval, result.groups
 
 
 def assert_same_bars(found, expected, rtol):
@@ -189,13 +167,13 @@ def test_progress_is_told(folder, capsys, monkeypatch):
 
 SCRIPT = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path.insert(0, {helpers!r})
 import torch
 torch.set_num_threads(1)
-from test_eval_collect import EXTRACTOR, bars, collect, image_set
-from fewstep.eval.features import Features
-from fewstep.eval.world import World
-from fewstep.eval.statfile import save
+from tiny_features import EXTRACTOR, bars
+from fewstep.eval.images import image_set
+from fewstep.eval.passes.collect import collect
+from fewstep.eval.passes.world import World
 
 world, told = World.current("cpu"), []
 for batch, number, resume in {cases!r}:
@@ -215,7 +193,7 @@ def test_processes_together_give_the_same(folder, tmp_path, size):
     """Whole batches and some, as many as one batch holds, and fewer images than dimensions, where there is no matrix."""
     script, out = tmp_path / "run.py", tmp_path / "found.pt"
     cases = [(8, None, str(tmp_path / "state")), (25, None, None), (3, 11, None)]
-    values = {"tests": os.path.dirname(__file__), "folder": str(folder), "out": str(out), "size": size, "cases": cases}
+    values = {"helpers": str(HELPERS), "folder": str(folder), "out": str(out), "size": size, "cases": cases}
     script.write_text(textwrap.dedent(SCRIPT).format(**values))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}", str(script)]
     result = subprocess.run(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from imagesets import blobs, written
 from PIL import Image
 
 import fewstep
@@ -12,26 +13,13 @@ from fewstep.eval.extractors import Function
 from fewstep.eval.gaussian.statfile import bundled, load
 
 
-def shapes(n, seed):
-    """n grey 28x28 images with a blob each."""
-    random = np.random.default_rng(seed)
-    y, x = np.mgrid[:28, :28]
-    cx, cy, w = random.uniform(8, 20, (3, n, 1, 1))
-    return np.round(255 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / w)).astype(np.uint8)
-
-
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
     root = tmp_path_factory.mktemp("sets")
-    made = {}
     for name, seed in (("real", 0), ("generated", 1)):
-        images = shapes(60, seed)
-        folder = root / name
-        folder.mkdir()
-        for k, image in enumerate(images):
-            Image.fromarray(image).save(folder / f"{k:02d}.png")
+        images = blobs(60, seed)
+        written(root / name, [f"{k:02d}.png" for k in range(60)], images)
         np.savez(root / f"{name}.npz", arr_0=np.repeat(images[..., None], 3, -1))
-        made[name] = folder
     return root
 
 
@@ -186,7 +174,7 @@ BAD = {
         "150 images; the generated set has 60: give more, or fewer fits",
     ),
     "the second is not there": (lambda s: fe.fid(s / "real", s / "nowhere", extractor="digits"), "does not exist"),
-    "one image": (lambda s: fe.fid(s / "real", shapes(1, 0), extractor="digits", layout="NHW"), "at least 2 images"),
+    "one image": (lambda s: fe.fid(s / "real", blobs(1, 0), extractor="digits", layout="NHW"), "at least 2 images"),
 }
 
 

@@ -13,6 +13,14 @@ N = 7
 PIXELS = np.random.default_rng(0).integers(0, 256, (N, 12, 10, 3), dtype=np.uint8)  # NHWC
 
 
+def blobs(n: int, seed: int) -> np.ndarray:
+    """n grey 28x28 images with a blob each."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:28, :28]
+    cx, cy, w = random.uniform(8, 20, (3, n, 1, 1))
+    return np.round(255 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / w)).astype(np.uint8)
+
+
 def drawn(images: ImageSet, size: int = 3, workers: int = 0) -> tuple[list[int], list[torch.Tensor]]:
     n = images.count or 0
     blocks = [range(k, min(k + size, n)) for k in range(0, n, size)]

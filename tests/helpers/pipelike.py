@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from problems import Mixture, output
-
-Tensor = torch.Tensor
+from torch import Tensor
 
 
 class Network:
@@ -51,3 +49,13 @@ def run(scheduler: Any, network: Network, x: Tensor, begin: int = 0, **step: Any
         seen = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         x = scheduler.step(network(seen, t), t, x, return_dict=False, **step)[0]
     return x
+
+
+def start(scheduler: Any, x: Tensor) -> Tensor:
+    """The state x in the scheduler's own space: x / alpha for the classes that work in sigma."""
+    return x * (1 + float(scheduler.sigmas[0]) ** 2) ** 0.5 if getattr(scheduler, "init_noise_sigma", 1) > 1 else x
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """Of a from b, relative to b."""
+    return float((a - b).norm() / b.norm())

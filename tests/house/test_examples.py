@@ -1,27 +1,14 @@
 """The examples run as they are shown, at a small size, on the embedded model and on a saved pipeline."""
 
-import importlib.util
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from example_runner import run
 from PIL import Image
 from pipelines import PIPELINES
-
-EXAMPLES = Path(__file__).parents[1] / "examples"
-
-
-def run(name, *arguments):
-    """The output of an example's command."""
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    result = CliRunner().invoke(module.main, [str(argument) for argument in arguments], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
+from places import EXAMPLES
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@
 
 import re
 
+from example_runner import run
 from PIL import Image
-from test_examples import run
 
 
 def test_what_two_experts_agree_on(tmp_path):

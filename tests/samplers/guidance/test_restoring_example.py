@@ -3,8 +3,8 @@
 import re
 
 import torch
+from example_runner import run
 from PIL import Image
-from test_examples import run
 
 from fewstep import Denoiser, load_demo_artefact, load_demo_pipeline, sample
 from fewstep.samplers import guidance

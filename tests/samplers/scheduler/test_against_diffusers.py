@@ -3,13 +3,14 @@
 import diffusers
 import pytest
 import torch
-from pipelike import EDMNetwork, Network, run
+from contracted import SD
+from contracted import noise as drawn
+from pipelike import EDMNetwork, Network, distance, run, start
 from problems import Mixture, output, starts
 
 from fewstep import NoiseSchedule, Scheduler, sample
 
 STEPS = (5, 10, 16, 25)
-SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 V0 = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
 DPM, UNIPC, DEIS = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler"
@@ -48,17 +49,8 @@ CASES = {
 }  # fmt: skip
 
 
-def start(scheduler, x):
-    """The state x in the scheduler's own space: x / alpha for the classes that work in sigma."""
-    return x * (1 + float(scheduler.sigmas[0]) ** 2) ** 0.5 if getattr(scheduler, "init_noise_sigma", 1) > 1 else x
-
-
 def noise():
-    return torch.randn(16, 2, 3, 3, generator=torch.Generator().manual_seed(0))
-
-
-def distance(a, b):
-    return float((a - b).norm() / b.norm())
+    return drawn(16, 2, 3, 3)
 
 
 def difference(theirs, ours, n, network):

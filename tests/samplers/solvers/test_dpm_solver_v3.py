@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from convergence import problem, slopes
+from operations import cost
 from problems import Mixture, starts
 from scipy.integrate import cumulative_simpson
-from test_cost import cost
-from test_order import problem, slopes
 
 import fewstep
 from fewstep.samplers import Denoiser, NoiseSchedule, Scheduler, Statistics, Tableau, build, sample
