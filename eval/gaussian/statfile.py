@@ -29,7 +29,7 @@ from fewstep.output.files import whole
 ROWS = ("features", "feats", "reps")
 MOMENTS = {"main": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 SUFFIXES = (".npz", ".pt", ".pkl")
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).parents[1]  # eval/: what is bundled lies there
 
 
 def bundled() -> dict[str, Path]:
