@@ -19,13 +19,14 @@ from fewstep.adjoint.exact.reversing import Block, blocks, check
 from fewstep.adjoint.exact.rows import Network
 from fewstep.adjoint.noises import draws_of
 from fewstep.samplers.building.compiling import build
+from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.noise.sources import NoiseSource
 from fewstep.samplers.run.checks import require_finite, validate, validate_noise
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.lowering import lower
 from fewstep.samplers.run.step import State
 from fewstep.samplers.sampling.loop import table_for
-from fewstep.samplers.table.tableau import Draw, Tableau
+from fewstep.samplers.table.tableau import Tableau
 
 Tensor = torch.Tensor
 PATH = 97  # slot of the noises that `encode` draws its path with, out of the way of those of rows
@@ -118,7 +119,7 @@ def invert(
 
 def _first_order(table: Tableau) -> bool:
     """Whether every row is DDIM's."""
-    one_state = table.history == 1 and table.prologue is None and np.array_equal(table.W[:, 0], table.W[:, 1])
+    one_state = table.history == 1 and np.array_equal(table.W[:, 0], table.W[:, 1])
     return bool(one_state) and table.order == 1 and not table.stochastic and not table.constant
 
 
@@ -144,8 +145,7 @@ def ddim_back(
 ) -> tuple[Tensor, float]:
     """(state before row k, what the last iteration changed of it), given the state after it."""
     at = table.nodes
-    S = at.alpha + at.sigma
-    r = at.sigma / S
+    S, r = at.S, at.r
     y, d, scale = x / float(S[k + 1]), float(r[k] - r[k + 1]), float(S[k])
 
     def velocity(z: Tensor, j: int) -> Tensor:
@@ -265,7 +265,7 @@ def _noise_weights(table: Tableau) -> list[float]:
         raise ValueError(
             f"{table.name} draws no noise: take a stochastic solver such as ddpm, or invert() an ODE solver"
         )
-    both = table.prologue is None and np.array_equal(table.W[:, 0], table.W[:, 1]) and not table.elementwise
+    both = np.array_equal(table.W[:, 0], table.W[:, 1]) and not table.elementwise
     found = table.W[:, 1, 2 + table.history]
     if not both or table.slots != 1 or not found[:-1].all():
         raise ValueError(

@@ -7,16 +7,17 @@ from typing import Any
 
 import torch
 
-from fewstep.samplers.noise.sources import Noise, drawn_seeds, source
+from fewstep.samplers.noise.draws import Draw, Noise, drawn_seeds
+from fewstep.samplers.noise.sources import source
 from fewstep.samplers.schedule.base import NoiseSchedule
-from fewstep.samplers.table.tableau import Draw, Tableau
+from fewstep.samplers.table.tableau import Tableau
 
 Tensor = torch.Tensor
 
 
 def draws_of(tableau: Tableau) -> list[Draw]:
     """Every noise of a table, in the order of drawing."""
-    return [draw for row in range(tableau.nfe + 1) for draw in tableau.draws(row)]
+    return [draw for row in range(tableau.nfe) for draw in tableau.draws(row)]
 
 
 def repeatable(
@@ -27,7 +28,7 @@ def repeatable(
     if kind == "brownian" and seeds is None:
         seeds, generator = drawn_seeds(generator, batch), None
     if seeds is not None:
-        return source(kind, seeds, None, batch, schedule, field)
+        return source(kind, seeds, None, batch, schedule.jump_scale, field)
     return Replayed(generator, like, schedule, field)
 
 
@@ -51,7 +52,7 @@ class Replayed:
 
     def _drawn(self, generators: list[torch.Generator], draw: Draw, like: Tensor) -> Tensor:
         one = generators if self.several else generators[0]
-        return source("independent", None, one, self.batch, self.schedule, self.field)(draw, like)
+        return source("independent", None, one, self.batch, self.schedule.jump_scale, self.field)(draw, like)
 
 
 def _at(generator: torch.Generator, state: Tensor) -> torch.Generator:

@@ -17,7 +17,7 @@ from fewstep.adjoint.exact.rows import Network, Rows
 from fewstep.adjoint.exact.sweep import Run, swept
 from fewstep.adjoint.free_numbers import Free
 from fewstep.adjoint.noises import draws_of
-from fewstep.samplers.noise.sources import Noise
+from fewstep.samplers.noise.draws import Noise
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.free_row import FreeRow
 from fewstep.samplers.run.lowering import lower
@@ -58,7 +58,7 @@ class Task:
     def run(self, method: str, params: Collection[Tensor] | None, cond: tuple[Tensor, ...], ways: Ways) -> Tensor:
         """The sample, with a graph where gradients are on."""
         x = self.x_T.to(torch.float64 if self.x_T.dtype == torch.float64 else torch.float32)
-        state = first_state(self.tableau, x, self.source, 1.0 if self.mu is None else self.mu.to(x.dtype))
+        state = first_state(self.tableau, x)
         recall = self._recall(method, ways)
         network = Network(self.denoiser, self.x_T.dtype, x.device)
         rows = self._rows(network, state.input, pair=method == "reversible")
@@ -75,15 +75,15 @@ class Task:
             with _offloaded(ways.offload):
                 return continuous(self, rows, state, leaves, method, ways.options, ways.accumulate)
         versions = tuple(t._version for t in leaves)
-        places = self._places()[1 + skipped :]
+        places = self._places()[skipped:]
         run = Run(rows, recall, leaves, versions, ways.accumulate, places, state.history, skipped == 0)
         with _offloaded(ways.offload):
             return swept(run, state, self.z)
 
     def _places(self) -> tuple[tuple[int, ...], ...]:
-        """Where the noises of the prologue and of every row are among all, in the order of drawing."""
+        """Where the noises of every row are among all, in the order of drawing."""
         numbers = iter(range(len(draws_of(self.tableau))))
-        return tuple(tuple(next(numbers) for _ in self.tableau.draws(row)) for row in range(self.tableau.nfe + 1))
+        return tuple(tuple(next(numbers) for _ in self.tableau.draws(row)) for row in range(self.tableau.nfe))
 
     def _recall(self, method: str, ways: Ways) -> Recall | None:
         """How the states are had again on the way back; the numbers that have no way are refused here."""
@@ -102,9 +102,9 @@ class Task:
         table = self.tableau
 
         def noises(k: int, like: Tensor) -> list[Tensor]:
-            return [self.source(draw, like) for draw in table.draws(k + 1)]
+            return [self.source(draw, like) for draw in table.draws(k)]
 
-        draws = [table.draws(k + 1) for k in range(table.nfe)]
+        draws = [table.draws(k) for k in range(table.nfe)]
         if self.free is None:
             constant = None if self.mu is None else self.mu.to(x.dtype)
             steps = lower(table, self.denoiser.prediction, x.device, x.dtype, self.post, constant, pair)

@@ -12,7 +12,7 @@ import torch
 from fewstep.adjoint.continuous.plan import Call, Plan, Terms
 from fewstep.adjoint.exact.rows import Network, Rows, pulled
 from fewstep.adjoint.exact.sweep import check_repeatable, collect, finite
-from fewstep.samplers.noise.sources import Noise
+from fewstep.samplers.noise.draws import Noise
 from fewstep.samplers.run.denoiser import clock
 from fewstep.samplers.run.step import Post, State
 from fewstep.samplers.schedule.base import Nodes

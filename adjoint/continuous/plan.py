@@ -27,14 +27,14 @@ from math import exp, expm1, inf, log1p
 
 import numpy as np
 
-from fewstep.adjoint.likelihood.marching import SOLVERS, RungeKutta
 from fewstep.samplers.building.solver_entry import Path
+from fewstep.samplers.coefficients.butcher import BUTCHER, Butcher
 from fewstep.samplers.coefficients.phi import phi
+from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.schedule.base import Node
-from fewstep.samplers.table.tableau import Draw, Tableau
+from fewstep.samplers.table.tableau import Tableau
 
 Terms = tuple[tuple[Draw, float], ...]  # noises with weights
-EULER: RungeKutta = SOLVERS["euler"]
 RULES = ("euler", "midpoint", "rk4")
 
 
@@ -45,12 +45,11 @@ class Rule:
     kind: str
     stored: bool = True
 
-    def table(self, t: Node, s: Node) -> RungeKutta:
+    def table(self, t: Node, s: Node) -> Butcher:
         """The rule within a step, by its Runge-Kutta table over rho."""
         if self.kind == "2s":  # rho is geometric between nodes in lam
-            return RungeKutta((0.0, 0.5), ((), (1 / (1 + exp(0.5 * (t.lam - s.lam))),)), (0.0, 1.0))
-        table: RungeKutta = SOLVERS[self.kind] if self.kind in RULES else EULER
-        return table
+            return Butcher(2, (0.0, 0.5), ((), (1 / (1 + exp(0.5 * (t.lam - s.lam))),)), (0.0, 1.0))
+        return BUTCHER[self.kind if self.kind in RULES else "euler"]
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def _step(
         return [Call(t, row, pair, K + extra - before, () if rule.stored else noise, k)]
     at = [path.between(t, s, c, "lam" if rule.kind == "2s" else "rho") for c in table.c]
     calls = []
-    for i, (line, end) in enumerate(zip([*table.a[1:], table.b], [*at[1:], s], strict=True)):
+    for i, (line, end) in enumerate(zip(table.lines, [*at[1:], s], strict=True)):
         arrives = i == len(at) - 1
         part = 0.0 if arrives and rule.stored else _part(t, s, end)
         terms = tuple((draw, part * w) for draw, w in noise) if part else ()
@@ -145,7 +144,7 @@ def _step(
 
 def rho_gap(t: Node, s: Node) -> float:
     """rho_t - rho_s, without cancellation."""
-    return exp(-s.lam) * expm1(s.lam - t.lam)
+    return s.rho * expm1(s.lam - t.lam)
 
 
 def _bend(kind: str, nodes: Sequence[Node], k: int) -> float:
@@ -154,7 +153,7 @@ def _bend(kind: str, nodes: Sequence[Node], k: int) -> float:
     h = s.lam - t.lam
     if kind == "half":
         return rho_gap(t, s) * h / (2 * (t.lam - r.lam))
-    return exp(-s.lam) * h**2 * phi(2, h) / (t.lam - r.lam)
+    return s.rho * h**2 * phi(2, h) / (t.lam - r.lam)
 
 
 def _part(t: Node, s: Node, m: Node) -> float:
@@ -207,7 +206,7 @@ def _fresh(tableau: Tableau, begin: int, stop: int) -> dict[Draw, float]:
     draws: list[Draw] = []
     found = np.zeros((2, 0))
     for k in range(begin, stop):
-        W, new = tableau.W[k], tableau.draws(k + 1)
+        W, new = tableau.W[k], tableau.draws(k)
         columns = W[:, [2 + tableau.history + draw.slot for draw in new]]
         found, draws = np.concatenate([W[:, :2] @ found, columns], 1), [*draws, *new]
     return dict(zip(draws, found[1].tolist(), strict=True))

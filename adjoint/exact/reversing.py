@@ -25,7 +25,7 @@ from fewstep.samplers.table.tableau import Tableau
 
 Tensor = torch.Tensor
 Predict = Callable[[int, Tensor], Tensor]  # row, input -> m of the row's form
-Noises = Callable[[int], Sequence[Tensor]]  # row -> its z, in the order of tableau.draws(row + 1)
+Noises = Callable[[int], Sequence[Tensor]]  # row -> its z, in the order of tableau.draws(row)
 
 LIMIT = 1e-3  # of the state: what rounding may grow to
 ROUNDING = 1e-11  # of the largest weight of a block: what counts as zero
@@ -115,7 +115,7 @@ def blocks(tableau: Tableau, strict: bool = True) -> list[Block]:
 
 def _block(tableau: Tableau, start: int) -> Block:
     """The shortest block from row `start`, or a single row without a way back."""
-    together = start == 0 and tableau.prologue is None  # carry and input are one before the first row
+    together = start == 0  # carry and input are one before the first row
     reason = "the state would be the solution of an equation that contains the network"
     for stop in range(start + 1, tableau.nfe + 1):
         if _remembered(tableau, stop):
@@ -149,7 +149,7 @@ def _remembered(tableau: Tableau, stop: int) -> bool:
 def _columns(tableau: Tableau, start: int, stop: int) -> tuple[np.ndarray | None, tuple[int, ...]]:
     """(rows + 1, 2, columns): carry and input before every row and at the end, on the columns of a block; draws of each."""
     H, n = tableau.history, stop - start
-    draws = tuple(len(tableau.draws(k + 1)) for k in range(start, stop))
+    draws = tuple(len(tableau.draws(k)) for k in range(start, stop))
     width = 2 + n + sum(draws) + 1
     unit = np.eye(width)
     states, place = [unit[:2]], 2 + n
@@ -159,7 +159,7 @@ def _columns(tableau: Tableau, start: int, stop: int) -> tuple[np.ndarray | None
             return None, draws
         outputs = [unit[2 + i - j] if j <= i else np.zeros(width) for j in range(H)]
         z = np.zeros((tableau.slots, width))
-        for draw in tableau.draws(start + i + 1):
+        for draw in tableau.draws(start + i):
             z[draw.slot, place] = 1.0
             place += 1
         states.append(W @ np.stack([*states[-1], *outputs, *z, *[unit[-1]] * tableau.constant]))

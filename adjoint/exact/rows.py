@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from fewstep.adjoint.exact.leaves import random_state, set_random_state
+from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.step import State
-from fewstep.samplers.table.tableau import Draw
 
 Tensor = torch.Tensor
 Noises = Callable[[int, Tensor], Sequence[Tensor]]  # row, like -> its z

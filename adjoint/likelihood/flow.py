@@ -56,7 +56,7 @@ class ProbabilityFlow:
                 f"expected 0 <= t_end < t_start <= {schedule.t_max:.6g}, and t_start above t_min = {schedule.t_min:.3g} "
                 f"where t_end is 0; got t_start={high:.6g}, t_end={0.0 if self.to_clean else low:.6g}"
             )
-        if prior is None and hasattr(schedule, "jump_scale"):
+        if prior is None and schedule.jump_scale is not None:
             raise ValueError(f"{type(schedule).__name__} does not start from a Gaussian: pass its density as `prior`")
         convert(denoiser.prediction, ["flow"] * 2, schedule.nodes(np.array([high, low])))
         self.denoiser, self.grid, self.prior, self.times = denoiser, grid, prior, (high, low)
@@ -67,8 +67,7 @@ class ProbabilityFlow:
         times = np.array(self.times)
         if n is not None:
             times = make_grid(stretched if self.grid is None else self.grid, self.denoiser.schedule, n, *self.times)
-        _, alpha, sigma, _ = self.denoiser.schedule.nodes(times[::-1])
-        return np.asarray(sigma / (alpha + sigma))
+        return np.asarray(self.denoiser.schedule.nodes(times[::-1]).r)
 
     def at(self, r: float) -> Point:
         """What the slope needs to know at r."""
@@ -76,7 +75,7 @@ class ProbabilityFlow:
         lam = math.log((1 - r) / r) if r < 1 else -math.inf
         nodes = schedule.nodes(np.clip(np.atleast_1d(schedule.t_of_lam(lam)), *self.times[::-1]))
         (p,), (q,) = convert(self.denoiser.prediction, ["flow"], nodes)
-        return Point(float(nodes.alpha[0] + nodes.sigma[0]), float(p), float(q), float(schedule.model_time(nodes.t[0])))
+        return Point(float(nodes.S[0]), float(p), float(q), float(schedule.model_time(nodes.t[0])))
 
     def log_prior(self, x: Tensor) -> Tensor:
         """Log density of x at the noise end, (B,)."""
@@ -92,8 +91,7 @@ class ProbabilityFlow:
 
 def stretched(schedule: NoiseSchedule, n: int, t_start: float, t_end: float) -> Array:
     """Equidistant in log((r + 1/16) / (4 - r)): of fine grids the most accurate for data with structure of 0.02 to 0.4."""
-    _, alpha, sigma, _ = schedule.nodes(np.array([t_start, t_end]))
-    first, last = sigma / (alpha + sigma)
+    first, last = schedule.nodes(np.array([t_start, t_end])).r
     a, b = (math.log((r + STRUCTURE) / (NOISE - r)) for r in (first, last))
     e = np.exp(np.linspace(a, b, n + 1))
     r = np.clip((NOISE * e - STRUCTURE) / (1 + e), last, first)

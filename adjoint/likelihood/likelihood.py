@@ -30,7 +30,7 @@ from fewstep.adjoint.likelihood.flow import ProbabilityFlow, integrate
 from fewstep.adjoint.likelihood.marching import SOLVERS, DormandPrince
 from fewstep.checks import unknown
 from fewstep.samplers.noise.brownian import unit_normal
-from fewstep.samplers.noise.sources import drawn_seeds, onto
+from fewstep.samplers.noise.draws import drawn_seeds, onto
 from fewstep.samplers.run.checks import validate
 from fewstep.samplers.run.denoiser import Denoiser
 

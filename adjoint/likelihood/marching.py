@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from fewstep.samplers.drivers.rk45 import A, C, E
+from fewstep.samplers.coefficients.butcher import BUTCHER, DORMAND_PRINCE, Butcher
 from fewstep.samplers.schedule.base import Array
 
 Tensor = torch.Tensor
@@ -30,28 +30,36 @@ def _add(state: State, weights: Any, slopes: Sequence[State]) -> State:
 class RungeKutta(NamedTuple):
     """An explicit method by its table."""
 
-    c: tuple[float, ...]
-    a: tuple[tuple[float, ...], ...]
-    b: tuple[float, ...]
+    table: Butcher
 
     @property
     def least(self) -> int:
         """Evaluations of one step."""
-        return len(self.c)
+        return self.table.stages
 
     def intervals(self, nfe: int) -> int:
         """Steps of nfe evaluations."""
-        return nfe // len(self.c)
+        return nfe // self.table.stages
 
     def run(self, slope: Slope, state: State, r: Array) -> State:
         """The state at the last r."""
         for here, there in pairwise(r):
             h = there - here
-            slopes: list[State] = []
-            for c, row in zip(self.c, self.a, strict=True):
-                slopes.append(slope(_add(state, h * np.array(row), slopes)[0], min(here + c * h, there)))
-            state = _add(state, h * np.array(self.b), slopes)
+            slopes, _ = _slopes(self.table, slope, state, (here, h, there))
+            state = _add(state, h * np.array(self.table.b), slopes)
         return state
+
+
+def _slopes(
+    table: Butcher, slope: Slope, state: State, step: tuple[float, float, float], first: State | None = None
+) -> tuple[list[State], State]:
+    """The slopes of one step (from r, its length, at most to r), and the state of its last stage."""
+    here, h, most = step
+    return table.slopes(
+        lambda row, known: _add(state, h * np.array(row), known),
+        lambda new, c: slope(new[0], min(here + c * h, most)),
+        first,
+    )
 
 
 class Adams(NamedTuple):
@@ -111,11 +119,10 @@ class DormandPrince(NamedTuple):
                     f"rk45 is at r = {here:.4g} of {end:.4g} after {slope.nfe} of {self.limit} evaluations, with steps of "
                     f"{h:.2g}: allow more (nfe), ask for less (rtol, atol), or raise t_end; is the network finite there?"
                 )
-            h, new, slopes = min(h, end - here), state, [known]
-            for c, row in zip(C[1:], A[1:], strict=True):
-                new = _add(state, h * np.array(row), slopes)
-                slopes.append(slope(new[0], min(here + c * h, end)))
-            error = self._error(state, new, _add((0 * state[0], 0 * state[1]), h * np.array(E), slopes))
+            h = min(h, end - here)
+            slopes, new = _slopes(DORMAND_PRINCE, slope, state, (here, h, end), known)
+            gap = _add((0 * state[0], 0 * state[1]), h * np.array(DORMAND_PRINCE.error), slopes)
+            error = self._error(state, new, gap)
             if error <= 1:
                 here, state, known = (end if h >= end - here else here + h), new, slopes[-1]
             h *= min(max(0.9 * max(error, 1e-10) ** -0.2, 0.2), 10.0) if math.isfinite(error) else 0.2
@@ -132,10 +139,7 @@ class DormandPrince(NamedTuple):
 
 
 SOLVERS: dict[str, Any] = {
-    "euler": RungeKutta((0.0,), ((),), (1.0,)),
-    "midpoint": RungeKutta((0.0, 0.5), ((), (0.5,)), (0.0, 1.0)),
-    "heun": RungeKutta((0.0, 1.0), ((), (1.0,)), (0.5, 0.5)),
-    "rk4": RungeKutta((0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
+    **{name: RungeKutta(BUTCHER[name]) for name in ("euler", "midpoint", "heun", "rk4")},
     "adams4": Adams(4),
     "adams6": Adams(6),
     "rk45": DormandPrince(),

@@ -11,10 +11,11 @@ import torch
 
 from fewstep.adjoint.optimise.noise_space import NoiseSpace, on_shell
 from fewstep.adjoint.optimise.noise_steps import ends_of, shell_of
+from fewstep.checks import positive, whole
 from fewstep.samplers.artefact.artefact import Artefact
-from fewstep.samplers.guidance.measurement import positive, whole
 from fewstep.samplers.run.denoiser import Denoiser
-from fewstep.samplers.run.guided import Call, Guided, wide
+from fewstep.samplers.run.guided import Call, Guided
+from fewstep.samplers.run.per_sample import beside, wide
 from fewstep.samplers.sampling.loop import Progress, sample
 from fewstep.samplers.table.tableau import Tableau
 
@@ -105,7 +106,7 @@ def adv_diff(
         else:
             x0 = _published(space, z, goal, scale, first)
             g = -goal.climb(x0, graph=False).to(z)
-        trying = (~success).view(-1, *(1,) * (z.ndim - 1))
+        trying = beside(~success, z)
         kept_z, kept_x0 = torch.where(trying, z, kept_z), torch.where(trying, x0.to(kept_x0), kept_x0)
         count = count + ~success
         success = success | goal.reached(x0)

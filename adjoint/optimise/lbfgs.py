@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from fewstep.samplers.run.guided import dot
+from fewstep.samplers.run.per_sample import dot
 
 Tensor = torch.Tensor
 ARMIJO, CURVATURE = 1e-4, 0.9  # strong Wolfe: enough decrease, and a slope of at most this share

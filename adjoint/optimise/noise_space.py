@@ -18,11 +18,11 @@ import torch
 from fewstep.adjoint.exact.reversible import Undone
 from fewstep.adjoint.optimise.lbfgs import Search
 from fewstep.adjoint.sampling import sample
+from fewstep.checks import positive
 from fewstep.samplers.artefact.artefact import Artefact
-from fewstep.samplers.guidance.measurement import norm, positive
 from fewstep.samplers.run.checks import validate, validate_noise
 from fewstep.samplers.run.denoiser import Denoiser
-from fewstep.samplers.run.guided import wide
+from fewstep.samplers.run.per_sample import beside, norm, wide
 from fewstep.samplers.sampling.loop import learned_table, table_for
 from fewstep.samplers.table.tableau import Tableau
 
@@ -102,7 +102,7 @@ class NoiseSpace:
         for i in _bar(iterations + 1, progress):
             x0, losses, g = self.evaluate(z, i, gradient=i < iterations)
             history.append(losses)
-            better = (losses < best).view(-1, *(1,) * (z.ndim - 1))
+            better = beside(losses < best, z)
             best_z, best_x0 = torch.where(better, z, best_z), torch.where(better, x0, best_x0)
             best = torch.minimum(losses.to(best), best)
             if i < iterations:

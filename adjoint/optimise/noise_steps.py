@@ -13,12 +13,13 @@ import torch
 from fewstep.adjoint.inversion import invert
 from fewstep.adjoint.optimise.lbfgs import Search, lbfgs
 from fewstep.adjoint.optimise.noise_space import Loss, NoiseSpace, Optimised, on_shell
+from fewstep.checks import positive, whole
 from fewstep.samplers.artefact.artefact import Artefact
-from fewstep.samplers.guidance.measurement import norm, positive, whole
+from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.noise.sources import NoiseSource
 from fewstep.samplers.run.denoiser import Denoiser
-from fewstep.samplers.run.guided import wide
-from fewstep.samplers.table.tableau import Draw, Tableau
+from fewstep.samplers.run.per_sample import norm, wide
+from fewstep.samplers.table.tableau import Tableau
 
 Tensor = torch.Tensor
 INJECTED = 95  # slot of the noises that doodl adds, out of the way of those of rows

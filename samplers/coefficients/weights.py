@@ -41,7 +41,7 @@ _GAUSS = {n: np.polynomial.legendre.leggauss(n) for n in (8, 24)}
 
 def scale(form: str, node: Node) -> float:
     """S of the table above at a node."""
-    return float({"x0": node.sigma, "eps": node.alpha, "flow": node.alpha + node.sigma}[form])
+    return float({"x0": node.sigma, "eps": node.alpha, "flow": node.S}[form])
 
 
 def linear(form: str, s: Node, t: Node, tau: float = 0.0) -> float:
@@ -56,7 +56,7 @@ def euler_weight(form: str, s: Node, t: Node, tau: float = 0.0) -> float:
         return float(t.alpha - s.alpha * linear(form, s, t, tau))
     if form == "eps":
         return float((1 + tau**2) * (t.sigma - s.sigma * (t.alpha / s.alpha)))
-    return float((t.sigma * s.alpha - t.alpha * s.sigma) / (s.alpha + s.sigma))
+    return float((t.sigma * s.alpha - t.alpha * s.sigma) / s.S)
 
 
 def noise_weight(form: str, s: Node, t: Node, tau: float) -> float:

@@ -22,11 +22,12 @@ from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.compiling import build
 from fewstep.samplers.building.solver_entry import driver
-from fewstep.samplers.drivers.stepping import column
 from fewstep.samplers.drivers.tables import bar, explicit
 from fewstep.samplers.drivers.task import Outcome, Task
+from fewstep.samplers.noise.draws import Draw
+from fewstep.samplers.run.per_sample import column
 from fewstep.samplers.schedule.outputs import form_pair
-from fewstep.samplers.table.tableau import Draw, Tableau
+from fewstep.samplers.table.tableau import Tableau
 
 Tensor = torch.Tensor
 Array = NDArray[np.float64]
@@ -212,7 +213,7 @@ class _Way:
             for t in set(times.tolist())
         }
         one = next(iter(known.values()))
-        if one.slots or one.prologue is not None or one.elementwise:
+        if one.slots or one.elementwise:
             raise ValueError(
                 f"dlg: `base` must be an ODE solver with plain weights, such as 'dpmpp_2m'; got {self.base!r}"
             )

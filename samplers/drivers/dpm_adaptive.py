@@ -10,10 +10,10 @@ from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.solver_entry import driver
 from fewstep.samplers.coefficients.phi import phi
 from fewstep.samplers.drivers import stepping as engine
-from fewstep.samplers.drivers import unit_variance as unit
 from fewstep.samplers.drivers.stepping import Method, Rule, Trial
 from fewstep.samplers.drivers.task import Outcome, Task
-from fewstep.samplers.drivers.unit_variance import Array, Problem, Rows
+from fewstep.samplers.drivers.unit_variance import Array, Problem, problem_of
+from fewstep.samplers.run.per_sample import Rows, columns
 from fewstep.samplers.solvers.exponential_rk import Scheme, etd2, exp_euler, ho3
 
 Tensor = torch.Tensor
@@ -42,7 +42,7 @@ def step(problem: Problem, order: int, rows: Rows, u: Tensor, s: Array, h: Array
     for k, (c, _) in enumerate(table[0]):
         alpha, sigma = problem.levels(s + c * h)
         weights = np.array([one[k][1] for one in table])[of].T
-        a, *b = unit.columns([alpha / alpha_s, *(-sigma * h * weights)], u)
+        a, *b = columns([alpha / alpha_s, *(-sigma * h * weights)], u)
         states.append(a * u + sum(w * m for w, m in zip(b, outputs, strict=False)))
         if k < order - 1:
             outputs.append(problem.eps(rows, states[-1], s + c * h))
@@ -78,7 +78,7 @@ def dpm_adaptive(
     order = opt.whole("dpm_adaptive", "order", order, 3, least=2)
     rtol, atol, h_init, min_step = opt.positive("dpm_adaptive", rtol=rtol, atol=atol, h_init=h_init, min_step=min_step)
     theta = opt.fraction("dpm_adaptive", "theta", theta)
-    problem = unit.problem(task, "dpm_adaptive", per_sample, max(atol, rtol))
+    problem = problem_of(task, "dpm_adaptive", per_sample, max(atol, rtol))
 
     def attempt(rows: Rows, u: Tensor, s: Array, h: Array, before: Tensor) -> Trial:
         high, low = step(problem, order, rows, u, s, h)

@@ -9,12 +9,12 @@ from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.solver_entry import driver
 from fewstep.samplers.drivers import stepping as engine
-from fewstep.samplers.drivers import unit_variance as unit
 from fewstep.samplers.drivers.stepping import Method, Rule, Trial
 from fewstep.samplers.drivers.task import Outcome, Task
-from fewstep.samplers.drivers.unit_variance import Array, Rows
+from fewstep.samplers.drivers.unit_variance import Array, problem_of
 from fewstep.samplers.noise.brownian import BrownianPaths
-from fewstep.samplers.noise.sources import onto
+from fewstep.samplers.noise.draws import onto
+from fewstep.samplers.run.per_sample import Rows, columns
 
 Tensor = torch.Tensor
 
@@ -58,7 +58,7 @@ def gotta_go_fast(
     rtol, atol, h_init, min_step = opt.positive(name, rtol=rtol, atol=atol, h_init=h_init, min_step=min_step)
     safety, r = opt.fraction(name, "safety", safety), opt.fraction(name, "r", r)
     denoise = opt.one_of(name, "denoise", denoise, (True, False))
-    problem = unit.problem(task, name, per_sample, max(atol, rtol), denoise=denoise)
+    problem = problem_of(task, name, per_sample, max(atol, rtol), denoise=denoise)
     paths = [BrownianPaths(seed) for seed in task.own_seeds]
 
     def attempt(rows: Rows, u: Tensor, s: Array, h: Array, before: Tensor) -> Trial:
@@ -67,7 +67,7 @@ def gotta_go_fast(
 
         def K(v: Tensor, at: Array) -> Tensor:
             _, sigma = problem.levels(at)
-            a, b, g = unit.columns([h * sigma**2, -2 * h * sigma, sigma * np.sqrt(2 * h)], u)
+            a, b, g = columns([h * sigma**2, -2 * h * sigma, sigma * np.sqrt(2 * h)], u)
             return a * v + b * problem.eps(rows, v, at) + g * z
 
         K1 = K(u, s)

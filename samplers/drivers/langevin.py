@@ -14,9 +14,11 @@ from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.solver_entry import driver
 from fewstep.samplers.drivers.tables import bar, explicit, table
 from fewstep.samplers.drivers.task import Outcome, Task
+from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.run.lowering import lower
+from fewstep.samplers.run.per_sample import beside
 from fewstep.samplers.run.step import first_state, moved
-from fewstep.samplers.table.tableau import Draw, Tableau
+from fewstep.samplers.table.tableau import Tableau
 
 Tensor = torch.Tensor
 NFE = 10  # by default
@@ -60,7 +62,7 @@ def predictor_corrector(
     denoise = opt.one_of(name, "denoise", denoise, (True, False))
     tableau, nfe = _plan(task, predictor, n_corr, predictor_options)
     steps = lower(tableau, task.denoiser.prediction, task.x.device, task.x.dtype, task.post)
-    state = first_state(tableau, task.x, task.noise)
+    state = first_state(tableau, task.x)
     corrections = _corrections(tableau, nfe - tableau.nfe, n_corr)
     move = partial(_langevin, task, tableau, snr, per_sample)
     spent = 0
@@ -113,5 +115,5 @@ def _langevin(task: Task, tableau: Tableau, snr: float, per_sample: bool, x: Ten
         force = torch.maximum(force, size / (alpha**2 + sigma**2) ** 0.5)
     else:
         size, force = size.mean(), force.mean()
-    e = (2 * a * (snr * size / force) ** 2).view(-1, *(1,) * (x.ndim - 1))
+    e = beside(2 * a * (snr * size / force) ** 2, x)
     return x + e * score + (2 * e).sqrt() * z

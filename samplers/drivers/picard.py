@@ -104,7 +104,7 @@ def _base(task: Task, base: str, options: Mapping[str, Any] | None) -> Tableau:
 def one_step(tableau: Tableau) -> bool:
     """Whether every row is a map of the state before it: no history, no anchor, no stages."""
     W = tableau.W
-    return tableau.prologue is None and tableau.history == 1 and bool(np.array_equal(W[:, 0], W[:, 1]))
+    return tableau.history == 1 and bool(np.array_equal(W[:, 0], W[:, 1]))
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class _Chain:
             weights = _beside(W[:, 3:].reshape(n, -1, 1, *cells), x)
             shift = torch.zeros(n, *x.shape, dtype=x.dtype, device=x.device)
             for k in range(n):
-                for draw in tableau.draws(k + 1):
+                for draw in tableau.draws(k):
                     shift[k] += weights[k, draw.slot] * task.noise(draw, x)
                 if tableau.constant:
                     shift[k] += weights[k, -1]

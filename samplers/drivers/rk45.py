@@ -8,26 +8,14 @@ import torch
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.solver_entry import driver
+from fewstep.samplers.coefficients.butcher import DORMAND_PRINCE
 from fewstep.samplers.drivers import stepping as engine
-from fewstep.samplers.drivers import unit_variance as unit
 from fewstep.samplers.drivers.stepping import Method, Rule, Trial
 from fewstep.samplers.drivers.task import Outcome, Task
-from fewstep.samplers.drivers.unit_variance import Array, Rows
+from fewstep.samplers.drivers.unit_variance import Array, problem_of
+from fewstep.samplers.run.per_sample import Rows, column, columns
 
 Tensor = torch.Tensor
-# nodes and rows of the seven stages; the last row is the step of order 5, whose slope begins the next step (FSAL)
-C = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
-A = (
-    (),
-    (1 / 5,),
-    (3 / 40, 9 / 40),
-    (44 / 45, -56 / 15, 32 / 9),
-    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-)
-# order 5 minus order 4
-E = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
 
 @driver("rk45", order=5, prediction="eps", reference=ref.DOPRI, adaptive=True, aliases=("dopri5",))
@@ -57,21 +45,21 @@ def rk45(
     """
     rtol, atol, min_step = opt.positive("rk45", rtol=rtol, atol=atol, min_step=min_step)
     clock = str(opt.one_of("rk45", "var", var, ("lam", "t")))
-    problem = unit.problem(task, "rk45", per_sample, max(atol, rtol), clock)
+    problem = problem_of(task, "rk45", per_sample, max(atol, rtol), clock)
 
     def slope(rows: Rows, u: Tensor, s: Array) -> Tensor:
         _, sigma = problem.levels(s)
         speed = problem.speed(s)
-        a, b = unit.columns([speed * sigma**2, -speed * sigma], u)
+        a, b = columns([speed * sigma**2, -speed * sigma], u)
         return a * u + b * problem.eps(rows, u, s)
 
     def attempt(rows: Rows, u: Tensor, s: Array, h: Array, k: Tensor) -> Trial:
-        step, slopes, new = unit.column(h, u), [k], u
-        for c, row in zip(C[1:], A[1:], strict=True):
-            new = u + step * _sum(row, slopes)
-            slopes.append(slope(rows, new, s + c * h))
+        step, pair = column(h, u), DORMAND_PRINCE
+        slopes, new = pair.slopes(
+            lambda row, known: u + step * _sum(row, known), lambda v, c: slope(rows, v, s + c * h), first=k
+        )
         delta = torch.maximum(u.abs(), new.abs()).mul(rtol).add(atol)
-        return Trial(new, engine.scaled(step * _sum(E, slopes), delta), slopes[-1])
+        return Trial(new, engine.scaled(step * _sum(pair.error, slopes), delta), slopes[-1])
 
     def first(rows: Rows, u: Tensor, s: Array, k: Tensor) -> Array:
         """Such that an Euler step moves little and the second derivative, seen after one, stays below the tolerance."""
@@ -80,7 +68,7 @@ def rk45(
         with np.errstate(divide="ignore", invalid="ignore"):
             h0 = np.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
             h0 = np.minimum(np.nan_to_num(h0, nan=1e-6, posinf=1e-6), left)
-            bent = slope(rows, u + unit.column(h0, u) * k, s + h0) - k
+            bent = slope(rows, u + column(h0, u) * k, s + h0) - k
             d2 = problem.read(engine.scaled(bent, delta)) / h0
             most = np.maximum(d1, d2)
             h1 = np.where(most <= 1e-15, np.maximum(1e-6, 1e-3 * h0), (0.01 / most) ** 0.2)

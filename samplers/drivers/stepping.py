@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from fewstep.samplers.drivers.task import Outcome
-from fewstep.samplers.drivers.unit_variance import Array, Problem, Rows, column, put, take
+from fewstep.samplers.drivers.unit_variance import Array, Problem
+from fewstep.samplers.run.per_sample import Rows, column, put, take
 
 Tensor = torch.Tensor
 Mask = NDArray[np.bool_]

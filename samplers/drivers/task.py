@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fewstep.samplers.noise.sources import Noise, drawn_seeds
+from fewstep.samplers.noise.draws import Noise, drawn_seeds
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.step import Post
 from fewstep.samplers.schedule.base import NoiseSchedule

@@ -12,7 +12,6 @@ that step neglects, of the order alpha^2, is a tenth of the tolerance; sigma = 0
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,12 +21,12 @@ from numpy.typing import NDArray
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.drivers.task import Task
+from fewstep.samplers.run.per_sample import Rows, column, columns, put, take
 from fewstep.samplers.schedule.base import Nodes
 from fewstep.samplers.schedule.outputs import convert
 
 Tensor = torch.Tensor
 Array = NDArray[np.float64]
-Rows = NDArray[np.intp]
 MAX_NFE = 1000
 
 
@@ -148,7 +147,7 @@ class Problem:
         return u if moved is x else moved / scale
 
 
-def problem(
+def problem_of(
     task: Task, name: str, per_sample: bool | None, tolerance: float, clock: str = "lam", denoise: bool = False
 ) -> Problem:
     """The task as an adaptive driver sees it; ValueError where its samples cannot go each at its own pace."""
@@ -159,26 +158,3 @@ def problem(
             "vector_time=True) if fn does, or leave `per_sample` away: all samples then share their steps"
         )
     return Problem(task, name, alone if per_sample is None else bool(per_sample), tolerance, clock, denoise)
-
-
-def columns(values: Sequence[Array], like: Tensor) -> tuple[Tensor, ...]:
-    """One number a sample, for each of `values`: tensors (n, 1, ...) beside `like`, in one transfer."""
-    stacked = torch.from_numpy(np.stack([np.asarray(v, np.float64) for v in values]))
-    return stacked.to(like.dtype).to(like.device).view(len(values), -1, *(1,) * (like.ndim - 1)).unbind()
-
-
-def column(values: Array, like: Tensor) -> Tensor:
-    """One number a sample."""
-    return columns([values], like)[0]
-
-
-def take(whole: Tensor, rows: Rows) -> Tensor:
-    """Some samples."""
-    return whole if len(rows) == len(whole) else whole[torch.from_numpy(rows).to(whole.device)]
-
-
-def put(whole: Tensor, rows: Rows, part: Tensor) -> Tensor:
-    """The batch with some samples replaced."""
-    if len(rows) == len(whole):
-        return part
-    return whole.index_copy(0, torch.from_numpy(rows).to(whole.device), part)

@@ -18,11 +18,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from fewstep.checks import positive
 from fewstep.samplers.guidance.composition import At, Composed
-from fewstep.samplers.guidance.measurement import norm as length
-from fewstep.samplers.guidance.measurement import positive
 from fewstep.samplers.run.denoiser import Denoiser
-from fewstep.samplers.run.guided import dot
+from fewstep.samplers.run.per_sample import dot
+from fewstep.samplers.run.per_sample import norm as length
 
 Tensor = torch.Tensor
 Scale = float | Tensor | Callable[[Any], Any]

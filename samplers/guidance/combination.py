@@ -10,7 +10,7 @@ import torch
 
 from fewstep.samplers.guidance.composition import At, alike, numbers
 from fewstep.samplers.run.denoiser import Denoiser
-from fewstep.samplers.run.guided import wide
+from fewstep.samplers.run.per_sample import wide
 from fewstep.samplers.schedule.base import Nodes
 from fewstep.samplers.schedule.outputs import convert
 
@@ -48,7 +48,7 @@ class Combination(Denoiser):
         for k, one in enumerate(parts):
             if getattr(one, "field", None) is not None:
                 raise ValueError(f"weights are known for white noise only; denoisers[{k}] has a field of its own")
-        if hasattr(first.schedule, "jump_scale"):
+        if first.schedule.jump_scale is not None:
             raise ValueError(f"the noise of {first.schedule!r} is not Gaussian: take a VP, VE, EDM or flow schedule")
         self.total = sum(b)
         if not self.total > 0:

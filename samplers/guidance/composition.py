@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from fewstep.samplers.pipeline.as_denoiser import PipelineDenoiser
 from fewstep.samplers.run.denoiser import Denoiser
-from fewstep.samplers.run.guided import Call, check_denoiser, wide
+from fewstep.samplers.run.guided import Call, check_denoiser
+from fewstep.samplers.run.per_sample import column, wide
 from fewstep.samplers.schedule.outputs import convert, prediction_coefficients
 
 Tensor = torch.Tensor
@@ -33,11 +33,11 @@ class At(Call):
     @property
     def levels(self) -> np.ndarray:
         """sigma / alpha, infinite at pure noise: one number, or one a sample."""
-        return np.asarray(np.exp(-self.nodes.lam))
+        return np.asarray(self.nodes.rho)
 
     def among(self, chosen: np.ndarray) -> Tensor:
         """1 for the samples chosen, else 0, (B, 1, ...)."""
-        return torch.from_numpy(chosen).to(self.x.device, wide(self.x).dtype).view(-1, *(1,) * (self.x.ndim - 1))
+        return column(chosen, wide(self.x))
 
     def ask(self, part: Denoiser) -> Tensor:
         """The part's output as the whole predicts it, float32 at least."""
@@ -215,8 +215,7 @@ def _called(denoiser: Denoiser, x: Tensor, tau: Tensor, step: Any) -> Tensor:
     """The output, without activations that wait for the way back."""
     if not torch.is_grad_enabled():
         return denoiser.call(x, tau, step)
-    if isinstance(denoiser, PipelineDenoiser):
-        denoiser.fn.fitting(x)  # its preparations are no part of the call that is made again
+    denoiser.prepare(x)  # is no part of the call that is made again
     with set_checkpoint_early_stop(False):  # stopping in the middle of a suspended pipeline would end it
         found: Tensor = checkpoint(denoiser.call, x, tau, step, use_reentrant=False)
     return found

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from fewstep.samplers.guidance.measurement import Measurement, positive, whole
+from fewstep.checks import positive, whole
+from fewstep.samplers.guidance.measurement import Measurement
 from fewstep.samplers.guidance.solve import conjugate_gradients
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.guided import Call, Guided

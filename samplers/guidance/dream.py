@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from fewstep.samplers.guidance.measurement import Measurement, norm, positive
-from fewstep.samplers.guidance.probable import per_sample
+from fewstep.checks import positive
+from fewstep.samplers.guidance.measurement import Measurement
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.guided import Call, Guided
+from fewstep.samplers.run.per_sample import beside, norm, one_each
 
 Tensor = torch.Tensor
 Map = Callable[[Tensor], Tensor]
@@ -60,7 +61,7 @@ def dreamguider(
     def value(x0: Tensor) -> Tensor:
         if known is None:
             assert loss is not None
-            return torch.stack([per_sample(loss(view(x0)), x0, "loss") for view in views]).mean(0)
+            return torch.stack([one_each(loss(view(x0)), x0, "loss") for view in views]).mean(0)
         y = known.y.to(x0)
         found = y - known.miss(x0)
         gaps = [(view(y) - view(found)).flatten(1) for view in views]
@@ -74,7 +75,7 @@ def dreamguider(
             (g,) = torch.autograd.grad(values.sum(), at, create_graph=call.outside)
         size = norm(g).clamp(min=1e-20)
         reach = scale * (call.spread(prior_std) * g[0].numel()) ** 0.5
-        polyak = 2 * values.view(-1, *(1,) * (g.ndim - 1)).clamp(min=0) / size
+        polyak = 2 * beside(values, g).clamp(min=0) / size
         return -(polyak.clamp(max=reach) / size) * g
 
     return Guided(denoiser, shift)

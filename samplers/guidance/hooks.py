@@ -15,13 +15,12 @@ import torch
 from fewstep.samplers.guidance.consistency import inverse
 from fewstep.samplers.guidance.measurement import Measurement
 from fewstep.samplers.noise.brownian import unit_normal
-from fewstep.samplers.noise.sources import check_seeds, onto
+from fewstep.samplers.noise.draws import Draw, check_seeds, onto
 from fewstep.samplers.run.denoiser import Denoiser
-from fewstep.samplers.run.guided import wide
+from fewstep.samplers.run.per_sample import wide
 from fewstep.samplers.sampling.loop import Progress
 from fewstep.samplers.schedule.base import NoiseSchedule
 from fewstep.samplers.scheduler.scheduler import Scheduler
-from fewstep.samplers.table.tableau import Draw
 
 Tensor = torch.Tensor
 Hook = Callable[[Progress], Any]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fewstep.samplers.guidance.measurement import positive
+from fewstep.checks import positive
 from fewstep.samplers.guidance.probable import slope
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.guided import Call, Guided

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from functools import cached_property
-from numbers import Real
 from typing import Any
 
 import torch
 
+from fewstep.checks import positive
 from fewstep.samplers.guidance.operators import Operator, adjoint_residual, as_operator
 from fewstep.samplers.guidance.solve import conjugate_gradients
-from fewstep.samplers.run.guided import Call, wide
+from fewstep.samplers.run.guided import Call
+from fewstep.samplers.run.per_sample import beside
 
 Tensor = torch.Tensor
 SLACK = {torch.float64: 1e-9}  # of the transpose; 1e-4 in float32
@@ -68,7 +69,7 @@ class Measurement:
         """(spread A A^T + noise_std^2)^-1 v of a linear A: at once where A A^T is a number, else by conjugate gradients."""
         noise = self.noise_std**2
         if isinstance(spread, Tensor):
-            spread = spread.view(-1, *(1,) * (v.ndim - 1))
+            spread = beside(spread, v)
         if self.operator.gram is not None:
             return v / (spread * self.operator.gram + noise)
         floor = max(noise, 1e-12)  # a pseudo-inverse where nothing is noisy
@@ -78,23 +79,3 @@ class Measurement:
         """spread / (noise_std^2 + spread |A|^2): how far x0 follows the measurement, J and A A^T taken for numbers."""
         spread = call.spread(prior_std)
         return spread / (self.noise_std**2 + spread * self.norm**2)
-
-
-def whole(name: str, value: Any, least: int = 1) -> int:
-    """A count; ValueError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"`{name}` must be a whole number, at least {least}; got {value!r}")
-    return value
-
-
-def positive(name: str, value: Any, zero: bool = False) -> float:
-    """A number above 0 (or 0 too); ValueError for anything else."""
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else -1.0
-    if not (number > 0 or (zero and number == 0)) or number == float("inf"):
-        raise ValueError(f"`{name}` must be a number {'of at least' if zero else 'above'} 0; got {value!r}")
-    return number
-
-
-def norm(x: Tensor) -> Tensor:
-    """|x| of every sample, (B, 1, ...)."""
-    return wide(x).flatten(1).norm(dim=1).view(-1, *(1,) * (x.ndim - 1))

@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
+from fewstep.checks import positive, whole
 from fewstep.samplers.grids.making import make_grid
-from fewstep.samplers.guidance.measurement import Measurement, positive, whole
+from fewstep.samplers.guidance.measurement import Measurement
 from fewstep.samplers.guidance.operators import Operator
 from fewstep.samplers.guidance.posterior import energy
 from fewstep.samplers.guidance.probable import most_probable

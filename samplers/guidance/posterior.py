@@ -26,12 +26,14 @@ from typing import Any
 
 import torch
 
-from fewstep.samplers.guidance.measurement import Measurement, norm, positive, whole
-from fewstep.samplers.guidance.probable import along, beside, damped, most_probable, per_sample, slope
+from fewstep.checks import positive, whole
+from fewstep.samplers.guidance.measurement import Measurement
+from fewstep.samplers.guidance.probable import along, damped, most_probable, slope
 from fewstep.samplers.guidance.solve import conjugate_gradients
 from fewstep.samplers.noise.brownian import unit_normal
 from fewstep.samplers.run.denoiser import Denoiser
-from fewstep.samplers.run.guided import Call, Guided, dot
+from fewstep.samplers.run.guided import Call, Guided
+from fewstep.samplers.run.per_sample import beside, dot, norm, one_each
 
 Tensor = torch.Tensor
 Loss = Callable[[Tensor], Tensor]
@@ -206,7 +208,7 @@ def lgd(
     def losses(x0: Tensor, spread: Any) -> Tensor:
         if known is None:
             assert loss is not None
-            return per_sample(loss(x0), x0, "loss")
+            return one_each(loss(x0), x0, "loss")
         miss = known.miss(x0)
         variance = known.noise_std**2 + (1 - sampled) * spread * known.norm**2
         return 0.5 * dot(miss, miss).flatten() / torch.as_tensor(variance).to(miss).clamp(min=1e-12).flatten()

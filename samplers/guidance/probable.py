@@ -12,7 +12,8 @@ from collections.abc import Callable
 import torch
 
 from fewstep.samplers.guidance.measurement import Measurement
-from fewstep.samplers.run.guided import Call, dot
+from fewstep.samplers.run.guided import Call
+from fewstep.samplers.run.per_sample import beside, dot, one_each
 
 Tensor = torch.Tensor
 Map = Callable[[Tensor], Tensor]
@@ -82,23 +83,10 @@ def damped(call: Call, w: Tensor, function: Map) -> Tensor:
     return fall / (fall + curvature).clamp(min=1e-30) * ray
 
 
-def beside(numbers: Tensor, like: Tensor) -> Tensor:
-    """One number a sample, (B, 1, ...)."""
-    return numbers.view(-1, *(1,) * (like.ndim - 1))
-
-
 def slope(function: Map, call: Call, name: str = "energy") -> Tensor:
     """The gradient of a function of clean samples at predicted x0."""
     with torch.enable_grad():
         at = call.x0 if call.x0.requires_grad and call.outside else call.x0.detach().requires_grad_()
-        values = per_sample(function(at), at, name)
+        values = one_each(function(at), at, name)
         (found,) = torch.autograd.grad(values.sum(), at, create_graph=call.outside)
     return found
-
-
-def per_sample(values: object, x0: Tensor, name: str) -> Tensor:
-    """Values of a function, one a sample; ValueError for anything else."""
-    if not isinstance(values, Tensor) or tuple(values.shape) != (len(x0),):
-        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(f"`{name}` must return one number a sample, shape ({len(x0)},); got {got}")
-    return values

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from fewstep.samplers.run.guided import dot
+from fewstep.samplers.run.per_sample import dot
 
 Tensor = torch.Tensor
 

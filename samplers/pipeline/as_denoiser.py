@@ -75,6 +75,10 @@ class PipelineDenoiser(Denoiser):
         probe = Probe.of(pipe.scheduler)
         super().__init__(Loop(pipe, call), probe.schedule, probe.prediction)
 
+    def prepare(self, x: Tensor) -> None:
+        """Starts the pipeline's loop for states like x, where it is not suspended in one already."""
+        self.fn.fitting(x)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """(B, ...) of the latents that the pipeline draws by itself."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from fewstep.samplers.run.per_sample import column
 from fewstep.samplers.run.step import like_state
 from fewstep.samplers.schedule.base import Nodes, NoiseSchedule
 from fewstep.samplers.schedule.outputs import convert, mean_weight, prediction_coefficients
@@ -73,6 +74,9 @@ class Denoiser:
             self.nfe += 1
         return like_state(self.fn(x, tau), x)
 
+    def prepare(self, x: Tensor) -> None:
+        """Whatever a call on x needs once before it; where a call may be made again, this comes first. Mostly nothing."""
+
     def __call__(self, x: Tensor, t: float) -> Tensor:
         """The raw network output at time t."""
         tau = torch.as_tensor(self.schedule.model_time(float(t)), dtype=clock(x.dtype), device=x.device)
@@ -136,13 +140,8 @@ def _mix(weights: Any, x: Tensor, output: Tensor, mu: Tensor | None) -> Tensor:
     """p x + q o, and r mu where there is a mean, with one set of weights for all or one a sample."""
     terms = zip(weights, (x, output, mu), strict=True)
     used = ((w, v) for w, v in terms if w is not None and v is not None)
-    scaled = [(float(w[0]) if len(w) == 1 else _column(w, x)) * v.to(x) for w, v in used]
+    scaled = [(float(w[0]) if len(w) == 1 else column(w, x)) * v.to(x) for w, v in used]
     return sum(scaled[1:], scaled[0])
-
-
-def _column(weights: Any, x: Tensor) -> Tensor:
-    """One number a sample, (B, 1, ...), in x's dtype and place."""
-    return torch.as_tensor(weights, dtype=torch.float64).to(x.device, x.dtype).view(-1, *(1,) * (x.ndim - 1))
 
 
 def clock(dtype: torch.dtype) -> torch.dtype:

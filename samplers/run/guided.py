@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from fewstep.samplers.run.denoiser import Denoiser
+from fewstep.samplers.run.per_sample import column, wide
 from fewstep.samplers.schedule.base import Nodes
 from fewstep.samplers.schedule.outputs import convert, form_pair
 
@@ -87,8 +88,7 @@ class Call:
         values = np.asarray(values, np.float64)
         if values.size == 1:
             return float(values.flat[0])
-        like = wide(self.x)
-        return torch.from_numpy(values).to(like.device, like.dtype).view(-1, *(1,) * (like.ndim - 1))
+        return column(values, wide(self.x))
 
     @cached_property
     def alpha(self) -> Any:
@@ -116,7 +116,7 @@ class Call:
     @property
     def rho(self) -> Any:
         """sigma / alpha, EDM's sigma, whatever the schedule; infinite at pure noise."""
-        return self._level(np.exp(-self.nodes.lam))
+        return self._level(self.nodes.rho)
 
     @property
     def blind(self) -> bool:
@@ -172,16 +172,6 @@ class Call:
         """alpha' / B: a shift times it enters the next state as alpha' delta, which leaves the predicted noise as it was."""
         weight = self.weight
         return float(self.step.tableau.nodes.alpha[self.step.index + 1]) / weight
-
-
-def wide(x: Tensor) -> Tensor:
-    """In float32 at least."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
-
-
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """<a, b> of every sample, (B, 1, ...)."""
-    return (a * b).sum(tuple(range(1, a.ndim)), keepdim=True)
 
 
 def check_denoiser(denoiser: Any, name: str = "denoiser") -> None:

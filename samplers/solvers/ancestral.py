@@ -11,7 +11,7 @@ before it. What is between two jumps may be any solver.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import exp, expm1, inf, log, sqrt
+from math import expm1, inf, log, sqrt
 from typing import Any
 
 from fewstep.samplers.building import options as opt
@@ -21,7 +21,7 @@ from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.solvers.exponential_rk import dpm_2, dpmpp_2s
 from fewstep.samplers.solvers.multistep import multistep
 from fewstep.samplers.solvers.rho_rk import heun
-from fewstep.samplers.table.tableau import Row, noise
+from fewstep.samplers.table.row import Row, noise
 
 Base = Callable[[Path], Solution]
 
@@ -144,8 +144,7 @@ def rf_ancestral(path: Path, *, eta: float = 1.0, s_noise: float = 1.0) -> Solut
     eta, s_noise = _noise("rf_ancestral", eta, s_noise)
 
     def land(s: Node, t: Node) -> Node:
-        r_s, r_t = (n.sigma / (n.alpha + n.sigma) for n in (s, t))
-        r = r_t * (1 - eta + eta * r_t / r_s)
+        r = t.r * (1 - eta + eta * t.r / s.r)
         return Node(t.t, 1 - r, r, log((1 - r) / r))
 
     return _landing(path, _first_order, land, s_noise) if eta else _first_order(path)
@@ -186,15 +185,11 @@ def edm_stochastic(
     grow = 1 + min(s_churn / len(path.groups), sqrt(2) - 1)
     nodes, landings = list(path.nodes), {}
     for k, node in enumerate(path.nodes[1:-1]):
-        rho = exp(-node.lam)
+        rho = node.rho
         if s_tmin <= rho <= s_tmax:
-            nodes[k + 1] = _at_rho(path, min(grow * rho, _rho(path.nodes[0])))
+            nodes[k + 1] = _at_rho(path, min(grow * rho, path.nodes[0].rho))
             landings[k] = node
     return with_jumps(Path(path.schedule, tuple(nodes), path.groups, landings), heun, s_noise)
-
-
-def _rho(node: Node) -> float:
-    return exp(-node.lam)
 
 
 def _at_rho(path: Path, rho: float) -> Node:

@@ -11,21 +11,19 @@ option, as in `reversible.py`. input is the copy whose output comes next, and in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from math import inf, sqrt
 from typing import Any
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.solver_entry import Path, Solution, solver
+from fewstep.samplers.coefficients.butcher import BUTCHER, Butcher
 from fewstep.samplers.coefficients.weights import euler_weight, linear, noise_weight, scale
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.solvers.reversible_pairs import SWAP, belm_row, between, finite_form, gap
-from fewstep.samplers.solvers.rho_rk import BUTCHER
 from fewstep.samplers.solvers.sde_dpm import TAU_MOST
-from fewstep.samplers.table.tableau import CARRY, INPUT, KEEP, Row, noise
-
-Butcher = Sequence[Sequence[float]]
+from fewstep.samplers.table.row import CARRY, INPUT, KEEP, Row, noise
 
 
 def _coupled(path: Path, name: str, form: str, step: Callable[[int, Node, Node], list[Row]]) -> list[Row]:
@@ -77,7 +75,7 @@ _FEWER = {1: "euler", 2: "midpoint", 3: "kutta3", 4: "rk4"}
 
 
 def _stages(options: Mapping[str, Any]) -> int:
-    return 2 * len(BUTCHER.get(options["rk"], (0, [[1]]))[1])
+    return 2 * BUTCHER.get(options["rk"], BUTCHER["euler"]).stages
 
 
 def _even(nfe: int, calls: int, reserved: bool) -> tuple[int, ...]:
@@ -94,10 +92,10 @@ def _half(path: Path, form: str, s: Node, t: Node, rk: Butcher, zeta: float, bac
     """
     begin, end = (t, s) if back else (s, t)
     d, S = gap(form, begin, end), scale(form, t)
-    stages = [begin, *(between(path, form, begin, end, sum(a)) for a in rk[:-1])]
+    stages = [begin, *(between(path, form, begin, end, c) for c in rk.c[1:])]
     now: list[float] = []
     rows = []
-    for i, (node, then) in enumerate(zip(stages, rk, strict=True)):
+    for i, (node, then) in enumerate(zip(stages, rk.lines, strict=True)):
         past = {i - j: -d * w for j, w in enumerate(now) if w}
         if i + 1 < len(stages):
             here = scale(form, stages[i + 1])
@@ -125,17 +123,17 @@ def rex(path: Path, *, zeta: float = 0.999, rk: str = "midpoint", form: str = "f
     a smaller method; one evaluation, at an odd rest or into sigma = 0, takes one copy on by Euler.
     """
     zeta = opt.fraction("rex", "zeta", zeta)
-    order, full = BUTCHER[opt.one_of("rex", "rk", rk, BUTCHER)]
+    full = BUTCHER[opt.one_of("rex", "rk", rk, BUTCHER)]
 
     def scheme(stages: int) -> Butcher:
-        return full if stages == len(full) else BUTCHER[_FEWER[opt.one_of("rex", "stages", stages, _FEWER)]][1]
+        return full if stages == full.stages else BUTCHER[_FEWER[opt.one_of("rex", "stages", stages, _FEWER)]]
 
     def step(calls: int, s: Node, t: Node) -> list[Row]:
         safe = finite_form("rex", form, s, t)
         there = _half(path, safe, s, t, scheme(calls - calls // 2), zeta, back=False)
         return there + _half(path, safe, s, t, scheme(calls // 2), 1.0, back=True)
 
-    return Solution(_coupled(path, "rex", form, step), order)
+    return Solution(_coupled(path, "rex", form, step), full.order)
 
 
 def _x0_sde(s: Node, t: Node, tau: float) -> tuple[float, float, float]:
@@ -148,8 +146,8 @@ def _flow_sde(s: Node, t: Node, tau: float) -> tuple[float, float, float]:
 
     S = (alpha+sigma) q^-k,  G = -q^(1+k),  c^2 = S_t^2 [N(q_t) - N(q_s)],  N = q^2k (1 - 2k q / (1 + 2k)).
     """
-    k, (q, q_t) = tau**2, (n.alpha / (n.alpha + n.sigma) for n in (s, t))
-    S, S_t = ((n.alpha + n.sigma) for n in (s, t))
+    k, S, S_t = tau**2, s.S, t.S
+    q, q_t = s.alpha / S, t.alpha / S_t
     if not k:
         return S_t / S, S_t * (q - q_t), 0.0
     before, after = ((u / q_t) ** (2 * k) * (1 - 2 * k * u / (1 + 2 * k)) for u in (q, q_t))

@@ -29,8 +29,8 @@ from fewstep.samplers.coefficients.weights import euler_weight, lagrange_basis, 
 from fewstep.samplers.schedule.base import Array, Node
 from fewstep.samplers.schedule.outputs import Form
 from fewstep.samplers.solvers.multistep import orders
+from fewstep.samplers.table.row import CARRY, CONST, INPUT, Row
 from fewstep.samplers.table.statistics import Statistics
-from fewstep.samplers.table.tableau import CARRY, CONST, INPUT, Row
 
 POINTS, MOST = 20, 4
 _X, _W = ((v + 1) / 2 if i == 0 else v / 2 for i, v in enumerate(legendre.leggauss(POINTS)))  # Gauss on [0, 1]

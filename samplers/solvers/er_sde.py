@@ -13,7 +13,7 @@ add alpha_t W_k x0^(k), where, integrated by parts,
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import exp, factorial, sqrt
+from math import factorial, sqrt
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.solver_entry import Path, Solution, solver
 from fewstep.samplers.schedule.base import Array, Node
 from fewstep.samplers.solvers.multistep import orders
-from fewstep.samplers.table.tableau import INPUT, Row, noise
+from fewstep.samplers.table.row import INPUT, Row, noise
 
 Psi = Callable[[Any], Any]
 
@@ -69,7 +69,7 @@ def _kept(psi: Psi, s: Node, t: Node, check: bool) -> float:
     if t.sigma == 0:
         return 0.0
     with np.errstate(over="ignore"):
-        low, high = (float(psi(np.float64(_FAR if n.alpha == 0 else exp(-n.lam)))) for n in (t, s))
+        low, high = (float(psi(np.float64(_FAR if n.alpha == 0 else n.rho))) for n in (t, s))
     if check and low > high * (1 + 1e-12):
         raise ValueError(
             f"er_sde: `phi` takes noise away: phi(u)/u must not fall with u; got {low:.6g} at t = {t.t:.6g} and {high:.6g} at "
@@ -80,7 +80,7 @@ def _kept(psi: Psi, s: Node, t: Node, check: bool) -> float:
 
 def _slopes(psi: Psi, s: Node, t: Node, count: int) -> list[float]:
     """W_1 .. W_count by Gauss-Legendre in log v."""
-    u_s, u_t = exp(-s.lam), exp(-t.lam)
+    u_s, u_t = s.rho, t.rho
     v = np.exp(0.5 * (t.lam - s.lam) * (_X - 1) - s.lam)
     dv = 0.5 * (t.lam - s.lam) * _W * v
     change = u_t * psi(np.float64(u_t)) / (v * psi(v)) - 1
@@ -129,7 +129,7 @@ def er_sde(
         a = q * t.sigma / s.sigma
         weights = [t.alpha - s.alpha * a] + [0.0] * (p - 1)
         if p > 1:
-            past = [exp(-path.nodes[k - j].lam) for j in range(p)]
+            past = [path.nodes[k - j].rho for j in range(p)]
             for W, line in zip(_slopes(psi, s, t, p - 1), _derivatives(past, corrected), strict=True):
                 weights = [b + t.alpha * W * d for b, d in zip(weights, line, strict=True)]
         terms: dict[Any, float] = {INPUT: a, **dict(enumerate(weights))}

@@ -23,7 +23,7 @@ from fewstep.samplers.building.solver_entry import Path, Solution, solver
 from fewstep.samplers.schedule.base import Node, NoiseSchedule
 from fewstep.samplers.solvers.exponential_rk import euler_row
 from fewstep.samplers.solvers.sde_dpm import TAU_MOST
-from fewstep.samplers.table.tableau import INPUT, Row, noise
+from fewstep.samplers.table.row import INPUT, Row, noise
 
 Increments = Callable[[NoiseSchedule, Node, Node], tuple[float, float]]  # (F, G^2) of a step
 
@@ -122,11 +122,6 @@ _DIFFUSION: dict[str, Callable[[float], float]] = {
 }
 
 
-def _flow_time(node: Node) -> float:
-    """r = sigma / (alpha + sigma)."""
-    return node.sigma / (node.alpha + node.sigma)
-
-
 def _diffusion(w: Any, scale: float) -> Callable[[float], float]:
     """The function scale w(r), its values checked."""
     if callable(w) or isinstance(w, str):
@@ -161,13 +156,13 @@ def flow_sde(path: Path, *, w: str | float | Callable[[float], float] = "t", sca
     diffusion = _diffusion(w, opt.number("flow_sde", "scale", scale, 1e6))
     rows = []
     for s, t in zip(path.nodes[:-1], path.nodes[1:], strict=True):
-        r, after = _flow_time(s), _flow_time(t)
-        dt, S = r - after, t.alpha + t.sigma
+        r, after, S = s.r, t.r, t.S
+        dt = r - after
         k = 0.5 * diffusion(r) * dt / r
         if k >= after:
             rows.append(euler_row(s, t, "x0", inf))
             continue
-        terms: dict[Any, float] = {INPUT: (1 - k) * S / (s.alpha + s.sigma), 0: -S * (dt + k * (1 - r))}
+        terms: dict[Any, float] = {INPUT: (1 - k) * S / s.S, 0: -S * (dt + k * (1 - r))}
         if k:
             terms[noise(s, t)] = S * sqrt(2 * r * k)
         rows.append(Row(s, "flow", terms))

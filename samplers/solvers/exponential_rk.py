@@ -22,7 +22,7 @@ from fewstep.samplers.coefficients.phi import phi
 from fewstep.samplers.coefficients.weights import euler_weight, linear, noise_weight
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.solvers.multistep import safe_form
-from fewstep.samplers.table.tableau import CARRY, INPUT, Row, noise
+from fewstep.samplers.table.row import CARRY, INPUT, Row, noise
 
 # nodes c_1..c_s, a[i][j] for i = 3..s over columns 2..i-1 (row 2 has none), b over columns 2..s
 Scheme = tuple[tuple[float, ...], list[list[float]], list[float]]

@@ -19,7 +19,7 @@ from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.solver_entry import Path, Solution, solver
 from fewstep.samplers.coefficients.weights import euler_weight, lagrange_row, linear, noise_weight
 from fewstep.samplers.schedule.base import Node
-from fewstep.samplers.table.tableau import INPUT, Row, noise
+from fewstep.samplers.table.row import INPUT, Row, noise
 
 
 def orders(path: Path, order: int, taper: bool | str, form: str, var: str) -> list[int]:

@@ -17,7 +17,7 @@ from fewstep.samplers.building.solver_entry import Path, Solution, solver
 from fewstep.samplers.coefficients.weights import euler_weight, linear
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.solvers.multistep import safe_form
-from fewstep.samplers.table.tableau import CARRY, INPUT, KEEP, Row
+from fewstep.samplers.table.row import CARRY, INPUT, KEEP, Row
 
 # Adams-Bashforth weights on equal steps, newest first
 ADAMS: Mapping[int, tuple[float, ...]] = {

@@ -148,7 +148,7 @@ def _way_down(path: Path, interval: Interval) -> tuple[int, tuple[Node, ...]]:
     low = top + DOWN * (bottom - top) if interval.low is None else -log(interval.low)
     high = low - UP * (bottom - top) if interval.high is None else -log(interval.high)
     if not (path.nodes[0].lam <= high + 1e-9 and low <= path.nodes[-1].lam + 1e-9):
-        first, last = (exp(-node.lam) for node in (path.nodes[0], path.nodes[-1]))
+        first, last = (node.rho for node in (path.nodes[0], path.nodes[-1]))
         raise ValueError(
             f"restart: the interval from {exp(-low):.4g} to {exp(-high):.4g} (sigma / alpha) leaves the grid, which goes "
             f"from {first:.4g} to {last:.4g}"

@@ -24,7 +24,7 @@ from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.solver_entry import Path, Solution, scalar_node, solver
 from fewstep.samplers.coefficients.weights import FORMS, euler_weight, linear, scale
 from fewstep.samplers.schedule.base import Node
-from fewstep.samplers.table.tableau import CARRY, INPUT, Row
+from fewstep.samplers.table.row import CARRY, INPUT, Row
 
 SWAP = {INPUT: 1.0}  # the carry line of rows that remember where they were
 

@@ -8,42 +8,30 @@ Stage i sits at G_i = G_s + c_i (G_t - G_s) with y_i = y_s + (G_t - G_s) sum_j a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.solver_entry import Path, Solution, solver
+from fewstep.samplers.coefficients.butcher import BUTCHER, Butcher
 from fewstep.samplers.coefficients.weights import euler_weight, linear, scale
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.solvers.multistep import safe_form
-from fewstep.samplers.table.tableau import CARRY, INPUT, KEEP, Row
+from fewstep.samplers.table.row import CARRY, INPUT, KEEP, Row
 
-# Butcher arrays: rows a_2 .. a_s, then b; the nodes are the row sums
-BUTCHER: dict[str, tuple[int, Sequence[Sequence[float]]]] = {
-    "euler": (1, [[1]]),
-    "heun": (2, [[1], [1 / 2, 1 / 2]]),
-    "midpoint": (2, [[1 / 2], [0, 1]]),
-    "ralston": (2, [[2 / 3], [1 / 4, 3 / 4]]),
-    "kutta3": (3, [[1 / 2], [-1, 2], [1 / 6, 4 / 6, 1 / 6]]),
-    "heun3": (3, [[1 / 3], [0, 2 / 3], [1 / 4, 0, 3 / 4]]),
-    "ralston3": (3, [[1 / 2], [0, 3 / 4], [2 / 9, 1 / 3, 4 / 9]]),
-    "houwen3": (3, [[8 / 15], [1 / 4, 5 / 12], [1 / 4, 0, 3 / 4]]),
-    "ssprk3": (3, [[1], [1 / 4, 1 / 4], [1 / 6, 1 / 6, 2 / 3]]),
-    "rk4": (4, [[1 / 2], [0, 1 / 2], [0, 0, 1], [1 / 6, 1 / 3, 1 / 3, 1 / 6]]),
-}
 _SMALLER = {1: "euler", 2: "heun", 3: "kutta3", 4: "rk4"}
 
 
-def rk_rows(path: Path, s: Node, t: Node, var: str, butcher: Sequence[Sequence[float]]) -> list[Row]:
+def rk_rows(path: Path, s: Node, t: Node, var: str, method: Butcher) -> list[Row]:
     """The rows of one classical Runge-Kutta step s -> t in the given variable."""
     form = safe_form("eps" if var == "rho" else "flow", s)
-    if form == "x0" or len(butcher) == 1:
+    if form == "x0" or method.stages == 1:
         return [Row(s, form, {INPUT: linear(form, s, t), 0: euler_weight(form, s, t)})]
-    nodes = [s, *(path.between(s, t, min(1.0, sum(a)), var) for a in butcher[:-1])]
+    nodes = [s, *(path.between(s, t, c, var) for c in method.c[1:])]
     span = euler_weight(form, s, t) / scale(form, t)
     rows = []
-    for i, (node, weights) in enumerate(zip(nodes, butcher, strict=True)):
+    for i, (node, weights) in enumerate(zip(nodes, method.lines, strict=True)):
         target = nodes[i + 1] if i + 1 < len(nodes) else t
         size = span * scale(form, target)
         terms: dict[Any, float] = {i - j: size * w for j, w in enumerate(weights)}
@@ -53,14 +41,14 @@ def rk_rows(path: Path, s: Node, t: Node, var: str, butcher: Sequence[Sequence[f
     return rows
 
 
-def runge_kutta(path: Path, method: Sequence[Sequence[float]], order: int, var: str | None) -> Solution:
+def runge_kutta(path: Path, method: Butcher, var: str | None) -> Solution:
     """Full steps with `method`, steps of fewer calls with a smaller one."""
     var = resolve_var(path, var)
     rows: list[Row] = []
     for calls, s, t in path.steps():
-        full = calls == len(method) and (var == "flow" or t.sigma > 0 or calls == 1)
-        rows += rk_rows(path, s, t, var, method if full else BUTCHER[_SMALLER[calls]][1])
-    return Solution(rows, order)
+        full = calls == method.stages and (var == "flow" or t.sigma > 0 or calls == 1)
+        rows += rk_rows(path, s, t, var, method if full else BUTCHER[_SMALLER[calls]])
+    return Solution(rows, method.order)
 
 
 def resolve_var(path: Path, var: str | None) -> str:
@@ -85,11 +73,11 @@ def heun(path: Path, *, alpha: float = 1.0, var: str | None = None) -> Solution:
     the midpoint rule, 2/3 Ralston's.
     """
     alpha = opt.fraction("heun", "alpha", alpha)
-    return runge_kutta(path, [[alpha], [1 - 0.5 / alpha, 0.5 / alpha]], 2, var)
+    return runge_kutta(path, Butcher.of(2, [[alpha], [1 - 0.5 / alpha, 0.5 / alpha]]), var)
 
 
 def _calls(options: Mapping[str, Any]) -> int:
-    return len(BUTCHER.get(options["method"], (0, [[1]]))[1])
+    return BUTCHER.get(options["method"], BUTCHER["euler"]).stages
 
 
 @solver("deis_rho_rk", order=3, prediction="eps", reference=ref.DEIS, calls=_calls, singular_ends="start end")
@@ -98,5 +86,4 @@ def deis_rho_rk(path: Path, *, method: str = "kutta3", var: str | None = None) -
 
     method: heun, midpoint, ralston (order 2), kutta3, heun3, ralston3, houwen3, ssprk3 (3), rk4 (4).
     """
-    order, butcher = BUTCHER[opt.one_of("deis_rho_rk", "method", method, BUTCHER)]
-    return runge_kutta(path, butcher, order, var)
+    return runge_kutta(path, BUTCHER[opt.one_of("deis_rho_rk", "method", method, BUTCHER)], var)

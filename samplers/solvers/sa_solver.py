@@ -26,7 +26,7 @@ from fewstep.samplers.schedule.base import Node, NoiseSchedule
 from fewstep.samplers.schedule.continuous import VPLinear
 from fewstep.samplers.solvers.multistep import orders, safe_form
 from fewstep.samplers.solvers.sde_dpm import TAU_MOST
-from fewstep.samplers.table.tableau import CARRY, INPUT, Row, Terms, noise
+from fewstep.samplers.table.row import CARRY, INPUT, Row, Terms, noise
 
 Level = Callable[[Node, Node], tuple[float, Node, Node]]  # tau of a step, and from where to where it has noise
 

@@ -18,10 +18,9 @@ import numpy as np
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.solver_entry import Path, Solution, solver
-from fewstep.samplers.coefficients.weights import linear, scale
-from fewstep.samplers.schedule.base import Node
+from fewstep.samplers.coefficients.weights import linear
 from fewstep.samplers.solvers.multistep import orders
-from fewstep.samplers.table.tableau import INPUT, Row
+from fewstep.samplers.table.row import INPUT, Row
 
 
 @lru_cache(maxsize=64)
@@ -61,17 +60,12 @@ def stork(path: Path, *, order: int = 2, stages: int = 9, derivatives: int = 2) 
     for k, (p, s, t) in enumerate(
         zip(orders(path, most, False, "flow", "G"), path.nodes[:-1], path.nodes[1:], strict=True)
     ):
-        r = [_r(path.nodes[k - j]) for j in range(p)]
-        H = _r(t) - r[0]
+        r = [path.nodes[k - j].r for j in range(p)]
+        H = t.r - r[0]
         # rows of the inverse Vandermonde matrix are v, v', v''/2 at s as combinations of past outputs
         taylor = (
             np.linalg.inv(np.vander((np.array(r) - r[0]) / H, increasing=True)) * np.array([[1.0], [1.0], [2.0]])[:p]
         )
-        weights = scale("flow", t) * H * (np.array(coefficients[:p]) @ taylor)
+        weights = t.S * H * (np.array(coefficients[:p]) @ taylor)
         rows.append(Row(s, "flow", {INPUT: linear("flow", s, t), **dict(enumerate(weights.tolist()))}))
     return Solution(rows, order)
-
-
-def _r(node: Node) -> float:
-    """r = sigma / (alpha + sigma), the rectified time."""
-    return node.sigma / (node.alpha + node.sigma)

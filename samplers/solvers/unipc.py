@@ -21,7 +21,7 @@ from fewstep.samplers.building.solver_entry import Path, Solution, solver
 from fewstep.samplers.coefficients.weights import euler_weight, lagrange_row, linear
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.solvers.multistep import orders, safe_form
-from fewstep.samplers.table.tableau import CARRY, INPUT, Row, Terms
+from fewstep.samplers.table.row import CARRY, INPUT, Row, Terms
 
 
 def uni_weights(path: Path, form: str, kind: str, s: Node, t: Node, nodes: Sequence[Node]) -> list[float]:
