@@ -14,11 +14,11 @@ _LAZY = {
     "Scheduler": "fewstep.samplers.scheduler.scheduler",
     "sample": "fewstep.samplers.sampling.loop",
     "build": "fewstep.samplers.building.compiling",
-    "load": "fewstep.samplers.table.stored",
+    "load": "fewstep.samplers.artefact.loading",
     "Artefact": "fewstep.samplers.artefact.artefact",
     "learn": "fewstep.samplers.learned.learning",
-    "load_demo_pipeline": "fewstep.demo",
-    "load_demo_artefact": "fewstep.demo",
+    "load_demo_pipeline": "fewstep.demo.loading",
+    "load_demo_artefact": "fewstep.samplers.artefact.loading",
 }
 __all__ = ["__version__", *_LAZY]
 __getattr__ = lazily("fewstep", _LAZY)

@@ -15,7 +15,7 @@ from fewstep import __version__
 # Command -> module that defines it, imported on first use. Such a module imports torch only inside its functions.
 COMMANDS = {
     "sample": "fewstep.samplers.commands.sample",
-    "compare": "fewstep.samplers.commands.sample",
+    "compare": "fewstep.eval.compare.command",
     "learn": "fewstep.samplers.learned.commands",
     "show": "fewstep.samplers.learned.commands",
     "fid": "fewstep.eval.cli",

@@ -1,4 +1,4 @@
-"""Public names that are imported on first use, so that importing a package stays cheap."""
+"""Names that are imported on first use: public ones, so that importing a package stays cheap, and doors upwards."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -18,3 +18,12 @@ def lazily(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
         return value
 
     return find
+
+
+def door(path: str) -> Any:
+    """What "package.module:name" means, imported now: for a convenience on a lower floor that stands on a higher one.
+
+    Every door is listed in tests/house/test_architecture.py.
+    """
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)

@@ -20,15 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from fewstep.samplers.artefact import export
-from fewstep.samplers.artefact import file as artefactfile
+from fewstep.samplers.artefact import export, file
 from fewstep.samplers.artefact.corrections import base_of, between, boundaries, same_base
 from fewstep.samplers.artefact.file import same_schedule, schedule_hash
 from fewstep.samplers.artefact.learned_table import Learned
 from fewstep.samplers.building.compiling import build
+from fewstep.samplers.schedule.as_json import schedule_to_dict
 from fewstep.samplers.schedule.base import NoiseSchedule
 from fewstep.samplers.schedule.outputs import Prediction
-from fewstep.samplers.table.stored import plainly, schedule_to_dict
+from fewstep.samplers.table.jsonfile import plainly
 from fewstep.samplers.table.tableau import Tableau
 
 OUTSIDE = ("error", "clamp", "base")
@@ -77,6 +77,17 @@ class Artefact:
             object.__setattr__(self, name, value)
 
     @property
+    def _parts(self) -> file.Parts:
+        return file.Parts(self.tables, self.model, self.provenance)
+
+    @classmethod
+    def _of(cls, parts: file.Parts) -> Artefact:
+        """The artefact of a file's parts, with the hash that was checked there."""
+        artefact = cls(parts.tables, parts.model, parts.provenance)
+        artefact.__dict__["hash"] = parts.hash
+        return artefact
+
+    @property
     def schedule(self) -> NoiseSchedule:
         """Of the model."""
         return self.tables[0].tableau.schedule
@@ -84,12 +95,12 @@ class Artefact:
     @property
     def nfes(self) -> tuple[int, ...]:
         """Numbers of evaluations there are tables for, rising."""
-        return tuple(sorted({t.nfe for t in self.tables}))
+        return tuple(file.nfes(self.tables))
 
     @property
     def guidances(self) -> tuple[float, ...]:
         """Guidance scales there are tables for, rising; none where guidance was no part of the problem."""
-        return tuple(sorted({t.guidance for t in self.tables if t.guidance is not None}))
+        return tuple(file.guidances(self.tables))
 
     @property
     def report(self) -> dict[str, Any]:
@@ -101,7 +112,7 @@ class Artefact:
     @cached_property
     def hash(self) -> str:
         """sha256 of the content."""
-        return str(artefactfile.contents(self)[0]["hash"])
+        return str(file.contents(self._parts)[0]["hash"])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Artefact) and (self is other or self.hash == other.hash)
@@ -249,21 +260,26 @@ class Artefact:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON that needs no file beside it: what a scheduler's config holds."""
-        return artefactfile.to_dict(self)
+        return file.to_dict(self._parts)
 
     @staticmethod
     def from_dict(content: Mapping[str, Any]) -> Artefact:
         """Inverse of `to_dict`. ValueError for anything else."""
-        return artefactfile.from_dict(content)
+        return Artefact._of(file.from_dict(content))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write JSON with exact float64; large arrays go to a safetensors file beside it. Each whole or not at all."""
-        artefactfile.save(self, path)
+        file.save(self._parts, path)
+
+    @staticmethod
+    def of_content(content: Mapping[str, Any], path: str | os.PathLike[str]) -> Artefact:
+        """The artefact whose JSON was read from `path`."""
+        return Artefact._of(file.load(path, content))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Artefact:
         """Read what `save` wrote; ValueError for a file that is damaged, foreign or newer."""
-        return artefactfile.load(path)
+        return Artefact._of(file.load(path))
 
     def to_diffusers(self, nfe: int | None = None, guidance: float | None = None) -> dict[str, list[float]]:
         """`timesteps` and `sigmas` of a table for a stock scheduler; see `export.to_diffusers`."""
@@ -286,27 +302,6 @@ class Artefact:
 def prediction_name(prediction: Prediction) -> str:
     """What a network returns, in a word; EDM networks in diffusers return F behind their preconditioning."""
     return prediction if isinstance(prediction, str) else "preconditioned"
-
-
-def as_artefact(learned: Any) -> Artefact:
-    """An Artefact from itself, from the path of a saved one ("demo": the embedded one), or from its `to_dict`.
-
-    Raises:
-        ValueError: anything else.
-    """
-    if isinstance(learned, Artefact):
-        return learned
-    if learned == "demo":
-        from fewstep.demo import load_demo_artefact
-
-        return load_demo_artefact()
-    if isinstance(learned, (str, os.PathLike)):
-        if not os.path.isfile(learned):
-            raise ValueError(f"`learned` is no artefact's path: there is no file {os.fspath(learned)!r}")
-        return Artefact.load(learned)
-    if isinstance(learned, Mapping):
-        return Artefact.from_dict(learned)
-    raise ValueError(f"`learned` must be an Artefact or the path of a saved one; got {type(learned).__name__}")
 
 
 def _listed(name: str, values: Iterable[Any]) -> str:

@@ -52,8 +52,7 @@ def widened(table: Tableau, history: int) -> Tableau:
     if extra <= 0:
         return table
     cut = M + table.history
-    prologue = None if table.prologue is None else np.insert(table.prologue, [cut] * extra, 0.0, axis=1)
-    return replace(table, W=np.insert(table.W, [cut] * extra, 0.0, axis=2), history=history, prologue=prologue)
+    return replace(table, W=np.insert(table.W, [cut] * extra, 0.0, axis=2), history=history)
 
 
 def same_weights(table: Tableau, base: Tableau) -> bool:
@@ -78,7 +77,7 @@ def corrections(table: Tableau, base: Tableau | None = None) -> Array:
     """C above, the shape of W.
 
     Raises:
-        ValueError: a table that is no correction of its base: other stages, registers, forms or prologue.
+        ValueError: a table that is no correction of its base: other stages, registers or forms.
     """
     base = base_of(table) if base is None else base
     base, table = widened(base, table.history), widened(table, base.history)
@@ -122,8 +121,8 @@ def _same_layout(one: Tableau, other: Tableau, C: Array) -> None:
         return
     if one.W.shape[:3] != other.W.shape[:3] or one.slots != other.slots:
         raise _immovable(one, "different registers")
-    if (one.prologue is None) != (other.prologue is None) or one.constant or other.constant:
-        raise _immovable(one, "a constant, or a start of its own")
+    if one.constant or other.constant:
+        raise _immovable(one, "a constant")
     for k in range(one.nfe):
         for j in range(min(one.history, k + 1)):
             if C[k, :, M + j].any() and not _equal(one.forms[k - j], other.forms[k - j]):

@@ -11,28 +11,19 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fewstep.output.files import whole
 from fewstep.samplers.artefact.learned_table import Learned, safety
+from fewstep.samplers.schedule.as_json import schedule_from_dict, schedule_to_dict
 from fewstep.samplers.schedule.base import Array, NoiseSchedule
-from fewstep.samplers.table.stored import (
-    checked,
-    from_content,
-    plain,
-    read,
-    schedule_from_dict,
-    schedule_to_dict,
-    to_content,
-)
-
-if TYPE_CHECKING:
-    from fewstep.samplers.artefact.artefact import Artefact
+from fewstep.samplers.table.jsonfile import checked, plain, read
+from fewstep.samplers.table.stored import from_content, to_content
 
 FORMAT, VERSION = "fewstep.artefact", 1
 LARGE = 1000  # numbers in an array
@@ -68,8 +59,17 @@ def _alike(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def contents(artefact: Artefact) -> tuple[dict[str, Any], dict[str, Array]]:
-    """An artefact as plain JSON, and the arrays that are too large for it by name."""
+class Parts(NamedTuple):
+    """What an artefact consists of, and the hash over all of it where it comes from a file."""
+
+    tables: tuple[Learned, ...]
+    model: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    hash: str | None = None
+
+
+def contents(parts: Parts) -> tuple[dict[str, Any], dict[str, Array]]:
+    """An artefact's parts as plain JSON, and the arrays that are too large for it by name."""
     tensors: dict[str, Array] = {}
 
     def small(value: Any) -> Any:
@@ -83,13 +83,23 @@ def contents(artefact: Artefact) -> tuple[dict[str, Any], dict[str, Array]]:
     content = {
         "format": FORMAT,
         "version": VERSION,
-        "domain": {"nfe": list(artefact.nfes), "guidance": list(artefact.guidances)},
-        "tables": [_described(t) for t in artefact.tables],
-        "model": artefact.model,
-        "provenance": artefact.provenance,
+        "domain": {"nfe": nfes(parts.tables), "guidance": guidances(parts.tables)},
+        "tables": [_described(t) for t in parts.tables],
+        "model": parts.model,
+        "provenance": parts.provenance,
     }
     content = json.loads(json.dumps(content, default=small))
     return {**content, "hash": digest(content)}, tensors
+
+
+def nfes(tables: Sequence[Learned]) -> list[int]:
+    """Numbers of evaluations there are tables for, rising."""
+    return sorted({t.nfe for t in tables})
+
+
+def guidances(tables: Sequence[Learned]) -> list[float]:
+    """Guidance scales there are tables for, rising."""
+    return sorted({t.guidance for t in tables if t.guidance is not None})
 
 
 def _described(learned: Learned) -> dict[str, Any]:
@@ -112,9 +122,9 @@ def _described(learned: Learned) -> dict[str, Any]:
     }
 
 
-def to_dict(artefact: Artefact) -> dict[str, Any]:
+def to_dict(parts: Parts) -> dict[str, Any]:
     """Plain JSON that needs no file beside it; large arrays in base64 of little-endian float64."""
-    content, tensors = contents(artefact)
+    content, tensors = contents(parts)
     packed = {
         name: {"shape": list(array.shape), "float64": base64.b64encode(array.astype("<f8").tobytes()).decode()}
         for name, array in sorted(tensors.items())
@@ -122,7 +132,7 @@ def to_dict(artefact: Artefact) -> dict[str, Any]:
     return {**content, "tensors": packed} if packed else content
 
 
-def from_dict(content: Mapping[str, Any], name: Any = "the artefact") -> Artefact:
+def from_dict(content: Mapping[str, Any], name: Any = "the artefact") -> Parts:
     """Inverse of `to_dict`. ValueError for anything else."""
     with checked(content, FORMAT, VERSION, name):
         packed = content.get("tensors") or {}
@@ -132,9 +142,9 @@ def from_dict(content: Mapping[str, Any], name: Any = "the artefact") -> Artefac
         return _built(content, tensors, name)
 
 
-def save(artefact: Artefact, path: str | os.PathLike[str]) -> None:
+def save(parts: Parts, path: str | os.PathLike[str]) -> None:
     """Write `path`, and beside it a safetensors file where there are large arrays, each whole or not at all."""
-    content, tensors = contents(artefact)
+    content, tensors = contents(parts)
     target = Path(path)
     if tensors:
         from safetensors.numpy import save as serialised
@@ -150,9 +160,9 @@ def save(artefact: Artefact, path: str | os.PathLike[str]) -> None:
         part.write_text(text + "\n")
 
 
-def load(path: str | os.PathLike[str]) -> Artefact:
-    """Read what `save` wrote. ValueError for anything else, FileNotFoundError where there is no file."""
-    content = read(path)
+def load(path: str | os.PathLike[str], content: Mapping[str, Any] | None = None) -> Parts:
+    """Read what `save` wrote; `content` where its JSON has been read. ValueError for anything else."""
+    content = read(path) if content is None else content
     with checked(content, FORMAT, VERSION, path):
         if not content.get("tensors"):
             return _built(content, {}, path)
@@ -168,9 +178,7 @@ def load(path: str | os.PathLike[str]) -> Artefact:
         return _built(content, parsed(data), path)
 
 
-def _built(content: Mapping[str, Any], tensors: Mapping[str, Array], name: Any) -> Artefact:
-    from fewstep.samplers.artefact.artefact import Artefact
-
+def _built(content: Mapping[str, Any], tensors: Mapping[str, Array], name: Any) -> Parts:
     own = {key: value for key, value in content.items() if key not in OUTSIDE_HASH}
     if digest(own) != content["hash"]:
         raise ValueError(f"{name} was changed or damaged after it was saved: its hash differs. Learn or copy it again")
@@ -186,9 +194,7 @@ def _built(content: Mapping[str, Any], tensors: Mapping[str, Array], name: Any) 
         )
         for t in content["tables"]
     )
-    artefact = Artefact(tables, content["model"], content["provenance"])
-    artefact.__dict__["hash"] = content["hash"]  # as it was saved
-    return artefact
+    return Parts(tables, content["model"], content["provenance"], content["hash"])
 
 
 def _filled(value: Any, tensors: Mapping[str, Array]) -> Any:

@@ -23,7 +23,7 @@ from fewstep.samplers.artefact.corrections import (
 from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.grids.making import make_grid
 from fewstep.samplers.schedule.base import Array, NoiseSchedule
-from fewstep.samplers.table.stored import plainly
+from fewstep.samplers.table.jsonfile import plainly
 from fewstep.samplers.table.tableau import Tableau
 
 

@@ -114,7 +114,7 @@ def compile_path(
         )
     return Tableau.from_rows(
         entry.name, schedule, solution.rows, nodes[-1], order=solution.order, groups=solution.groups or groups,
-        model_times=np.atleast_1d(shown), prologue=solution.prologue, options=options,
+        model_times=np.atleast_1d(shown), options=options,
         conserves=solution.conserves, jumps=solution.jumps,
     )  # fmt: skip
 

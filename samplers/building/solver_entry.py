@@ -14,7 +14,7 @@ import numpy as np
 
 from fewstep.checks import unknown
 from fewstep.samplers.schedule.base import Node, NoiseSchedule
-from fewstep.samplers.table.tableau import Row, Terms
+from fewstep.samplers.table.row import Row
 
 FAMILIES = (
     "solvers.ancestral",
@@ -90,7 +90,6 @@ class Solution:
 
     rows: Sequence[Row]
     order: int
-    prologue: Terms | None = None
     conserves: str = "x0 eps"
     groups: tuple[int, ...] | None = None
     jumps: Mapping[int, Node] = field(default_factory=dict)

@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from fewstep.checks import whole
 from fewstep.samplers.noise.brownian import unit_normal
-from fewstep.samplers.noise.sources import Noise, onto
-from fewstep.samplers.table.tableau import Draw
+from fewstep.samplers.noise.draws import Draw, Noise, onto
 
-Tensor = torch.Tensor
 KERNELS = {"rbf": inf, "matern52": 2.5, "matern32": 1.5}  # smoothness nu
 GRIDS = ("cells", "nodes", "periodic")
 LEFT_OUT = {inf: 1e-8, 2.5: 1e-3, 1.5: 1e-3}  # of the variance, in the modes that are cut off
@@ -68,8 +68,7 @@ class GaussianField:
         for name, value, known in (("kernel", self.kernel, tuple(KERNELS)), ("grid", self.grid, GRIDS)):
             if value not in known:
                 raise ValueError(f"`{name}` must be one of {', '.join(known)}; got {value!r}")
-        if isinstance(self.dims, bool) or not isinstance(self.dims, int) or self.dims < 1:
-            raise ValueError(f"`dims` must be a whole number of at least 1; got {self.dims!r}")
+        whole("dims", self.dims)
 
     @property
     def period(self) -> float:

@@ -7,20 +7,16 @@ slot asks, and for which increment of the sample's Brownian path in lam.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from fewstep.samplers.noise.brownian import BrownianPaths, unit_normal, unit_uniform
-from fewstep.samplers.schedule.base import NoiseSchedule
-from fewstep.samplers.table.tableau import Draw
-
-if TYPE_CHECKING:
-    from fewstep.samplers.noise.field import GaussianField
+from fewstep.samplers.noise.draws import Draw, Noise, check_seeds, drawn_seeds, onto, uniforms
+from fewstep.samplers.noise.field import GaussianField
 
 JUMPS = 2**32  # counters of jumps, beyond those of rows and paths
-Noise = Callable[[Draw, torch.Tensor], torch.Tensor]
 
 
 class NoiseSource:
@@ -96,14 +92,6 @@ class JumpNoise:
         return z * onto(like, scale.reshape(-1, *(1,) * (like.ndim - 1)))
 
 
-def uniforms(generator: Any, batch: int) -> np.ndarray:
-    """One uniform in (0, 1) a sample, float64, of a generator, of one generator a sample, or of torch's own."""
-    if isinstance(generator, (list, tuple)):
-        return np.concatenate([uniforms(one, 1) for one in generator])
-    at = "cpu" if generator is None else generator.device
-    return np.asarray(torch.rand(batch, generator=generator, dtype=torch.float64, device=at).cpu()) + 2.0**-54
-
-
 def check_kind(kind: str) -> None:
     """ValueError for a kind of noise that is not there."""
     if kind not in ("independent", "brownian"):
@@ -115,13 +103,13 @@ def source(
     seeds: Sequence[int] | None,
     generator: Any,
     batch: int,
-    schedule: NoiseSchedule | None = None,
+    jump_scale: Callable[..., np.ndarray] | None = None,
     field: GaussianField | None = None,
 ) -> Noise:
     """The noise of a run: "independent" increments or those of one "brownian" path a sample.
 
-    Without seeds, independent noise is drawn by the generator; Brownian paths get seeds that it draws. The schedule may
-    have jumps of its own. field: what the noise is a draw of, in place of white noise.
+    Without seeds, independent noise is drawn by the generator; Brownian paths get seeds that it draws. jump_scale: of a
+    schedule whose jumps up have a law of their own. field: what the noise is a draw of, in place of white noise.
     """
     check_kind(kind)
     noise: Noise
@@ -131,25 +119,4 @@ def source(
     else:
         noise = GeneratorNoise(generator) if seeds is None else NoiseSource(seeds)
     noise = noise if field is None else field.coloured(noise)
-    jump_scale = getattr(schedule, "jump_scale", None)
     return noise if jump_scale is None else JumpNoise(noise, jump_scale, seeds, generator)
-
-
-def drawn_seeds(generator: Any, batch: int) -> list[int]:
-    """One 63-bit seed a sample, drawn by a generator, by one generator a sample, or by torch's own."""
-    each = list(generator) if isinstance(generator, (list, tuple)) else None
-    if each is None:
-        device = "cpu" if generator is None else generator.device
-        return [int(s) for s in torch.randint(2**63 - 1, (batch,), generator=generator, device=device)]
-    return [int(torch.randint(2**63 - 1, (), generator=g, device=g.device)) for g in each]
-
-
-def check_seeds(seeds: Sequence[int], like: torch.Tensor) -> None:
-    """ValueError unless there is one seed a sample."""
-    if like.shape[0] != len(seeds):
-        raise ValueError(f"{len(seeds)} noise seeds for a batch of {like.shape[0]}: give one seed a sample")
-
-
-def onto(like: torch.Tensor, parts: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
-    """One array a sample as a tensor beside `like`."""
-    return torch.from_numpy(np.asarray(parts)).to(like.device, like.dtype)

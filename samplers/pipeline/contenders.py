@@ -18,7 +18,8 @@ def artefact_of(solver: Any) -> Artefact | None:
     """The artefact that is meant by itself or by its file, NAME.json ("demo": the embedded one); None for anything else."""
     if isinstance(solver, str) and not _is_file(solver):
         return None
-    from fewstep.samplers.artefact.artefact import Artefact, as_artefact
+    from fewstep.samplers.artefact.artefact import Artefact
+    from fewstep.samplers.artefact.loading import as_artefact
 
     return as_artefact(solver) if isinstance(solver, (str, Artefact)) else None
 

@@ -46,7 +46,7 @@ class FreeRow:
         layout, k, x = self.layout, self.k, state.input
         outputs = (self.numbers.p[k] * x + self.numbers.q[k] * output.to(x.dtype), *state.history)
         first = 2 + layout.history
-        slots = [first + draw.slot for draw in layout.draws(k + 1)]
+        slots = [first + draw.slot for draw in layout.draws(k)]
         constants = [torch.ones((), dtype=x.dtype, device=x.device).expand_as(x)] if layout.constant else []
         columns = [0, 1, *range(2, 2 + len(outputs)), *slots, *([layout.registers - 1] * layout.constant)]
         stack = torch.stack([state.carry, x, *outputs, *noises, *constants])

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.run.step import Post, Step
 from fewstep.samplers.schedule.base import Array, Nodes
 from fewstep.samplers.schedule.outputs import Prediction, convert, mean_weight
-from fewstep.samplers.table.tableau import Draw, Tableau
+from fewstep.samplers.table.tableau import Tableau
 
 MOST_OPERATIONS = 4
 CARRY, INPUT, M = 0, 1, 2  # columns of W and registers of a Step
@@ -145,7 +146,7 @@ def _cost(terms: Sequence[tuple[int, Any]]) -> int:
 
 def _plan(tableau: Tableau, k: int, W: Array, pair: Array, x0: Array, keep: int, live: bool) -> dict[str, Any]:
     """Row k with float weights where Step holds tensors."""
-    draws = tableau.draws(k + 1)
+    draws = tableau.draws(k)
     W, same, kept = _registers(tableau, W, draws, live)
     m_terms, lines = _terms(pair), [_terms(W[1])]
     if not (same or kept):
@@ -180,7 +181,7 @@ def _wide_plan(
     tableau: Tableau, k: int, W: Array, pair: Array, x0: Array, keep: int, live: bool, past: int
 ) -> dict[str, Any]:
     """Row k of a table whose weights differ by element: every line over the network's output, m itself one of them."""
-    draws = tableau.draws(k + 1)
+    draws = tableau.draws(k)
     W, same, kept = _registers(tableau, W, draws, live)
     W = W[:, : W.shape[1] - (tableau.history - 1) + past].copy()
     W[:, INPUT] += W[:, M] * pair[0]

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import torch
 
-from fewstep.samplers.noise.sources import Noise
-from fewstep.samplers.table.tableau import Draw, Tableau
+from fewstep.samplers.noise.draws import Draw
+from fewstep.samplers.table.tableau import Tableau
 
 Tensor = torch.Tensor
 Post = Callable[[Tensor], Tensor]
@@ -114,23 +114,15 @@ def combine(terms: Terms, registers: Sequence[Tensor]) -> Tensor:
     return out
 
 
-def first_state(tableau: Tableau, x: Tensor, noise: Noise, constant: Tensor | float = 1.0) -> State:
-    """The state before the first network call: x itself, or what the table's prologue makes of it."""
+def first_state(tableau: Tableau, x: Tensor) -> State:
+    """The state before the first network call: x in both places. ValueError where the table is for another shape."""
     cells, shape = tableau.W.shape[3:], tuple(x.shape[1:])
     if cells and (len(cells) != len(shape) or any(c not in (1, n) for c, n in zip(cells, shape, strict=True))):
         raise ValueError(
             f"{tableau.name}: its weights are of shape {cells}, the samples of shape {shape}. Give statistics of the "
             "samples' shape, with 1 for an axis along which they are equal"
         )
-    if tableau.prologue is None:
-        return State(x, x)
-    line = tableau.prologue[1]
-    first = float(line[0] + line[1]) * x
-    for draw in tableau.draws(0):
-        first = first + float(line[2 + tableau.history + draw.slot]) * noise(draw, x)
-    if tableau.constant:
-        first = first + float(line[-1]) * constant
-    return State(x, first)
+    return State(x, x)
 
 
 def moved(state: State, x: Tensor | Post) -> State:

@@ -15,7 +15,8 @@ import torch
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.building.compiling import build
 from fewstep.samplers.building.solver_entry import SOLVERS, checked_options, resolve
-from fewstep.samplers.noise.sources import Noise, source
+from fewstep.samplers.noise.draws import Noise
+from fewstep.samplers.noise.sources import source
 from fewstep.samplers.run.checks import mean_for, require_finite, validate, validate_noise, validate_place
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.lowering import lower
@@ -118,7 +119,7 @@ def sample(
         raise ValueError("`guidance` chooses a table of a learned artefact; other solvers need a guided denoiser only")
     mu = mean_for(denoiser.schedule, x_T, mu)
     began = time.perf_counter()
-    drawn = source(noise, noise_seeds, generator, x_T.shape[0], denoiser.schedule, denoiser.field)
+    drawn = source(noise, noise_seeds, generator, x_T.shape[0], denoiser.schedule.jump_scale, denoiser.field)
     wide = torch.float64 if x_T.dtype == torch.float64 else torch.float32
     spec = {"nfe": nfe, "grid": grid, "t_start": t_start, "t_end": t_end}
     look = _Look(callback, hook)
@@ -131,7 +132,7 @@ def sample(
         tableau = table_for(denoiser, solver, spec, solver_options)
         constant = None if mu is None else mu.to(wide)
         steps = lower(tableau, denoiser.prediction, x_T.device, wide, post, constant)
-        state = first_state(tableau, x_T.to(wide), drawn, 1.0 if constant is None else constant)
+        state = first_state(tableau, x_T.to(wide))
         x = _play(denoiser, tableau, _bar(steps, progress), state, x_T.dtype, drawn, look, check)
         info = Info(tableau.nfe, tableau.nfe, 0, "done", 0.0, tableau, tableau.nfe)
     if check == "end" or (check == "each" and info.tableau is None):
@@ -194,7 +195,7 @@ def _drive(
     options: dict[str, Any],
 ) -> tuple[Info, Tensor]:
     """A driver's run and its samples; a warning where it met a limit."""
-    from fewstep.samplers.drivers.task import Task
+    from fewstep.samplers.drivers.driven_run import Task
 
     schedule, entry = denoiser.schedule, SOLVERS[resolve(solver)[0]]
     nfe, ends = spec["nfe"], (spec["t_start"], spec["t_end"])

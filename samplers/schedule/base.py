@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import astuple, is_dataclass
+from math import exp, inf
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from fewstep.lazy import door
+from fewstep.registry import Registry
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +32,21 @@ class Nodes(NamedTuple):
     sigma: Array
     lam: Array
 
+    @property
+    def S(self) -> Array:
+        """Size of the state, alpha + sigma."""
+        return self.alpha + self.sigma
+
+    @property
+    def r(self) -> Array:
+        """Rectified time, sigma / (alpha + sigma): 0 at data, 1 at noise, on every schedule."""
+        return self.sigma / (self.alpha + self.sigma)
+
+    @property
+    def rho(self) -> Array:
+        """Noise level, sigma / alpha = e^-lam."""
+        return np.exp(-self.lam)
+
 
 class Node(NamedTuple):
     """One point of a schedule: `Nodes` of Python floats."""
@@ -36,6 +55,21 @@ class Node(NamedTuple):
     alpha: float
     sigma: float
     lam: float
+
+    @property
+    def S(self) -> float:
+        """Size of the state, alpha + sigma."""
+        return self.alpha + self.sigma
+
+    @property
+    def r(self) -> float:
+        """Rectified time, sigma / (alpha + sigma): 0 at data, 1 at noise, on every schedule."""
+        return self.sigma / (self.alpha + self.sigma)
+
+    @property
+    def rho(self) -> float:
+        """Noise level, sigma / alpha = e^-lam."""
+        return inf if self.lam == -inf else exp(-self.lam)
 
 
 def log(x: Array) -> Array:
@@ -62,6 +96,7 @@ class NoiseSchedule(ABC):
     t_max: float = 1.0
     t_min: float
     t_end: float = 0.0
+    jump_scale: ClassVar[Any] = None  # of a process whose noise back up is not Gaussian, see poisson.py
 
     @abstractmethod
     def alpha(self, t: ArrayLike) -> Array:
@@ -136,67 +171,75 @@ class NoiseSchedule(ABC):
     @staticmethod
     def from_config(config: Any) -> NoiseSchedule:
         """The schedule that a diffusers scheduler or its config describes; ValueError if it describes none."""
-        from fewstep.samplers.config.reading import schedule_from_config
+        found: NoiseSchedule = door("fewstep.samplers.config.reading:schedule_from_config")(config)
+        return found
 
-        return schedule_from_config(config)
+    # The named schedules; their classes stand above this one, in modules of their own.
 
     @staticmethod
     def vp_linear(beta_min: float = 0.1, beta_max: float = 20.0) -> NoiseSchedule:
         """Continuous VP with beta(t) = beta_min + (beta_max - beta_min) t."""
-        from fewstep.samplers.schedule.continuous import VPLinear
-
-        return VPLinear(float(beta_min), float(beta_max))
+        return SCHEDULES["VPLinear"](float(beta_min), float(beta_max))
 
     @staticmethod
     def vp_cosine(s: float = 0.008) -> NoiseSchedule:
         """Continuous VP with alpha(t) = cos((t + s) / (1 + s) pi / 2), normalised to alpha(0) = 1."""
-        from fewstep.samplers.schedule.continuous import VPCosine
-
-        return VPCosine(float(s))
+        return SCHEDULES["VPCosine"](float(s))
 
     @staticmethod
     def discrete(alphas_cumprod: ArrayLike, interpolation: str = "cubic") -> NoiseSchedule:
         """A table of alpha^2 for training steps 0..N-1; interpolation "cubic" (smooth) or "log_sigma" (piecewise)."""
-        from fewstep.samplers.schedule.discrete import discrete
-
-        return discrete(alphas_cumprod, interpolation)
+        return SCHEDULES["Discrete"].of(alphas_cumprod, interpolation)  # type: ignore[attr-defined, no-any-return]
 
     @staticmethod
     def ve(sigma_min: float, sigma_max: float) -> NoiseSchedule:
         """Variance exploding: alpha = 1, t = sigma in [sigma_min, sigma_max]; sampling ends at sigma_min."""
-        from fewstep.samplers.schedule.continuous import VE
-
-        return VE(float(sigma_min), float(sigma_max))
+        return SCHEDULES["VE"](float(sigma_min), float(sigma_max))
 
     @staticmethod
     def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, sigma_data: float = 0.5) -> NoiseSchedule:
         """EDM: alpha = 1, t = sigma; sampling ends at sigma = 0."""
-        from fewstep.samplers.schedule.continuous import EDM
-
-        return EDM(float(sigma_min), float(sigma_max), float(sigma_data))
+        return SCHEDULES["EDM"](float(sigma_min), float(sigma_max), float(sigma_data))
 
     @staticmethod
     def pfgm(
         D: float = 2048, sigma_min: float = 0.002, sigma_max: float = 80.0, sigma_data: float = 0.5
     ) -> NoiseSchedule:
         """PFGM++ with D extra dimensions: EDM's tables and grids, with a prior and renoising of its own."""
-        from fewstep.samplers.schedule.poisson import PFGM
-
-        return PFGM(float(sigma_min), float(sigma_max), float(sigma_data), float(D))
+        return SCHEDULES["PFGM"](float(sigma_min), float(sigma_max), float(sigma_data), float(D))
 
     @staticmethod
     def flow(shift: float = 1.0) -> NoiseSchedule:
         """Rectified flow: alpha = 1 - t, sigma = t. `shift` only moves the default grid."""
-        from fewstep.samplers.schedule.continuous import Flow
-
-        return Flow(float(shift))
+        return SCHEDULES["Flow"](float(shift))
 
     @staticmethod
     def mean_reverting(lam_inf: float = 10 / 255, theta: str = "cosine", delta: float = 0.005) -> NoiseSchedule:
         """Mean-reverting (IR-SDE): x_t = mu + alpha (x_0 - mu) + sigma eps, sigma(1) about lam_inf; `sample` takes mu."""
-        from fewstep.samplers.schedule.reverting import MeanReverting
+        return SCHEDULES["MeanReverting"](float(lam_inf), theta, float(delta))
 
-        return MeanReverting(float(lam_inf), theta, float(delta))
+
+SCHEDULES: Registry[type[Any]] = Registry(
+    "schedule class",
+    type,
+    [f"fewstep.samplers.schedule.{name}" for name in ("continuous", "discrete", "labelled", "poisson", "reverting")],
+    "@schedule_class above a frozen dataclass that is a NoiseSchedule",
+)
+
+
+def schedule_class(cls: Any) -> Any:
+    """Register a frozen dataclass of numbers, text and bytes that is a NoiseSchedule: saved tables know it by its name.
+
+    Raises:
+        ValueError: another kind of class, a name that exists.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, NoiseSchedule) and is_dataclass(cls)):
+        raise ValueError(
+            f"{getattr(cls, '__name__', cls)!r} is no schedule: @schedule_class stands above @dataclass(frozen=True, "
+            "eq=False) and a subclass of NoiseSchedule"
+        )
+    SCHEDULES.add(cls.__name__, cls, cls.__module__)
+    return cls
 
 
 class VP(NoiseSchedule):

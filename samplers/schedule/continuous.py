@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fewstep.samplers.schedule.base import VP, Array, NoiseSchedule, log, log_alpha_of_lam
+from fewstep.samplers.schedule.base import VP, Array, NoiseSchedule, log, log_alpha_of_lam, schedule_class
 
 
 def _positive(**values: float) -> None:
@@ -17,6 +17,7 @@ def _positive(**values: float) -> None:
             raise ValueError(f"`{name}` must be a positive number; got {value!r}.")
 
 
+@schedule_class
 @dataclass(frozen=True, eq=False)
 class VPLinear(VP):
     """log alpha = -(beta_max - beta_min) t^2 / 4 - beta_min t / 2 (Song et al., arXiv 2011.13456)."""
@@ -43,6 +44,7 @@ class VPLinear(VP):
         return np.divide(2 * L, root, out=np.full_like(L, np.inf), where=np.isfinite(L))[()]
 
 
+@schedule_class
 @dataclass(frozen=True, eq=False)
 class VPCosine(VP):
     """alpha = cos(a) / cos(b), a = (t + s) / (1 + s) pi / 2, b = a(0) (Nichol and Dhariwal, arXiv 2102.09672)."""
@@ -106,6 +108,7 @@ def _sigma_range(sigma_min: float, sigma_max: float) -> None:
         raise ValueError(f"`sigma_max` must exceed `sigma_min`; got {sigma_max} <= {sigma_min}.")
 
 
+@schedule_class
 @dataclass(frozen=True, eq=False)
 class VPSigma(VP):
     """VP in the time t = sigma / alpha, so alpha = 1 / sqrt(1 + t^2); networks see log(t) / 4 (EDM's noise label)."""
@@ -138,6 +141,7 @@ class VPSigma(VP):
         return np.exp(4 * np.asarray(tau, np.float64))[()]
 
 
+@schedule_class
 @dataclass(frozen=True, eq=False)
 class VE(_SigmaTime):
     """Variance exploding in sigma (Song et al., arXiv 2011.13456); ends at sigma_min."""
@@ -153,6 +157,7 @@ class VE(_SigmaTime):
     t_end = property(lambda self: self.sigma_min)  # type: ignore[assignment]
 
 
+@schedule_class
 @dataclass(frozen=True, eq=False)
 class EDM(_SigmaTime):
     """EDM (Karras et al., arXiv 2206.00364); ends at sigma = 0. sigma_data belongs to the network's preconditioning."""
@@ -169,6 +174,7 @@ class EDM(_SigmaTime):
     t_min = property(lambda self: self.sigma_min)  # type: ignore[assignment]
 
 
+@schedule_class
 @dataclass(frozen=True, eq=False)
 class Flow(NoiseSchedule):
     """alpha = 1 - t, sigma = t, lam = log((1 - t) / t) (Liu et al., arXiv 2209.03003); networks see 1000 t."""
@@ -206,6 +212,7 @@ class Flow(NoiseSchedule):
         return np.asarray(tau, np.float64)[()] / self.num_train_timesteps
 
 
+@schedule_class
 @dataclass(frozen=True, eq=False)
 class InvertedFlow(Flow):
     """Flow whose network counts time from noise to data, as Mochi's does: it sees 1000 (1 - t)."""

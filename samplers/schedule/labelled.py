@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fewstep.checks import unknown
-from fewstep.samplers.schedule.base import Array, Nodes, log
+from fewstep.samplers.schedule.base import Array, Nodes, log, schedule_class
 from fewstep.samplers.schedule.continuous import EDM
 from fewstep.samplers.schedule.outputs import Prediction
 
 
+@schedule_class
 @dataclass(frozen=True, eq=False)
 class LabelledEDM(EDM):
     """EDM whose network is shown log(sigma) / 4, or 2 arctan(sigma) / pi in the audio convention."""

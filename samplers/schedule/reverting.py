@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fewstep.samplers.schedule.base import Array, NoiseSchedule, log
+from fewstep.samplers.schedule.base import Array, NoiseSchedule, log, schedule_class
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 THETAS = ("cosine", "linear", "constant")
 
 
+@schedule_class
 @dataclass(frozen=True, eq=False)
 class MeanReverting(NoiseSchedule):
     """th(t) = -log(delta) F(t) over time 0..1 (0 is data), so alpha(1) = delta; sampling ends at sigma = 0.

@@ -15,7 +15,7 @@ import numpy as np
 from diffusers.configuration_utils import ConfigMixin
 
 from fewstep.checks import unknown
-from fewstep.samplers.artefact.artefact import as_artefact
+from fewstep.samplers.artefact.loading import as_artefact
 from fewstep.samplers.building.solver_entry import SOLVERS, resolve
 from fewstep.samplers.config.classes import as_config
 from fewstep.samplers.scheduler.timetable import LEARNED, OWN, for_config

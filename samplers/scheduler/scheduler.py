@@ -14,7 +14,8 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils import DummyObject
 
-from fewstep.samplers.noise.sources import GeneratorNoise, Noise, source
+from fewstep.samplers.noise.draws import Noise
+from fewstep.samplers.noise.sources import GeneratorNoise, source
 from fewstep.samplers.run.step import State, Step, first_state, like_state
 from fewstep.samplers.scheduler import timetable as played
 from fewstep.samplers.scheduler.config import Adopting, described
@@ -270,7 +271,7 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
         assert self._bound is not None
         x, state = sample.to(self._bound.dtype), self._state
         if state is None:
-            return first_state(self._bound.tableau, x, GeneratorNoise(None))
+            return first_state(self._bound.tableau, x)
         carry = x if state.carry is state.input else state.carry + (x - state.input)
         return State(carry, x, state.history)
 

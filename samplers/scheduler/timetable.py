@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from fewstep.samplers.artefact.artefact import Artefact, as_artefact
+from fewstep.samplers.artefact.artefact import Artefact
+from fewstep.samplers.artefact.loading import as_artefact
 from fewstep.samplers.building.compiling import compile_path, no_table, resume
 from fewstep.samplers.building.solver_entry import SOLVERS, Entry, checked_options, resolve
 from fewstep.samplers.config.reading import grid_from_config, reading, schedule_from_config

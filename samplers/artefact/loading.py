@@ -1,0 +1,61 @@
+"""Saved tables and learned artefacts by what names them: a path, "demo", plain JSON, or themselves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from fewstep.demo.loading import FOLDER
+from fewstep.samplers.artefact import file
+from fewstep.samplers.artefact.artefact import Artefact
+from fewstep.samplers.table import stored
+from fewstep.samplers.table.jsonfile import checked, read
+from fewstep.samplers.table.tableau import Tableau
+
+
+def load(path: str | os.PathLike[str]) -> Tableau | Artefact:
+    """Read a table or a learned artefact, each written by its `save`, proving its rows again.
+
+    Raises:
+        ValueError: neither, written by a newer version, damaged, or rows that are not consistent.
+        FileNotFoundError: no file.
+    """
+    content = read(path)  # once, for whichever it is
+    if content.get("format") == file.FORMAT:
+        return Artefact.of_content(content, path)
+    with checked(content, stored.FORMAT, stored.VERSION, path):
+        return stored.from_content(content)
+
+
+def as_artefact(learned: Any) -> Artefact:
+    """An Artefact from itself, from the path of a saved one ("demo": the embedded one), or from its `to_dict`.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if isinstance(learned, Artefact):
+        return learned
+    if learned == "demo":
+        return load_demo_artefact()
+    if isinstance(learned, (str, os.PathLike)):
+        if not os.path.isfile(learned):
+            raise ValueError(f"`learned` is no artefact's path: there is no file {os.fspath(learned)!r}")
+        return Artefact.load(learned)
+    if isinstance(learned, Mapping):
+        return Artefact.from_dict(learned)
+    raise ValueError(f"`learned` must be an Artefact or the path of a saved one; got {type(learned).__name__}")
+
+
+def load_demo_artefact(guidance: float | None = None) -> Artefact:
+    """Learned tables for the embedded digits, made by `fewstep learn demo`: 3 to 10 evaluations, or 5 and 8 with guidance 3.
+
+        x0 = sample(denoiser, x_T, load_demo_artefact(), nfe=5)
+
+    Raises:
+        ValueError: another guidance than None and 3.
+    """
+    names = {None: "learned.json", 3.0: "learned-guidance3.json"}
+    if guidance not in names:
+        raise ValueError(f"there are artefacts for no guidance (None) and for guidance 3; got guidance {guidance!r}")
+    return Artefact.load(FOLDER / names[guidance])
