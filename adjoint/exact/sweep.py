@@ -6,7 +6,7 @@ With g the gradient to the state (carry, input, outputs of the past) after row k
 
 A row is linear in all registers but its input, so that its input is all that must be known of the state; the gradients to
 outputs of the past wait in g until their own row is reached. What differs between the methods is only how inputs are had
-again (`recall.py`).
+again (`kept_states.py`, `undone_states.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from fewstep.adjoint.exact.leaves import check_used
-from fewstep.adjoint.exact.recall import Recall
+from fewstep.adjoint.exact.kept_states import Recall
 from fewstep.adjoint.exact.rows import Rows
 from fewstep.samplers.run.step import State
 

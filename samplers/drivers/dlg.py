@@ -22,8 +22,8 @@ from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.compiling import build
 from fewstep.samplers.building.solver_entry import driver
-from fewstep.samplers.drivers.tables import bar, explicit
-from fewstep.samplers.drivers.task import Outcome, Task
+from fewstep.samplers.drivers.base_tables import bar, explicit
+from fewstep.samplers.drivers.driven_run import Outcome, Task
 from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.run.per_sample import column
 from fewstep.samplers.schedule.outputs import form_pair

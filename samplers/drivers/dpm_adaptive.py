@@ -9,9 +9,8 @@ from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.solver_entry import driver
 from fewstep.samplers.coefficients.phi import phi
-from fewstep.samplers.drivers import stepping as engine
-from fewstep.samplers.drivers.stepping import Method, Rule, Trial
-from fewstep.samplers.drivers.task import Outcome, Task
+from fewstep.samplers.drivers.adaptive_loop import Method, Rule, Trial, larger, integrate, scaled
+from fewstep.samplers.drivers.driven_run import Outcome, Task
 from fewstep.samplers.drivers.unit_variance import Array, Problem, problem_of
 from fewstep.samplers.run.per_sample import Rows, columns
 from fewstep.samplers.solvers.exponential_rk import Scheme, etd2, exp_euler, ho3
@@ -82,6 +81,6 @@ def dpm_adaptive(
 
     def attempt(rows: Rows, u: Tensor, s: Array, h: Array, before: Tensor) -> Trial:
         high, low = step(problem, order, rows, u, s, h)
-        return Trial(high, engine.scaled(high - low, engine.larger(atol, rtol, low, before)), low)
+        return Trial(high, scaled(high - low, larger(atol, rtol, low, before)), low)
 
-    return engine.run(problem, Method(order, Rule(1 / order, theta), attempt), h_init, min_step)
+    return integrate(problem, Method(order, Rule(1 / order, theta), attempt), h_init, min_step)

@@ -8,9 +8,8 @@ import torch
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.solver_entry import driver
-from fewstep.samplers.drivers import stepping as engine
-from fewstep.samplers.drivers.stepping import Method, Rule, Trial
-from fewstep.samplers.drivers.task import Outcome, Task
+from fewstep.samplers.drivers.adaptive_loop import Method, Rule, Trial, larger, integrate, scaled
+from fewstep.samplers.drivers.driven_run import Outcome, Task
 from fewstep.samplers.drivers.unit_variance import Array, problem_of
 from fewstep.samplers.noise.brownian import BrownianPaths
 from fewstep.samplers.noise.draws import onto
@@ -73,6 +72,6 @@ def gotta_go_fast(
         K1 = K(u, s)
         low = u + K1
         high = u + (K1 + K(low, s + h)) / 2
-        return Trial(high, engine.scaled(high - low, engine.larger(atol, rtol, low, before)), low)
+        return Trial(high, scaled(high - low, larger(atol, rtol, low, before)), low)
 
-    return engine.run(problem, Method(2, Rule(r, safety), attempt), h_init, min_step)
+    return integrate(problem, Method(2, Rule(r, safety), attempt), h_init, min_step)

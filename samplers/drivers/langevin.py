@@ -12,8 +12,8 @@ import torch
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.solver_entry import driver
-from fewstep.samplers.drivers.tables import bar, explicit, table
-from fewstep.samplers.drivers.task import Outcome, Task
+from fewstep.samplers.drivers.base_tables import bar, explicit, table
+from fewstep.samplers.drivers.driven_run import Outcome, Task
 from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.run.lowering import lower
 from fewstep.samplers.run.per_sample import beside

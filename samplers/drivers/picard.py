@@ -27,9 +27,9 @@ from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.compiling import build
 from fewstep.samplers.building.solver_entry import SOLVERS, driver
-from fewstep.samplers.drivers import processes
-from fewstep.samplers.drivers.tables import bar, explicit, table
-from fewstep.samplers.drivers.task import Outcome, Task
+from fewstep.samplers.drivers import across_processes
+from fewstep.samplers.drivers.base_tables import bar, explicit, table
+from fewstep.samplers.drivers.driven_run import Outcome, Task
 from fewstep.samplers.schedule.base import Nodes
 from fewstep.samplers.schedule.outputs import convert
 from fewstep.samplers.table.tableau import Tableau
@@ -71,7 +71,7 @@ def picard(
     window = opt.whole("picard", "window", window, most=10**9)
     (tolerance,) = opt.positive("picard", tolerance=tolerance)
     limit = None if max_sweeps is None else opt.whole("picard", "max_sweeps", max_sweeps, most=10**9)
-    shared = bool(opt.one_of("picard", "shard", shard, (True, False))) and processes.count() > 1
+    shared = bool(opt.one_of("picard", "shard", shard, (True, False))) and across_processes.count() > 1
     tableau = _base(task, base, base_options)
     run = _Run(task, _Chain.of(tableau, task, shared), window, tolerance, shared)
     with bar(task, "picard", tableau.nfe, "step") as shown:
@@ -132,7 +132,7 @@ class _Chain:
                     shift[k] += weights[k, draw.slot] * task.noise(draw, x)
                 if tableau.constant:
                     shift[k] += weights[k, -1]
-            shift = processes.same(shift) if shared else shift
+            shift = across_processes.same(shift) if shared else shift
         return cls(tableau.times, _beside(a, x), _beside(b, x), shift, _beside(_deviations(tableau.nodes), x))
 
 
@@ -158,7 +158,7 @@ class _Run:
         self.task, self.chain, self.window, self.shared = task, chain, window, shared
         self.slack, self.steps, batch = tolerance * chain.std, len(chain.std), task.x.shape[0]
         self.X = task.x.new_zeros(self.steps + 2, *task.x.shape)
-        self.X[0] = processes.same(task.x) if shared else task.x
+        self.X[0] = across_processes.same(task.x) if shared else task.x
         self.every = np.arange(batch)
         self.front, self.reach = np.zeros(batch, np.intp), np.zeros(batch, np.intp)
         self.sweeps = self.calls = self.spent = 0
@@ -179,13 +179,13 @@ class _Run:
         x, old = (self.X[np.minimum(at, self.reach), self.every] for at in (slots, slots + 1))
         evaluate = self._together if self.task.denoiser.vector_time else self._in_turn
         times = chain.times[rows]
-        x0 = processes.in_parts(evaluate, x, times) if self.shared else evaluate(x, times)
+        x0 = across_processes.in_parts(evaluate, x, times) if self.shared else evaluate(x, times)
         new = chain.a[rows, 0] * x + chain.b[rows, 0] * x0 + chain.shift[rows, self.every]
         new[1:] += (new - old).cumsum(0)[:-1]
         moved = (new - old).flatten(2).square().mean(2).sqrt() if new.ndim > 2 else (new - old).abs()
         calm = (moved <= self.slack[rows]) & torch.from_numpy(inside).to(x.device)
         steps = 1 + calm.long().cumprod(0).sum(0)
-        done = (processes.same(steps) if self.shared else steps).cpu().numpy()
+        done = (across_processes.same(steps) if self.shared else steps).cpu().numpy()
         self.X[np.where(inside, slots + 1, n + 1), self.every] = new
         self.reach = np.minimum(np.maximum(self.reach, self.front + width), n)
         self.front = np.minimum(self.front + np.minimum(done, width), n)

@@ -9,9 +9,8 @@ from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.solver_entry import driver
 from fewstep.samplers.coefficients.butcher import DORMAND_PRINCE
-from fewstep.samplers.drivers import stepping as engine
-from fewstep.samplers.drivers.stepping import Method, Rule, Trial
-from fewstep.samplers.drivers.task import Outcome, Task
+from fewstep.samplers.drivers.adaptive_loop import Method, Rule, Trial, integrate, scaled
+from fewstep.samplers.drivers.driven_run import Outcome, Task
 from fewstep.samplers.drivers.unit_variance import Array, problem_of
 from fewstep.samplers.run.per_sample import Rows, column, columns
 
@@ -59,23 +58,23 @@ def rk45(
             lambda row, known: u + step * _sum(row, known), lambda v, c: slope(rows, v, s + c * h), first=k
         )
         delta = torch.maximum(u.abs(), new.abs()).mul(rtol).add(atol)
-        return Trial(new, engine.scaled(step * _sum(pair.error, slopes), delta), slopes[-1])
+        return Trial(new, scaled(step * _sum(pair.error, slopes), delta), slopes[-1])
 
     def first(rows: Rows, u: Tensor, s: Array, k: Tensor) -> Array:
         """Such that an Euler step moves little and the second derivative, seen after one, stays below the tolerance."""
         delta, left = u.abs().mul(rtol).add(atol), problem.end - s
-        d0, d1 = (problem.read(engine.scaled(v, delta)) for v in (u, k))
+        d0, d1 = (problem.read(scaled(v, delta)) for v in (u, k))
         with np.errstate(divide="ignore", invalid="ignore"):
             h0 = np.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
             h0 = np.minimum(np.nan_to_num(h0, nan=1e-6, posinf=1e-6), left)
             bent = slope(rows, u + column(h0, u) * k, s + h0) - k
-            d2 = problem.read(engine.scaled(bent, delta)) / h0
+            d2 = problem.read(scaled(bent, delta)) / h0
             most = np.maximum(d1, d2)
             h1 = np.where(most <= 1e-15, np.maximum(1e-6, 1e-3 * h0), (0.01 / most) ** 0.2)
         return np.nan_to_num(np.minimum(100 * h0, h1), nan=0.0)
 
     method = Method(6, Rule(1 / 5, low=0.2, high=10.0), attempt, begin=slope, opening=1, first=first)
-    return engine.run(problem, method, None, min_step)
+    return integrate(problem, method, None, min_step)
 
 
 def _sum(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:

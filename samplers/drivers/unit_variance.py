@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from fewstep.samplers.building import options as opt
-from fewstep.samplers.drivers.task import Task
+from fewstep.samplers.drivers.driven_run import Task
 from fewstep.samplers.run.per_sample import Rows, column, columns, put, take
 from fewstep.samplers.schedule.base import Nodes
 from fewstep.samplers.schedule.outputs import convert

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fewstep.samplers.guidance.consistency import inverse
+from fewstep.samplers.guidance.data_consistency import inverse
 from fewstep.samplers.guidance.measurement import Measurement
 from fewstep.samplers.noise.brownian import unit_normal
 from fewstep.samplers.noise.draws import Draw, check_seeds, onto

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fewstep.samplers.guidance.combination import Combination, Lift, known_share
+from fewstep.samplers.guidance.particle_denoiser import Combination, Lift, known_share
 from fewstep.samplers.guidance.resampling import Alone, Spread, ancestors, effective, places
-from fewstep.samplers.guidance.weighing import Plan, Rules, Run
+from fewstep.samplers.guidance.particle_weights import Plan, Rules, Run
 from fewstep.samplers.noise.brownian import unit_normal
 from fewstep.samplers.noise.draws import check_seeds, onto
 from fewstep.samplers.run.denoiser import Denoiser

@@ -11,13 +11,13 @@ import pytest
 import torch
 from problems import Mixture, starts
 
-from fewstep.adjoint.exact.reversing import Block, amplification, blocks, check
+from fewstep.adjoint.exact.inverse_rows import Block, amplification, blocks, check
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, NoiseSource, Tableau, build, sample
 from fewstep.samplers.building.compiling import resume
 from fewstep.samplers.run.step import State, first_state
 from fewstep.samplers.schedule.base import Nodes
 from fewstep.samplers.schedule.outputs import convert, mean_weight
-from fewstep.samplers.table.tableau import CARRY, CONST, INPUT, KEEP, Row
+from fewstep.samplers.table.row import CARRY, CONST, INPUT, KEEP, Row
 
 Tensor = torch.Tensor
 VP = NoiseSchedule.vp_linear()
@@ -52,12 +52,12 @@ class Run:
         return float(self.p[k]) * x + float(self.q[k]) * out + float(self.r[k]) * (0.0 if self.mu is None else self.mu)
 
     def noises(self, k: int) -> list[Tensor]:
-        return [self.source(draw, self.x) for draw in self.table.draws(k + 1)]
+        return [self.source(draw, self.x) for draw in self.table.draws(k)]
 
     def there(self) -> tuple[State, list[Tensor]]:
         """[carry, input] = W_k @ [carry, input, m_k .. m_{k-H+1}, z, const], and every input."""
         table, blank = self.table, torch.zeros_like(self.x)
-        state = first_state(table, self.x, self.source, 1.0 if self.mu is None else self.mu)
+        state = first_state(table, self.x)
         past, seen = [blank] * table.history, []
         for k in range(table.nfe):
             seen.append(state.input)

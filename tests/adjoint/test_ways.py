@@ -7,7 +7,7 @@ import torch
 from adjoints import BATCH, EXACT, SEEDS, SIZE, WIDE, Guided, apart, drawn, gradients, loss
 
 from fewstep import adjoint, sample
-from fewstep.adjoint.exact.recall import Revolve, Segments, best
+from fewstep.adjoint.exact.kept_states import Revolve, Segments, best
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule
 
 Tensor = torch.Tensor

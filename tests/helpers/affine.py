@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from fewstep.samplers import Denoiser, NoiseSchedule, Tableau
+from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.run.lowering import lower
 from fewstep.samplers.run.step import first_state
-from fewstep.samplers.table.tableau import Draw
 
 Tensor = torch.Tensor
 MEAN, STD = 0.7, 0.3
@@ -43,7 +43,7 @@ def marginal(schedule: NoiseSchedule, t: float, mean: float = MEAN, std: float =
 
 def propagate(table: Tableau, mean: float = MEAN, std: float = STD) -> Tensor:
     """Coefficients (K,) of the result on {1, unit Gaussian of x_T, noises}, from the exact marginal at the start."""
-    draws = [draw for row in range(table.nfe + 1) for draw in table.draws(row)]
+    draws = [draw for row in range(table.nfe) for draw in table.draws(row)]
     place = {(draw.row, draw.slot): 2 + i for i, draw in enumerate(draws)}
 
     def unit(draw: Draw, like: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def propagate(table: Tableau, mean: float = MEAN, std: float = STD) -> Tensor:
 
     x = torch.zeros(1, 2 + len(draws), dtype=torch.float64)
     x[0, 0], x[0, 1] = marginal(table.schedule, float(table.times[0]), mean, std)
-    network, state = denoiser(table.schedule, mean, std), first_state(table, x, unit)
+    network, state = denoiser(table.schedule, mean, std), first_state(table, x)
     for step in lower(table, "sample", dtype=torch.float64, constant=_ones(table, x)):
         output = network.call(state.input, step.model_time)
         state = step(state, output, [unit(draw, x) for draw in step.draws])

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fewstep.adjoint.continuous.rules import continuous
+from fewstep.adjoint.continuous.continuous_adjoint import continuous
 from fewstep.adjoint.exact.rows import Network, Rows
-from fewstep.adjoint.noises import repeatable
+from fewstep.adjoint.exact.repeatable_noise import repeatable
 from fewstep.samplers import Denoiser, NoiseSchedule, Tableau, build
 from fewstep.samplers.run.lowering import lower
 from fewstep.samplers.run.step import first_state
@@ -104,9 +104,9 @@ class Task:
     def sample(self, method: str, options: Mapping[str, Any]) -> Tensor:
         problem, table = self.problem, self.tableau
         x = problem.x_T
-        state = first_state(table, x, self.source)
+        state = first_state(table, x)
         steps = lower(table, self.denoiser.prediction, x.device, x.dtype, self.post)
-        draws = [table.draws(k + 1) for k in range(table.nfe)]
+        draws = [table.draws(k) for k in range(table.nfe)]
         network = Network(self.denoiser, x.dtype, x.device)
         rows = Rows(
             network, steps, [s.model_time for s in steps], [0, *(s.keep for s in steps[:-1])], draws,

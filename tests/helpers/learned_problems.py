@@ -11,7 +11,7 @@ import torch
 from fewstep.samplers import Denoiser, NoiseSchedule
 from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.learned.problem.teacher import Teacher
-from fewstep.samplers.learned.tasks.task import Task
+from fewstep.samplers.learned.tasks.learner_task import Task
 
 Tensor = torch.Tensor
 

@@ -14,7 +14,8 @@ from fewstep.samplers import Denoiser, NoiseSchedule, sample
 from fewstep.samplers.building.solver_entry import scalar_node
 from fewstep.samplers.drivers.dpm_adaptive import pair
 from fewstep.samplers.sampling.loop import Info
-from fewstep.samplers.table.tableau import INPUT, Row, Tableau
+from fewstep.samplers.table.row import INPUT, Row
+from fewstep.samplers.table.tableau import Tableau
 
 Tensor = torch.Tensor
 VP = NoiseSchedule.vp_linear()

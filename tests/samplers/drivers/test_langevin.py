@@ -9,8 +9,8 @@ import torch
 from problems import Gaussian, Mixture, in_turn, starts
 
 from fewstep.samplers import Denoiser, NoiseSchedule, build, sample
+from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.noise.sources import NoiseSource
-from fewstep.samplers.table.tableau import Draw
 
 Tensor = torch.Tensor
 SCHEDULES = {

@@ -15,12 +15,13 @@ from problems import Mixture, starts
 from fewstep.samplers import Denoiser, NoiseSchedule, sample
 from fewstep.samplers.artefact.corrections import widened
 from fewstep.samplers.building.compiling import build
-from fewstep.samplers.learned.methods.bespoke import ScaleTime, bespoke, weights
-from fewstep.samplers.learned.methods.localbound import Bound, amplified, factors
+from fewstep.samplers.learned.descent.local_bound import Bound, amplified, factors
+from fewstep.samplers.learned.methods.bespoke import bespoke
+from fewstep.samplers.learned.parameters.scale_time import ScaleTime, weights
 from fewstep.samplers.learned.playing.arithmetic import corrected, correction
 from fewstep.samplers.learned.playing.differentiable import play
 from fewstep.samplers.learned.problem.problem import Problem, squared_errors
-from fewstep.samplers.learned.tasks.task import Task
+from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.table.tableau import Tableau
 
 Tensor = torch.Tensor

@@ -14,12 +14,12 @@ from pipelines import PIPELINES
 import fewstep
 from fewstep import Artefact, NoiseSchedule, build
 from fewstep.cli import main
-from fewstep.eval.compare import trials as compare
+from fewstep.eval.compare import trials
 from fewstep.samplers import Learned
-from fewstep.samplers.learned.commands import stages
 from fewstep.samplers.learned.playing import arithmetic as tables
 from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.learned.tasks.learner_entry import METHODS, Method
+from fewstep.samplers.learned.terminal import stages
 
 SMALL = ("-n", 16, "--guard", 16, "--teacher-nfe", 40, "--no-cache")
 
@@ -111,7 +111,7 @@ def test_sample_plays_the_table(made: tuple[Path, Result], model: Path, tmp_path
 def test_compare_shows_it_beside_the_solvers(
     made: tuple[Path, Result], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare, "REFERENCE", {"solver": "dpmpp_3m", "nfe": 80, "grid": "karras"})
+    monkeypatch.setattr(trials, "REFERENCE", {"solver": "dpmpp_3m", "nfe": 80, "grid": "karras"})
     out = ("-n", 2, "--out", tmp_path)
     result = call("compare", model, "--learned", made[0], "--solvers", "dpmpp_2m", "--nfe", "3,5", *out)
     assert result.exit_code == 0, result.output

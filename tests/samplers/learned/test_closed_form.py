@@ -12,10 +12,10 @@ from learned_problems import Axes, ring, sixteen, task
 
 from fewstep.samplers import NoiseSchedule, Tableau, build, sample
 from fewstep.samplers.artefact.corrections import INPUT, M
-from fewstep.samplers.learned.methods import closed_form
+from fewstep.samplers.learned.fitting.on_policy import OnPolicy
 from fewstep.samplers.learned.playing.arithmetic import corrected, correction, directions, largest_weight
 from fewstep.samplers.learned.tasks.learner_entry import METHODS
-from fewstep.samplers.learned.tasks.task import Task
+from fewstep.samplers.learned.tasks.learner_task import Task
 
 Tensor = torch.Tensor
 VP = NoiseSchedule.vp_linear()
@@ -103,7 +103,7 @@ def test_no_step_is_worse_than_that_of_the_base_from_the_same_states(weights: st
     start = build("dpmpp_2m", VP, 6, "logsnr")
     found = learned(problem, start, weights=weights, **options)
     delta, _ = correction(found, start)
-    way = closed_form.OnPolicy(problem, start, "iia")
+    way = OnPolicy(problem, start, "iia")
     gains = []
     for k in range(6):
         way.call(k)
@@ -161,7 +161,7 @@ def test_the_local_target_is_where_fine_steps_lead_from_the_students_own_state()
     """Their number makes them the flow: a state that left the teacher's path is not pulled back."""
     problem = task(ring(), (2,), 3, train=32, valid=4)
     start = build("dpmpp_2m", VP, 3, "quadratic")
-    way = closed_form.OnPolicy(problem, start, "iia", "local", fine=400)
+    way = OnPolicy(problem, start, "iia", "local", fine=400)
     way.call(0)
     way.advance(0, way.table.W[0])
     own, part = way.ways[0], way.ways[0].part

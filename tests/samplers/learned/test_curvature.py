@@ -8,9 +8,9 @@ import torch
 from learned_problems import MIXTURES, SHAPES, ring, sixteen, task
 
 from fewstep.samplers import NoiseSchedule, build
-from fewstep.samplers.learned.methods.curvature import FAINT, Fit, even
+from fewstep.samplers.learned.descent.curvature import FAINT, Fit, even
+from fewstep.samplers.learned.parameters.knobs import Knobs
 from fewstep.samplers.learned.playing.differentiable import play
-from fewstep.samplers.learned.playing.knobs import Knobs
 from fewstep.samplers.learned.tasks.learner_entry import find
 
 VP = NoiseSchedule.vp_linear()

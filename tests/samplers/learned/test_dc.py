@@ -14,8 +14,10 @@ from scipy.optimize import minimize_scalar
 
 from fewstep.samplers import NoiseSchedule, Tableau, build, sample
 from fewstep.samplers.coefficients.weights import lagrange_row
-from fewstep.samplers.learned.methods.dc import Cascade, cascade, compensated, dc, learned_ratios
-from fewstep.samplers.learned.problem.clock import Clock
+from fewstep.samplers.learned.methods.dc import dc, learned_ratios
+from fewstep.samplers.learned.parameters.cascade import Cascade, cascade
+from fewstep.samplers.learned.parameters.compensation import compensated
+from fewstep.samplers.learned.problem.coordinate import Clock
 from fewstep.samplers.learned.tasks.learner_entry import find
 from fewstep.samplers.schedule.base import Node
 

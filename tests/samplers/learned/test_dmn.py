@@ -13,7 +13,7 @@ from fewstep.samplers import Denoiser, NoiseSchedule, build, sample
 from fewstep.samplers.artefact.corrections import boundaries
 from fewstep.samplers.learned.methods.dmn import bound, predicted_weights
 from fewstep.samplers.learned.tasks.learner_entry import find
-from fewstep.samplers.learned.tasks.task import Task
+from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.table.tableau import Tableau
 
 MIXTURES = {"ring": ring, "sixteen": sixteen}

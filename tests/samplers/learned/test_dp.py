@@ -12,11 +12,13 @@ from learned_problems import SHAPES, Axes, ring, sixteen, task
 
 from fewstep.samplers import NoiseSchedule, build
 from fewstep.samplers.artefact.corrections import boundaries, on_times
-from fewstep.samplers.learned.methods.dp import ranking, shortest, step_costs, teacher_nodes
-from fewstep.samplers.learned.methods.oss import Search
+from fewstep.samplers.learned.methods.brute import ranking
+from fewstep.samplers.learned.methods.gits import step_costs
 from fewstep.samplers.learned.problem.problem import squared_errors
+from fewstep.samplers.learned.search.shortest_path import shortest, teacher_nodes
+from fewstep.samplers.learned.search.solver_states import Search
 from fewstep.samplers.learned.tasks.learner_entry import find
-from fewstep.samplers.learned.tasks.task import Task
+from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.table.tableau import Tableau
 
 MIXTURES = {"ring": ring, "sixteen": sixteen}

@@ -12,8 +12,10 @@ from scipy.interpolate import CubicSpline
 
 import fewstep
 from fewstep.samplers import Denoiser, NoiseSchedule, Statistics, build, sample
-from fewstep.samplers.learned.methods.ems import Field, ems, estimate
-from fewstep.samplers.learned.tasks.task import Task
+from fewstep.samplers.learned.fitting.model_statistics import estimate
+from fewstep.samplers.learned.fitting.network_field import Field
+from fewstep.samplers.learned.methods.ems import ems
+from fewstep.samplers.learned.tasks.learner_task import Task
 
 Tensor = torch.Tensor
 VP = NoiseSchedule.vp_linear()

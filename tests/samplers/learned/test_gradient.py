@@ -11,12 +11,17 @@ from learned_problems import MIXTURES, SHAPES, ring, task
 
 from fewstep.samplers import Denoiser, NoiseSchedule
 from fewstep.samplers.building.compiling import build
-from fewstep.samplers.learned.methods.descent import descend
-from fewstep.samplers.learned.methods.gradient import bns, dss, joint, ld3, s4s, tta
-from fewstep.samplers.learned.methods.objectives import LOSSES, OPTIMIZERS, Lion, Recipe
-from fewstep.samplers.learned.playing.knobs import Knobs
+from fewstep.samplers.learned.descent.descent import descend
+from fewstep.samplers.learned.descent.objectives import LOSSES, OPTIMIZERS, Lion, Recipe
+from fewstep.samplers.learned.methods.bns import bns
+from fewstep.samplers.learned.methods.dss import dss
+from fewstep.samplers.learned.methods.joint import joint
+from fewstep.samplers.learned.methods.ld3 import ld3
+from fewstep.samplers.learned.methods.s4s import s4s
+from fewstep.samplers.learned.methods.tta import tta
+from fewstep.samplers.learned.parameters.knobs import Knobs
 from fewstep.samplers.learned.tasks.learner_entry import METHODS
-from fewstep.samplers.learned.tasks.task import Task
+from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.table.tableau import Tableau
 
 Tensor = torch.Tensor
@@ -99,7 +104,7 @@ def test_ball_of_radius_zero_is_no_ball() -> None:
 
 def test_noise_moves_within_the_ball_only_to_smaller_errors() -> None:
     """Each training x_T stays within the radius, and no sample's error is above that of standing still."""
-    from fewstep.samplers.learned.methods.descent import _Descent
+    from fewstep.samplers.learned.descent.descent import _Descent
 
     made = small()
     begin = start(made)

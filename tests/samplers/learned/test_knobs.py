@@ -15,8 +15,8 @@ from problems import Mixture, in_turn
 
 from fewstep.samplers import Denoiser, NoiseSchedule
 from fewstep.samplers.building.compiling import build
+from fewstep.samplers.learned.parameters.knobs import Knobs
 from fewstep.samplers.learned.playing.differentiable import has_gradients, play
-from fewstep.samplers.learned.playing.knobs import Knobs
 from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.run.free_row import Coefficients
 from fewstep.samplers.table.tableau import Tableau

@@ -11,7 +11,7 @@ from learned_problems import ring, sixteen, task, third
 
 from fewstep.samplers import NoiseSchedule, build, sample
 from fewstep.samplers.artefact.corrections import boundaries
-from fewstep.samplers.learned.methods.closed_form import iia
+from fewstep.samplers.learned.methods.iia import iia
 from fewstep.samplers.learned.methods.late import LEAST, late, later, room
 
 VP = NoiseSchedule.vp_linear()

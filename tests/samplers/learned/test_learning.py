@@ -13,15 +13,16 @@ from learned_problems import ring, sixteen
 
 import fewstep
 from fewstep.samplers import Denoiser, NoiseSchedule, Tableau, build, sample
-from fewstep.samplers.learned.learning import _drawn, learn
+from fewstep.samplers.learned.learning import learn
+from fewstep.samplers.learned.learning_run import _drawn
 from fewstep.samplers.learned.playing.arithmetic import corrected
 from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.learned.problem.recipes import recipes
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.tasks import guard
 from fewstep.samplers.learned.tasks import learner_entry as registry
+from fewstep.samplers.learned.tasks.learner_task import Progress, Task, score
 from fewstep.samplers.learned.tasks.screening import ROUNDS
-from fewstep.samplers.learned.tasks.task import Progress, Task, score
 
 SMALL: dict[str, Any] = {
     "shape": (2,), "dtype": torch.float64, "cache": False, "progress": False, "batch_size": 128,

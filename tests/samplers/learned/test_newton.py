@@ -10,9 +10,9 @@ import torch
 from learned_problems import ring, sixteen, task
 
 from fewstep.samplers import Denoiser, NoiseSchedule, Tableau, build, sample
-from fewstep.samplers.learned.methods.curvature import Fit
+from fewstep.samplers.learned.descent.curvature import Fit
 from fewstep.samplers.learned.methods.newton import newton
-from fewstep.samplers.learned.playing.knobs import Knobs
+from fewstep.samplers.learned.parameters.knobs import Knobs
 from fewstep.samplers.learned.tasks.learner_entry import find
 
 VP = NoiseSchedule.vp_linear()

@@ -14,11 +14,12 @@ from fewstep.samplers import Denoiser, NoiseSchedule, build
 from fewstep.samplers.artefact.corrections import boundaries
 from fewstep.samplers.grids.grid_entry import GRIDS
 from fewstep.samplers.learned.methods.ays import _costs
-from fewstep.samplers.learned.methods.dp import shortest
-from fewstep.samplers.learned.methods.search import compiled, space
-from fewstep.samplers.learned.problem.clock import Clock
+from fewstep.samplers.learned.methods.s3 import compiled
+from fewstep.samplers.learned.problem.coordinate import Clock
+from fewstep.samplers.learned.search.evolution import space
+from fewstep.samplers.learned.search.shortest_path import shortest
 from fewstep.samplers.learned.tasks.learner_entry import find
-from fewstep.samplers.learned.tasks.task import Task, score
+from fewstep.samplers.learned.tasks.learner_task import Task, score
 from fewstep.samplers.table.tableau import Tableau
 
 MIXTURES = {"ring": ring, "sixteen": sixteen}

@@ -16,12 +16,15 @@ from fewstep import Artefact, Denoiser, NoiseSchedule, build, sample
 from fewstep.cli import main
 from fewstep.samplers import Learned
 from fewstep.samplers.artefact import corrections as rebase
-from fewstep.samplers.learned.estimate import estimate, extrapolated, planned, rehearse, stand_in
+from fewstep.samplers.learned.estimate import estimate
 from fewstep.samplers.learned.learning import learn
+from fewstep.samplers.learned.planning import planned
 from fewstep.samplers.learned.playing import arithmetic as tables
 from fewstep.samplers.learned.problem.problem import Problem
-from fewstep.samplers.learned.report import showing
+from fewstep.samplers.learned.rehearsal import extrapolated, rehearse, stand_in
+from fewstep.samplers.learned.report import showing, table_pictures
 from fewstep.samplers.learned.report.comparing import compare_learned, used_seeds
+from fewstep.samplers.learned.report.views import View, recipe_of, row_sums, views, weights
 from fewstep.samplers.learned.tasks.learner_entry import METHODS
 
 VP = NoiseSchedule.vp_linear()
@@ -60,14 +63,14 @@ def test_weights_are_those_of_the_outputs_in_the_result() -> None:
         return sample(Denoiser(fn, VP, "sample"), x_T, table)
 
     found = [float((drawn(k) - drawn(None)).mean()) for k in range(table.nfe)]
-    assert showing.weights(table) == pytest.approx(found, abs=1e-9)
-    assert showing.weights(table) == pytest.approx(tables.unrolled(table).outputs[-1], abs=1e-12)
+    assert weights(table) == pytest.approx(found, abs=1e-9)
+    assert weights(table) == pytest.approx(tables.unrolled(table).outputs[-1], abs=1e-12)
 
 
 def test_consistent_corrections_leave_the_row_sums(artefact: Artefact) -> None:
     for learned in artefact.tables:
         base = tables.base_of(learned.tableau)
-        assert showing.row_sums(learned.tableau) == pytest.approx(showing.row_sums(base), abs=1e-9)
+        assert row_sums(learned.tableau) == pytest.approx(row_sums(base), abs=1e-9)
         assert not np.allclose(learned.tableau.W, tables.widened(base, learned.tableau.history).W)
 
 
@@ -77,7 +80,7 @@ def test_show_tells_rows_weights_and_figures(artefact: Artefact, tmp_path: Path)
     assert result.exit_code == 0, result.output
     (learned,) = [t for t in artefact.tables if t.nfe == 4]
     assert str(learned.tableau) in result.stdout
-    for weight in showing.weights(learned.tableau):
+    for weight in weights(learned.tableau):
         assert f"{weight:.5g}" in result.stdout
     test = learned.report["test"]
     for told in (
@@ -93,7 +96,7 @@ def test_show_tells_rows_weights_and_figures(artefact: Artefact, tmp_path: Path)
 
 def test_the_fixed_recipe_is_the_one_it_was_learned_from(artefact: Artefact) -> None:
     for learned in artefact.tables:
-        fixed = showing.recipe_of(learned)
+        fixed = recipe_of(learned)
         told = learned.report["best_fixed_recipe"]
         assert told.startswith(f"{fixed.name} on {learned.base['grid']}")
         errors = [t.report["best_fixed"]["test"]["rms"] for t in artefact.tables if t is learned]
@@ -115,15 +118,15 @@ def test_a_plain_table_is_shown_too(tmp_path: Path) -> None:
 def test_weights_of_every_element_are_shown_by_their_means(tmp_path: Path) -> None:
     table = shifted(4).tableau
     wide = replace(table, W=table.W[..., None] * np.ones(3))
-    (learned,) = showing.views(Artefact((Learned(wide),), {"prediction": "sample"}))
-    assert showing.weights(wide) == pytest.approx(showing.weights(table)) and "means" in showing.text(learned)
+    (learned,) = views(Artefact((Learned(wide),), {"prediction": "sample"}))
+    assert weights(wide) == pytest.approx(weights(table)) and "means" in showing.text(learned)
     assert tables.amplification(wide) == pytest.approx(tables.amplification(table))
 
 
 def test_stochastic_tables_and_singular_ends_are_drawn(tmp_path: Path) -> None:
     cosine = NoiseSchedule.flow()
-    found = [showing.View("a", build("er_sde", VP, 5)), showing.View("b", build("dpmpp_2m", cosine, 4))]
-    showing.write(found, tmp_path / "x.png", "x")
+    found = [View("a", build("er_sde", VP, 5)), View("b", build("dpmpp_2m", cosine, 4))]
+    table_pictures.write(found, tmp_path / "x.png", "x")
     assert all("nan" not in showing.text(view) for view in found)
     assert Image.open(tmp_path / "x.png").height > 400
 
@@ -140,9 +143,9 @@ def test_picture_has_both_grids_where_they_are() -> None:
     from matplotlib.figure import Figure
 
     learned = shifted()
-    view = showing.View("x", learned.tableau, showing.recipe_of(learned), "learned")
+    view = View("x", learned.tableau, recipe_of(learned), "learned")
     axes = Figure().subplots()
-    showing._draw_grid(axes, view)
+    table_pictures._draw_grid(axes, view)
     drawn = [(line.get_marker(), line.get_xdata()) for line in axes.lines if len(line.get_xdata()) > 2]
     assert drawn[0][1] == pytest.approx(learned.tableau.nodes.lam) and drawn[0][0] == "o"
     told = VP.nodes(VP.time_of_model(learned.tableau.model_times)).lam
@@ -163,29 +166,29 @@ BEWARE = {
 def test_warnings(case: str) -> None:
     changed, told = BEWARE[case]
     learned = replace(shifted(), **changed)
-    (view,) = showing.views(Artefact((learned,), {"prediction": "sample"}))
+    (view,) = views(Artefact((learned,), {"prediction": "sample"}))
     assert any(told in said for said in showing.cautions(view))
-    (view,) = showing.views(Artefact((shifted(),), {"prediction": "sample"}))
+    (view,) = views(Artefact((shifted(),), {"prediction": "sample"}))
     assert showing.cautions(view) == []
 
 
 def test_evaluations_on_top_of_each_other_are_told() -> None:
     times = build("dpmpp_2m", VP, 4).times.copy()
     times[2] = times[1] - 1e-6
-    assert any("wasted" in said for said in showing.cautions(showing.View("x", build("dpmpp_2m", VP, grid=times))))
+    assert any("wasted" in said for said in showing.cautions(View("x", build("dpmpp_2m", VP, grid=times))))
 
 
 def test_between_guidances_is_said_to_be_interpolated() -> None:
     both = [replace(shifted(size=s), guidance=g) for s, g in ((0.1, 1.0), (0.2, 3.0))]
     artefact = Artefact(tuple(both), {"prediction": "sample"})
-    assert [view.title for view in showing.views(artefact)] == [
+    assert [view.title for view in views(artefact)] == [
         "dpmpp_2m, nfe 5, guidance 1",
         "dpmpp_2m, nfe 5, guidance 3",
     ]
-    (view,) = showing.views(artefact, guidance=2.0)
+    (view,) = views(artefact, guidance=2.0)
     assert any("interpolated" in said for said in showing.cautions(view))
     with pytest.raises(ValueError, match="beyond"):
-        showing.views(artefact, guidance=5.0)
+        views(artefact, guidance=5.0)
 
 
 WRONG = {

@@ -13,8 +13,8 @@ from learned_problems import ring
 
 from fewstep import load_demo_pipeline
 from fewstep.samplers import Denoiser, build
+from fewstep.samplers.learned.parameters.knobs import Knobs
 from fewstep.samplers.learned.playing.differentiable import play, play_beside
-from fewstep.samplers.learned.playing.knobs import Knobs
 from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.problem.threads import Threads

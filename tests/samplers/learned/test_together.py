@@ -9,8 +9,8 @@ from learned_problems import ring
 
 from fewstep.samplers import NoiseSchedule, build
 from fewstep.samplers.artefact.corrections import widened
-from fewstep.samplers.learned.playing.knobs import Knobs
-from fewstep.samplers.learned.playing.together import drawn_together
+from fewstep.samplers.learned.parameters.knobs import Knobs
+from fewstep.samplers.learned.playing.many_tables import drawn_together
 from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.learned.problem.recipes import recipes
 from fewstep.samplers.table.tableau import Tableau

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fewstep.samplers.noise.brownian import LEAF, RANGE, BrownianPaths
+from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.noise.sources import BrownianNoise
-from fewstep.samplers.table.tableau import Draw
 
 SHAPE = (40, 50)
 

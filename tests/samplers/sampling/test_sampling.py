@@ -10,8 +10,9 @@ import torch
 from problems import Gaussian, Mixture, starts
 
 from fewstep.samplers import GRIDS, SOLVERS, Denoiser, NoiseSchedule, NoiseSource, Tableau, build, sample
+from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.schedule.base import Node
-from fewstep.samplers.table.tableau import INPUT, Draw, Row, noise
+from fewstep.samplers.table.row import INPUT, Row, noise
 
 Tensor = torch.Tensor
 VP, EDM, FLOW = NoiseSchedule.vp_linear(), NoiseSchedule.edm(), NoiseSchedule.flow()

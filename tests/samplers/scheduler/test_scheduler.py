@@ -18,8 +18,8 @@ from fewstep.samplers import SOLVERS, Tableau
 from fewstep.samplers.run.lowering import lower
 from fewstep.samplers.schedule.base import Nodes
 from fewstep.samplers.scheduler.threshold import Clip, DynamicThreshold
-from fewstep.samplers.table.tableau import INPUT, Row
-from fewstep.samplers.table.tableau import noise as z
+from fewstep.samplers.table.row import INPUT, Row
+from fewstep.samplers.table.row import noise as z
 
 SD = {"_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}

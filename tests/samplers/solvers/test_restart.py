@@ -32,7 +32,7 @@ def test_the_way_of_a_run_with_two_intervals(schedule: NoiseSchedule) -> None:
     assert [round(float(levels[k + 1]), 6) for k in ups] == [1.5] * 3 + [0.3] * 2
     landed = [round(float(np.exp(-node.lam)), 6) for _, node in sorted(table.jumps.items())]
     assert landed == [0.5] * 3 + [0.06] * 2
-    assert {draw.path for row in range(table.nfe + 1) for draw in table.draws(row)} == {1, 2, 3, 4, 5}
+    assert {draw.path for row in range(table.nfe) for draw in table.draws(row)} == {1, 2, 3, 4, 5}
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
@@ -103,7 +103,7 @@ def test_public_names_of_the_field() -> None:
 def test_full_renoising_is_the_multistep_sampler_of_consistency_models() -> None:
     """x' = alpha' x0 + sigma' z at every step, the last x0 itself."""
     from fewstep.samplers import NoiseSource
-    from fewstep.samplers.table.tableau import Draw
+    from fewstep.samplers.noise.draws import Draw
 
     denoiser, x = Mixture().denoiser(FLOW, "flow_prediction"), starts(FLOW, 1.0, 3)
     times, source = np.array([1.0, 0.7, 0.4, 0.0]), NoiseSource([1, 2, 3])

@@ -13,8 +13,8 @@ from paths import FULL, SCHEDULES, close, everywhere, longhand, nodes_at, path, 
 from scipy.integrate import quad
 
 from fewstep.samplers import NoiseSchedule, NoiseSource, build
+from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.schedule.base import Node
-from fewstep.samplers.table.tableau import Draw
 
 Tensor = torch.Tensor
 SEEDS = list(range(100, 116))
@@ -294,7 +294,7 @@ def test_noise_begins_and_ends_where_its_interval_does() -> None:
     """The noises of a run lie end to end within the interval, wherever the steps are."""
     schedule, times, _ = path("vp")
     table = build("sa_solver", schedule, None, times, tau_interval=(0.3, 0.7))
-    draws = [draw for row in range(table.nfe + 1) for draw in table.draws(row)]
+    draws = [draw for row in range(table.nfe) for draw in table.draws(row)]
     assert (draws[0].start, draws[-1].end) == tuple(float(schedule.lam(t)) for t in (0.7, 0.3))
     assert all(a.end == b.start for a, b in zip(draws[:-1], draws[1:], strict=True))
 

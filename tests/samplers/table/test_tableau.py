@@ -16,7 +16,7 @@ from fewstep.samplers.run.lowering import lower
 from fewstep.samplers.run.step import State, first_state
 from fewstep.samplers.schedule.base import Node, Nodes
 from fewstep.samplers.schedule.outputs import convert
-from fewstep.samplers.table.tableau import CARRY, CONST, INPUT, KEEP, Row, noise
+from fewstep.samplers.table.row import CARRY, CONST, INPUT, KEEP, Row, noise
 
 Tensor = torch.Tensor
 VP = NoiseSchedule.vp_linear()
@@ -172,8 +172,6 @@ def textbook(
 
     const = [np.full(tuple(x.shape), constant)] * table.constant
     carry = inputs = x.numpy()
-    if table.prologue is not None:
-        carry, inputs = times(table.prologue, [carry, inputs, *[blank] * table.history, *draw(0), *const])
     past = [blank] * table.history
     for k in range(table.nfe):
         t = float(table.times[k])
@@ -186,7 +184,7 @@ def textbook(
             eps = (inputs - alpha * x0) / sigma
             m = {"x0": x0, "eps": eps, "flow": eps - x0}[table.forms[k]]
         past = [m, *past][: table.history]
-        carry, inputs = times(table.W[k], [carry, inputs, *past, *draw(k + 1), *const])
+        carry, inputs = times(table.W[k], [carry, inputs, *past, *draw(k), *const])
     return inputs
 
 
@@ -232,7 +230,7 @@ def test_clipping_equals_the_longhand_loop(name: str, kind: str) -> None:
 
 
 def test_two_registers() -> None:
-    """carry stays where it is told to, input moves, and a prologue makes the first input with noise of its own."""
+    """carry stays where it is told to, input moves."""
     s, m, t = node(VP, 0.9), node(VP, 0.5), node(VP, 0.1)
     half = {INPUT: m.sigma / s.sigma, 0: m.alpha - s.alpha * m.sigma / s.sigma}
     whole = {CARRY: t.sigma / s.sigma, 0: t.alpha - s.alpha * t.sigma / s.sigma}
@@ -248,19 +246,17 @@ def test_two_registers() -> None:
     close(sample(denoiser, x, Tableau.from_rows("kept", VP, kept, t, order=2, groups=[2])), got.numpy())
 
 
-def test_noise_constant_and_prologue_follow_the_definition() -> None:
+def test_noise_and_constant_follow_the_definition() -> None:
     s, t = node(VP, 0.9), node(VP, 0.1)
     m = node(VP, 0.5)
     rows = [
         ancestral_row(0.9, 0.5),
         Row(m, "x0", {INPUT: 0.3, 1: 0.2, 0: 0.4, CONST: 0.7, noise(m, t): 0.1, noise(s, t): -0.2}),
     ]
-    table = Tableau.from_rows(
-        "mine", VP, rows, t, order=1, groups=[1, 1], prologue={INPUT: 0.8, noise(s, s): 0.6 * s.sigma}, conserves=""
-    )
+    table = Tableau.from_rows("mine", VP, rows, t, order=1, groups=[1, 1], conserves="")
     assert (table.slots, table.constant, table.history, table.registers) == (2, True, 2, 7)
     denoiser, x, source = Mixture().denoiser(VP, "sample"), starts(VP, 0.9, 4), NoiseSource([3, 1, 4, 1])
-    state: State = first_state(table, x, source)
+    state: State = first_state(table, x)
     constant = torch.full_like(x, 1.5)
     for step in lower(table, "sample", dtype=torch.float64, constant=constant):
         out = denoiser.call(state.input, step.model_time)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fewstep.adjoint.continuous.march import Continuous, Course, bind
+from fewstep.adjoint.continuous.going_back import Continuous, Course, bind
 from fewstep.adjoint.continuous.plan import RULES, Rule, boundaries, make_plan
 from fewstep.adjoint.exact.rows import Rows
 from fewstep.checks import unknown

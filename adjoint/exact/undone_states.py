@@ -8,8 +8,8 @@ from functools import cached_property
 
 import torch
 
-from fewstep.adjoint.exact.recall import Past, Recall
-from fewstep.adjoint.exact.reversing import Block, Predict, blocks, check
+from fewstep.adjoint.exact.kept_states import Past, Recall
+from fewstep.adjoint.exact.inverse_rows import Block, Predict, blocks, check
 from fewstep.adjoint.exact.rows import Network, Rows, flat, unflat
 from fewstep.samplers.run.step import Place, Post, State
 from fewstep.samplers.schedule.base import Nodes

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fewstep.samplers.drivers.task import Outcome
+from fewstep.samplers.drivers.driven_run import Outcome
 from fewstep.samplers.drivers.unit_variance import Array, Problem
 from fewstep.samplers.run.per_sample import Rows, column, put, take
 
@@ -106,7 +106,7 @@ class _Steps:
         return ok
 
 
-def run(problem: Problem, method: Method, h: float | None, min_step: float) -> Outcome:
+def integrate(problem: Problem, method: Method, h: float | None, min_step: float) -> Outcome:
     """Integrate every sample to its end, or to a limit, and say how it went."""
     n = len(problem.each)
     u = problem.enter()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fewstep.samplers.building.compiling import build
-from fewstep.samplers.drivers.task import Task
+from fewstep.samplers.drivers.driven_run import Task
 from fewstep.samplers.table.tableau import Tableau
 
 
