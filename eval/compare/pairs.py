@@ -1,8 +1,4 @@
-"""Solvers against a reference run on shared noise, image by image.
-
-    rmse    ||x0 - x0*|| / sqrt(D)                in the space the model works in (latents are not decoded)
-    psnr    10 log10( 255^2 / mean (u - u*)^2 )   of the decoded pixels u = 0..255, in dB
-    lpips   distance of the `lpips` package, where it is installed, of the decoded pixels
+"""`paired`: solvers against a reference run on shared noise, image by image.
 
 x0* is a long run of another solver from the same x_T; for a solver with noise it is its own long run on the same Brownian
 paths. With 64 pairs it tells apart what a Frechet distance of hundreds of images cannot: most of the spread of images is
@@ -12,53 +8,26 @@ shared, and Curves.differences takes it away.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from fewstep.checks import unknown
 from fewstep.eval.compare.curves import Curves, Point
+from fewstep.eval.compare.measures import MEASURES, check_measures, image_errors
+from fewstep.eval.compare.solver_errors import SolverErrors, longer
+from fewstep.eval.compare.trials import Trials, told
 from fewstep.eval.report.differences import HIGHER, mean_interval
 from fewstep.eval.report.report import Report
 from fewstep.eval.report.result import Result
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fewstep.eval.compare.trials import Curve, Trials
+from fewstep.samplers.building.solver_entry import checked_names
+from fewstep.samplers.pipeline.contenders import entry_of
+from fewstep.samplers.pipeline.source import Source
 
 _PRECISION = {"float16": "fp16", "bfloat16": "bf16"}
 # An error below this many times the reference's change from half as many evaluations says much of the reference.
 _TRUSTED = 3.0
-
-
-def _rmse(x0: Tensor, truth: Tensor) -> np.ndarray:
-    from fewstep.eval.compare.trials import image_errors
-
-    return np.asarray(image_errors(x0, truth))
-
-
-def _psnr(u: Tensor, truth: Tensor) -> np.ndarray:
-    """Identical pictures count as if one entry differed by one level, which keeps the mean finite."""
-    squares = np.asarray((u.double() - truth.double()).square().flatten(1).sum(1).clamp(min=1.0))
-    return 10 * np.log10(255.0**2 * u[0].numel() / squares)
-
-
-def _lpips(u: Tensor, truth: Tensor) -> np.ndarray:
-    import torch
-    from lpips import LPIPS
-
-    with torch.no_grad():
-        a, b = (x.float().expand(-1, 3, -1, -1) / 127.5 - 1 for x in (u, truth))
-        return np.asarray(LPIPS(net="alex", verbose=False)(a, b).flatten().double())
-
-
-# Name -> (errors (B,) of samples against the truth, the space of both: "x0", or "pixels" for uint8 (B, C, H, W)).
-MEASURES: dict[str, tuple[Callable[[Any, Any], np.ndarray], str]] = {
-    "rmse": (_rmse, "x0"),
-    "psnr": (_psnr, "pixels"),
-    "lpips": (_lpips, "pixels"),
-}
 
 
 def paired(
@@ -97,12 +66,9 @@ def paired(
     """
     options = dict(options or {})
     _check(solvers, nfe, pairs, grid, metrics, options)
-    from fewstep.eval.compare.trials import Trials, told
-    from fewstep.samplers.pipeline.source import Source
-
     source = model if isinstance(model, Source) else Source(model, **how)
     trials = Trials(source, range(seed, seed + pairs), dict(reference) if reference else None)
-    noisy = [name for name in solvers if _stochastic(name)]
+    noisy = [name for name in solvers if entry_of(name).stochastic]
     shift = _shift(trials) if len(noisy) < len(solvers) else None
     about = {
         "model": model if isinstance(model, str) else type(source.pipe).__name__,
@@ -114,8 +80,8 @@ def paired(
     precision = _PRECISION.get(str(how.get("dtype")), "fp32")
     points = []
     for name in watch(solvers, "solver"):
-        curve = trials.curve(name, nfe, grid, **options)
-        points += _points(name, curve, trials, metrics, {"n": pairs, "protocol": "paired", "precision": precision})
+        errors = trials.errors(name, nfe, grid, **options)
+        points += _points(name, errors, trials, metrics, {"n": pairs, "protocol": "paired", "precision": precision})
     return Curves(points, about, _notes(points, noisy, shift, nfe))
 
 
@@ -123,10 +89,6 @@ def _check(
     solvers: Sequence[str], nfe: Sequence[int], pairs: int, grid: str | None, metrics: Sequence[str], options: dict
 ) -> None:
     """ValueError for everything that can be seen to be wrong before a model is loaded."""
-    from importlib.util import find_spec
-
-    from fewstep.samplers.building.solver_entry import checked_names
-
     checked_names(solvers, nfe, None if grid == "auto" else grid, options)
     for given, words in ((solvers, "solver"), (nfe, "nfe"), (metrics, f"metric ({', '.join(MEASURES)})")):
         if not given:
@@ -135,30 +97,21 @@ def _check(
             raise ValueError(f"each {words} is named once; got {', '.join(map(str, given))}.")
     if pairs < 1:
         raise ValueError(f"a paired comparison needs at least one pair, two for an interval; got pairs={pairs}.")
-    for name in metrics:
-        if name not in MEASURES:
-            raise unknown("paired metric", name, MEASURES)
-    if "lpips" in metrics and find_spec("lpips") is None:
-        raise ValueError("metric 'lpips' needs the package of that name: pip install lpips, or leave the metric away.")
-
-
-def _stochastic(name: str) -> bool:
-    from fewstep.samplers.pipeline.contenders import entry_of
-
-    return entry_of(name).stochastic
+    check_measures(metrics)
 
 
 def _shift(trials: Trials) -> float:
     """Mean RMSE between the reference and the same solver at half the evaluations."""
     half = trials.draw(**{**trials.reference, "nfe": max(1, trials.reference["nfe"] // 2)})
-    return float(_rmse(half, trials.truth()).mean())
+    return float(image_errors(half, trials.truth()).mean())
 
 
-def _points(name: str, curve: Curve, trials: Trials, metrics: Sequence[str], facts: Mapping[str, Any]) -> list[Point]:
+def _points(
+    name: str, found: SolverErrors, trials: Trials, metrics: Sequence[str], facts: Mapping[str, Any]
+) -> list[Point]:
     """One point an nfe that the solver could run at."""
-
-    able = [k for k, error in enumerate(curve.rmse) if np.isfinite(error)]
-    spaces = {"x0": [curve.samples[k] for k in able] + [curve.reference]}
+    able = [k for k, error in enumerate(found.rmse) if np.isfinite(error)]
+    spaces = {"x0": [found.samples[k] for k in able] + [found.reference]}
     if any(MEASURES[metric][1] == "pixels" for metric in metrics):
         spaces["pixels"] = [_pixels(trials, x0) for x0 in spaces["x0"]]
     points = []
@@ -168,7 +121,7 @@ def _points(name: str, curve: Curve, trials: Trials, metrics: Sequence[str], fac
             measure, space = MEASURES[metric]
             errors = measure(spaces[space][i], spaces[space][-1])
             results.append(result(metric, errors).under(layer=space, **facts))
-        points.append(Point(name, curve.nfes[k], Report(results), curve.grid))
+        points.append(Point(name, found.nfes[k], Report(results), found.grid))
     return points
 
 
@@ -190,16 +143,12 @@ def result(metric: str, errors: np.ndarray) -> Result:
 
 def _pixels(trials: Trials, x0: Tensor) -> Tensor:
     """uint8 (B, C, H, W) of the decoded images."""
-    import torch
-
     pictures = [np.asarray(image) for image in trials.images(x0)]
     return torch.from_numpy(np.stack([p[None] if p.ndim == 2 else p.transpose(2, 0, 1) for p in pictures]))
 
 
 def _notes(points: Sequence[Point], noisy: Sequence[str], shift: float | None, nfe: Sequence[int]) -> list[str]:
     """What the errors are to, and how far that is to be trusted."""
-    from fewstep.eval.compare.trials import LONGER
-
     said = []
     if shift is not None:
         said.append(f"the reference moved by an RMSE of {shift:.2g} from half its evaluations")
@@ -211,7 +160,5 @@ def _notes(points: Sequence[Point], noisy: Sequence[str], shift: float | None, n
         if close:
             said.append(f"too near the reference's own error to be ranked: {', '.join(close)}; take one of more nfe")
     if noisy:
-        said.append(
-            f"{', '.join(noisy)}: to their own runs of {LONGER * max(nfe)} evaluations on the same Brownian paths"
-        )
+        said.append(f"{', '.join(noisy)}: to their own runs of {longer(nfe)} evaluations on the same Brownian paths")
     return said

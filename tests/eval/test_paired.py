@@ -57,25 +57,25 @@ def test_what_the_errors_are_to_is_told(found: Curves) -> None:
 
 
 def test_noise_is_compared_with_its_own_path_and_needs_no_other_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fewstep.eval.compare import trials as compare
+    from fewstep.eval.compare import solver_errors
 
-    monkeypatch.setattr(compare, "LONGER", 3)
+    monkeypatch.setattr(solver_errors, "LONGER", 3)
     found = paired("demo", ("dpmpp_2m_sde",), (2,), pairs=2, metrics=("rmse",))
     (batch,) = Source("demo").batches(range(2))
     how: dict[str, Any] = {"solver": "dpmpp_2m_sde", "grid": batch.denoiser.schedule.default_grid, "noise": "brownian"}
     rmse = found.result("rmse", "dpmpp_2m_sde", 2)
     assert rmse is not None
     assert rmse.groups == pytest.approx(
-        compare.image_errors(batch.draw(nfe=2, **how), batch.draw(nfe=6, **how)).tolist()
+        solver_errors.image_errors(batch.draw(nfe=2, **how), batch.draw(nfe=6, **how)).tolist()
     )
     assert found.about["reference_shift"] is None
     assert found.notes == ["dpmpp_2m_sde: to their own runs of 6 evaluations on the same Brownian paths"]
 
 
 def test_a_solver_that_chooses_its_steps_has_only_the_points_it_can_afford(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fewstep.eval.compare import trials as compare
+    from fewstep.eval.compare import solver_errors
 
-    monkeypatch.setattr(compare, "LADDER", (64.0,))
+    monkeypatch.setattr(solver_errors, "LADDER", (64.0,))
     found = paired("demo", ("dpm_adaptive",), (1, 500), pairs=1, metrics=("rmse",), reference=SHORT)
     (point,) = found.points
     assert point.nfe == 500 and point.grid == "its own" and point.report["rmse"].interval is None

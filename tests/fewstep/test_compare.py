@@ -16,7 +16,7 @@ from PIL import Image
 
 from fewstep import Denoiser, NoiseSchedule, sample
 from fewstep.cli import main
-from fewstep.eval.compare import trials as compare
+from fewstep.eval.compare import comparison, solver_errors, trials
 from fewstep.output.files import whole
 from fewstep.output.pictures import Line, image_sheet, plot_lines, tile
 
@@ -41,13 +41,13 @@ def gaussian() -> tuple:
 def test_image_error_is_the_root_mean_square() -> None:
     a, b = torch.zeros(2, 1, 2, 2), torch.zeros(2, 1, 2, 2)
     b[1, 0, 0, 0] = 6.0
-    assert compare.image_errors(a, b).tolist() == [0.0, 3.0]
+    assert solver_errors.image_errors(a, b).tolist() == [0.0, 3.0]
 
 
 def test_curves_fall_with_the_order_of_the_solver(gaussian: tuple) -> None:
     draw, exact = gaussian
     for solver, order in (("ddim", 1), ("dpmpp_2m", 2)):
-        curve = compare.run_curve(draw, exact, solver, (40, 80), "logsnr")
+        curve = solver_errors.flow_errors(draw, exact, solver, (40, 80), "logsnr")
         assert 2 ** (order - 0.3) < curve.rmse[0] / curve.rmse[1] < 2 ** (order + 0.5)
         assert all(worst >= mean for worst, mean in zip(curve.worst, curve.rmse, strict=True))
 
@@ -55,24 +55,26 @@ def test_curves_fall_with_the_order_of_the_solver(gaussian: tuple) -> None:
 def test_best_grid_has_the_least_error_and_unfit_grids_drop_out(gaussian: tuple) -> None:
     draw, exact = gaussian
     grids = ("uniform", "no such grid", "logsnr", "quadratic")
-    best = compare.best_curve(draw, exact, "dpmpp_2m", (6, 10), grids)
-    others = [compare.run_curve(draw, exact, "dpmpp_2m", (6, 10), grid) for grid in grids if "no" not in grid]
+    best = solver_errors.errors_on_best_grid(draw, exact, "dpmpp_2m", (6, 10), grids)
+    others = [solver_errors.flow_errors(draw, exact, "dpmpp_2m", (6, 10), grid) for grid in grids if "no" not in grid]
     assert best.score == min(other.score for other in others) and best.grid in grids
     with pytest.raises(ValueError, match="none of the grids"):
-        compare.best_curve(draw, exact, "dpmpp_2m", (6,), ("no such grid",))
+        solver_errors.errors_on_best_grid(draw, exact, "dpmpp_2m", (6,), ("no such grid",))
 
 
-def curves() -> list[compare.Curve]:
-    make = lambda name, grid, *rmse: compare.Curve(name, grid, (4, 10), rmse, rmse, (), torch.zeros(1))  # noqa: E731
+def curves() -> list[solver_errors.SolverErrors]:
+    make = lambda name, grid, *rmse: solver_errors.SolverErrors(name, grid, (4, 10), rmse, rmse, (), torch.zeros(1))  # noqa: E731
     return [make("ddim", "karras", 0.25, 0.0625), make("res_multistep", "uniform", 0.5, 0.03125)]
 
 
 def test_stochastic_solvers_are_compared_with_their_own_path(gaussian: tuple) -> None:
     """The error falls with nfe at strong order 1, and the reference is not the flow's."""
     draw, exact = gaussian
-    curve = compare.best_curve(partial(draw, noise_seeds=range(5)), exact, "dpmpp_2m_sde", (20, 80), ("logsnr",))
+    curve = solver_errors.errors_on_best_grid(
+        partial(draw, noise_seeds=range(5)), exact, "dpmpp_2m_sde", (20, 80), ("logsnr",)
+    )
     assert 2 < curve.rmse[0] / curve.rmse[1] < 8
-    assert float(compare.image_errors(curve.reference, exact).mean()) > 5 * curve.rmse[1]
+    assert float(solver_errors.image_errors(curve.reference, exact).mean()) > 5 * curve.rmse[1]
 
 
 def test_adaptive_solvers_show_their_best_affordable_run(gaussian: tuple) -> None:
@@ -82,17 +84,20 @@ def test_adaptive_solvers_show_their_best_affordable_run(gaussian: tuple) -> Non
         x0, info = draw(return_info=True, **how)
         return x0, info.nfe
 
-    curve = compare.adaptive_curve(run, exact, "dpm_adaptive", (4, 60, 200))
+    curve = solver_errors.adaptive_errors(run, exact, "dpm_adaptive", (4, 60, 200))
     assert curve.rmse[0] == float("inf") and curve.rmse[1] >= curve.rmse[2] > 0
     assert (
-        "-" in compare.table([curve]).text() and json.loads(compare.json_table([curve]))["rows"][0]["rmse"][0] is None
+        "-" in comparison.table([curve]).text()
+        and json.loads(comparison.json_table([curve]))["rows"][0]["rmse"][0] is None
     )
-    own = compare.adaptive_curve(partial(run, noise_seeds=range(5)), None, "gotta_go_fast", (200,), denoise=False)
+    own = solver_errors.adaptive_errors(
+        partial(run, noise_seeds=range(5)), None, "gotta_go_fast", (200,), denoise=False
+    )
     assert 0 < own.rmse[0] < 0.3 and torch.isfinite(own.reference).all()
 
 
 def test_text_table_is_aligned_and_stars_the_best() -> None:
-    head, *lines = compare.table(curves()).text().splitlines()
+    head, *lines = comparison.table(curves()).text().splitlines()
     assert [line.split() for line in lines] == [
         ["ddim", "karras", "0.25000*", "0.06250"],
         ["res_multistep", "uniform", "0.50000", "0.03125*"],
@@ -102,12 +107,12 @@ def test_text_table_is_aligned_and_stars_the_best() -> None:
 
 
 def test_csv_and_json_say_the_same() -> None:
-    rows = list(csv.DictReader(io.StringIO(compare.csv_table(curves()))))
+    rows = list(csv.DictReader(io.StringIO(comparison.csv_table(curves()))))
     assert [(r["solver"], int(r["nfe"]), float(r["rmse"])) for r in rows][1:3] == [
         ("ddim", 10, 0.0625),
         ("res_multistep", 4, 0.5),
     ]
-    told = json.loads(compare.json_table(curves(), images=3))
+    told = json.loads(comparison.json_table(curves(), images=3))
     assert told["images"] == 3 and [r["rmse"] for r in told["rows"]] == [[0.25, 0.0625], [0.5, 0.03125]]
 
 
@@ -192,7 +197,7 @@ def test_classes_guidance_and_grid_change_the_image(tmp_path: Path) -> None:
 
 
 def test_compare_prints_its_table_and_writes_three_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare, "REFERENCE", {"solver": "dpmpp_2m", "nfe": 30, "grid": "uniform"})
+    monkeypatch.setattr(trials, "REFERENCE", {"solver": "dpmpp_2m", "nfe": 30, "grid": "uniform"})
     how = ("compare", "--solvers", "ddim,dpmpp_2m", "--nfe", "4,12", "-n", 2, "--grid", "uniform", "--out", tmp_path)
     result = run(*how)
     _, ddim, dpmpp_2m, about, *written = result.stdout.splitlines()
@@ -208,16 +213,16 @@ def test_compare_prints_its_table_and_writes_three_files(tmp_path: Path, monkeyp
 
 
 def test_compare_in_a_pipe_is_pure_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare, "REFERENCE", {"solver": "dpmpp_2m", "nfe": 8, "grid": "uniform"})
+    monkeypatch.setattr(trials, "REFERENCE", {"solver": "dpmpp_2m", "nfe": 8, "grid": "uniform"})
     result = run(
         "compare", "--solvers", "ddim", "--nfe", "2,3", "-n", 1, "--format", "csv", "--grid", "auto", "--out", tmp_path
     )
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
-    assert [row["nfe"] for row in rows] == ["2", "3"] and {row["grid"] for row in rows} <= set(compare.AUTO_GRIDS)
+    assert [row["nfe"] for row in rows] == ["2", "3"] and {row["grid"] for row in rows} <= set(trials.AUTO_GRIDS)
 
 
 def test_compare_as_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare, "REFERENCE", {"solver": "dpmpp_2m", "nfe": 8, "grid": "uniform"})
+    monkeypatch.setattr(trials, "REFERENCE", {"solver": "dpmpp_2m", "nfe": 8, "grid": "uniform"})
     result = run("compare", "--solvers", "ddim,unipc", "--nfe", "4,5", "-n", 1, "--out", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert result.stdout.splitlines()[-1] == f"wrote {tmp_path / 'report.html'}"

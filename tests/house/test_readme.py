@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from places import ROOT
 
 from fewstep.cli import main
-from fewstep.eval.compare import trials as compare
+from fewstep.eval.compare import trials
 
 README = (ROOT / "README.md").read_text()
 
@@ -33,7 +33,7 @@ def test_python_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
 
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(compare, "REFERENCE", {"solver": "ddim", "nfe": 2, "grid": "uniform"})
+    monkeypatch.setattr(trials, "REFERENCE", {"solver": "ddim", "nfe": 2, "grid": "uniform"})
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("fewstep ")]
     assert len(commands) == 20
     for line in commands:  # fewer images and evaluations than the reader asks for; everything else as written

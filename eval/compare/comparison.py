@@ -1,0 +1,158 @@
+"""What `fewstep compare` does: the errors of several solvers to a long reference, as a table, pictures, figures and a page."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+
+from fewstep.arguments import parsed, watched
+from fewstep.eval.compare.solver_errors import SolverErrors
+from fewstep.eval.compare.trials import Trials, told
+from fewstep.output.files import whole
+from fewstep.output.page import Table, write_page
+from fewstep.output.pictures import Line, image_sheet, plot_lines
+from fewstep.samplers.building.solver_entry import SOLVERS, checked_names
+from fewstep.samplers.commands.sample import learned_file
+from fewstep.samplers.pipeline.contenders import artefact_of, entry_of, the_only
+from fewstep.samplers.pipeline.source import Batch, Source
+
+# The solvers that are run where none is named: one or two of each family, all deterministic.
+DEFAULT_SOLVERS = (
+    "ddim",
+    "heun",
+    "dpm_2",
+    "dpm_3",
+    "dpmpp_2s",
+    "dpmpp_2m",
+    "dpmpp_3m",
+    "deis",
+    "unipc",
+    "res_multistep",
+    "etd_rk3",
+    "ipndm_v",
+)
+
+
+def compare_solvers(
+    solvers: Sequence[str] | None,
+    nfes: Sequence[int],
+    *,
+    learned: Sequence[str],
+    grid: str | None,
+    number: int,
+    seed: int,
+    out: str,
+    form: str,
+    options: Sequence[str],
+    **how: Any,
+) -> None:
+    """Draw, print the table in this form, write the files; the arguments are the options of the command."""
+    given = dict(map(parsed, options))
+    families = {("all",): ode_solvers, ("sde",): stochastic_solvers}
+    named = tuple(solvers or DEFAULT_SOLVERS)
+    solvers = families[named]() if named in families else named
+    checked_names(solvers, nfes, None if grid == "auto" else grid, given)
+    for name in map(learned_file, learned):
+        how["guidance"] = _guidance_of(name, nfes, how["guidance"])
+
+    trials = Trials(Source(**how), range(seed, seed + number))
+    for _ in watched([trials.reference], "reference", told):
+        trials.truth(progress=sys.stderr.isatty())
+    rows = [trials.errors(name, nfes, grid, **given) for name in watched([*learned, *solvers], "solver")]
+    about = {"model": how["model"], "images": number, "seed": seed, "reference": told(trials.reference)}
+    written = write_comparison(Path(out), rows, trials.batches[0], about)
+    if form == "text":
+        click.echo(table(rows).text())
+        click.echo(f"RMSE per image to {about['reference']}, mean of {number}; * best of its column")
+        if any(entry_of(name).stochastic for name in (*learned, *solvers)):
+            click.echo("stochastic solvers: to their own, longer run on the same Brownian paths")
+    else:
+        click.echo(csv_table(rows) if form == "csv" else json_table(rows, **about))
+    for path in written:
+        click.echo(f"wrote {path}", err=form != "text")
+
+
+def ode_solvers() -> tuple[str, ...]:
+    """Every registered solver that is a table and draws no noise."""
+    return tuple(name for name, entry in SOLVERS.items() if entry.kind == "tableau" and not entry.stochastic)
+
+
+def stochastic_solvers() -> tuple[str, ...]:
+    """Every registered table that draws noise and converges."""
+    return tuple(n for n, entry in SOLVERS.items() if entry.kind == "tableau" and entry.stochastic and entry.order)
+
+
+def _guidance_of(name: str, nfes: Sequence[int], guidance: float | None) -> float | None:
+    """The scale of all: what was given, else an artefact's where it has one. ValueError: it has no table to compare."""
+    artefact = artefact_of(name)
+    assert artefact is not None
+    if not set(nfes) & set(artefact.nfes):
+        raise ValueError(
+            f"{name} has tables for nfe {', '.join(map(str, artefact.nfes))}, and --nfe names none of them"
+        )
+    scale: float | None = the_only(artefact.guidances) if guidance is None else guidance
+    return scale
+
+
+def write_comparison(out: Path, rows: Sequence[SolverErrors], batch: Batch, about: Mapping[str, Any]) -> list[Path]:
+    """One page where `out` ends in .html, else a folder of curves.png, samples.png and results.json."""
+    if out.suffix != ".html":
+        figures = out / "results.json"
+        drawn = _pictures(out, rows, batch, about)
+        with whole(figures) as path:
+            path.write_text(json_table(rows, **about) + "\n")
+        return [*drawn, figures]
+    words = (
+        f"RMSE per image to {about['reference']} on shared noise, mean of {about['images']} images (seeds from "
+        f"{about['seed']}). The best of each column is marked."
+    )
+    with TemporaryDirectory() as folder:
+        drawn = _pictures(Path(folder), rows, batch, about)
+        write_page(out, f"Solvers on {about['model']}", [words], [table(rows)], drawn)
+    return [out]
+
+
+def _pictures(folder: Path, rows: Sequence[SolverErrors], batch: Batch, about: Mapping[str, Any]) -> list[Path]:
+    """curves.png and samples.png; the sheet shows the first images of `batch`."""
+    curves, sheet = folder / "curves.png", folder / "samples.png"
+    title = f"{about['model']}: {about['images']} images, error to {about['reference']}"
+    plot_lines([Line(row.solver, row.nfes, row.rmse) for row in rows], curves, title, "RMSE to the reference")
+    some = len(batch.seeds)
+    cells = [(row.solver, [batch.images(x0[:some]) for x0 in (*row.samples, row.reference)]) for row in rows]
+    image_sheet(cells, [*(f"nfe {n}" for n in rows[0].nfes), "reference"], sheet)
+    return [curves, sheet]
+
+
+def table(rows: Sequence[SolverErrors]) -> Table:
+    """One line a solver, one column an nfe; the smallest error of each column is marked."""
+    best = [min(row.rmse[j] for row in rows) for j in range(len(rows[0].nfes))]
+    marked = frozenset((i, j + 2) for i, row in enumerate(rows) for j, least in enumerate(best) if row.rmse[j] == least)
+    cells = [[row.solver, row.grid, *(f"{e:.5f}" if isfinite(e) else "-" for e in row.rmse)] for row in rows]
+    return Table(["solver", "grid", *(f"nfe {n}" for n in rows[0].nfes)], cells, names=2, best=marked)
+
+
+def csv_table(rows: Sequence[SolverErrors]) -> str:
+    """One line a solver and nfe: solver,grid,nfe,rmse,worst."""
+    lines = ["solver,grid,nfe,rmse,worst"]
+    for row in rows:
+        lines += [f"{row.solver},{row.grid},{n},{e},{w}" for n, e, w in zip(row.nfes, row.rmse, row.worst, strict=True)]
+    return "\n".join(lines)
+
+
+def json_table(rows: Sequence[SolverErrors], **about: Any) -> str:
+    """The same as JSON, beside whatever tells how it was made."""
+    listed = [
+        {"solver": r.solver, "grid": r.grid, "nfe": list(r.nfes), "rmse": _numbers(r.rmse), "worst": _numbers(r.worst)}
+        for r in rows
+    ]
+    return json.dumps({**about, "rows": listed}, indent=1)
+
+
+def _numbers(values: Sequence[float]) -> list[float | None]:
+    """What JSON can hold: None for infinity."""
+    return [value if isfinite(value) else None for value in values]
