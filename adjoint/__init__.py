@@ -3,15 +3,15 @@
 from fewstep.lazy import lazily
 
 _LAZY = {
-    "sample": ".sampling",
-    "noise_path": ".sampling",
-    "METHODS": ".sampling",
-    "Free": ".free_numbers",
-    "free": ".free_numbers",
-    "invert": ".inversion",
-    "encode": ".inversion",
-    "log_likelihood": ".likelihood.likelihood",
-    "bits_per_dim": ".likelihood.likelihood",
+    "sample": ".gradient.sampling",
+    "noise_path": ".gradient.sampling",
+    "METHODS": ".gradient.sampling",
+    "Free": ".gradient.free_table",
+    "free": ".gradient.free_table",
+    "invert": ".inversion.inverting",
+    "encode": ".inversion.inverting",
+    "log_likelihood": ".likelihood.log_density",
+    "bits_per_dim": ".likelihood.log_density",
 }
 __all__ = list(_LAZY)
 __getattr__ = lazily("fewstep.adjoint", _LAZY)

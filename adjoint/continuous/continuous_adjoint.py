@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from fewstep.adjoint.continuous.going_back import Continuous, Course, bind
 from fewstep.adjoint.continuous.plan import RULES, Rule, boundaries, make_plan
@@ -23,7 +23,6 @@ from fewstep.checks import unknown
 from fewstep.samplers.run.step import State
 from fewstep.samplers.table.tableau import Tableau
 
-Tensor = torch.Tensor
 OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "adjoint_dpm": {"rk": ("rk4", *RULES[:-1]), "states": ("stored", "reintegrated")},
     "adjoint_deis": {

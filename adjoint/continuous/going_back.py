@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fewstep.adjoint.continuous.plan import Call, Plan, Terms
 from fewstep.adjoint.exact.rows import Network, Rows, pulled
@@ -17,8 +18,6 @@ from fewstep.samplers.run.denoiser import clock
 from fewstep.samplers.run.step import Post, State
 from fewstep.samplers.schedule.base import Nodes
 from fewstep.samplers.schedule.outputs import convert, mean_weight
-
-Tensor = torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)

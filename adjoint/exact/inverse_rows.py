@@ -18,12 +18,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fewstep.samplers.run.step import State
 from fewstep.samplers.schedule.outputs import form_pair
 from fewstep.samplers.table.tableau import Tableau
 
-Tensor = torch.Tensor
 Predict = Callable[[int, Tensor], Tensor]  # row, input -> m of the row's form
 Noises = Callable[[int], Sequence[Tensor]]  # row -> its z, in the order of tableau.draws(row)
 

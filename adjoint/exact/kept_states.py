@@ -16,12 +16,11 @@ from functools import cache
 from math import ceil, log2, sqrt
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from fewstep.adjoint.exact.rows import Rows, flat, unflat
 from fewstep.samplers.run.step import State
 
-Tensor = torch.Tensor
 Past = Iterator[tuple[int, State]]
 
 

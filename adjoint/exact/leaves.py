@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-Tensor = torch.Tensor
 Call = Callable[[Tensor], Tensor]
 
 

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fewstep.samplers.noise.draws import Draw, Noise, drawn_seeds
 from fewstep.samplers.noise.sources import source
 from fewstep.samplers.schedule.base import NoiseSchedule
 from fewstep.samplers.table.tableau import Tableau
-
-Tensor = torch.Tensor
 
 
 def draws_of(tableau: Tableau) -> list[Draw]:

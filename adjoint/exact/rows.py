@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fewstep.adjoint.exact.leaves import random_state, set_random_state
 from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.step import State
 
-Tensor = torch.Tensor
 Noises = Callable[[int, Tensor], Sequence[Tensor]]  # row, like -> its z
 
 

@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from fewstep.adjoint.exact.leaves import check_used
 from fewstep.adjoint.exact.kept_states import Recall
+from fewstep.adjoint.exact.leaves import check_used
 from fewstep.adjoint.exact.rows import Rows
 from fewstep.samplers.run.step import State
-
-Tensor = torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)

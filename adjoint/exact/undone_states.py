@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from torch import Tensor
 
-from fewstep.adjoint.exact.kept_states import Past, Recall
 from fewstep.adjoint.exact.inverse_rows import Block, Predict, blocks, check
+from fewstep.adjoint.exact.kept_states import Past, Recall
 from fewstep.adjoint.exact.rows import Network, Rows, flat, unflat
 from fewstep.samplers.run.step import Place, Post, State
 from fewstep.samplers.schedule.base import Nodes
 from fewstep.samplers.schedule.outputs import Prediction, convert
 from fewstep.samplers.table.tableau import Tableau
 
-Tensor = torch.Tensor
 MOST_KEPT = 2  # rows of a reversible solver that may have no inverse: a first step, a step into sigma = 0
 
 

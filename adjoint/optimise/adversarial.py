@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from fewstep.adjoint.optimise.noise_optimisers import ends_of, shell_of
 from fewstep.adjoint.optimise.noise_space import NoiseSpace, on_shell
-from fewstep.adjoint.optimise.noise_steps import ends_of, shell_of
 from fewstep.checks import positive, whole
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.run.denoiser import Denoiser
@@ -18,8 +19,6 @@ from fewstep.samplers.run.guided import Call, Guided
 from fewstep.samplers.run.per_sample import beside, wide
 from fewstep.samplers.sampling.loop import Progress, sample
 from fewstep.samplers.table.tableau import Tableau
-
-Tensor = torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)

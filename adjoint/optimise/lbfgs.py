@@ -15,10 +15,10 @@ from collections.abc import Generator
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from fewstep.samplers.run.per_sample import dot
 
-Tensor = torch.Tensor
 ARMIJO, CURVATURE = 1e-4, 0.9  # strong Wolfe: enough decrease, and a slope of at most this share
 WIDEN = 4.0  # while no upper end of a step is known
 TRIALS = 12  # of one step; then the best end of the bracket is taken, and the curvatures are forgotten

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from fewstep.adjoint.exact.reversible import Undone
+from fewstep.adjoint.exact.undone_states import Undone
+from fewstep.adjoint.gradient.sampling import sample
 from fewstep.adjoint.optimise.lbfgs import Search
-from fewstep.adjoint.sampling import sample
 from fewstep.checks import positive
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.run.checks import validate, validate_noise
@@ -26,7 +27,6 @@ from fewstep.samplers.run.per_sample import beside, norm, wide
 from fewstep.samplers.sampling.loop import learned_table, table_for
 from fewstep.samplers.table.tableau import Tableau
 
-Tensor = torch.Tensor
 Loss = Callable[[Tensor], Tensor]
 
 

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-
-Tensor = torch.Tensor
+from torch import Tensor
 
 
 def count() -> int:

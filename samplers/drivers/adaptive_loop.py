@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fewstep.samplers.drivers.driven_run import Outcome
 from fewstep.samplers.drivers.unit_variance import Array, Problem
 from fewstep.samplers.run.per_sample import Rows, column, put, take
 
-Tensor = torch.Tensor
 Mask = NDArray[np.bool_]
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
@@ -29,7 +30,6 @@ from fewstep.samplers.run.per_sample import column
 from fewstep.samplers.schedule.outputs import form_pair
 from fewstep.samplers.table.tableau import Tableau
 
-Tensor = torch.Tensor
 Array = NDArray[np.float64]
 Classifier = Callable[[Tensor], Tensor]
 CHAIN_PATHS = 2**21  # Brownian paths of the chain's noises: none that a table draws from

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fewstep.samplers.noise.draws import Noise, drawn_seeds
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.step import Post
 from fewstep.samplers.schedule.base import NoiseSchedule
-
-Tensor = torch.Tensor
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.solver_entry import driver
-from fewstep.samplers.drivers.adaptive_loop import Method, Rule, Trial, larger, integrate, scaled
+from fewstep.samplers.drivers.adaptive_loop import Method, Rule, Trial, integrate, larger, scaled
 from fewstep.samplers.drivers.driven_run import Outcome, Task
 from fewstep.samplers.drivers.unit_variance import Array, problem_of
 from fewstep.samplers.noise.brownian import BrownianPaths
 from fewstep.samplers.noise.draws import onto
 from fewstep.samplers.run.per_sample import Rows, columns
-
-Tensor = torch.Tensor
 
 
 @driver("gotta_go_fast", order=2, prediction="eps", reference=ref.GOTTA, stochastic=True, adaptive=True)

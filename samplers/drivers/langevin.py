@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
@@ -20,7 +21,6 @@ from fewstep.samplers.run.per_sample import beside
 from fewstep.samplers.run.step import first_state, moved
 from fewstep.samplers.table.tableau import Tableau
 
-Tensor = torch.Tensor
 NFE = 10  # by default
 CORRECTOR_PATHS = 2**20  # Brownian paths of the correctors' noises: none that a table draws from
 

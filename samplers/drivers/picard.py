@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
@@ -34,7 +35,6 @@ from fewstep.samplers.schedule.base import Nodes
 from fewstep.samplers.schedule.outputs import convert
 from fewstep.samplers.table.tableau import Tableau
 
-Tensor = torch.Tensor
 Rows = NDArray[np.intp]
 STEPS = 50  # by default
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
@@ -13,8 +14,6 @@ from fewstep.samplers.drivers.adaptive_loop import Method, Rule, Trial, integrat
 from fewstep.samplers.drivers.driven_run import Outcome, Task
 from fewstep.samplers.drivers.unit_variance import Array, problem_of
 from fewstep.samplers.run.per_sample import Rows, column, columns
-
-Tensor = torch.Tensor
 
 
 @driver("rk45", order=5, prediction="eps", reference=ref.DOPRI, adaptive=True, aliases=("dopri5",))

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.drivers.driven_run import Task
@@ -25,7 +25,6 @@ from fewstep.samplers.run.per_sample import Rows, column, columns, put, take
 from fewstep.samplers.schedule.base import Nodes
 from fewstep.samplers.schedule.outputs import convert
 
-Tensor = torch.Tensor
 Array = NDArray[np.float64]
 MAX_NFE = 1000
 

@@ -16,15 +16,14 @@ from numbers import Real
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
+from torch import Tensor
 
 from fewstep.checks import positive
-from fewstep.samplers.guidance.composition import At, Composed
+from fewstep.samplers.guidance.composed_denoiser import At, Composed
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.per_sample import dot
 from fewstep.samplers.run.per_sample import norm as length
 
-Tensor = torch.Tensor
 Scale = float | Tensor | Callable[[Any], Any]
 
 

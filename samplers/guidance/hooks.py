@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fewstep.samplers.guidance.data_consistency import inverse
 from fewstep.samplers.guidance.measurement import Measurement
@@ -22,7 +23,6 @@ from fewstep.samplers.sampling.loop import Progress
 from fewstep.samplers.schedule.base import NoiseSchedule
 from fewstep.samplers.scheduler.scheduler import Scheduler
 
-Tensor = torch.Tensor
 Hook = Callable[[Progress], Any]
 REPLACED = 2**34  # counters of replacement, beyond those of a seed's noise, jumps and resampling
 

@@ -6,14 +6,14 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fewstep.checks import positive
-from fewstep.samplers.guidance.operators import Operator, adjoint_residual, as_operator
-from fewstep.samplers.guidance.solve import conjugate_gradients
+from fewstep.samplers.guidance.linear_solve import conjugate_gradients
+from fewstep.samplers.guidance.operator_base import Operator, adjoint_residual, as_operator
 from fewstep.samplers.run.guided import Call
 from fewstep.samplers.run.per_sample import beside
 
-Tensor = torch.Tensor
 SLACK = {torch.float64: 1e-9}  # of the transpose; 1e-4 in float32
 
 

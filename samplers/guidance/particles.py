@@ -1,16 +1,4 @@
-"""Feynman-Kac correctors: weighted particles for products and powers of densities, and for densities tilted by a reward.
-
-    p_t(x) ~ prod_k q_k(x)^b_k exp(beta r(x)),    S = sum_k b_k s_k,    E = sum_k b_k eps_k,    s = -eps / sigma
-
-Following S alone samples something else: adding noise and multiplying densities do not commute. In reverse time tau,
-whatever the noise z >= 0, p_t is the law of particles that move and gain weight by
-
-    dx      = [-f + (1+z)/2 g^2 S + z/2 g^2 beta grad r] dtau + sqrt(z) g dW
-    d log w = (|E|^2 - sum_k b_k |eps_k|^2) dlam + d(beta r) - beta grad r o (dx - dx_flow)
-
-on every schedule, since g^2 dtau = 2 sigma^2 dlam; dx_flow is the probability flow of S and o the midpoint (Stratonovich)
-product, which needs no second derivative. z is what the solver makes it: eta^2, tau^2, 0 for an ODE.
-"""
+"""Weighted particles of a run: a hook of `sample` that weighs them after each step, and resamples where that helps."""
 
 from __future__ import annotations
 
@@ -20,78 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from fewstep.samplers.guidance.particle_denoiser import Combination, Lift, known_share
-from fewstep.samplers.guidance.resampling import Alone, Spread, ancestors, effective, places
+from fewstep.samplers.guidance.particle_denoiser import Combination, Lift
 from fewstep.samplers.guidance.particle_weights import Plan, Rules, Run
+from fewstep.samplers.guidance.resampling import Alone, ancestors, effective, places
 from fewstep.samplers.noise.brownian import unit_normal
 from fewstep.samplers.noise.draws import check_seeds, onto
-from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.sampling.loop import Progress
-
-Tensor = torch.Tensor
-
-
-def fkc(
-    denoisers: Denoiser | Sequence[Denoiser],
-    exponents: Sequence[float] | None = None,
-    *,
-    particles: int | None = None,
-    ess: float = 0.5,
-    method: str = "systematic",
-    stop: float = 0.1,
-    clamp: float | None = None,
-    seeds: int | Sequence[int] = 0,
-    reward: Callable[[Tensor], Tensor] | None = None,
-    on: str = "x0",
-    ramp: Callable[[float], float] = known_share,
-    across: Any = None,
-) -> Particles:
-    """Weighted particles of p(x) ~ prod_k q_k(x)^exponents[k] exp(reward(x)): exact as steps and particles grow.
-
-        target = guidance.fkc([first, second], exponents=[0.5, 0.5])
-        x_T = target.initial_noise((64, 1, 28, 28), seeds=range(64))
-        x0 = sample(target.denoiser, x_T, "ddim", nfe=100, eta=1.0, noise_seeds=range(64), hook=target)
-        target.weights, target.effective, target.unweighted(x0)
-
-    Annealing q^b: exponents [b]. Product of experts: one each. The density that classifier-free guidance is named after,
-    q_c^w q_u^(1-w): [w, 1 - w]. A reward alone: [1.0]. An exponent may be negative, their sum must be above 0; where it is not
-    1, weights grow apart in pure noise already, the more the more dimensions there are, and alpha = 0 is out of reach. Where
-    it is above 1, their variance stays finite there only with noise z >= (3 + 2 sqrt 2) (1 - 1 / sum): tau = 1.75 for two
-    experts.
-
-    Args:
-        denoisers: of one schedule (VP, VE, EDM or flow), of any predictions. exponents: one each; default 1 each.
-        particles: K, particles of a group. The batch is groups x K, group by group, and a group is resampled in itself;
-            None: all are one group.
-        ess: a group is resampled where its effective sample size is below ess K; 0 never, 1 after every step.
-        method: "systematic", "stratified" or "multinomial". stop: no resampling in the last fraction of the steps, where
-            errors of the scores weigh most.
-        clamp: bound of what a step adds to log w, after centring; biased; `clamped` is the share that met it. None: no bound.
-        seeds: of resampling, one a group, or the first of consecutive ones. A group is the same alone and among others.
-        reward: r, (B, *shape) -> (B,), differentiable. on: "x0" (at predicted x0, through the networks) or "x" (at the
-            noisy state); both are exact, and r of the sample itself at the end. ramp: beta as a function of lam; default
-            alpha^2 / (alpha^2 + sigma^2). The target has beta at the end of sampling: 1 at sigma = 0.
-        across: a torch.distributed process group, or True for the default one: the particles of all processes, in the order
-            of ranks, as many in each, are weighed and resampled as one batch. A resampling gathers their states.
-
-    Solvers: every table whose steps go down in time; the rate of the weights does not depend on z, so that each is unbiased
-    in the limit of small steps: z = eta^2 (ddim, ancestral), tau^2 (SDE-DPM, SEEDS, SA, Euler-Maruyama), 1 (ddpm),
-    d log psi / d log u (er_sde). An ODE (z = 0) takes ess=0: copies would never part. Outputs of the past of multistep
-    solvers go with the particle, noise seeds stay with the place in the batch, so that copies part at the next step.
-    Drivers, Restart and `post` are refused. Guidance goes inside, around the denoisers: around target.denoiser it would move
-    particles without their weights.
-
-    Cost: nfe calls of every denoiser; a reward on "x0" one vector-Jacobian product of each more. Not differentiable.
-
-    Raises: ValueError for exponents, denoisers, batch or solver that do not fit, and for weights that are not finite.
-
-    Reference: Feynman-Kac Correctors in Diffusion: Annealing, Guidance, and Product of Experts; Skreta, Akhound-Sadegh,
-    Ohanesian, Bondesan, Aspuru-Guzik, Doucet, Brekelmans, Tong, Neklyudov; 2025; arXiv:2503.02819.
-    """
-    combination = Combination(denoisers, exponents, reward, on, ramp)
-    rules = Rules(particles, ess, method, stop, clamp, seeds)
-    return Particles(combination, rules, Spread(across) if across else Alone())
 
 
 class Particles:

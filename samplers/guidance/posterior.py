@@ -7,7 +7,7 @@ The methods differ in what they take x0 given x to be. With D its mean, J = dD/d
     exact_covariance   N(D, C):      l = J^T A^T (A C A^T + noise_std^2)^-1 (y - A D)
     pigdm              N(D, r^2):    l = J^T A^T (r^2 A A^T + noise_std^2)^-1 (y - A D)
     dps                the same with |A|^2 for A A^T;    any A
-    lgd                a few samples of N(D, r^2);       any A, any loss
+    lgd                a few samples of N(D, r^2);       any A, any loss (`loss_guidance.py`)
 
 r^2 = sigma^2 s^2 / (sigma^2 + alpha^2 s^2) for data of variance s^2 (`prior_std`). The elements of real data belong together:
 C is far from r^2, up to hundreds of times larger in some directions, and guidance that trusts r^2 overshoots. So the
@@ -25,17 +25,16 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fewstep.checks import positive, whole
+from fewstep.samplers.guidance.linear_solve import conjugate_gradients
 from fewstep.samplers.guidance.measurement import Measurement
-from fewstep.samplers.guidance.probable import along, damped, most_probable, slope
-from fewstep.samplers.guidance.solve import conjugate_gradients
-from fewstep.samplers.noise.brownian import unit_normal
+from fewstep.samplers.guidance.network_covariance import along, most_probable
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.guided import Call, Guided
-from fewstep.samplers.run.per_sample import beside, dot, norm, one_each
+from fewstep.samplers.run.per_sample import beside, norm
 
-Tensor = torch.Tensor
 Loss = Callable[[Tensor], Tensor]
 
 
@@ -164,106 +163,5 @@ def exact_covariance(
         system: Loss = lambda u: A(covariance(A.T(u))) + floor * u  # noqa: E731
         miss = known.miss(call.x0)
         return along(call, known, A.T(conjugate_gradients(system, miss, iterations)), miss, solved=True)
-
-    return Guided(denoiser, shift, gradient=True)
-
-
-def lgd(
-    denoiser: Denoiser,
-    measurement: Tensor | None = None,
-    operator: Any = None,
-    noise_std: float = 0.0,
-    scale: float = 1.0,
-    *,
-    samples: int = 4,
-    sampled: float = 0.5,
-    loss: Loss | None = None,
-    line_search: bool = True,
-    prior_std: float = 1.0,
-    seed: int = 0,
-) -> Denoiser:
-    """Loss-guided diffusion: the mean likelihood of a few clean samples around D, not that of D itself.
-
-        D' = D + scale (sigma^2 / alpha) grad_x log mean_k exp(-loss(D + r z_k))
-
-    For a measurement the share `sampled` of the spread r^2 is sampled and the rest put into the loss,
-    |y - A x0|^2 / 2 (noise_std^2 + (1 - sampled) r^2 |A|^2): 0 is dps, 1 the published method, whose likelihood a few samples
-    seldom hit. z_k are the same for all samples and steps (`seed`), so that multistep solvers see a smooth function.
-
-    Args:
-        measurement, operator, noise_std, prior_std: as in `dps`; or loss: (B, *shape) -> (B,), of clean samples, instead.
-    Cost: `samples` losses and one vector-Jacobian product of the network a call. Raises ValueError as `dps`.
-
-    Reference: Loss-Guided Diffusion Models for Plug-and-Play Controllable Generation; Song, Zhang, Yin, Mardani, Liu, Kautz,
-    Chen, Vahdat; 2023.
-    """
-    if (loss is None) == (measurement is None) or (measurement is None) != (operator is None):
-        raise ValueError("lgd needs a measurement and its operator, or a `loss` of clean samples instead")
-    known = None if measurement is None else Measurement(measurement, operator, noise_std)
-    scale, prior_std = positive("scale", scale, zero=True), positive("prior_std", prior_std)
-    samples = whole("samples", samples)
-    if not 0 <= sampled <= 1:
-        raise ValueError(f"`sampled` is a share of the spread, from 0 to 1; got {sampled!r}")
-
-    def losses(x0: Tensor, spread: Any) -> Tensor:
-        if known is None:
-            assert loss is not None
-            return one_each(loss(x0), x0, "loss")
-        miss = known.miss(x0)
-        variance = known.noise_std**2 + (1 - sampled) * spread * known.norm**2
-        return 0.5 * dot(miss, miss).flatten() / torch.as_tensor(variance).to(miss).clamp(min=1e-12).flatten()
-
-    def shift(call: Call) -> Tensor:
-        spread = call.spread(prior_std)
-        width = torch.as_tensor(spread * (1.0 if known is None else sampled)).to(call.x0).sqrt()
-        draws = (unit_normal(seed, (0, k, 0), call.x0.shape[1:]) for k in range(samples))
-        with torch.enable_grad():
-            center = call.x0 if call.outside else call.x0.detach().requires_grad_()
-            each = [-losses(center + width * torch.from_numpy(z).to(center), spread) for z in draws]
-            (slope,) = torch.autograd.grad(torch.stack(each).logsumexp(0).sum(), center, create_graph=call.outside)
-        if not line_search:
-            return (scale * call.tweedie) * call.pull(slope)
-        if known is None:
-            return scale * damped(call, slope, lambda x0: losses(x0, spread))
-        return scale * along(call, known, slope, known.miss(call.x0))
-
-    return Guided(denoiser, shift, gradient=True)
-
-
-def energy(
-    denoiser: Denoiser,
-    energy: Loss,
-    scale: float | Callable[[Any], Any] = 1.0,
-    *,
-    line_search: bool = True,
-    published: bool = False,
-) -> Denoiser:
-    """Any differentiable energy of the clean sample, taken at predicted x0: samples of p(x0) exp(-energy(x0)), roughly.
-
-        D' = D - scale t (sigma^2 / alpha) J^T grad energy(D)
-
-    t = 1 without line search; with it t = 1 / (1 + c), c the energy's curvature along the shift over its slope there, so that
-    stiff energies do not overshoot.
-
-    Args:
-        energy: (B, *shape) -> (B,), sample by sample. scale: a number, or a function of sigma / alpha (a number, or
-            (B, 1, ...)), such as lambda rho: 50.0 * (rho < 1). published: x' <- x' - scale grad_x energy(D) between the steps
-            instead, as most papers write it; its strength grows with nfe.
-    Cost: one vector-Jacobian product of the network a call.
-
-    Reference: Universal Guidance for Diffusion Models; Bansal, Chu, Schwarzschild, Sengupta, Goldblum, Geiping, Goldstein;
-    2023; arXiv:2302.07121.
-    """
-    if not callable(energy):
-        raise ValueError(f"`energy` must be a function of clean samples, (B, ...) -> (B,); got {type(energy).__name__}")
-    if not callable(scale):
-        scale = positive("scale", scale, zero=True)
-
-    def shift(call: Call) -> Tensor:
-        much = scale(call.rho) if callable(scale) else scale
-        down = -much * slope(energy, call)
-        if line_search and not published:
-            return damped(call, down, lambda x0: much * energy(x0))
-        return (1 / call.weight if published else call.tweedie) * call.pull(down)
 
     return Guided(denoiser, shift, gradient=True)

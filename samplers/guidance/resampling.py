@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-Tensor = torch.Tensor
 METHODS = ("systematic", "stratified", "multinomial")
 CHOICES = 2**33  # counters of resampling, beyond those of a seed's noise
 

@@ -6,7 +6,7 @@ In the variables of `weights.py`, u = x / S(t) and du = m dG, with d = G_t - G_s
     rex     u+ = zeta u + (1 - zeta) w + Psi(w; s -> t),   w+ = w - Psi(u+; t -> s)
 
 Psi is the increment of any Runge-Kutta method, whose stages the rows of the table are, or of Euler-Maruyama. The form is an
-option, as in `reversible_pairs.py`. input is the copy whose output comes next, and in the end the result; carry holds the other.
+option, as in `reversible_pairs.py`. input is the copy whose output comes next and, in the end, the result; carry is the other.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ from numbers import Real
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from fewstep.adjoint.inversion import invert
+from fewstep.adjoint.inversion.inverting import invert
 from fewstep.adjoint.optimise.lbfgs import Search, lbfgs
 from fewstep.adjoint.optimise.noise_space import Loss, NoiseSpace, Optimised, on_shell
 from fewstep.checks import positive, whole
@@ -21,7 +22,6 @@ from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.per_sample import norm, wide
 from fewstep.samplers.table.tableau import Tableau
 
-Tensor = torch.Tensor
 INJECTED = 95  # slot of the noises that doodl adds, out of the way of those of rows
 
 

@@ -7,14 +7,14 @@ from math import exp, inf, isclose
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from fewstep.samplers.guidance.composition import At, alike, numbers
+from fewstep.samplers.guidance.composed_denoiser import At, alike, numbers
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.per_sample import wide
 from fewstep.samplers.schedule.base import Nodes
 from fewstep.samplers.schedule.outputs import convert
 
-Tensor = torch.Tensor
 Watch = Callable[[Tensor, Any], float]
 
 

@@ -8,13 +8,11 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
-from fewstep.samplers.guidance.combination import Seen
+from fewstep.samplers.guidance.particle_denoiser import Seen
 from fewstep.samplers.guidance.resampling import METHODS
 from fewstep.samplers.table.tableau import Tableau
-
-Tensor = torch.Tensor
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fewstep.checks import positive
 from fewstep.samplers.guidance.measurement import Measurement
@@ -13,7 +14,6 @@ from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.guided import Call, Guided
 from fewstep.samplers.run.per_sample import beside, norm, one_each
 
-Tensor = torch.Tensor
 Map = Callable[[Tensor], Tensor]
 
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fewstep.checks import positive
-from fewstep.samplers.guidance.probable import slope
+from fewstep.samplers.guidance.network_covariance import slope
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.guided import Call, Guided
 
-Tensor = torch.Tensor
 Scale = float | Callable[[Any], Any]
 
 

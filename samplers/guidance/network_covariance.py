@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from fewstep.samplers.guidance.measurement import Measurement
 from fewstep.samplers.run.guided import Call
 from fewstep.samplers.run.per_sample import beside, dot, one_each
 
-Tensor = torch.Tensor
 Map = Callable[[Tensor], Tensor]
 
 

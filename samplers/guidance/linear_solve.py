@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from fewstep.samplers.run.per_sample import dot
-
-Tensor = torch.Tensor
 
 
 def conjugate_gradients(

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fewstep.samplers.coefficients.butcher import BUTCHER, DORMAND_PRINCE, Butcher
 from fewstep.samplers.schedule.base import Array
 
-Tensor = torch.Tensor
 State = tuple[Tensor, Tensor]
 Slope = Any  # callable (y, r) -> State with a count `nfe`
 

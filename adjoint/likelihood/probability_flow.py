@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from fewstep.adjoint.likelihood.marching import State
+from fewstep.adjoint.likelihood.flow_solvers import State
 from fewstep.samplers.grids.making import check_times, make_grid
 from fewstep.samplers.run.denoiser import Denoiser, clock
 from fewstep.samplers.schedule.base import Array, NoiseSchedule
 from fewstep.samplers.schedule.outputs import convert
 
-Tensor = torch.Tensor
 GROUP = 16  # probes pulled back at a time
 STRUCTURE, NOISE = 1 / 16, 4.0  # of the default grid
 

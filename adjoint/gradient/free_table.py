@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fewstep.samplers.building.compiling import build
 from fewstep.samplers.run.compiled import Compiled
@@ -20,8 +21,6 @@ from fewstep.samplers.run.free_row import Coefficients
 from fewstep.samplers.schedule.base import Array, Nodes
 from fewstep.samplers.schedule.outputs import convert
 from fewstep.samplers.table.tableau import Tableau
-
-Tensor = torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)

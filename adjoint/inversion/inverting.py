@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from fewstep.adjoint.exact.reversible import predictor
-from fewstep.adjoint.exact.reversing import Block, blocks, check
+from fewstep.adjoint.exact.inverse_rows import Block, blocks, check
+from fewstep.adjoint.exact.repeatable_noise import draws_of
 from fewstep.adjoint.exact.rows import Network
-from fewstep.adjoint.noises import draws_of
+from fewstep.adjoint.exact.undone_states import predictor
 from fewstep.samplers.building.compiling import build
 from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.noise.sources import NoiseSource
@@ -28,7 +29,6 @@ from fewstep.samplers.run.step import State
 from fewstep.samplers.sampling.loop import table_for
 from fewstep.samplers.table.tableau import Tableau
 
-Tensor = torch.Tensor
 PATH = 97  # slot of the noises that `encode` draws its path with, out of the way of those of rows
 LOOSE = 1e-2  # of the state: what iterations may leave open without a warning
 PARTNER = 1e-3  # how exactly the step back for the partner is solved; replay does not depend on it

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from fewstep.checks import positive, whole
+from fewstep.samplers.guidance.linear_solve import conjugate_gradients
 from fewstep.samplers.guidance.measurement import Measurement
-from fewstep.samplers.guidance.solve import conjugate_gradients
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.guided import Call, Guided
-
-Tensor = torch.Tensor
 
 
 def mpgd(

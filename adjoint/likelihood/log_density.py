@@ -1,0 +1,270 @@
+"""Exact log-likelihoods of a diffusion model: the change of variables along its probability flow.
+
+In y = x / (alpha + sigma) over r = sigma / (alpha + sigma) the flow is finite at both ends of every schedule:
+
+    dy/dr = v = eps - x0,     d log p(y)/dr = -tr(dv/dy),     y = (1 - r) x0 + r eps.
+
+From r_c, the small noise of t_end, where y = (1 - r_c) x0, up to r_T, where y = x_T / s_T with s = alpha + sigma,
+
+    log p(x0) = log p_T(x_T) + d log((1 - r_c) s_T) + int_{r_c}^{r_T} s tr(dv/dx) dr.
+
+That is the density of x0 + (sigma_c / alpha_c) eps, at x0: no model knows data finer than the noise it was shown.
+
+Reference: Score-Based Generative Modeling through Stochastic Differential Equations; Song, Sohl-Dickstein, Kingma, Kumar,
+Ermon, Poole; 2020; arXiv:2011.13456. Trace: FFJORD; Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud; 2018;
+arXiv:1810.01367.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.adjoint.likelihood.flow_solvers import SOLVERS, DormandPrince
+from fewstep.adjoint.likelihood.probability_flow import ProbabilityFlow, integrate
+from fewstep.checks import unknown
+from fewstep.samplers.noise.brownian import unit_normal
+from fewstep.samplers.noise.draws import drawn_seeds, onto
+from fewstep.samplers.run.checks import validate
+from fewstep.samplers.run.denoiser import Denoiser
+
+EXACT = 16  # dimensions up to which trace="auto" is exact
+PROBES, DEQUANTISATION = 2**33, 2**34  # counters of noise, beyond those of samplers
+
+
+@dataclass(frozen=True)
+class LikelihoodInfo:
+    """What a likelihood cost and how sure it is.
+
+    nfe: network evaluations, each with one VJP a probe (exact trace: d). x_T: the latents, (B, *shape). stderr: standard
+    error over probes, (B,), in the result's unit; None for an exact trace or a single probe. seconds: wall clock.
+    """
+
+    nfe: int
+    x_T: Tensor
+    stderr: Tensor | None
+    seconds: float
+
+
+def log_likelihood(
+    denoiser: Denoiser,
+    x0: Tensor,
+    nfe: int | None = None,
+    solver: str = "adams6",
+    *,
+    t_start: float | None = None,
+    t_end: float | None = None,
+    grid: Any = None,
+    trace: str = "auto",
+    probes: int = 1,
+    distribution: str = "rademacher",
+    seeds: Sequence[int] | None = None,
+    prior: Callable[[Tensor], Tensor] | None = None,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    chunk: int | None = None,
+    progress: bool = False,
+    return_info: bool = False,
+) -> Any:
+    """log p(x0) of a model's probability flow, in nats, (B,); with return_info (values, LikelihoodInfo).
+
+    log p(x0) = log p_T(x_T) + d log((1 - r_c) s_T) + int s tr(d(eps - x0)/dx) dr,  r = sigma / s,  s = alpha + sigma.
+
+    Args:
+        denoiser: Denoiser whose output is differentiable in x. x0: (B, *shape), floating; float64 keeps float64 algebra.
+        nfe: network evaluations, default 60; of rk45 the most it may take, default 1000. Runge-Kutta takes nfe // stages
+            steps and leaves the rest unspent: a step of lower order would cost more accuracy than it brings.
+            Nothing in a result tells that nfe was too small (images below 40): half and double it and compare, or take rk45.
+        solver: "adams6" or "adams4" (predictor-corrector of that order, one evaluation a step; of the two adams4 is the
+            safer below 50), "euler", "midpoint", "heun", "rk4", or "rk45" (Dormand-Prince, steps by rtol and atol on state
+            and log density of the worst sample: the batch may change its result within the tolerance, others' by rounding).
+        t_start: the noise end, default t_max. t_end: the clean end, default the schedule's t_min, the least noise that
+            the network knows. 0: from t_min on by d log p / d(rho^2 / 2) = |score|^2 + div score, rho = sigma / alpha, of
+            the first evaluation, with an error O(rho^4); only for data that are smooth at that noise, never for images.
+        grid: GRIDS name, decreasing times or a function, as in `sample`; default equidistant in
+            log((r + 1/16) / (4 - r)). For images, with structure down to their noise, "logsnr" is better.
+        trace: "exact" (one VJP a dimension), "hutchinson" (z' J z of `probes` random z, the same for the whole solve,
+            "rademacher" or "gaussian"), or "auto": exact up to 16 dimensions.
+        seeds: one int a sample, which makes its value the same in every batch; drawn from torch's generator if absent.
+        prior: log density of x at t_start, x_T -> (B,); default N(0, I), for VE and EDM N(0, t_start^2 I), the law
+            that `sample` starts from. It is not that of the diffused data where alpha > 0.
+        chunk: samples at a time.
+
+    Memory is that of one network VJP under torch.no_grad(), or where neither x0 nor weights require grad. Otherwise the
+    result is differentiable, and the graphs of all nfe VJPs (about 3 forwards of activations each) are kept for it.
+
+    Raises:
+        ValueError: any wrong argument, before the first network call; a network that detaches its output from x; rk45 out
+            of evaluations; a result that is not finite.
+    """
+    began = time.perf_counter()
+    _validate(denoiser, x0, solver, trace, probes, distribution, seeds, prior, chunk, rtol=rtol, atol=atol)
+    if denoiser.field is not None and (prior is None or t_end == 0):
+        raise ValueError(
+            "the latents of a model of field noise are not N(0, I): pass their log density as `prior`, and a t_end above 0"
+        )
+    method, adaptive, n = SOLVERS[solver], solver == "rk45", chunk or len(x0)
+    if adaptive and grid is not None:
+        raise ValueError("rk45 chooses its own steps: leave `grid` away; rtol, atol and nfe (a limit) guide it")
+    nfe = _count("nfe", (1000 if adaptive else 60) if nfe is None else nfe, method.least)
+    method = DormandPrince(rtol, atol, nfe) if adaptive else method
+    flow = ProbabilityFlow(denoiser, t_start, t_end, grid, prior)
+    r = flow.nodes(method.intervals(nfe))
+    flow.log_prior(x0.detach())  # a prior of the wrong shape is found out before the network runs
+    exact = trace == "exact" or (trace == "auto" and x0[0].numel() <= EXACT)
+    seeds = [0] * len(x0) if exact else drawn_seeds(None, len(x0)) if seeds is None else _seeds(seeds, x0)
+    parts = []
+    with _bar(progress, None if adaptive else -(-len(x0) // n) * nfe) as bar:
+        for i in range(0, len(x0), n):
+            part = x0[i : i + n]
+            z = _basis(part) if exact else _probes(part, seeds[i : i + n], probes, distribution)
+            parts.append(integrate(flow, part, z, exact, method, r, bar.update))
+    each = torch.cat([p.value for p in parts], 1)  # one row a probe
+    value = each.mean(0)
+    if not bool(torch.isfinite(value).all()):
+        raise ValueError(
+            f"log p is not finite for {int((~torch.isfinite(value)).sum())} of {len(x0)} samples. Is x0 in the range of "
+            "the training data, and the network in float32? Else raise t_end, lower t_start, or pass more nfe"
+        )
+    if not return_info:
+        return value
+    stderr = each.detach().std(0) / math.sqrt(len(each)) if len(each) > 1 else None
+    x_T, spent = torch.cat([p.x_T for p in parts]), max(p.nfe for p in parts)
+    return value, LikelihoodInfo(spent, x_T, stderr, time.perf_counter() - began)
+
+
+def bits_per_dim(
+    denoiser: Denoiser,
+    x0: Tensor,
+    nfe: int | None = None,
+    solver: str = "adams6",
+    *,
+    levels: int = 256,
+    span: tuple[float, float] = (-1.0, 1.0),
+    dequantise: str | None = "uniform",
+    seeds: Sequence[int] | None = None,
+    return_info: bool = False,
+    **options: Any,
+) -> Any:
+    """Bits per dimension of quantised data, (B,): an upper bound, in expectation, on those of a code for the levels.
+
+        bits = -(log p(x0 + u) / d + log delta) / log 2,     delta = (high - low) / (levels - 1),   u ~ U(-delta/2, delta/2)
+
+    The levels are low + k delta, k = 0 .. levels - 1, as in x = 2 k / 255 - 1; u is centred on them, so that the network
+    sees what it was trained on. (Code that trains on (k + u) / 256 passes dequantise=None and span = (0, 255/256).)
+    A sharper bound needs a t_end whose noise sigma / alpha is well below delta, and a network that knows it.
+
+    Args:
+        x0: (B, *shape), on the levels; with dequantise=None any real values, to which no noise is added.
+        seeds: one int a sample, of its u and its probes. options: of `log_likelihood`. With return_info its info too, the
+            standard error over probes in bits.
+
+    Raises: ValueError for values off the levels, and all of `log_likelihood`.
+
+    Reference: A note on the evaluation of generative models; Theis, van den Oord, Bethge; 2015; arXiv:1511.01844.
+    """
+    _batch(x0)
+    low, high = (float(v) for v in span)
+    delta = (high - low) / (_count("levels", levels, 2) - 1)
+    if not (math.isfinite(delta) and delta > 0):
+        raise ValueError(f"`span` must be (lowest level, highest level), finite and increasing; got {span!r}")
+    if dequantise not in ("uniform", None):
+        raise ValueError(f'`dequantise` must be "uniform" or None; got {dequantise!r}')
+    seeds = drawn_seeds(None, len(x0)) if seeds is None else _seeds(seeds, x0)
+    if dequantise:
+        k = (x0.detach().double() - low) / delta
+        if not bool(((k - k.round()).abs() < 0.1).all() and (k > -0.5).all() and (k < levels - 0.5).all()):
+            raise ValueError(
+                f"x0 must lie on the {levels} levels from {low:g} to {high:g}; got values off them between "
+                f"{float(x0.min()):.4g} and {float(x0.max()):.4g}. Scale x0, pass its `span` and `levels`, or dequantise=None"
+            )
+        z = onto(x0.detach().double(), [unit_normal(seed, (DEQUANTISATION, 0, 0), x0.shape[1:]) for seed in seeds])
+        x0 = x0 + (delta * (torch.special.ndtr(z) - 0.5)).to(x0.dtype)
+    value, info = log_likelihood(denoiser, x0, nfe, solver, seeds=seeds, return_info=True, **options)
+    unit = x0[0].numel() * math.log(2)
+    bits = -value / unit - math.log2(delta)
+    stderr = None if info.stderr is None else info.stderr / unit
+    return (bits, replace(info, stderr=stderr)) if return_info else bits
+
+
+def _probes(x: Tensor, seeds: Sequence[int], n: int, distribution: str) -> Tensor:
+    """n probes of every sample, (n, B, *shape)."""
+    rows = [onto(x, [unit_normal(seed, (PROBES, 0, k), x.shape[1:]) for seed in seeds]) for k in range(n)]
+    z = torch.stack(rows)
+    return z if distribution == "gaussian" else torch.where(z < 0, -torch.ones_like(z), torch.ones_like(z))
+
+
+def _basis(x: Tensor) -> Tensor:
+    """Every unit vector as a probe of every sample, (d, B, *shape)."""
+    d = x[0].numel()
+    return torch.eye(d, dtype=x.dtype, device=x.device).view(d, 1, *x.shape[1:]).expand(d, *x.shape)
+
+
+def _bar(show: bool, total: int | None) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc="likelihood", unit="eval", disable=not show)
+
+
+def _count(name: str, value: Any, least: int) -> int:
+    """A whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"`{name}` must be a whole number of at least {least} here; got {value!r}")
+    return int(value)
+
+
+def _batch(x: Any) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2 or not x.numel():
+        what = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"`x0` must be a floating tensor of shape (B, *shape) with at least one value; got {what}")
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError("`x0` must be finite; it has values that are not")
+
+
+def _seeds(seeds: Any, x: Tensor) -> list[int]:
+    whole = isinstance(seeds, Sequence) and all(isinstance(s, Integral) for s in seeds)
+    if not whole or len(seeds) != len(x):
+        raise ValueError(f"`seeds` must be whole numbers, one for each of the {len(x)} samples; got {seeds!r}")
+    return [int(s) for s in seeds]
+
+
+def _validate(
+    denoiser: Any,
+    x: Any,
+    solver: Any,
+    trace: Any,
+    probes: Any,
+    law: Any,
+    seeds: Any,
+    prior: Any,
+    chunk: Any,
+    **tol: Any,
+) -> None:
+    """Each argument on its own, before any network call."""
+    _batch(x)
+    validate(denoiser, x, "end", prior=prior)
+    if denoiser.schedule.kind == "mean-reverting":
+        raise ValueError("likelihoods on mean-reverting schedules are not there: the flow depends on mu")
+    if torch.is_inference_mode_enabled():
+        raise ValueError("a trace needs gradients through the network: use torch.no_grad(), not torch.inference_mode()")
+    for name, value, known in (
+        ("solver", solver, SOLVERS),
+        ("trace", trace, ("auto", "exact", "hutchinson")),
+        ("distribution", law, ("rademacher", "gaussian")),
+    ):
+        if value not in known:
+            raise unknown(name, str(value), known)
+    _count("probes", probes, 1)
+    _count("chunk", 1 if chunk is None else chunk, 1)
+    if seeds is not None:
+        _seeds(seeds, x)
+    for name, value in tol.items():
+        if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+            raise ValueError(f"`{name}` must be a positive number; got {value!r}")
