@@ -98,8 +98,12 @@ class Registry(Mapping[str, E], Generic[E]):
         with self._lock:  # another thread waits until all are there; a module of ours that looks meanwhile does not
             if not self._looked:
                 self._looked = True
-                for home in self.homes:
-                    import_module(home)
+                try:
+                    for home in self.homes:
+                        import_module(home)
+                except BaseException:
+                    self._looked = False  # the next look tells the same
+                    raise
                 place = {home: i for i, home in enumerate(self.homes)}
                 self._entries = dict(sorted(self._entries.items(), key=lambda item: place.get(item[1][0], len(place))))
         if plugins:

@@ -4,7 +4,7 @@ from fewstep.lazy import lazily
 
 _LAZY = {
     "NoiseSchedule": ".schedule.base",
-    "GRIDS": ".grids.making",
+    "GRIDS": ".grids.grid_entry",
     "SOLVERS": ".building.solver_entry",
     "build": ".building.compiling",
     "Tableau": ".table.tableau",

@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 
 from fewstep.samplers.artefact import export, file
-from fewstep.samplers.artefact.corrections import base_of, between, boundaries, same_base
+from fewstep.samplers.artefact.corrections import base_of, between, same_base
 from fewstep.samplers.artefact.file import same_schedule, schedule_hash
 from fewstep.samplers.artefact.learned_table import Learned
 from fewstep.samplers.building.compiling import build
+from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.schedule.as_json import schedule_to_dict
 from fewstep.samplers.schedule.base import NoiseSchedule
 from fewstep.samplers.schedule.outputs import Prediction

@@ -19,6 +19,7 @@ from dataclasses import replace
 import numpy as np
 
 from fewstep.samplers.building.compiling import compile_path
+from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.schedule.base import Array, NoiseSchedule
 from fewstep.samplers.schedule.outputs import form_pair
@@ -26,11 +27,6 @@ from fewstep.samplers.table.tableau import Tableau
 
 CARRY, INPUT, M = 0, 1, 2  # columns of W
 DIGITS = 9  # of weights that are compared: libraries of functions differ in the last bits
-
-
-def boundaries(table: Tableau) -> Array:
-    """Times of the steps' ends, (steps + 1,)."""
-    return np.asarray(table.times[np.cumsum((0, *table.groups))])
 
 
 def on_times(table: Tableau, times: Array, schedule: NoiseSchedule | None = None) -> Tableau:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fewstep.samplers.artefact.corrections import base_of, boundaries, same_model_times, same_weights
+from fewstep.samplers.artefact.corrections import base_of, same_model_times, same_weights
+from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.grids.grid_entry import times_to_sigmas
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.schedule.continuous import Flow

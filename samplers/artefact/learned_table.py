@@ -11,15 +11,8 @@ from typing import Any
 import numpy as np
 
 from fewstep import __version__
-from fewstep.samplers.artefact.corrections import (
-    M,
-    base_of,
-    boundaries,
-    remapped,
-    same_model_times,
-    same_weights,
-    table_hash,
-)
+from fewstep.samplers.artefact.corrections import M, base_of, remapped, same_model_times, same_weights, table_hash
+from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.grids.making import make_grid
 from fewstep.samplers.schedule.base import Array, NoiseSchedule

@@ -1,21 +1,23 @@
-"""`build` turns a name, a schedule and a number of evaluations into a Tableau; `resume` starts one in its middle."""
+"""`build` turns a solver, a schedule and a number of evaluations into a Tableau."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from fewstep.samplers.building.solver_entry import SOLVERS, Entry, Path, checked_options, resolve
+from fewstep.checks import whole
+from fewstep.samplers.building.names import checked_options, solver_of
+from fewstep.samplers.building.path import Path, Solution
+from fewstep.samplers.building.solver_entry import Entry
 from fewstep.samplers.grids.making import check_times, make_grid
 from fewstep.samplers.schedule.base import Node, NoiseSchedule
 from fewstep.samplers.table.tableau import Tableau
 
 
 def build(
-    solver: str,
+    solver: str | Callable[..., Solution],
     schedule: NoiseSchedule,
     nfe: int | None = None,
     grid: Any = None,
@@ -29,10 +31,10 @@ def build(
     """Compile a solver into a Tableau that spends exactly `nfe` network evaluations.
 
     Args:
-        solver: registry name or alias. schedule: a NoiseSchedule.
+        solver: registry name or alias, or a function `f(path, *, options) -> Solution`. schedule: a NoiseSchedule.
         nfe: evaluations, >= 1; None with an explicit grid means one step an interval.
         grid: GRIDS name, array of decreasing times (the step boundaries; resampled if their number does not fit), a
-            callable (n, t_start, t_end) -> times, or None for the schedule's default.
+            function `f(schedule, n, t_start, t_end) -> n + 1 times`, or None for the schedule's default.
         t_start, t_end: ends of the grid in the schedule's time; default t_max and schedule.t_end.
         model_times: what the network is shown at the step boundaries (default schedule.model_time).
         groups: calls of each step, when the caller has planned them.
@@ -41,15 +43,18 @@ def build(
     Raises:
         ValueError: unknown solver, grid or option, nfe < 1, times that do not decrease.
     """
-    name, folk_grid = resolve(solver)
-    entry = SOLVERS[name]
+    if isinstance(solver, Tableau):
+        raise ValueError(
+            f"{solver.name!r} is a table already: sample(denoiser, x_T, table) and Scheduler play it as it is"
+        )
+    entry, folk_grid = solver_of(solver)
     if not isinstance(schedule, NoiseSchedule):
         raise ValueError(
             f"`schedule` must be a NoiseSchedule; got {type(schedule).__name__}. NoiseSchedule.from_config reads a "
             "diffusers config"
         )
     if entry.kind != "tableau":
-        raise no_table(name)
+        raise no_table(entry.name)
     chosen = checked_options(entry, options)
     grid = folk_grid if grid is None else grid
     explicit = grid is not None and not isinstance(grid, str) and not callable(grid)
@@ -64,8 +69,9 @@ def build(
         short = int(calls > 1 and schedule.sigma(float(grid[-1])) == 0 and "end" in entry.singular_ends)
         groups = (calls,) * (intervals - short) + (1,) * short
         nfe = sum(groups)
-    if isinstance(nfe, bool) or not isinstance(nfe, Real) or not float(nfe).is_integer() or nfe < 1:
-        raise ValueError(f"`nfe` must be a whole number of network evaluations, at least 1; got {nfe!r}")
+    if isinstance(nfe, float) and nfe.is_integer():
+        nfe = int(nfe)
+    nfe = whole("nfe", nfe, hint="It counts network evaluations")
     if explicit:
         first, last = float(grid[0]), float(grid[-1])
     else:
@@ -74,7 +80,7 @@ def build(
     if groups is not None and sum(groups) != nfe:
         raise ValueError(f"`groups` {tuple(groups)} spend {sum(groups)} evaluations; expected nfe = {nfe}")
     if groups is None:
-        groups = entry.groups(int(nfe), bool(schedule.alpha(first) == 0), bool(schedule.sigma(last) == 0), chosen)
+        groups = entry.groups(nfe, bool(schedule.alpha(first) == 0), bool(schedule.sigma(last) == 0), chosen)
     times = make_grid(grid, schedule, len(groups), t_start, t_end)
     return compile_path(entry, schedule, times, tuple(groups), model_times, chosen, nfe=planned)
 
@@ -101,6 +107,10 @@ def compile_path(
     columns = schedule.nodes(np.asarray(times, float))
     nodes = tuple(Node(*map(float, row)) for row in zip(*columns, strict=True))
     solution = entry.fn(Path(schedule, nodes, groups, landings, nfe), **options)
+    if not isinstance(solution, Solution):
+        raise ValueError(
+            f"solver {entry.name!r} returned {type(solution).__name__}; expected a Solution(rows, order) from its function"
+        )
     shown = schedule.model_time(np.array([row.at.t for row in solution.rows]))
     if model_times is not None:
         known = [float(tau) for tau in model_times]
@@ -117,23 +127,3 @@ def compile_path(
         model_times=np.atleast_1d(shown), options=options,
         conserves=solution.conserves, jumps=solution.jumps,
     )  # fmt: skip
-
-
-def resume(tableau: Tableau, begin: int) -> Tableau:
-    """The same solver started at network call `begin` of a table, with the remaining calls at their times.
-
-    Histories start empty; calls left over from a step that began earlier become first-order steps to its boundary.
-    """
-    if begin == 0:
-        return tableau
-    if not 0 < begin < tableau.nfe:
-        raise ValueError(f"begin index {begin} is outside 0..{tableau.nfe - 1}")
-    starts = np.cumsum((0, *tableau.groups))
-    group = int(np.searchsorted(starts, begin, side="left"))
-    calls = [*range(begin, starts[group]), *starts[group:-1]]
-    groups = (*[1] * (int(starts[group]) - begin), *tableau.groups[group:])
-    times = tableau.times[[*calls, tableau.nfe]]
-    shown = tableau.model_times[calls]
-    moved = len(groups) - len(tableau.groups)  # numbers of the steps change by as much
-    landings = {step + moved: node for step, node in tableau.jumps.items() if step + moved >= 0}
-    return compile_path(SOLVERS[tableau.name], tableau.schedule, times, groups, shown, tableau.options, landings)

@@ -1,20 +1,15 @@
-"""The registry of solvers: what a family function is given, what it returns, and who is known by which name."""
+"""The registry of solvers: who is known by which name, with which facts. A family module registers itself with @solver."""
 
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from typing import Any
 
-import numpy as np
-
-from fewstep.checks import unknown
-from fewstep.samplers.schedule.base import Node, NoiseSchedule
-from fewstep.samplers.table.row import Row
+from fewstep.checks import whole
+from fewstep.registry import Registry
 
 FAMILIES = (
     "solvers.ancestral",
@@ -40,59 +35,7 @@ FAMILIES = (
     "drivers.langevin",
     "drivers.dlg",
 )
-
-
-@dataclass(frozen=True)
-class Path:
-    """Where a solver goes: group boundaries of the grid and how many network calls each group may spend.
-
-    landings: {group: node} for groups that end elsewhere than at the next boundary, from where noise takes the state up
-    to it (see solvers/jumps.py); None where the solver may choose. nfe: of the whole run, where it is more than the groups'.
-    """
-
-    schedule: NoiseSchedule
-    nodes: tuple[Node, ...]
-    groups: tuple[int, ...]
-    landings: Mapping[int, Node] | None = None
-    nfe: int | None = None
-
-    def steps(self) -> Iterator[tuple[int, Node, Node]]:
-        """(calls, s, t) of each group."""
-        return zip(self.groups, self.nodes[:-1], self.nodes[1:], strict=True)
-
-    def between(self, s: Node, t: Node, c: float, var: str = "lam") -> Node:
-        """The node a fraction c of the way from s to t in lam, t, rho = sigma/alpha or r = sigma/(alpha+sigma)."""
-        if c == 0.0 or c == 1.0:
-            return t if c else s
-        if var == "t":
-            return scalar_node(self.schedule, s.t + c * (t.t - s.t))
-        if var == "lam":
-            lam = s.lam + c * (t.lam - s.lam)
-        elif var == "rho":
-            lam = -np.log((1 - c) * np.exp(-s.lam) + c * np.exp(-t.lam))
-        else:
-            r = (1 - c) / (1 + np.exp(s.lam)) + c / (1 + np.exp(t.lam))
-            lam = np.log1p(-r) - np.log(r)
-        return scalar_node(self.schedule, self.schedule.t_of_lam(lam))
-
-
-def scalar_node(schedule: NoiseSchedule, t: Any) -> Node:
-    """One node."""
-    return Node(*(float(v) for v in schedule.nodes(float(t))))
-
-
-@dataclass(frozen=True)
-class Solution:
-    """What a family returns: rows, their order, what they conserve, and where they went if not along the path.
-
-    groups and jumps: calls of each step, and landings, where they differ from the path's. See Tableau for the words.
-    """
-
-    rows: Sequence[Row]
-    order: int
-    conserves: str = "x0 eps"
-    groups: tuple[int, ...] | None = None
-    jumps: Mapping[int, Node] = field(default_factory=dict)
+COMBINED = ("x0", "eps", "flow", "eps - l x")  # what rows may combine
 
 
 @dataclass(frozen=True)
@@ -144,17 +87,29 @@ def split(nfe: int, calls: int, reserved: bool = False) -> tuple[int, ...]:
     return (calls,) * full + tail
 
 
-_ENTRIES: dict[str, Entry] = {}
-_ALIASES: dict[str, str] = {}
+SOLVERS: Registry[Entry] = Registry(
+    "solver",
+    Entry,
+    [f"fewstep.samplers.{family}" for family in FAMILIES],
+    "@solver(name, order=, prediction=, reference=)",
+)
 
 
 def solver(name: str, *, order: int, prediction: str, reference: str, **facts: Any) -> Callable[[Any], Any]:
-    """Register a family function `f(path, *, options) -> Solution` under a name."""
+    """Register a family function `f(path, *, options) -> Solution` under a name, at any time, from any package.
+
+    Args:
+        name: a word. order: of convergence, at default options. prediction: what its rows combine, "x0", "eps" or "flow".
+        reference: title, authors, year, arXiv. facts: further fields of Entry: stochastic, calls, aliases, ...
+
+    Raises:
+        ValueError: a name that exists, facts that an Entry does not have, a function that takes no path or whose options
+            are not keyword-only with defaults.
+    """
 
     def register(fn: Any) -> Any:
-        entry = Entry(name, fn, order, prediction, reference, **facts)
-        _ENTRIES[name] = entry
-        _ALIASES.update({_plain(alias): name for alias in entry.aliases})
+        entry = entry_for(name, fn, order=order, prediction=prediction, reference=reference, **facts)
+        SOLVERS.add(name, entry, fn.__module__, entry.aliases)
         return fn
 
     return register
@@ -165,82 +120,26 @@ def driver(name: str, *, order: int, prediction: str, reference: str, **facts: A
     return solver(name, order=order, prediction=prediction, reference=reference, kind="driver", **facts)
 
 
-def _plain(name: str) -> str:
-    """A name without case, spaces and dashes: "DPM++ 2M" -> "dpm++2m"."""
-    return re.sub(r"[\s_\-]+", "", name.lower())
-
-
-class _Solvers(Mapping[str, Entry]):
-    """Registered solvers by name; the family modules are imported on first look."""
-
-    @cached_property
-    def _table(self) -> dict[str, Entry]:
-        for family in FAMILIES:
-            import_module(f"fewstep.samplers.{family}")
-        order = {f"fewstep.samplers.{family}": i for i, family in enumerate(FAMILIES)}
-        return dict(sorted(_ENTRIES.items(), key=lambda item: order.get(item[1].fn.__module__, len(order))))
-
-    def __getitem__(self, name: str) -> Entry:
-        return self._table[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._table)
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-
-SOLVERS: Mapping[str, Entry] = _Solvers()
-_GRID_WORDS = {"karras": "karras", "exponential": "exponential", "beta": "beta", "lu": "lu", "ays": "ays"}
-
-
-def resolve(name: str) -> tuple[str, str | None]:
-    """(solver, grid or None) of a name, an alias or a folk name such as "DPM++ 2M Karras".
-
-    Raises ValueError with near matches for a name nobody knows.
-    """
-    if not isinstance(name, str):
-        raise ValueError(f"`solver` must be a name; got {type(name).__name__}. Names: {', '.join(SOLVERS)}")
-    if name in SOLVERS:
-        return name, None
-    plain, grid = _plain(name), None
-    table = {_plain(n): n for n in SOLVERS} | _ALIASES
-    for word in _GRID_WORDS:
-        if plain not in table and plain.endswith(word):
-            plain, grid = plain.removesuffix(word), _GRID_WORDS[word]
-    if plain in table:
-        return table[plain], grid
-    raise unknown("solver", name, SOLVERS)
-
-
-def checked_options(entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Defaults overlaid with the given options; ValueError for one the solver does not have."""
-    for key in options:
-        if key not in entry.options:
-            known = ", ".join(entry.options) or "none"
-            raise ValueError(f"solver {entry.name!r} has no option {key!r}; its options: {known}")
-    return {**entry.options, **options}
-
-
-def checked_names(solvers: Sequence[str], nfes: Sequence[int], grid: str | None, options: dict[str, Any]) -> None:
-    """ValueError for an unknown solver, grid or option and for nfe < 1, before anything is loaded.
-
-    A solver may be a learned artefact, by its file: it has a table for every nfe, and a grid and options of its own.
-    """
-    from fewstep.samplers.grids.making import find
-    from fewstep.samplers.pipeline.contenders import artefact_of, check_nfe
-
-    for name in solvers:
-        learned = artefact_of(name)
-        if learned is None:
-            checked_options(SOLVERS[resolve(name)[0]], options)
-            continue
-        for nfe in nfes:
-            check_nfe(learned, nfe)
-        if len(solvers) == 1 and (grid is not None or options):
-            raise ValueError(f"{name} has a grid and options of its own: leave --grid and --option away")
-    if grid is not None:
-        find(grid)
-    for nfe in nfes:
-        if nfe < 1:
-            raise ValueError(f"`--nfe` counts network evaluations, at least 1; got {nfe}")
+def entry_for(
+    name: str, fn: Any, *, order: int = 1, prediction: str = "x0", reference: str = "", **facts: Any
+) -> Entry:
+    """The entry of a family function; ValueError where it cannot be one."""
+    if not callable(fn) or isinstance(fn, type):
+        raise ValueError(f"solver {name!r} must be a function f(path, *, options) -> Solution; got {fn!r:.60}")
+    first, *options = inspect.signature(fn).parameters.values() or [None]
+    if (
+        first is None
+        or first.kind is first.KEYWORD_ONLY
+        or any(p.kind is not p.KEYWORD_ONLY or p.default is p.empty for p in options)
+    ):
+        raise ValueError(
+            f"solver {name!r} must take one path, and options that are keyword-only with defaults: "
+            f"f(path, *, eta=0.0); got {fn.__name__}{inspect.signature(fn)}"
+        )
+    whole("order", order, 0, hint=f"It is how fast {name!r} converges as nfe grows")
+    if prediction not in COMBINED:
+        raise ValueError(f"`prediction` of solver {name!r} must be one of {', '.join(COMBINED)}; got {prediction!r}")
+    known = [field for field in Entry.__dataclass_fields__ if field not in ("name", "fn")]
+    if strange := [fact for fact in facts if fact not in known]:
+        raise ValueError(f"a solver has no {', '.join(map(repr, strange))}; it has {', '.join(known)}")
+    return Entry(name, fn, order, prediction, reference, **facts)

@@ -30,8 +30,10 @@ from fewstep.samplers.config.classes import (
     table_of,
 )
 from fewstep.samplers.grids.flow_shift import dynamic_shift, shift_time, stretch_to_terminal
-from fewstep.samplers.grids.grid_entry import Ramp, beta_ramp, linear_ramp, power_ramp, sigmas_to_times, whole_stride
+from fewstep.samplers.grids.grid_entry import sigmas_to_times
+from fewstep.samplers.grids.levels import Ramp, beta_ramp, linear_ramp, power_ramp
 from fewstep.samplers.grids.making import make_grid
+from fewstep.samplers.grids.times import whole_stride
 from fewstep.samplers.schedule.base import Array, NoiseSchedule
 
 # A step that diffusers spends on repeating its last level shrinks the level by this factor, so that levels decrease.

@@ -9,11 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fewstep.checks import unknown
-from fewstep.samplers.grids import flow_shift as flowgrid  # noqa: F401  (registers its grid)
-from fewstep.samplers.grids.grid_entry import GRIDS, GridEntry, GridFn, grid, sigmas_to_times
+from fewstep.samplers.grids.grid_entry import GRIDS, GridEntry, GridFn, check_grid
 from fewstep.samplers.schedule.base import Array, NoiseSchedule
-
-__all__ = ["ALIASES", "GRIDS", "GridEntry", "find", "grid", "make_grid", "sigmas_to_times"]
 
 # Names that other programs use: (grid, options).
 ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -40,9 +37,10 @@ def find(name: str) -> tuple[GridEntry, dict[str, Any]]:
     """The entry of a grid name or folk name, with the options that the folk name implies."""
     plain = name.strip().lower().replace("-", "_").replace(" ", "_")
     target, options = ALIASES.get(plain, (plain, {}))
-    if target not in GRIDS:
+    found = GRIDS.named(target)
+    if found is None:
         raise unknown("grid", name, [*GRIDS, *ALIASES])
-    return GRIDS[target], dict(options)
+    return GRIDS[found], dict(options)
 
 
 def make_grid(
@@ -75,6 +73,7 @@ def make_grid(
                 raise unknown(f"option of grid {entry.name!r}:", option, entry.options or ["(it has none)"])
         return _rule(entry.fn, schedule, n, t_start, t_end, {**implied, **options}, entry.name)
     if callable(grid):
+        check_grid(grid, getattr(grid, "__name__", "grid"))
         return _rule(grid, schedule, n, t_start, t_end, options, getattr(grid, "__name__", "grid"))
     if options:
         raise ValueError(f"explicit times take no options; got {sorted(options)}.")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fewstep.samplers.building.solver_entry import SOLVERS, Entry, resolve
-
-if TYPE_CHECKING:
-    from fewstep.samplers.artefact.artefact import Artefact
+from fewstep.samplers.artefact.artefact import Artefact
+from fewstep.samplers.artefact.loading import as_artefact
+from fewstep.samplers.building.names import checked_options, resolve
+from fewstep.samplers.building.solver_entry import SOLVERS, Entry
+from fewstep.samplers.grids.making import find
 
 KEPT = ("nfe", "noise", "progress")  # of what a run is told: an artefact has a grid and options of its own
 
@@ -18,9 +19,6 @@ def artefact_of(solver: Any) -> Artefact | None:
     """The artefact that is meant by itself or by its file, NAME.json ("demo": the embedded one); None for anything else."""
     if isinstance(solver, str) and not _is_file(solver):
         return None
-    from fewstep.samplers.artefact.artefact import Artefact
-    from fewstep.samplers.artefact.loading import as_artefact
-
     return as_artefact(solver) if isinstance(solver, (str, Artefact)) else None
 
 
@@ -72,3 +70,24 @@ def check_nfe(learned: Artefact, nfe: int) -> None:
 def the_only(values: tuple[Any, ...]) -> Any:
     """The value where there is one, else None."""
     return values[0] if len(values) == 1 else None
+
+
+def checked_names(solvers: Sequence[str], nfes: Sequence[int], grid: str | None, options: dict[str, Any]) -> None:
+    """ValueError for an unknown solver, grid or option and for nfe < 1, before anything is loaded.
+
+    A solver may be a learned artefact, by its file: it has a table for every nfe, and a grid and options of its own.
+    """
+    for name in solvers:
+        learned = artefact_of(name)
+        if learned is None:
+            checked_options(SOLVERS[resolve(name)[0]], options)
+            continue
+        for nfe in nfes:
+            check_nfe(learned, nfe)
+        if len(solvers) == 1 and (grid is not None or options):
+            raise ValueError(f"{name} has a grid and options of its own: leave --grid and --option away")
+    if grid is not None:
+        find(grid)
+    for nfe in nfes:
+        if nfe < 1:
+            raise ValueError(f"`--nfe` counts network evaluations, at least 1; got {nfe}")

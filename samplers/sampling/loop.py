@@ -14,7 +14,8 @@ import torch
 
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.building.compiling import build
-from fewstep.samplers.building.solver_entry import SOLVERS, checked_options, resolve
+from fewstep.samplers.building.names import checked_options, resolve
+from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.noise.draws import Noise
 from fewstep.samplers.noise.sources import source
 from fewstep.samplers.run.checks import mean_for, require_finite, validate, validate_noise, validate_place

@@ -16,7 +16,8 @@ from diffusers.configuration_utils import ConfigMixin
 
 from fewstep.checks import unknown
 from fewstep.samplers.artefact.loading import as_artefact
-from fewstep.samplers.building.solver_entry import SOLVERS, resolve
+from fewstep.samplers.building.names import resolve
+from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.config.classes import as_config
 from fewstep.samplers.scheduler.timetable import LEARNED, OWN, for_config
 

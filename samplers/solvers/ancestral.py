@@ -16,7 +16,8 @@ from typing import Any
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.solver_entry import Path, Solution, scalar_node, solver
+from fewstep.samplers.building.path import Path, Solution, scalar_node
+from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.solvers.exponential_rk import dpm_2, dpmpp_2s
 from fewstep.samplers.solvers.multistep import multistep

@@ -24,7 +24,8 @@ from numpy.polynomial import legendre
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.solver_entry import Path, Solution, solver
+from fewstep.samplers.building.path import Path, Solution
+from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.weights import euler_weight, lagrange_basis, linear
 from fewstep.samplers.schedule.base import Array, Node
 from fewstep.samplers.schedule.outputs import Form

@@ -20,7 +20,8 @@ import numpy as np
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.solver_entry import Path, Solution, solver
+from fewstep.samplers.building.path import Path, Solution
+from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.schedule.base import Array, Node
 from fewstep.samplers.solvers.multistep import orders
 from fewstep.samplers.table.row import INPUT, Row, noise

@@ -19,7 +19,8 @@ import numpy as np
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.solver_entry import Path, Solution, solver
+from fewstep.samplers.building.path import Path, Solution
+from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.schedule.base import Node, NoiseSchedule
 from fewstep.samplers.solvers.exponential_rk import euler_row
 from fewstep.samplers.solvers.sde_dpm import TAU_MOST

@@ -16,7 +16,8 @@ from typing import Any
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.solver_entry import Path, Solution, solver
+from fewstep.samplers.building.path import Path, Solution
+from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.weights import euler_weight, lagrange_row, linear, noise_weight
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.table.row import INPUT, Row, noise

@@ -18,16 +18,9 @@ import numpy as np
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.solver_entry import (
-    SOLVERS,
-    Entry,
-    Path,
-    Solution,
-    checked_options,
-    resolve,
-    scalar_node,
-    solver,
-)
+from fewstep.samplers.building.names import checked_options, resolve
+from fewstep.samplers.building.path import Path, Solution, scalar_node
+from fewstep.samplers.building.solver_entry import SOLVERS, Entry, solver
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.solvers.ancestral import with_jumps
 

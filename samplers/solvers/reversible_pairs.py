@@ -21,7 +21,8 @@ import numpy as np
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.solver_entry import Path, Solution, scalar_node, solver
+from fewstep.samplers.building.path import Path, Solution, scalar_node
+from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.weights import FORMS, euler_weight, linear, scale
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.table.row import CARRY, INPUT, Row

@@ -13,7 +13,8 @@ from typing import Any
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.solver_entry import Path, Solution, solver
+from fewstep.samplers.building.path import Path, Solution
+from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.butcher import BUTCHER, Butcher
 from fewstep.samplers.coefficients.weights import euler_weight, linear, scale
 from fewstep.samplers.schedule.base import Node

@@ -20,7 +20,8 @@ import numpy as np
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.solver_entry import Path, Solution, solver
+from fewstep.samplers.building.path import Path, Solution
+from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.weights import euler_weight, lagrange_row, linear, noise_weight
 from fewstep.samplers.schedule.base import Node, NoiseSchedule
 from fewstep.samplers.schedule.continuous import VPLinear

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.solver_entry import Path, Solution, solver
+from fewstep.samplers.building.path import Path, Solution
+from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.solvers.multistep import half_weights, multistep
 
 TAU_MOST = 10.0

@@ -15,7 +15,8 @@ from typing import Any
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.solver_entry import Path, Solution, solver
+from fewstep.samplers.building.path import Path, Solution
+from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.solvers.exponential_rk import Scheme, etd2, exp_euler, ho3, step_rows
 from fewstep.samplers.solvers.sde_dpm import TAU_MOST
 

@@ -1,0 +1,65 @@
+"""What a solver family is given, where to go, and what it returns: `f(path, *, options) -> Solution`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fewstep.samplers.schedule.base import Node, NoiseSchedule
+from fewstep.samplers.table.row import Row
+
+
+@dataclass(frozen=True)
+class Path:
+    """Where a solver goes: group boundaries of the grid and how many network calls each group may spend.
+
+    landings: {group: node} for groups that end elsewhere than at the next boundary, from where noise takes the state
+    up to it (see solvers/ancestral.py); None where the solver may choose. nfe: of the whole run, where more than the groups'.
+    """
+
+    schedule: NoiseSchedule
+    nodes: tuple[Node, ...]
+    groups: tuple[int, ...]
+    landings: Mapping[int, Node] | None = None
+    nfe: int | None = None
+
+    def steps(self) -> Iterator[tuple[int, Node, Node]]:
+        """(calls, s, t) of each group."""
+        return zip(self.groups, self.nodes[:-1], self.nodes[1:], strict=True)
+
+    def between(self, s: Node, t: Node, c: float, var: str = "lam") -> Node:
+        """The node a fraction c of the way from s to t in lam, t, rho = sigma/alpha or r = sigma/(alpha+sigma)."""
+        if c == 0.0 or c == 1.0:
+            return t if c else s
+        if var == "t":
+            return scalar_node(self.schedule, s.t + c * (t.t - s.t))
+        if var == "lam":
+            lam = s.lam + c * (t.lam - s.lam)
+        elif var == "rho":
+            lam = -np.log((1 - c) * np.exp(-s.lam) + c * np.exp(-t.lam))
+        else:
+            r = (1 - c) / (1 + np.exp(s.lam)) + c / (1 + np.exp(t.lam))
+            lam = np.log1p(-r) - np.log(r)
+        return scalar_node(self.schedule, self.schedule.t_of_lam(lam))
+
+
+def scalar_node(schedule: NoiseSchedule, t: Any) -> Node:
+    """One node."""
+    return Node(*(float(v) for v in schedule.nodes(float(t))))
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a family returns: rows, their order, what they conserve, and where they went if not along the path.
+
+    groups and jumps: calls of each step, and landings, where they differ from the path's. See Tableau for the words.
+    """
+
+    rows: Sequence[Row]
+    order: int
+    conserves: str = "x0 eps"
+    groups: tuple[int, ...] | None = None
+    jumps: Mapping[int, Node] = field(default_factory=dict)
