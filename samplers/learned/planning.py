@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fewstep.samplers.building.solver_entry import SOLVERS, checked_options, resolve
+from fewstep.samplers.building.names import checked_options, resolve
+from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.learned.problem.recipes import SHORTLIST
 from fewstep.samplers.learned.problem.teacher import NFE, SOLVER
 from fewstep.samplers.learned.tasks.learner_entry import find

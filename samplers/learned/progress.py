@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fewstep.samplers.learned.tasks.task import Progress
+from tqdm import tqdm
+
+from fewstep.samplers.learned.tasks.learner_task import Progress
 
 EVERY = 10.0  # seconds between plain lines
 
@@ -26,8 +28,6 @@ def shown(progress: bool | Callable[[Progress], Any]) -> Iterator[Callable[[Prog
     if callable(progress) or not progress:
         yield progress or None
         return
-    from tqdm import tqdm
-
     terminal = sys.stderr.isatty()
     bar = tqdm(bar_format="{desc}", leave=False, disable=not terminal)
     spoken, stage = -EVERY, ""

@@ -31,7 +31,7 @@ from fewstep.samplers.learned.problem.recipes import recipes  # noqa: E402
 from fewstep.samplers.learned.problem.teacher import Teacher  # noqa: E402
 from fewstep.samplers.learned.tasks.guard import summary  # noqa: E402
 from fewstep.samplers.learned.tasks.learner_entry import METHODS  # noqa: E402
-from fewstep.samplers.learned.tasks.task import Task  # noqa: E402
+from fewstep.samplers.learned.tasks.learner_task import Task  # noqa: E402
 
 LEAGUE = "dmn ays gits oss d_ode dc iia ems s3 tta ld3 s4s dss bns bespoke joint auto".split()
 OPTIONS: dict[str, dict[str, Any]] = {"ays": {"mode": "optimise"}}

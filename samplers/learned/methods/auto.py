@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
+from fewstep.samplers.learned.parameters.knobs import Knobs
 from fewstep.samplers.learned.playing.differentiable import has_gradients
-from fewstep.samplers.learned.playing.knobs import Knobs
 from fewstep.samplers.learned.tasks.learner_entry import method
-from fewstep.samplers.learned.tasks.task import Task
+from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.table.tableau import Tableau
 
 OURS = "ours: switches by trial, oss, iia, late and newton in this order, as they are cited there"

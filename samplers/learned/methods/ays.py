@@ -14,18 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from fewstep.samplers.artefact.corrections import boundaries, on_times
+from fewstep.samplers.artefact.corrections import on_times
+from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.grids.grid_entry import GRIDS
-from fewstep.samplers.learned.methods.dp import shortest, some_parts
-from fewstep.samplers.learned.problem.clock import Clock
+from fewstep.samplers.learned.problem.coordinate import Clock
 from fewstep.samplers.learned.problem.problem import Part
+from fewstep.samplers.learned.search.shortest_path import shortest, some_parts
 from fewstep.samplers.learned.tasks.learner_entry import method
-from fewstep.samplers.learned.tasks.task import Task
+from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.table.tableau import Tableau
 
-Tensor = torch.Tensor
 MODES = ("optimise", "table")
 
 

@@ -12,12 +12,14 @@ the coordinates c of the inner times, with gaps bounded from below.
 from __future__ import annotations
 
 import numpy as np
+from scipy.optimize import LinearConstraint, minimize
 
-from fewstep.samplers.artefact.corrections import boundaries, on_times
+from fewstep.samplers.artefact.corrections import on_times
+from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.learned.playing.arithmetic import quick, unrolled
-from fewstep.samplers.learned.problem.clock import FAINTEST, Clock
+from fewstep.samplers.learned.problem.coordinate import FAINTEST, Clock
 from fewstep.samplers.learned.tasks.learner_entry import method
-from fewstep.samplers.learned.tasks.task import Task
+from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.schedule.outputs import form_pair
 from fewstep.samplers.table.tableau import Tableau
@@ -85,8 +87,6 @@ def _times(clock: Clock, c: Array) -> Array:
 
 def _least(start: Tableau, clock: Clock, begin: Array, power: float, steps: int) -> tuple[float, Array]:
     """(bound, c) at a local minimum."""
-    from scipy.optimize import LinearConstraint, minimize
-
     n = len(begin) - 1
     differences = np.diff(np.eye(n + 1), axis=0)
     least = np.full(n, SMALLEST * (begin[-1] - begin[0]) / n)

@@ -16,11 +16,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from fewstep.samplers.artefact.corrections import boundaries, on_times
-from fewstep.samplers.learned.methods.closed_form import iia
-from fewstep.samplers.learned.problem.clock import Clock
+from fewstep.samplers.artefact.corrections import on_times
+from fewstep.samplers.building.resuming import boundaries
+from fewstep.samplers.learned.methods.iia import iia
+from fewstep.samplers.learned.problem.coordinate import Clock
 from fewstep.samplers.learned.tasks.learner_entry import method
-from fewstep.samplers.learned.tasks.task import Task
+from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.table.tableau import Tableau
 

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fewstep.samplers.learned.methods.curvature import Fit
-from fewstep.samplers.learned.playing.knobs import Knobs
+from fewstep.samplers.learned.descent.curvature import Fit
+from fewstep.samplers.learned.parameters.knobs import Knobs
 from fewstep.samplers.learned.tasks.learner_entry import method
-from fewstep.samplers.learned.tasks.task import Task, enough
+from fewstep.samplers.learned.tasks.learner_task import Task, enough
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.table.tableau import Tableau
 

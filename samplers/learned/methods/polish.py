@@ -11,15 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
+from torch import Tensor
 
-from fewstep.samplers.learned.methods.dp import some_parts
-from fewstep.samplers.learned.playing.knobs import Knobs
+from fewstep.samplers.learned.parameters.knobs import Knobs
+from fewstep.samplers.learned.search.shortest_path import some_parts
 from fewstep.samplers.learned.tasks.learner_entry import method
-from fewstep.samplers.learned.tasks.task import Task, enough, score
+from fewstep.samplers.learned.tasks.learner_task import Task, enough, score
 from fewstep.samplers.table.tableau import Tableau
 
-Tensor = torch.Tensor
 MEASURES: dict[str, Callable[[Tensor], float]] = {
     "mse": lambda errors: float(errors.mean()),
     "score": score,

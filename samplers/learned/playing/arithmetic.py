@@ -17,7 +17,8 @@ import numpy as np
 
 from fewstep.samplers.artefact.corrections import CARRY, INPUT, M, base_of, widened
 from fewstep.samplers.artefact.learned_table import weights_of_result
-from fewstep.samplers.building.solver_entry import SOLVERS, Path, Solution
+from fewstep.samplers.building.path import Path, Solution
+from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.schedule.base import Array, Node
 from fewstep.samplers.schedule.outputs import form_pair
 from fewstep.samplers.table.tableau import Tableau
@@ -31,7 +32,7 @@ def quick(table: Tableau, times: Array) -> Tableau:
     solution: Solution = SOLVERS[table.name].fn(path, **table.options)
     return Tableau.from_rows(
         table.name, table.schedule, solution.rows, nodes[-1], order=solution.order, groups=table.groups,
-        prologue=solution.prologue, options=table.options, conserves="",
+        options=table.options, conserves="",
     )  # fmt: skip
 
 
@@ -123,7 +124,7 @@ def unrolled(table: Tableau) -> Unrolled:
     """Every network input, and the result, as a sum over x_T and the outputs before it."""
     n = table.nfe
     lines = np.zeros((2, n + 1))  # carry and input over (x_T, m_0 .. m_{n-1})
-    lines[:, 0] = 1.0 if table.prologue is None else table.prologue[:, :2].sum(1)
+    lines[:, 0] = 1.0
     found = [lines[INPUT]]
     for k in range(n):
         W = table.W[k]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from fewstep.samplers.learned.problem.problem import Part, Problem
@@ -22,8 +23,6 @@ from fewstep.samplers.run.denoiser import Denoiser, clock
 from fewstep.samplers.run.free_row import Coefficients, FreeRow
 from fewstep.samplers.run.step import State, first_state
 from fewstep.samplers.table.tableau import Tableau
-
-Tensor = torch.Tensor
 
 
 def play(
@@ -38,21 +37,22 @@ def play(
 
     But for the first time shown: it stays, as x_T does, so that there is no way back through the first call unless x has one.
 
-    layout: any table with the same registers; its numbers are not used, but for the prologue's and the noises' ends.
+    layout: any table with the same registers; its numbers are not used, but for the noises' ends.
     x: x_T, where it is not the part's own. remember: keep what the network needs for its gradient instead of calling it again.
     cut: gradients of a state reach back to the network call before it, no further.
     """
     x = part.x_T if x is None else x
     x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)  # as `sample` has states
-    noise = source("brownian", list(part.seeds), None, len(part.seeds), layout.schedule) if layout.stochastic else None
-    state = first_state(layout, x, noise or no_noise)
+    jumps = layout.schedule.jump_scale
+    noise = source("brownian", list(part.seeds), None, len(part.seeds), jumps) if layout.stochastic else None
+    state = first_state(layout, x)
     numbers = coefficients.beside(x)
     states = [state.input]
     for k in range(layout.nfe):
         turned = k > 0 or state.input.requires_grad  # neither x_T nor the first time shown depends on the coefficients
         with torch.set_grad_enabled(torch.is_grad_enabled() and turned):
             output = call(part.denoiser, state.input, numbers.tau[k], part.x_T.dtype, remember)
-        drawn = [noise(draw, state.input) for draw in layout.draws(k + 1)] if noise else []
+        drawn = [noise(draw, state.input) for draw in layout.draws(k)] if noise else []
         state = FreeRow(layout, k, numbers)(state, output, drawn)
         states.append(state.input)
         if cut:

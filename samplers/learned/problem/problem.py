@@ -10,15 +10,15 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fewstep.samplers.artefact.artefact import prediction_name
 from fewstep.samplers.learned.problem.threads import Threads
+from fewstep.samplers.pipeline.source import Batch, Source
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.sampling.loop import sample
 from fewstep.samplers.schedule.base import NoiseSchedule
 from fewstep.samplers.table.tableau import Tableau
-
-Tensor = torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +73,6 @@ class Problem:
             self.shape, first = tuple(int(n) for n in shape), model
             self.name = getattr(model.fn, "__name__", type(model.fn).__name__)
         else:
-            from fewstep.samplers.pipeline.source import Source
-
             how: dict[str, Any] = {"classes": classes, "prompt": prompt, "guidance": guidance, "batch_size": batch_size}
             self._source = Source(model, device=device, dtype=str(self._dtype).removeprefix("torch."), **how)
             first = self.part([0]).denoiser
@@ -100,8 +98,6 @@ class Problem:
 
     def _made(self, seeds: tuple[int, ...]) -> Part:
         if self._source is not None:
-            from fewstep.samplers.pipeline.source import Batch
-
             batch = Batch(self._source.pipe, seeds, self._source.wishes)
             return Part(seeds, batch.denoiser, batch.x_T)
         own = [torch.Generator().manual_seed(seed) for seed in seeds]

@@ -8,7 +8,8 @@ from itertools import product
 from typing import Any
 
 from fewstep.samplers.building.compiling import build
-from fewstep.samplers.building.solver_entry import SOLVERS, resolve
+from fewstep.samplers.building.names import resolve
+from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.schedule.base import NoiseSchedule
 from fewstep.samplers.table.tableau import Tableau
 

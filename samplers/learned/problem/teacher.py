@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from fewstep.output.files import whole
 from fewstep.samplers.building.compiling import build
-from fewstep.samplers.building.solver_entry import SOLVERS, resolve
-from fewstep.samplers.learned.problem.clock import Clock
+from fewstep.samplers.building.names import resolve
+from fewstep.samplers.building.solver_entry import SOLVERS
+from fewstep.samplers.learned.problem.coordinate import Clock
 from fewstep.samplers.learned.problem.problem import Part, Problem, squared_errors
 from fewstep.samplers.learned.problem.trajectory import Rows, Trajectory
 from fewstep.samplers.table.tableau import Tableau
 
-Tensor = torch.Tensor
 SOLVER, NFE = "dpmpp_3m", 60
 CHECKED = 16  # samples on which the teacher is compared with a run of twice its length
 
@@ -157,8 +160,6 @@ class Teacher:
         path = self._file(part)
         if path is None or not self.follows or not path.exists():
             return None
-        from safetensors import safe_open
-
         try:
             stored = safe_open(path, framework="pt", device=str(part.x_T.device))
             meta = stored.metadata() or {}
@@ -184,8 +185,6 @@ class Teacher:
         path = self._file(part)
         if path is None:
             return Trajectory(self.problem.schedule, self.table.times, states, velocities)
-        from safetensors.torch import save_file
-
         with whole(path) as temporary:
             tensors = {"x": states.cpu().contiguous(), "v": velocities.cpu().contiguous()}
             save_file(tensors, temporary, {"key": self.key, "seeds": repr(part.seeds)})

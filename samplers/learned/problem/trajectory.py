@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fewstep.samplers.schedule.base import Array, NoiseSchedule
-
-Tensor = torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,119 +6,27 @@ learned table does not have.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from fewstep.output.files import whole
-from fewstep.output.page import Table, write_page
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.artefact.learned_table import Learned
-from fewstep.samplers.building.solver_entry import SOLVERS, resolve
+from fewstep.samplers.building.names import resolve
+from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.learned.problem.problem import Problem, squared_errors
 from fewstep.samplers.learned.problem.recipes import Recipe, recipes
 from fewstep.samplers.learned.problem.teacher import Teacher
-from fewstep.samplers.learned.report.showing import ratio
-from fewstep.samplers.learned.tasks.guard import certain, compared, summary
-from fewstep.samplers.learned.tasks.task import score
+from fewstep.samplers.learned.report.verdict import Comparison, Row
+from fewstep.samplers.learned.tasks.guard import compared, summary
+from fewstep.samplers.learned.tasks.learner_task import score
 from fewstep.samplers.table.tableau import Tableau
 
 TRUSTED = 0.25  # of an error: what the reference may be off by
 Watch = Callable[[Sequence[Any], str], Iterable[Any]]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A learned table against the best fixed recipe of one solver.
-
-    learned, fixed: rms, mean, median, tail95 of the errors. test: ratios with intervals, share of worse samples. more: other
-    metrics, {name: (learned, fixed)}.
-    """
-
-    nfe: int
-    guidance: float | None
-    recipe: str
-    learned: dict[str, float]
-    fixed: dict[str, float]
-    test: dict[str, Any]
-    more: dict[str, tuple[float, float]]
-
-    @property
-    def verdict(self) -> str:
-        """ "better" or "worse" beyond doubt, "equal", or "open"."""
-        if self.test["rms"]["interval"] == [1.0, 1.0]:
-            return "equal"
-        if certain(self.test):
-            return "better"
-        return "worse" if any(self.test[of]["interval"][0] > 1 for of in ("gain", "rms")) else "open"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All rows, and what they are of."""
-
-    rows: tuple[Row, ...]
-    about: dict[str, Any]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def worse(self) -> bool:
-        """Whether any table is certainly worse than a fixed recipe."""
-        return any(row.verdict == "worse" for row in self.rows)
-
-    def table(self) -> Table:
-        """One line a row."""
-        extra = list(self.rows[0].more)
-        head = [
-            "nfe",
-            "guidance",
-            "best fixed recipe",
-            "rms / median",
-            "learned",
-            "rms ratio",
-            "median ratio",
-            "worse in",
-        ]
-        head += [f"{name}, fixed / learned" for name in extra] + ["verdict"]
-        cells = []
-        for row in self.rows:
-            place = [str(row.nfe), "-" if row.guidance is None else f"{row.guidance:g}", row.recipe]
-            errors = [f"{e['rms']:.4g} / {e['median']:.4g}" for e in (row.fixed, row.learned)]
-            test = [ratio(row.test["rms"]), ratio(row.test["median"]), f"{100 * row.test['worse']:.0f} %"]
-            more = [f"{row.more[name][1]:.4g} / {row.more[name][0]:.4g}" for name in extra]
-            cells.append([*place, *errors, *test, *more, row.verdict])
-        return Table(head, cells, names=3)
-
-    def text(self) -> str:
-        """The table, and what it is of."""
-        return "\n".join([self.table().text(), self._said(), *(f"note: {note}" for note in self.notes)])
-
-    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Everything, exactly, as JSON text; written whole to `path` where one is given."""
-        listed = [{**asdict(row), "verdict": row.verdict} for row in self.rows]
-        told = {**self.about, "notes": list(self.notes), "worse": self.worse, "rows": listed}
-        text = json.dumps(told, indent=1, allow_nan=False)
-        if path is not None:
-            with whole(path) as part:
-                part.write_text(text + "\n")
-        return text
-
-    def to_html(self, path: str | os.PathLike[str], pictures: Sequence[Path] = ()) -> None:
-        """The table as a page, with pictures (PNG files) inside it; written whole."""
-        said, title = [self._said()], f"A learned solver against fixed recipes on {self.about['model']}"
-        write_page(Path(path), title, said, [self.table()], pictures, self.notes)
-
-    def _said(self) -> str:
-        return (
-            "{samples} seeds from {seed} of {model}, error to {reference}; fixed recipes are the best of their solver on "
-            "these seeds; ratios learned / fixed with 95 % intervals"
-        ).format(**self.about)
 
 
 def compare_learned(
@@ -228,13 +136,13 @@ class _Trial:
         for name in dict.fromkeys((own, *(resolve(a)[0] if resolve(a)[1] is None else a for a in against))):
             options = artefact.provenance.get("options", {}) if name == own else {}
             self.known.append(recipes(name, problem.schedule, learned.nfe, ends=ends, options=options))
-        self.errors: dict[int, list[torch.Tensor]] = {}
+        self.errors: dict[int, list[Tensor]] = {}
 
     @property
     def _tables(self) -> list[Tableau]:
         return [self.learned.tableau, *(recipe.table for group in self.known for recipe in group)]
 
-    def meet(self, problem: Problem, part: Any, truth: torch.Tensor) -> None:
+    def meet(self, problem: Problem, part: Any, truth: Tensor) -> None:
         """Errors of every table on one part."""
         for i, table in enumerate(self._tables):
             self.errors.setdefault(i, []).append(squared_errors(problem.draw(table, part), truth))

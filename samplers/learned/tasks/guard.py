@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from fewstep.samplers.learned.playing.arithmetic import amplification, largest_weight
 from fewstep.samplers.learned.problem.problem import Part, squared_errors
-from fewstep.samplers.learned.tasks.task import Task
+from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.table.tableau import Tableau
 
@@ -26,7 +26,7 @@ DRAWS = 2000  # of the bootstrap
 Array = Any
 
 
-def summary(squares: torch.Tensor) -> dict[str, float]:
+def summary(squares: Tensor) -> dict[str, float]:
     """rms, mean, median and 95 % tail of errors, from the mean squares of the samples."""
     errors = squares.sqrt().numpy()
     return {
@@ -37,7 +37,7 @@ def summary(squares: torch.Tensor) -> dict[str, float]:
     }
 
 
-def compared(learned: torch.Tensor, base: torch.Tensor) -> dict[str, Any]:
+def compared(learned: Tensor, base: Tensor) -> dict[str, Any]:
     """How two sets of mean squares on the same samples compare: ratios learned / base with 95 % intervals."""
     a, b = (np.maximum(v.numpy(), 1e-30) for v in (learned, base))
     logs = 0.5 * np.log(a / b)
@@ -68,7 +68,7 @@ def certain(comparison: dict[str, Any]) -> bool:
 def rounded(denoiser: Denoiser) -> Denoiser:
     """The network as if it computed in bfloat16: what it is shown and what it says are rounded."""
 
-    def fn(x: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+    def fn(x: Tensor, tau: Tensor) -> Tensor:
         return denoiser.call(x.bfloat16().to(x.dtype), tau).bfloat16().to(x.dtype)
 
     return Denoiser(fn, denoiser.schedule, denoiser.prediction, denoiser.vector_time)

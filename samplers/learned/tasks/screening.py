@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fewstep.samplers.learned.playing.together import drawn_together
+from fewstep.samplers.learned.playing.many_tables import drawn_together
 from fewstep.samplers.learned.problem.problem import squared_errors
 from fewstep.samplers.learned.problem.recipes import Recipe
-from fewstep.samplers.learned.tasks.task import Task, score
+from fewstep.samplers.learned.tasks.learner_task import Task, score
 from fewstep.samplers.table.tableau import Tableau
 
 ROUNDS = ((4, 24), (8, 8))  # seeds to look at, and how many recipes go on

@@ -10,7 +10,7 @@ import torch
 from learned_problems import SHAPES, ring, sixteen, task
 
 from fewstep.samplers import Denoiser, NoiseSchedule, build, sample
-from fewstep.samplers.artefact.corrections import boundaries
+from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.learned.methods.dmn import bound, predicted_weights
 from fewstep.samplers.learned.tasks.learner_entry import find
 from fewstep.samplers.learned.tasks.learner_task import Task

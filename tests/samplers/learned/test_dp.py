@@ -11,7 +11,8 @@ import torch
 from learned_problems import SHAPES, Axes, ring, sixteen, task
 
 from fewstep.samplers import NoiseSchedule, build
-from fewstep.samplers.artefact.corrections import boundaries, on_times
+from fewstep.samplers.artefact.corrections import on_times
+from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.learned.methods.brute import ranking
 from fewstep.samplers.learned.methods.gits import step_costs
 from fewstep.samplers.learned.problem.problem import squared_errors

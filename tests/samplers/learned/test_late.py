@@ -10,7 +10,7 @@ import torch
 from learned_problems import ring, sixteen, task, third
 
 from fewstep.samplers import NoiseSchedule, build, sample
-from fewstep.samplers.artefact.corrections import boundaries
+from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.learned.methods.iia import iia
 from fewstep.samplers.learned.methods.late import LEAST, late, later, room
 

@@ -11,7 +11,7 @@ from learned_problems import SHAPES, Axes, ring, sixteen, task
 from problems import in_turn
 
 from fewstep.samplers import Denoiser, NoiseSchedule, build
-from fewstep.samplers.artefact.corrections import boundaries
+from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.grids.grid_entry import GRIDS
 from fewstep.samplers.learned.methods.ays import _costs
 from fewstep.samplers.learned.methods.s3 import compiled

@@ -17,17 +17,19 @@ from math import isfinite
 from typing import Any, Protocol
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from fewstep.output.files import whole
-from fewstep.samplers.learned.methods.objectives import DECAYS, FAINT, LOSSES, OPTIMIZERS, Recipe
+from fewstep.samplers.learned.descent.objectives import DECAYS, FAINT, LOSSES, OPTIMIZERS, Recipe
 from fewstep.samplers.learned.playing.differentiable import play, play_beside
 from fewstep.samplers.learned.problem.problem import Part
 from fewstep.samplers.learned.problem.teacher import Teacher
-from fewstep.samplers.learned.tasks.task import Task
+from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.run.free_row import Coefficients
 from fewstep.samplers.table.tableau import Tableau
 
-Tensor = torch.Tensor
 Values = dict[str, Tensor]
 
 
@@ -239,8 +241,6 @@ class _Descent:
         """The whole state, exactly."""
         if self._file is None:
             return
-        from safetensors.torch import save_file
-
         state = self.optimizer.state_dict()
         tensors = {f"best.{k}": v for k, v in self.best.items()} | {f"now.{k}": v for k, v in self._values().items()}
         tensors |= {f"move.{k}": v for k, v in self.moves.items()}
@@ -256,8 +256,6 @@ class _Descent:
         """Go on from the last state that was kept, if there is one."""
         if self._file is None or not self._file.exists():
             return
-        from safetensors import safe_open
-
         with safe_open(self._file, framework="pt") as stored:
             kept: dict[str, Tensor] = {name: stored.get_tensor(name) for name in stored.keys()}
             about = stored.metadata()

@@ -10,17 +10,15 @@ from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fewstep.samplers.artefact.corrections import widened
-from fewstep.samplers.learned.playing.differentiable import no_noise
 from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.run.denoiser import clock
 from fewstep.samplers.run.lowering import lower
 from fewstep.samplers.run.step import first_state
 from fewstep.samplers.schedule.outputs import form_pair
 from fewstep.samplers.table.tableau import Tableau
-
-Tensor = torch.Tensor
 
 
 @torch.no_grad()
@@ -31,7 +29,7 @@ def drawn_together(problem: Problem, tables: Sequence[Tableau], seeds: tuple[int
         return [problem.draw(table, part) for table in tables]
     x = part.x_T.to(torch.promote_types(part.x_T.dtype, torch.float32))
     rows = zip(*(lower(table, problem.prediction, x.device, x.dtype) for table in tables), strict=True)
-    states = [first_state(table, x, no_noise) for table in tables]
+    states = [first_state(table, x) for table in tables]
     most = max(1, problem.batch_size // len(seeds))
     for k, (row, leaders) in enumerate(zip(rows, _leaders(tables), strict=True)):
         outputs: dict[int, Tensor] = {}
@@ -48,7 +46,7 @@ def _leaders(tables: Sequence[Tableau]) -> Iterator[list[int]]:
     """For every row, of each table the first one that shows the network the same there: it did the same up to now."""
     history = max(table.history for table in tables)
     wide = [widened(table, history) for table in tables]
-    past: list[Hashable] = [None if table.prologue is None else table.prologue.tobytes() for table in wide]
+    past: list[Hashable] = [None] * len(wide)
     for k in range(wide[0].nfe):
         first: dict[Hashable, int] = {}
         here = list(zip(past, (table.model_times[k] for table in wide), strict=True))

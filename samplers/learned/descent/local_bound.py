@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fewstep.samplers.learned.playing.differentiable import call
 from fewstep.samplers.learned.problem.problem import Part
@@ -27,7 +28,6 @@ from fewstep.samplers.run.free_row import Coefficients, FreeRow
 from fewstep.samplers.run.step import State
 from fewstep.samplers.table.tableau import Tableau
 
-Tensor = torch.Tensor
 FAINT = 1e-30  # mean square that counts as none, where a root has no derivative
 
 

@@ -17,17 +17,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from fewstep.samplers.artefact.corrections import CARRY, INPUT, M, base_of, boundaries, on_times, widened
+from fewstep.samplers.artefact.corrections import CARRY, INPUT, M, base_of, on_times, widened
+from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.learned.playing.arithmetic import anchor, directions, quick, shared_lines
-from fewstep.samplers.learned.problem.clock import Clock
+from fewstep.samplers.learned.problem.coordinate import Clock
 from fewstep.samplers.run.compiled import Compiled
 from fewstep.samplers.run.free_row import Coefficients
 from fewstep.samplers.schedule.base import Array, Nodes
 from fewstep.samplers.schedule.outputs import convert
 from fewstep.samplers.table.tableau import Tableau
 
-Tensor = torch.Tensor
 FLOOR = 1e-3  # smallest gap, as a share of the range in c
 
 

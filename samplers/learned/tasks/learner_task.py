@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fewstep.output.files import whole
 from fewstep.samplers.learned.problem.problem import Part, Problem, squared_errors
 from fewstep.samplers.learned.problem.recipes import Recipe
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.tasks.learner_entry import find
-from fewstep.samplers.table.stored import from_content, plain, to_content
+from fewstep.samplers.table.jsonfile import plain
+from fewstep.samplers.table.stored import from_content, to_content
 from fewstep.samplers.table.tableau import Tableau
-
-Tensor = torch.Tensor
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from fewstep.samplers.learned.playing.knobs import Knobs
-from fewstep.samplers.learned.playing.together import drawn_together
+from fewstep.samplers.learned.parameters.knobs import Knobs
+from fewstep.samplers.learned.playing.many_tables import drawn_together
 from fewstep.samplers.learned.problem.problem import Part
-from fewstep.samplers.learned.tasks.task import Task
+from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.table.tableau import Tableau
 
-Tensor = torch.Tensor
 STEP = {torch.float64: 1e-4}  # of differences, in units of the knobs, else:
 COARSE = 3e-3
 CHUNK = 2**24  # numbers of J in memory

@@ -8,8 +8,8 @@ from math import cos, pi
 from typing import Any
 
 import torch
+from torch import Tensor
 
-Tensor = torch.Tensor
 FAINT = 1e-30  # mean square error that counts as none, below which logarithms are not taken
 RATES = {"grid": 0.05, "coef": 0.02, "state": 0.01, "tau": 0.05, "mixed": 0.1}
 
@@ -118,3 +118,8 @@ class Recipe:
         if self.lr is None:
             return own
         return float(self.lr.get(name, own)) if isinstance(self.lr, Mapping) else float(self.lr)
+
+
+def _squares(x: Tensor, y: Tensor) -> Tensor:
+    """(B,) mean square differences, kept from zero."""
+    return (x - y).double().flatten(1).square().mean(1) + 1e-30

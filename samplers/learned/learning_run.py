@@ -1,0 +1,111 @@
+"""How one table is learned.
+
+    fixed recipes --> stages, each from the best table so far --> best on validation seeds --> guard on untouched seeds
+
+Every stage's table competes with every fixed recipe, so that learning can only lose where the guard's seeds say so, and then
+the best fixed recipe is what comes back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fewstep.samplers.artefact.artefact import Learned
+from fewstep.samplers.learned.planning import Plan, short
+from fewstep.samplers.learned.problem.problem import Problem
+from fewstep.samplers.learned.problem.recipes import Recipe, recipes
+from fewstep.samplers.learned.problem.teacher import Teacher
+from fewstep.samplers.learned.tasks import guard
+from fewstep.samplers.learned.tasks.learner_task import Progress, Task
+from fewstep.samplers.learned.tasks.screening import screened
+
+TRUSTED = 0.25  # of the base's error: the teacher must be known better than that
+
+
+@dataclass(eq=False)
+class Run:
+    """All tables of one problem."""
+
+    plan: Plan
+    problem: Problem
+    teacher: Teacher
+    tell: Callable[[Progress], Any] | None
+    folder: Path | None
+    memo: dict[Any, Any] = field(default_factory=dict)
+
+    def table(self, nfe: int) -> Learned:
+        """The table for one number of evaluations."""
+        plan, problem = self.plan, self.problem
+        task = Task(problem, self.teacher, nfe, plan.train, plan.valid, plan.seconds, self.tell, memo=self.memo)
+        known = recipes(plan.solver, problem.schedule, nfe, ends=(problem.t_start, problem.t_end), options=plan.options)
+        task.stage = "fixed recipes"
+        known = screened(task, known)
+        scores = [task.offer(r.table, i + 1, len(known)) for i, r in enumerate(known)]
+        ranked = task.fixed = [known[i] for i in sorted(range(len(known)), key=lambda i: scores[i])]
+        self._trust(task, ranked[0])
+        self._learn(task)
+        best = task.best
+        assert best is not None
+        told = guard.report(task, best, ranked[0].table, plan.guard)
+        sure = guard.certain(told["test"])
+        told |= {"best_fixed_recipe": str(ranked[0]), "teacher_error": self._doubt}
+        told["fixed"] = {str(r): s for r, s in zip(known, scores, strict=True)}
+        return Learned(
+            best if sure else ranked[0].table,
+            problem.guidance,
+            {"grid": ranked[0].grid},
+            "learned" if sure else "no-gain",
+            told,
+            task.done,
+        )
+
+    def _trust(self, task: Task, fixed: Recipe) -> None:
+        """ValueError where the teacher is not much better known than what shall be learned from it."""
+        if "doubt" not in self.memo:
+            self.memo["doubt"] = self.teacher.self_error(self.plan.valid)
+        rms = float(task.errors(fixed.table, task.valid_parts()).mean().sqrt())
+        if self._doubt > TRUSTED * rms:
+            raise ValueError(
+                f"the teacher is not converged: {self.teacher.solver} with {self.teacher.nfe} evaluations is "
+                f"{self._doubt:.3g} from a run of twice the length, and {fixed} errs by {rms:.3g}. Give it more, "
+                f"teacher={{'nfe': {4 * self.teacher.nfe}}}"
+            )
+
+    @property
+    def _doubt(self) -> float:
+        return float(self.memo["doubt"])
+
+    def _learn(self, task: Task) -> None:
+        """Run the stages, each from the best table so far; Ctrl-C leaves the rest away."""
+        task.store = self.folder
+        for name, options in self.plan.stages:
+            assert task.best is not None
+            try:
+                task.run(name, task.best, **options)
+            except KeyboardInterrupt:
+                task.done.append({"method": name, "options": options, "interrupted": True})
+                return
+
+
+def _folder(resume: str | Path | None, plan: Plan, problem: Problem) -> Path | None:
+    """Where the stages of exactly this work are kept."""
+    if resume is None:
+        return None
+    about = [plan.content(), problem.fingerprint, problem.guidance, _drawn(problem)]
+    said = json.dumps(about, sort_keys=True, default=str)
+    folder = Path(resume) / hashlib.sha256(said.encode()).hexdigest()[:24]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _drawn(problem: Problem) -> dict[str, Any]:
+    """What samples were drawn of and in, as JSON: the same however classes and prompts were given."""
+    found = problem.conditions
+    if found.get("classes"):
+        found["classes"] = short(tuple(found["classes"]))
+    return {**found, "dtype": str(problem.dtype).removeprefix("torch.")}

@@ -1,0 +1,50 @@
+"""joint: grid, weights and network times together, down the gradient of the error through the sampler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fewstep.samplers.learned.descent.objectives import Recipe
+from fewstep.samplers.learned.descent.stages import Rates, _learn
+from fewstep.samplers.learned.tasks.learner_entry import method
+from fewstep.samplers.learned.tasks.learner_task import Task
+from fewstep.samplers.table.tableau import Tableau
+
+
+@method(
+    "joint",
+    learns=("grid", "coef", "tau"),
+    gradients=True,
+    reference="ours; corrections on a solver's own weights as in Oganov et al., GAS: Improving Discretization of Diffusion "
+    "ODEs via Generalized Adversarial Solver, 2025, arXiv 2510.17699",
+)
+def joint(
+    task: Task,
+    start: Tableau,
+    *,
+    free: tuple[str, ...] = ("grid", "coef", "tau"),
+    window: int | None = 3,
+    consistent: bool = True,
+    loss: Any = "mixed",
+    steps: int = 300,
+    batch: int = 32,
+    lr: Rates = None,
+    even: int = 16,
+    rounds: int = 2,
+    remember: bool = False,
+) -> Tableau:
+    """Grid, weights of the last `window` outputs and network times together, from the solver's own weights.
+
+    The knobs are turned along axes that move the result evenly, as measured on `even` samples (0: each by itself), anew in
+    each of `rounds`, among which `steps` are divided.
+
+    free: may name "state" too, the weight of the state that a step starts from. window: None for all outputs. consistent:
+    corrections leave a constant x0 and eps exact. loss, steps, batch, lr, remember: see `Recipe`.
+    """
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+        raise ValueError(f"joint: `rounds` must be a whole number, at least 1; got {rounds!r}")
+    recipe = Recipe(
+        loss=loss, steps=min(steps, max(1, steps // rounds)), batch=batch, lr=lr, remember=remember, even=even
+    )
+    turned = (free, start.nfe if window is None else window, consistent)
+    return _learn(task, start, [(turned, recipe)] * rounds, "joint")

@@ -1,0 +1,74 @@
+"""Ratios of dynamic compensation as a smooth function of step, number of steps and guidance: learned once, used for all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from fewstep.samplers.schedule.base import Array
+
+POWERS = (4, 3, 3)  # of a cascade in step / nfe, guidance and nfe
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Ratios as a polynomial: cubic in step / nfe, quadratic in guidance and in nfe, 36 coefficients.
+
+    coefficients: (4, 3, 3). nfe, guidance, ratio: ranges of what it was fitted to, outside which it is not used: what is
+    asked for and what comes out are held within them. guidance and nfe count from -1 to 1 over their ranges.
+    """
+
+    coefficients: tuple[tuple[tuple[float, ...], ...], ...]
+    nfe: tuple[int, int]
+    guidance: tuple[float, float]
+    ratio: tuple[float, float]
+
+    def ratios(self, nfe: int, guidance: float) -> Array:
+        """(nfe,), the first two 1."""
+        found = np.ones(nfe)
+        for i in range(2, nfe):
+            value = float(self._powers(i, nfe, guidance) @ np.ravel(self.coefficients))
+            found[i] = np.clip(value, *self.ratio)
+        return found
+
+    def _powers(self, i: int, nfe: int, guidance: float) -> Array:
+        steps, scales, lengths = (np.arange(n) for n in POWERS)
+        g, n = _within(guidance, self.guidance), _within(nfe, self.nfe)
+        return np.einsum("i,j,k->ijk", (i / nfe) ** steps, g**scales, n**lengths).ravel()
+
+    def content(self) -> dict[str, Any]:
+        """As JSON; `Cascade(**content)` gives it back."""
+        return asdict(self)
+
+
+def _within(value: float, ends: tuple[float, float]) -> float:
+    """-1 .. 1 within two ends, held there; 0 where they are one."""
+    low, high = ends
+    return float(np.clip((2 * value - low - high) / (high - low), -1, 1)) if high > low else 0.0
+
+
+def cascade(lattice: Mapping[tuple[int, float], Sequence[float] | Array]) -> Cascade:
+    """The least-squares cascade through ratios learned for several (nfe, guidance).
+
+    Raises:
+        ValueError: a lattice without any ratio to be fitted, or with another number of ratios than evaluations.
+    """
+    known = [(i, n, float(g), float(r)) for (n, g), ratios in lattice.items() for i, r in enumerate(ratios) if i >= 2]
+    if not known or any(len(ratios) != n for (n, _), ratios in lattice.items()):
+        raise ValueError(
+            "a cascade is fitted to {(nfe, guidance): ratios}, with nfe ratios each and some nfe of at least 3; got "
+            f"{ {key: len(ratios) for key, ratios in lattice.items()} } ratios"
+        )
+    _, n, g, values = (np.array(column) for column in zip(*known, strict=True))
+    ranges: dict[str, Any] = {
+        name: (v.min().item(), v.max().item())
+        for name, v in zip(("nfe", "guidance", "ratio"), (n, g, values), strict=True)
+    }
+    empty = Cascade((), **ranges)
+    powers = np.stack([empty._powers(i, n, g) for i, n, g, _ in known])
+    fitted = np.linalg.lstsq(powers, values, rcond=1e-10)[0].reshape(POWERS)
+    nested = tuple(tuple(tuple(map(float, row)) for row in plane) for plane in fitted)
+    return Cascade(nested, **ranges)
