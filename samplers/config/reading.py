@@ -23,11 +23,8 @@ from fewstep.samplers.config.classes import (
     levels_of,
     table_of,
 )
-from fewstep.samplers.config.spacing import ConfigGrid, grid_from_config
 from fewstep.samplers.schedule.base import NoiseSchedule
 from fewstep.samplers.schedule.continuous import Flow, InvertedFlow, VPSigma
-
-__all__ = ["ConfigGrid", "Reading", "grid_from_config", "reading", "schedule_from_config"]
 
 
 def schedule_from_config(config: Any, solver: str | None = None) -> NoiseSchedule:

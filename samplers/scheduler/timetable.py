@@ -17,7 +17,8 @@ from fewstep.samplers.building.compiling import compile_path, no_table
 from fewstep.samplers.building.names import checked_options, resolve
 from fewstep.samplers.building.resuming import resume
 from fewstep.samplers.building.solver_entry import SOLVERS, Entry
-from fewstep.samplers.config.reading import grid_from_config, reading, schedule_from_config
+from fewstep.samplers.config.reading import reading, schedule_from_config
+from fewstep.samplers.config.config_grid import grid_from_config
 from fewstep.samplers.grids.flow_shift import dynamic_shift
 from fewstep.samplers.grids.grid_entry import times_to_sigmas
 from fewstep.samplers.grids.making import find, make_grid

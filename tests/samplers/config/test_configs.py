@@ -10,7 +10,8 @@ import pytest
 warnings.filterwarnings("ignore")
 diffusers = pytest.importorskip("diffusers")
 
-from fewstep.samplers.config.reading import grid_from_config, reading, schedule_from_config  # noqa: E402
+from fewstep.samplers.config.reading import reading, schedule_from_config
+from fewstep.samplers.config.config_grid import grid_from_config
 from fewstep.samplers.schedule.base import NoiseSchedule  # noqa: E402
 
 BETAS = {
