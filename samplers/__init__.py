@@ -16,6 +16,7 @@ _LAZY = {
     "Scheduler": ".scheduler.scheduler",
     "sample": ".sampling.loop",
     "guidance": ".guidance",
+    "learner": ".learned.tasks.learner_entry",
 }
 __all__ = list(_LAZY)
 __getattr__ = lazily("fewstep.samplers", _LAZY)

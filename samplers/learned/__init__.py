@@ -5,6 +5,7 @@ from fewstep.lazy import lazily
 _LAZY = {
     "learn": ".learning",
     "METHODS": ".tasks.learner_entry",
+    "learner": ".tasks.learner_entry",
     "Problem": ".problem.problem",
     "Teacher": ".problem.teacher",
 }

@@ -10,7 +10,7 @@ from fewstep.samplers.building.names import checked_options, resolve
 from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.learned.problem.recipes import SHORTLIST
 from fewstep.samplers.learned.problem.teacher import NFE, SOLVER
-from fewstep.samplers.learned.tasks.learner_entry import find
+from fewstep.samplers.learned.tasks.learner_entry import METHODS
 
 Stage = tuple[str, dict[str, Any]]
 
@@ -114,4 +114,5 @@ def _stages(method: str | Sequence[Any], spec: Mapping[str, Any]) -> tuple[Stage
             f"give options beside their stage, [('ld3', {{...}}), ...]; got {', '.join(spec)} for all of them"
         )
     stages = [(s, {}) if isinstance(s, str) else (s[0], dict(s[1])) for s in given]
-    return tuple((name, find(name).checked(options)) for name, options in stages)
+    known = [(METHODS.find(name), options) for name, options in stages]
+    return tuple((entry.name, entry.checked(options)) for entry, options in known)

@@ -14,7 +14,7 @@ from typing import Any
 
 from fewstep.samplers.learned.parameters.knobs import Knobs
 from fewstep.samplers.learned.playing.differentiable import has_gradients
-from fewstep.samplers.learned.tasks.learner_entry import method
+from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.table.tableau import Tableau
 
@@ -38,7 +38,7 @@ def refined(options: Mapping[str, Any]) -> tuple[str, ...] | None:
     return None if named is None else tuple(named)
 
 
-@method("auto", learns=("grid", "coef", "tau"), reference=OURS, paths=False, check=refined)
+@learner("auto", learns=("grid", "coef", "tau"), reference=OURS, paths=False, check=refined)
 def auto(
     task: Task,
     start: Tableau,

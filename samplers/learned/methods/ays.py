@@ -22,7 +22,7 @@ from fewstep.samplers.grids.grid_entry import GRIDS
 from fewstep.samplers.learned.problem.coordinate import Clock
 from fewstep.samplers.learned.problem.problem import Part
 from fewstep.samplers.learned.search.shortest_path import shortest, some_parts
-from fewstep.samplers.learned.tasks.learner_entry import method
+from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.table.tableau import Tableau
@@ -30,7 +30,7 @@ from fewstep.samplers.table.tableau import Tableau
 MODES = ("optimise", "table")
 
 
-@method(
+@learner(
     "ays",
     learns=("grid",),
     reference="Align Your Steps: Optimizing Sampling Schedules in Diffusion Models; Sabour et al.; 2024; arXiv:2404.14507",

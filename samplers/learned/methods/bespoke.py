@@ -10,12 +10,12 @@ from fewstep.samplers.learned.descent.local_bound import Bound
 from fewstep.samplers.learned.descent.objectives import Recipe
 from fewstep.samplers.learned.descent.stages import follows
 from fewstep.samplers.learned.parameters.scale_time import ScaleTime
-from fewstep.samplers.learned.tasks.learner_entry import method
+from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task, enough
 from fewstep.samplers.table.tableau import Tableau
 
 
-@method(
+@learner(
     "bespoke",
     learns=("grid", "coef"),
     gradients=True,

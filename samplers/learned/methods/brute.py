@@ -11,7 +11,7 @@ from fewstep.samplers.artefact.corrections import on_times
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.learned.problem.problem import squared_errors
 from fewstep.samplers.learned.search.shortest_path import some_parts, teacher_nodes
-from fewstep.samplers.learned.tasks.learner_entry import method
+from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.table.tableau import Tableau
@@ -19,7 +19,7 @@ from fewstep.samplers.table.tableau import Tableau
 MOST_GRIDS = 20_000  # that `brute` looks at
 
 
-@method("brute", learns=("grid",), reference="every grid there is")
+@learner("brute", learns=("grid",), reference="every grid there is")
 def brute(task: Task, start: Tableau, *, nodes: int = 16, samples: int = 64) -> Tableau:
     """The best of all grids on the teacher's nodes, each run with the solver itself: for tests and tiny problems.
 

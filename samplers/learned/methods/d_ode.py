@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from fewstep.samplers.learned.fitting.least_squares import RIDGE, _check, fitted
 from fewstep.samplers.learned.fitting.on_policy import OnPolicy
-from fewstep.samplers.learned.tasks.learner_entry import method
+from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.table.tableau import Tableau
 
 D_ODE = "Distilling ODE Solvers of Diffusion Models into Smaller Steps; Kim, Tang, Yu; 2023; arXiv:2309.16421"
 
 
-@method("d_ode", learns=("coef",), reference=D_ODE)
+@learner("d_ode", learns=("coef",), reference=D_ODE)
 def d_ode(
     task: Task, start: Tableau, *, target: str = "local", fine: int = 10, ridge: float = RIDGE, limit: float = 10.0
 ) -> Tableau:

@@ -10,7 +10,7 @@ import numpy as np
 from fewstep.samplers.learned.fitting.on_policy import OnPolicy
 from fewstep.samplers.learned.parameters.cascade import Cascade
 from fewstep.samplers.learned.parameters.compensation import Compensation, compensated
-from fewstep.samplers.learned.tasks.learner_entry import method
+from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task, enough
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.table.tableau import Tableau
@@ -47,7 +47,7 @@ def _least(polynomial: Array, low: float, high: float) -> float:
     return min([0.0, low, high, *sorted(inside)], key=lambda d: float(np.polyval(polynomial, d)))
 
 
-@method("dc", learns=("coef",), reference=DC)
+@learner("dc", learns=("coef",), reference=DC)
 def dc(
     task: Task,
     start: Tableau,

@@ -18,7 +18,7 @@ from fewstep.samplers.artefact.corrections import on_times
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.learned.playing.arithmetic import quick, unrolled
 from fewstep.samplers.learned.problem.coordinate import FAINTEST, Clock
-from fewstep.samplers.learned.tasks.learner_entry import method
+from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.schedule.outputs import form_pair
@@ -43,7 +43,7 @@ def bound(table: Tableau, power: float) -> float:
     return float((np.abs(predicted_weights(table)) * rho**power).sum())
 
 
-@method(
+@learner(
     "dmn",
     learns=("grid",),
     reference="Accelerating Diffusion Sampling with Optimized Time Steps; Xue et al.; 2024; arXiv:2402.17376",

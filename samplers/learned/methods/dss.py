@@ -10,14 +10,14 @@ from fewstep.samplers.learned.descent.stages import Rates, _learn
 from fewstep.samplers.learned.parameters.knobs import Knobs
 from fewstep.samplers.learned.problem.problem import Part
 from fewstep.samplers.learned.problem.teacher import Teacher
-from fewstep.samplers.learned.tasks.learner_entry import method
+from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.table.tableau import Tableau
 
 _0 = torch.zeros((), dtype=torch.float64)
 
 
-@method(
+@learner(
     "dss",
     learns=("grid", "coef"),
     gradients=True,

@@ -8,12 +8,12 @@ from fewstep.samplers.building.compiling import build
 from fewstep.samplers.building.references import DPM_V3
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.learned.fitting.model_statistics import estimate
-from fewstep.samplers.learned.tasks.learner_entry import method
+from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task, enough
 from fewstep.samplers.table.tableau import Tableau
 
 
-@method("ems", learns=("coef",), reference=DPM_V3)
+@learner("ems", learns=("coef",), reference=DPM_V3)
 def ems(
     task: Task,
     start: Tableau,

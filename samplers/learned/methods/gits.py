@@ -12,7 +12,7 @@ from fewstep.samplers.artefact.corrections import on_times
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.learned.problem.trajectory import Trajectory
 from fewstep.samplers.learned.search.shortest_path import shortest, some_parts, teacher_nodes
-from fewstep.samplers.learned.tasks.learner_entry import method
+from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.table.tableau import Tableau
@@ -57,7 +57,7 @@ def _deviation(y: Tensor, chord: Tensor) -> Tensor:
     return (y - along * chord).norm(dim=-1)
 
 
-@method(
+@learner(
     "gits",
     learns=("grid",),
     reference="On the Trajectory Regularity of ODE-based Diffusion Sampling; Chen et al.; 2024; arXiv:2405.11326",

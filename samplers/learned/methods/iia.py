@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from fewstep.samplers.learned.fitting.least_squares import RIDGE, _check, fitted
 from fewstep.samplers.learned.fitting.on_policy import OnPolicy
-from fewstep.samplers.learned.tasks.learner_entry import method
+from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.table.tableau import Tableau
 
 IIA = "On Accelerating Diffusion-Based Sampling Processes via Improved Integration Approximation; Zhang, Niwa, Kleijn; 2023; arXiv:2304.11328"  # noqa: E501
 
 
-@method("iia", learns=("coef",), reference=IIA)
+@learner("iia", learns=("coef",), reference=IIA)
 def iia(
     task: Task,
     start: Tableau,

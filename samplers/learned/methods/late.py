@@ -20,7 +20,7 @@ from fewstep.samplers.artefact.corrections import on_times
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.learned.methods.iia import iia
 from fewstep.samplers.learned.problem.coordinate import Clock
-from fewstep.samplers.learned.tasks.learner_entry import method
+from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.table.tableau import Tableau
@@ -50,7 +50,7 @@ def room(table: Tableau) -> float:
     return float(shares[still].max(initial=0.0))
 
 
-@method(
+@learner(
     "late",
     learns=("grid", "coef"),
     reference="ours; leaving away the first evaluation as in Dockhorn, Vahdat, Kreis, GENIE: Higher-Order Denoising Diffusion "

@@ -6,12 +6,12 @@ from typing import Any
 
 from fewstep.samplers.learned.descent.objectives import Recipe
 from fewstep.samplers.learned.descent.stages import Rates, _learn
-from fewstep.samplers.learned.tasks.learner_entry import method
+from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.table.tableau import Tableau
 
 
-@method(
+@learner(
     "ld3",
     learns=("grid", "tau"),
     gradients=True,

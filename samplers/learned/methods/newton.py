@@ -19,7 +19,7 @@ import numpy as np
 
 from fewstep.samplers.learned.descent.curvature import Fit
 from fewstep.samplers.learned.parameters.knobs import Knobs
-from fewstep.samplers.learned.tasks.learner_entry import method
+from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task, enough
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.table.tableau import Tableau
@@ -45,7 +45,7 @@ def _move(A: Array, g: Array, mu: float) -> Array:
     return np.asarray(step * min(1.0, FAR / max(float(np.abs(step).max()), FAR)))
 
 
-@method(
+@learner(
     "newton",
     learns=("grid", "coef", "tau"),
     reference="ours; least squares as in A method for the solution of certain non-linear problems in least squares; "

@@ -10,7 +10,7 @@ from fewstep.samplers.artefact.corrections import on_times
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.learned.search.shortest_path import teacher_nodes
 from fewstep.samplers.learned.search.solver_states import TAPER, Search, _open
-from fewstep.samplers.learned.tasks.learner_entry import method
+from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.table.tableau import Tableau
 
@@ -31,7 +31,7 @@ def _check(start: Tableau) -> None:
         )
 
 
-@method(
+@learner(
     "oss",
     learns=("grid",),
     reference="Optimal Stepsize for Diffusion Sampling; Pei et al.; 2025; arXiv:2503.21774",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fewstep.samplers.learned.parameters.knobs import Knobs
 from fewstep.samplers.learned.search.shortest_path import some_parts
-from fewstep.samplers.learned.tasks.learner_entry import method
+from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task, enough, score
 from fewstep.samplers.table.tableau import Tableau
 
@@ -28,7 +28,7 @@ FIRST = {"grid": 0.3, "tau": 0.3, "coef": 0.1, "state": 0.01}  # how far each ki
 FURTHER, LESS, SMALLEST = 1.6, 0.5, 1e-3
 
 
-@method(
+@learner(
     "polish",
     learns=("grid", "coef", "tau"),
     reference="Direct search solution of numerical and statistical problems; Hooke, Jeeves; Journal of the ACM, 1961",

@@ -15,7 +15,7 @@ from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.grids.making import make_grid
 from fewstep.samplers.learned.search.evolution import Choice, _Evolution, space
 from fewstep.samplers.learned.search.shortest_path import some_parts
-from fewstep.samplers.learned.tasks.learner_entry import method
+from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task, score
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.table.tableau import Tableau
@@ -42,7 +42,7 @@ SWITCHES: dict[str, tuple[Any, ...]] = {
 OWN = "start"  # the grid of the table that the search began with
 
 
-@method(
+@learner(
     "s3",
     learns=("grid", "coef"),
     reference="A Unified Sampling Framework for Solver Searching of Diffusion ODEs; Liu et al.; 2023; arXiv:2312.07243",

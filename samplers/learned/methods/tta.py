@@ -13,12 +13,12 @@ from fewstep.samplers.learned.descent.stages import Rates, follows
 from fewstep.samplers.learned.parameters.knobs import Knobs
 from fewstep.samplers.learned.problem.problem import Part
 from fewstep.samplers.learned.problem.teacher import Teacher
-from fewstep.samplers.learned.tasks.learner_entry import method
+from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task, enough
 from fewstep.samplers.table.tableau import Tableau
 
 
-@method(
+@learner(
     "tta",
     learns=("tau",),
     gradients=True,

@@ -1,54 +1,68 @@
-"""The registry of learners: a method takes a task and a table, and gives a table that may be better."""
+"""The registry of learners: a method takes a task and a table, and gives a table that may be better.
+
+    @fewstep.samplers.learner("mine", learns=("grid",), reference="")
+    def mine(task: Task, start: Tableau, *, samples: int = 64) -> Tableau:
+        errors = task.errors(start, task.train_parts())    # of the training seeds; task.offer(table) tells how it goes
+        ...
+        return better    # or `start`
+
+From then on `learn(..., method="mine")` knows it, chains and the command line too.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
-from importlib import import_module
 from typing import Any
 
-from fewstep.checks import unknown
+from fewstep.registry import Registry
 
-FAMILIES = (
-    "methods.gits",
-    "methods.brute",
-    "methods.oss",
-    "methods.dmn",
-    "methods.ays",
-    "methods.iia",
-    "methods.d_ode",
-    "methods.late",
-    "methods.dc",
-    "methods.ems",
-    "methods.joint",
-    "methods.ld3",
-    "methods.tta",
-    "methods.dss",
-    "methods.bns",
-    "methods.s4s",
-    "methods.bespoke",
-    "methods.s3",
-    "methods.polish",
-    "methods.newton",
-    "methods.auto",
+HOMES = tuple(
+    f"fewstep.samplers.learned.methods.{name}"
+    for name in (
+        "gits",
+        "brute",
+        "oss",
+        "dmn",
+        "ays",
+        "iia",
+        "d_ode",
+        "late",
+        "dc",
+        "ems",
+        "joint",
+        "ld3",
+        "tta",
+        "dss",
+        "bns",
+        "s4s",
+        "bespoke",
+        "s3",
+        "polish",
+        "newton",
+        "auto",
+    )
 )
+KINDS = ("grid", "coef", "tau")  # what can be learned of a table: where it steps, its weights, the times it shows
 
 
 @dataclass(frozen=True)
-class Method:
-    """A registered learner `f(task, start, *, options) -> Tableau`.
+class Learner:
+    """A registered learner `f(task, start, *, options) -> Tableau`, with as many evaluations as `start`.
 
     learns: what it moves, of "grid", "coef", "tau". gradients: whether it needs those of the network. calls: whether it
-    needs the network at all. check: raises ValueError for values it cannot take, before anything is done. options: keyword
-    options with their defaults.
+    needs the network at all. paths: whether it needs the reference's states on the way. check: raises ValueError for values
+    it cannot take, before anything is done.
     """
 
     name: str
     fn: Callable[..., Any]
     learns: tuple[str, ...]
     reference: str
+    _: KW_ONLY
     gradients: bool = False
     calls: bool = True
     paths: bool = True
@@ -70,44 +84,63 @@ class Method:
             self.check(options)
         return dict(options)
 
+    @cached_property
+    def version(self) -> str:
+        """What tells functions of one name apart where results are kept on disk; "" for the library's own.
 
-_METHODS: dict[str, Method] = {}
+        A method from outside is changed and run again, as notebooks do: its old results are not its new ones.
+        """
+        if self.fn.__module__ in HOMES:
+            return ""
+        try:
+            said = inspect.getsource(self.fn)
+        except (OSError, TypeError):  # typed at a prompt: nothing of it is found again by another process
+            said = repr(self.fn)
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
-def method(name: str, *, learns: tuple[str, ...], reference: str, **facts: Any) -> Callable[[Any], Any]:
-    """Register `f(task, start, *, options) -> Tableau`."""
+METHODS: Registry[Learner] = Registry(
+    "method", Learner, HOMES, "@fewstep.samplers.learner(name, learns=..., reference=...)"
+)
+
+
+def learner(name: str, *, learns: Sequence[str], reference: str, **facts: Any) -> Callable[[Any], Any]:
+    """Register `f(task, start, *, options) -> Tableau` under a name, at any time, from any package.
+
+    Args:
+        name: a word, for `learn(method=...)`. learns: what it moves, of "grid", "coef" (weights) and "tau" (network times).
+        reference: title, authors, year, arXiv. facts: further fields of Learner: gradients, calls, paths, check.
+
+    Raises:
+        ValueError: a name that exists, facts that a Learner does not have, a function that takes no task and table or whose
+            options are not keyword-only with defaults.
+    """
 
     def register(fn: Any) -> Any:
-        _METHODS[name] = Method(name, fn, learns, reference, **facts)
+        METHODS.add(name, _entry(name, fn, learns, reference, facts), fn.__module__)
         return fn
 
     return register
 
 
-class _Methods(Mapping[str, Method]):
-    """Registered methods by name; their modules are imported on first look."""
-
-    @cached_property
-    def _table(self) -> dict[str, Method]:
-        for family in FAMILIES:
-            import_module(f"fewstep.samplers.learned.{family}")
-        return dict(_METHODS)
-
-    def __getitem__(self, name: str) -> Method:
-        return self._table[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._table)
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-
-METHODS: Mapping[str, Method] = _Methods()
-
-
-def find(name: str) -> Method:
-    """The method of that name; ValueError with near names for an unknown one."""
-    if name not in METHODS:
-        raise unknown("method", name, METHODS)
-    return METHODS[name]
+def _entry(name: str, fn: Any, learns: Sequence[str], reference: str, facts: Mapping[str, Any]) -> Learner:
+    """The entry of a function; ValueError where it cannot be one."""
+    if not callable(fn) or isinstance(fn, type):
+        raise ValueError(f"method {name!r} must be a function f(task, start, *, options) -> Tableau; got {fn!r:.60}")
+    given = list(inspect.signature(fn).parameters.values())
+    front, options = given[:2], given[2:]
+    if (
+        len(front) < 2
+        or any(p.kind not in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in front)
+        or any(p.kind is not p.KEYWORD_ONLY or p.default is p.empty for p in options)
+    ):
+        raise ValueError(
+            f"method {name!r} must take a task and a table, and options that are keyword-only with defaults: "
+            f"f(task, start, *, samples=64); got {getattr(fn, '__name__', 'f')}{inspect.signature(fn)}"
+        )
+    if isinstance(learns, str) or not learns or not set(learns) <= set(KINDS):
+        raise ValueError(f"`learns` of method {name!r} lists what it moves, of {', '.join(KINDS)}; got {learns!r}")
+    known = [field for field in Learner.__dataclass_fields__ if field not in ("name", "fn", "learns", "reference")]
+    if strange := [fact for fact in facts if fact not in known]:
+        raise ValueError(f"a method has no {', '.join(map(repr, strange))}; it has {', '.join(known)}")
+    return Learner(name, fn, tuple(learns), reference, **facts)

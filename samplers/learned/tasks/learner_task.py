@@ -18,7 +18,7 @@ from fewstep.output.files import whole
 from fewstep.samplers.learned.problem.problem import Part, Problem, squared_errors
 from fewstep.samplers.learned.problem.recipes import Recipe
 from fewstep.samplers.learned.problem.teacher import Teacher
-from fewstep.samplers.learned.tasks.learner_entry import find
+from fewstep.samplers.learned.tasks.learner_entry import METHODS
 from fewstep.samplers.table.jsonfile import plain
 from fewstep.samplers.table.stored import from_content, to_content
 from fewstep.samplers.table.tableau import Tableau
@@ -116,7 +116,12 @@ class Task:
             self.done += kept["done"]
             self.offer(table)
             return table
-        table = find(name).fn(self, start, **options)
+        table = METHODS.find(name).fn(self, start, **options)
+        if not isinstance(table, Tableau) or table.nfe != start.nfe:
+            got = f"one of {table.nfe}" if isinstance(table, Tableau) else type(table).__name__
+            raise ValueError(
+                f"method {name!r} must return a Tableau of {start.nfe} evaluations, `start` where none is better; got {got}"
+            )
         self.stage = name
         self.done.append({"method": name, "options": options, "score": self.offer(table)})
         if place is not None:
@@ -128,7 +133,9 @@ class Task:
         """File of a method's result in the store: named after everything that decides it, but for the seeds."""
         if self.store is None:
             return None
-        about = json.dumps([name, options, to_content(start)], sort_keys=True, default=plain)
+        version = METHODS.find(name).version
+        decides = [name, options, to_content(start), *([version] if version else [])]
+        about = json.dumps(decides, sort_keys=True, default=plain)
         return self.store / f"{self.nfe:03d}-{name}-{hashlib.sha256(about.encode()).hexdigest()[:16]}.json"
 
     def offer(self, table: Tableau, step: int = 0, steps: int = 1) -> float:

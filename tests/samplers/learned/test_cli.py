@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from fewstep.eval.compare import trials
 from fewstep.samplers import Learned
 from fewstep.samplers.learned.playing import arithmetic as tables
 from fewstep.samplers.learned.problem.problem import Problem
-from fewstep.samplers.learned.tasks.learner_entry import METHODS, Method
+from fewstep.samplers.learned.tasks.learner_entry import METHODS, learner
 from fewstep.samplers.learned.terminal import stages
 
 SMALL = ("-n", 16, "--guard", 16, "--teacher-nfe", 40, "--no-cache")
@@ -183,17 +184,23 @@ def test_estimate_learns_nothing(model: Path, tmp_path: Path, monkeypatch: pytes
     assert told["evaluations"] == sum(stage["evaluations"] for stage in told["stages"]) and told["seconds"] > 0
 
 
-def stopping(task: Any, start: Any, *, found: bool = True) -> Any:
-    """A method that is ended by Ctrl-C, after or before it has found something."""
-    if found:
+@pytest.fixture
+def stopping() -> Iterator[None]:
+    """A method that is ended by Ctrl-C after it has found something."""
+
+    @learner("stopping", learns=("coef",), reference="")
+    def found(task: Any, start: Any) -> Any:
         delta = torch.zeros(task.nfe, 2).double().numpy()
         delta[1:] = 0.01, -0.01
         task.offer(tables.corrected(start, delta))
-    raise KeyboardInterrupt
+        raise KeyboardInterrupt
+
+    yield
+    METHODS.remove("stopping")
 
 
-def test_interrupt_keeps_the_best_so_far(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS._table, "stopping", Method("stopping", stopping, ("coef",), ""))  # type: ignore[attr-defined]
+@pytest.mark.usefixtures("stopping")
+def test_interrupt_keeps_the_best_so_far(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     result = call("learn", model, "--nfe", "3,4", "--method", "stopping", *SMALL, "--out", file)
     assert result.exit_code == 0 and "interrupted: the best so far" in result.stderr, result.output

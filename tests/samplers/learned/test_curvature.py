@@ -11,7 +11,7 @@ from fewstep.samplers import NoiseSchedule, build
 from fewstep.samplers.learned.descent.curvature import FAINT, Fit, even
 from fewstep.samplers.learned.parameters.knobs import Knobs
 from fewstep.samplers.learned.playing.differentiable import play
-from fewstep.samplers.learned.tasks.learner_entry import find
+from fewstep.samplers.learned.tasks.learner_entry import METHODS
 
 VP = NoiseSchedule.vp_linear()
 ALL = ("grid", "coef", "state", "tau")
@@ -67,5 +67,7 @@ def test_descents_go_farther_in_as_many_steps(name: str) -> None:
         problem = task(MIXTURES[name](), SHAPES[name], 5, train=96, valid=96)
         start = min((build("dpmpp_2m", VP, 5, grid) for grid in ("uniform", "quadratic", "logsnr")), key=problem.judge)
         how = {"steps": 40, "batch": 16, "window": None, "consistent": False, "free": ALL}
-        found[samples] = problem.judge(find("joint").fn(problem, start, even=samples, **how)) / problem.judge(start)
+        found[samples] = problem.judge(METHODS.find("joint").fn(problem, start, even=samples, **how)) / problem.judge(
+            start
+        )
     assert found[16] < 0.97 * found[0]

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 import torch
 from learned_problems import ring, sixteen, task
-from scipy.interpolate import BarycentricInterpolator
-from scipy.optimize import minimize_scalar
 
 from fewstep.samplers import NoiseSchedule, Tableau, build, sample
 from fewstep.samplers.coefficients.weights import lagrange_row
@@ -18,7 +17,7 @@ from fewstep.samplers.learned.methods.dc import dc, learned_ratios
 from fewstep.samplers.learned.parameters.cascade import Cascade, cascade
 from fewstep.samplers.learned.parameters.compensation import compensated
 from fewstep.samplers.learned.problem.coordinate import Clock
-from fewstep.samplers.learned.tasks.learner_entry import find
+from fewstep.samplers.learned.tasks.learner_entry import METHODS
 from fewstep.samplers.schedule.base import Node
 
 Tensor = torch.Tensor
@@ -47,7 +46,7 @@ def replaced(nodes: list[Node], buffer: list[Tensor], ratio: float, s: Any) -> T
     """The newest entry's successor: the parabola through the last three entries of the buffer at its own place."""
     at = [float(s(node.t)) for node in nodes]
     place = at[1] + ratio * (at[0] - at[1])
-    weights = BarycentricInterpolator(at, np.eye(3))(place)
+    weights = scipy.interpolate.BarycentricInterpolator(at, np.eye(3))(place)
     return sum((float(w) * m for w, m in zip(weights, buffer, strict=False)), torch.zeros_like(buffer[0]))
 
 
@@ -112,7 +111,7 @@ def test_each_ratio_is_the_least_of_a_scan(solver: str, time: str) -> None:
 
         scanned = np.linspace(0.5, 1.5, 51)
         assert abs(scanned[int(np.argmin([at(r) for r in scanned]))] - ratios[k]) < 1.01e-2
-        assert abs(minimize_scalar(at, bounds=(0.5, 1.5), method="bounded").x - ratios[k]) < 1e-4
+        assert abs(scipy.optimize.minimize_scalar(at, bounds=(0.5, 1.5), method="bounded").x - ratios[k]) < 1e-4
         known[k] = ratios[k]
     assert (ratios[2:] != 1).all() and (np.abs(ratios[2:] - 1) < 0.499).any()
 
@@ -158,9 +157,9 @@ def test_a_cascade_is_played_without_network_calls() -> None:
     problem = task(ring(), (2,), 8, train=2, valid=8)
     start = build("dpmpp_2m", VP, 8)
     fitted = cascade({(n, 1.0): LATTICE[n, 3.0] for n in (5, 6, 10)})
-    table = find("dc").fn(problem, start, cascade=fitted)
+    table = METHODS.find("dc").fn(problem, start, cascade=fitted)
     assert np.array_equal(table.W, compensated(start, fitted.ratios(8, 1.0)).W)
-    assert np.array_equal(table.W, find("dc").fn(problem, start, cascade=fitted.content()).W)
+    assert np.array_equal(table.W, METHODS.find("dc").fn(problem, start, cascade=fitted.content()).W)
     with pytest.raises(ValueError, match="depends on guidance, 1 to 7.5: say which"):
         dc(problem, start, cascade=cascade(LATTICE))
 

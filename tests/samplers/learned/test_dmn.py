@@ -12,7 +12,7 @@ from learned_problems import SHAPES, ring, sixteen, task
 from fewstep.samplers import Denoiser, NoiseSchedule, build, sample
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.learned.methods.dmn import bound, predicted_weights
-from fewstep.samplers.learned.tasks.learner_entry import find
+from fewstep.samplers.learned.tasks.learner_entry import METHODS
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.table.tableau import Tableau
 
@@ -34,7 +34,7 @@ def of(schedule: Any, nfe: int, solver: str = "dpmpp_2m", **options: Any) -> tup
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "unipc", "deis", "dpmpp_2m_sde"])
 def test_bound_falls_on_every_schedule_without_network_calls(schedule, solver):
     t, start = of(SCHEDULES[schedule](), 4, solver)
-    table = find("dmn").fn(t, start)
+    table = METHODS.find("dmn").fn(t, start)
     assert t.problem.spent == 0 and t.problem.model.nfe == 0
     assert bound(table, 2.0) < 0.9 * bound(start, 2.0)
     times = boundaries(table)
@@ -44,7 +44,7 @@ def test_bound_falls_on_every_schedule_without_network_calls(schedule, solver):
 @pytest.mark.parametrize("solver", ["heun", "dpmpp_2s"])
 def test_several_calls_a_step(solver):
     t, start = of(NoiseSchedule.vp_linear(), 6, solver)
-    table = find("dmn").fn(t, start)
+    table = METHODS.find("dmn").fn(t, start)
     assert table.nfe == 6 and bound(table, 2.0) <= bound(start, 2.0)
 
 
@@ -79,16 +79,16 @@ def test_better_than_uniform_in_log_snr(name, nfe, taper):
     t = task(MIXTURES[name](), SHAPES[name], nfe, train=8, valid=256)
     ends = {"t_start": t.problem.t_start, "t_end": t.problem.t_end}
     start = build("dpmpp_2m", t.problem.schedule, nfe, "logsnr", lower_order_final=taper, **ends)
-    assert t.judge(find("dmn").fn(t, start)) < 0.95 * t.judge(start)
+    assert t.judge(METHODS.find("dmn").fn(t, start)) < 0.95 * t.judge(start)
 
 
 def test_one_step_has_no_grid():
     t, start = of(NoiseSchedule.vp_linear(), 1)
-    assert np.array_equal(find("dmn").fn(t, start).W, start.W)
+    assert np.array_equal(METHODS.find("dmn").fn(t, start).W, start.W)
 
 
 @pytest.mark.parametrize(("options", "said"), [({"power": -1.0}, "power"), ({"steps": 0}, "steps")])
 def test_bad_input(options, said):
     t, start = of(NoiseSchedule.vp_linear(), 5)
     with pytest.raises(ValueError, match=said):
-        find("dmn").fn(t, start, **options)
+        METHODS.find("dmn").fn(t, start, **options)

@@ -18,7 +18,7 @@ from fewstep.samplers.learned.methods.gits import step_costs
 from fewstep.samplers.learned.problem.problem import squared_errors
 from fewstep.samplers.learned.search.shortest_path import shortest, teacher_nodes
 from fewstep.samplers.learned.search.solver_states import Search
-from fewstep.samplers.learned.tasks.learner_entry import find
+from fewstep.samplers.learned.tasks.learner_entry import METHODS
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.table.tableau import Tableau
 
@@ -84,15 +84,15 @@ class TestAdditive:
 
     def test_all_numbers_of_steps_from_one_table_of_costs(self):
         t = learnable("ring", 5)
-        find("gits").fn(t, base(t))
+        METHODS.find("gits").fn(t, base(t))
         spent = t.problem.spent
         t.nfe = 8
-        table = find("gits").fn(t, base(t))
+        table = METHODS.find("gits").fn(t, base(t))
         assert t.problem.spent == spent and table.nfe == 8
 
     def test_as_many_steps_as_the_teacher_is_the_teachers_grid(self):
         t = learnable("ring", 30)
-        times = boundaries(find("gits").fn(t, base(t, "ddim")))
+        times = boundaries(METHODS.find("gits").fn(t, base(t, "ddim")))
         assert np.array_equal(times, t.teacher.table.times)
 
 
@@ -109,7 +109,7 @@ class TestState:
         every = ranking(t, start, teacher_nodes(t, 16, nfe), 64)
         assert len(every) == {4: 364, 5: 1001}[nfe]
         for beam, rank in ((1, 20), (8, 2)):
-            found = train_error(t, find("oss").fn(t, start, nodes=16, beam=beam))
+            found = train_error(t, METHODS.find("oss").fn(t, start, nodes=16, beam=beam))
             assert sum(cost < found * (1 - 1e-9) for cost, _ in every) <= rank
 
     @pytest.mark.parametrize("nfe", [3, 4])
@@ -117,7 +117,8 @@ class TestState:
         t = task(bell(), (2,), nfe, train=32, teacher=SHORT)
         start = base(t, "ddim")
         assert np.array_equal(
-            boundaries(find("oss").fn(t, start, nodes=14)), boundaries(find("brute").fn(t, start, nodes=14))
+            boundaries(METHODS.find("oss").fn(t, start, nodes=14)),
+            boundaries(METHODS.find("brute").fn(t, start, nodes=14)),
         )
 
     @pytest.mark.parametrize("solver", ["dpmpp_2m", "dpmpp_3m", "unipc", "deis", "cab", "heun", "dpmpp_2s"])
@@ -133,51 +134,51 @@ class TestState:
     def test_grid_ends_where_it_should_and_has_exactly_so_many_steps(self, solver):
         t = learnable("ring", 6)
         start = base(t, solver)
-        times = boundaries(find("oss").fn(t, start, nodes=14))
+        times = boundaries(METHODS.find("oss").fn(t, start, nodes=14))
         assert len(times) == len(start.groups) + 1 and (np.diff(times) < 0).all()
         assert times[0] == t.problem.t_start and times[-1] == t.problem.t_end
 
     def test_shorter_grids_come_for_free(self):
         t = learnable("ring", 6)
-        find("oss").fn(t, base(t), nodes=20)
+        METHODS.find("oss").fn(t, base(t), nodes=20)
         spent = t.problem.spent
         t.nfe = 4
-        free = find("oss").fn(t, base(t), nodes=20)
+        free = METHODS.find("oss").fn(t, base(t), nodes=20)
         assert t.problem.spent - spent <= 32  # from the last node but one, which longer ways do not use as early
         alone = learnable("ring", 4)
-        assert np.array_equal(boundaries(find("oss").fn(alone, base(alone), nodes=20)), boundaries(free))
+        assert np.array_equal(boundaries(METHODS.find("oss").fn(alone, base(alone), nodes=20)), boundaries(free))
 
     def test_network_evaluations_are_nodes_times_steps(self):
         t = learnable("ring", 5)
         t.teacher.path(t.train_parts()[0])
         spent = t.problem.spent
-        find("oss").fn(t, base(t), nodes=20)
+        METHODS.find("oss").fn(t, base(t), nodes=20)
         assert t.problem.spent - spent == 32 * (1 + 17 + 16 + 15 + 15)  # node j is not reached in more than j steps
 
     def test_twice_the_same(self):
         a, b = (learnable("sixteen", 5) for _ in range(2))
-        assert np.array_equal(find("oss").fn(a, base(a)).W, find("oss").fn(b, base(b)).W)
+        assert np.array_equal(METHODS.find("oss").fn(a, base(a)).W, METHODS.find("oss").fn(b, base(b)).W)
 
     @pytest.mark.parametrize("name", MIXTURES)
     def test_a_wider_beam_is_never_worse(self, name):
         t = learnable(name, 5)
-        errors = [train_error(t, find("oss").fn(t, base(t), nodes=16, beam=beam)) for beam in (1, 3)]
+        errors = [train_error(t, METHODS.find("oss").fn(t, base(t), nodes=16, beam=beam)) for beam in (1, 3)]
         assert errors[1] <= errors[0] * (1 + 1e-12)
 
     def test_a_full_beam_is_the_best_of_all(self):
         t = learnable("ring", 4)
         start = base(t)
-        found = find("oss").fn(t, start, nodes=9, beam=100)
-        assert np.array_equal(boundaries(found), boundaries(find("brute").fn(t, start, nodes=9, samples=32)))
+        found = METHODS.find("oss").fn(t, start, nodes=9, beam=100)
+        assert np.array_equal(boundaries(found), boundaries(METHODS.find("brute").fn(t, start, nodes=9, samples=32)))
 
     def test_all_nodes_give_the_teachers_grid(self):
         t = learnable("ring", 30)
-        assert np.array_equal(boundaries(find("oss").fn(t, base(t), nodes=31)), t.teacher.table.times)
+        assert np.array_equal(boundaries(METHODS.find("oss").fn(t, base(t), nodes=31)), t.teacher.table.times)
 
     def test_as_good_as_the_best_fixed_grid(self):
         t = learnable("ring", 5, train=128, teacher={"nfe": 60})
         test = t.problem.parts(range(50_000, 50_512))
-        table = find("oss").fn(t, base(t), samples=128)
+        table = METHODS.find("oss").fn(t, base(t), samples=128)
         fixed = [base(t, grid=g, lower_order_final=f) for g in GRIDS for f in (True, False)]
         best = min(float(t.errors(f, test).mean()) for f in fixed)
         assert float(t.errors(table, test).mean()) < best
@@ -185,7 +186,7 @@ class TestState:
     def test_variants_are_chosen_on_validation(self):
         t = learnable("sixteen", 5)
         start = base(t, lower_order_final=False)
-        one, both = (find("oss").fn(t, start, nodes=20, variants=v) for v in (False, True))
+        one, both = (METHODS.find("oss").fn(t, start, nodes=20, variants=v) for v in (False, True))
         assert t.judge(both) <= t.judge(one)
         assert both.options["lower_order_final"] is True  # worth a factor there
 
@@ -194,9 +195,9 @@ class TestState:
     def test_a_full_beam_is_the_best_of_all_on_every_schedule(self, schedule, solver):
         t = task(bell(SCHEDULES[schedule]()), (2,), 4, train=16, teacher={"nfe": 24})
         start = base(t, solver, grid="uniform")
-        table, best = find("oss").fn(t, start, nodes=8, beam=60), find("brute").fn(t, start, nodes=8)
+        table, best = METHODS.find("oss").fn(t, start, nodes=8, beam=60), METHODS.find("brute").fn(t, start, nodes=8)
         assert np.array_equal(boundaries(table), boundaries(best))
-        assert (np.diff(boundaries(find("gits").fn(t, start, nodes=12))) < 0).all()
+        assert (np.diff(boundaries(METHODS.find("gits").fn(t, start, nodes=12))) < 0).all()
 
 
 GRIDS = ("uniform", "quadratic", "logsnr", "karras")
@@ -225,15 +226,15 @@ class TestBadInput:
     def test_is_named_before_any_network_call(self, method, options, said):
         t = learnable("ring", 6)
         with pytest.raises(ValueError, match=said):
-            find(method).fn(t, base(t), **options)
+            METHODS.find(method).fn(t, base(t), **options)
         assert t.problem.spent == 0
 
     def test_solvers_with_noise_have_no_path(self):
         t = learnable("ring", 5)
         with pytest.raises(ValueError, match="draws noise"):
-            find("oss").fn(t, base(t, "dpmpp_2m_sde"))
+            METHODS.find("oss").fn(t, base(t, "dpmpp_2m_sde"))
 
     def test_more_steps_than_the_teacher(self):
         t = learnable("ring", 31)
         with pytest.raises(ValueError, match="teacher"):
-            find("oss").fn(t, base(t))
+            METHODS.find("oss").fn(t, base(t))

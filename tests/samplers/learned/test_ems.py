@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 import torch
 from learned_problems import Axes, ring, sixteen, task
-from scipy.interpolate import CubicSpline
 
 import fewstep
 from fewstep.samplers import Denoiser, NoiseSchedule, Statistics, build, sample
@@ -117,7 +117,7 @@ def test_statistics_are_the_least_squares_of_their_definition() -> None:
         f.append((float(VP.sigma(t)) * eps - l * x) / float(VP.alpha(t)))
         scale.append(eps * float(VP.sigma(t) / VP.alpha(t)))
     F, G = torch.stack(f).numpy(), torch.stack(scale).numpy()
-    change = CubicSpline(lam, F)(lam, 1)
+    change = scipy.interpolate.CubicSpline(lam, F)(lam, 1)
     for j in range(120, 300, 20):
         off = change[j] - change[j].mean(0)
         s = (F[j] * off).mean(0) / (F[j].var(0) + 2.0**-18 * (G[j] ** 2).mean(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.learned.problem.recipes import recipes
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.tasks import guard
-from fewstep.samplers.learned.tasks import learner_entry as registry
+from fewstep.samplers.learned.tasks.learner_entry import METHODS, learner
 from fewstep.samplers.learned.tasks.learner_task import Progress, Task, score
 from fewstep.samplers.learned.tasks.screening import ROUNDS
 
@@ -40,18 +41,18 @@ def text(artefact: Any, folder: Path) -> str:
 
 
 @pytest.fixture
-def cheat(monkeypatch: pytest.MonkeyPatch) -> str:
+def cheat(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A method that looks perfect on the seeds it may choose on and is worse everywhere else."""
 
+    @learner("cheat", learns=("coef",), reference="none")
     def perfect(task: Task, start: Tableau) -> Tableau:
         worse = corrected(start, np.array([[0.0, 0.0]] + [[0.3, -0.3]] * (start.nfe - 1)))
         judge = task.judge
         monkeypatch.setattr(task, "judge", lambda table: 0.0 if table is worse else judge(table))
         return worse
 
-    known = {**registry.METHODS, "cheat": registry.Method("cheat", perfect, ("coef",), "none")}
-    monkeypatch.setattr(registry, "METHODS", known)
-    return "cheat"
+    yield "cheat"
+    METHODS.remove("cheat")
 
 
 def test_a_gain_is_real() -> None:

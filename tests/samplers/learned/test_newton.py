@@ -13,7 +13,7 @@ from fewstep.samplers import Denoiser, NoiseSchedule, Tableau, build, sample
 from fewstep.samplers.learned.descent.curvature import Fit
 from fewstep.samplers.learned.methods.newton import newton
 from fewstep.samplers.learned.parameters.knobs import Knobs
-from fewstep.samplers.learned.tasks.learner_entry import find
+from fewstep.samplers.learned.tasks.learner_entry import METHODS
 
 VP = NoiseSchedule.vp_linear()
 
@@ -132,7 +132,7 @@ def test_evaluations_and_wrong_input() -> None:
     for parts in (problem.train_parts(), problem.valid_parts()):
         problem.teacher.prepare(parts)
     before = problem.problem.spent
-    find("newton").fn(problem, start, rounds=1, free=("coef",), window=2)
+    METHODS.find("newton").fn(problem, start, rounds=1, free=("coef",), window=2)
     turned = 2 + 1 + 0  # calls after the row of each of three weights
     assert (
         problem.problem.spent - before == 32 * (4 + 4 + turned + 4) + 4 * 2 * 8

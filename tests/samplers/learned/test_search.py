@@ -18,7 +18,7 @@ from fewstep.samplers.learned.methods.s3 import compiled
 from fewstep.samplers.learned.problem.coordinate import Clock
 from fewstep.samplers.learned.search.evolution import space
 from fewstep.samplers.learned.search.shortest_path import shortest
-from fewstep.samplers.learned.tasks.learner_entry import find
+from fewstep.samplers.learned.tasks.learner_entry import METHODS
 from fewstep.samplers.learned.tasks.learner_task import Task, score
 from fewstep.samplers.table.tableau import Tableau
 
@@ -62,7 +62,7 @@ class TestS3:
         choices = space(SMALL["solvers"], SMALL["grids"], SMALL["switches"])
         assert len(choices) == len(set(choices)) == 130
         every = [train_score(t, compiled(choice, start, t)) for choice in choices]
-        found = find("s3").fn(t, start, **SMALL, evaluations=1000)
+        found = METHODS.find("s3").fn(t, start, **SMALL, evaluations=1000)
         assert train_score(t, found) == min(every)
 
     @pytest.mark.parametrize("name", MIXTURES)
@@ -70,26 +70,26 @@ class TestS3:
         t = learnable(name, 5)
         start = base(t)
         every = sorted(train_score(t, compiled(c, start, t)) for c in space(*SMALL.values()))
-        assert train_score(t, find("s3").fn(t, start, **SMALL, evaluations=44)) <= every[2]
+        assert train_score(t, METHODS.find("s3").fn(t, start, **SMALL, evaluations=44)) <= every[2]
 
     def test_runs_no_more_than_the_budget(self):
         t = learnable("ring", 5)
         t.teacher.prepare([*t.train_parts(), *t.valid_parts()])
         before, judged = t.problem.spent, []
         t.tell = judged.append
-        find("s3").fn(t, base(t), evaluations=40, samples=16)
+        METHODS.find("s3").fn(t, base(t), evaluations=40, samples=16)
         assert t.problem.spent - before <= 40 * 16 * 5 + len(judged) * 64 * 5
 
     def test_twice_the_same(self):
         a, b = (learnable("sixteen", 5) for _ in range(2))
-        tables = [find("s3").fn(t, base(t), evaluations=40) for t in (a, b)]
+        tables = [METHODS.find("s3").fn(t, base(t), evaluations=40) for t in (a, b)]
         assert tables[0].name == tables[1].name and np.array_equal(tables[0].W, tables[1].W)
 
     def test_orders_step_by_step(self):
         t = learnable("ring", 5)
         orders = [[1, 2, 2, 2, 1], [1, 2, 3, 2, 1], [1, 1, 1, 1, 1]]
         options = {"solvers": ["unipc"], "grids": ["quadratic"], "switches": {"order": orders}}
-        found = find("s3").fn(t, base(t), **options)
+        found = METHODS.find("s3").fn(t, base(t), **options)
         every = [train_score(t, base(t, "unipc", order=order)) for order in orders]
         assert train_score(t, found) == min(every)
 
@@ -98,7 +98,7 @@ class TestS3:
         """Choices that cannot run there, such as eps where alpha = 0, lose; the start's own grid is among the others."""
         t = task(ring(SCHEDULES[schedule]()), (2,), 5, train=32, valid=32, teacher={"nfe": 30})
         start = base(t, grid="uniform")
-        found = find("s3").fn(t, start, **SMALL)
+        found = METHODS.find("s3").fn(t, start, **SMALL)
         assert train_score(t, found) <= train_score(t, start)
         assert boundaries(found)[0] == t.problem.t_start and boundaries(found)[-1] == t.problem.t_end
 
@@ -106,7 +106,7 @@ class TestS3:
         t = learnable("ring", 5)
         options = {"solvers": ["dpmpp_2m"], "grids": ["quadratic"], "switches": {"variant": ["spherical"]}}
         with pytest.raises(ValueError, match="none of the 1 choices.*spherical"):
-            find("s3").fn(t, base(t), **options)
+            METHODS.find("s3").fn(t, base(t), **options)
 
     @pytest.mark.parametrize(
         ("options", "said"),
@@ -124,7 +124,7 @@ class TestS3:
     def test_bad_input(self, options, said):
         t = learnable("ring", 5)
         with pytest.raises(ValueError, match=said):
-            find("s3").fn(t, base(t), **options)
+            METHODS.find("s3").fn(t, base(t), **options)
         assert t.problem.spent == 0
 
 
@@ -136,7 +136,7 @@ class TestAYS:
         """log(1 + v / rho^2) of the best grid is equidistant."""
         t = task(one(variance, schedule()), (4,), 6, train=1024, teacher={"nfe": 30})
         start = base(t, "ddim", "uniform")
-        times = boundaries(find("ays").fn(t, start, nodes=241, samples=1024))
+        times = boundaries(METHODS.find("ays").fn(t, start, nodes=241, samples=1024))
         times[-1] = max(times[-1], t.problem.schedule.t_min)  # what the last step is counted to
         rho = t.problem.schedule.sigma(times) / t.problem.schedule.alpha(times)
         u = np.log1p(variance / rho**2)
@@ -168,7 +168,7 @@ class TestAYS:
 
     def test_published_tables(self):
         t = learnable("ring", 10)
-        table = find("ays").fn(t, base(t), mode="table", table="sd15")
+        table = METHODS.find("ays").fn(t, base(t), mode="table", table="sd15")
         assert np.array_equal(boundaries(table), GRIDS["ays"].fn(t.problem.schedule, 10, 1.0, 1e-3, table="sd15"))
         assert t.problem.spent == 0
 
@@ -176,11 +176,11 @@ class TestAYS:
     def test_every_schedule_and_number_of_steps(self, schedule):
         t = task(ring(SCHEDULES[schedule]()), (2,), 8, train=32, valid=8, teacher={"nfe": 30})
         start = base(t, grid="uniform")
-        eight = boundaries(find("ays").fn(t, start, nodes=40))
+        eight = boundaries(METHODS.find("ays").fn(t, start, nodes=40))
         assert (np.diff(eight) < 0).all() and np.array_equal(eight[[0, -1]], boundaries(start)[[0, -1]])
         spent = t.problem.spent
         t.nfe = 4
-        assert find("ays").fn(t, base(t, grid="uniform"), nodes=40).nfe == 4
+        assert METHODS.find("ays").fn(t, base(t, grid="uniform"), nodes=40).nfe == 4
         assert t.problem.spent == spent
 
     @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ class TestAYS:
     def test_bad_input(self, options, said):
         t = learnable("ring", 5)
         with pytest.raises(ValueError, match=said):
-            find("ays").fn(t, base(t), **options)
+            METHODS.find("ays").fn(t, base(t), **options)
         assert t.problem.spent == 0
 
 
@@ -204,13 +204,13 @@ class TestPolish:
     def test_no_evaluations_left_is_the_start(self):
         t = learnable("ring", 5)
         start = base(t)
-        assert find("polish").fn(t, start, evaluations=1) is start
+        assert METHODS.find("polish").fn(t, start, evaluations=1) is start
 
     @pytest.mark.parametrize("measure", ["mse", "score", "log"])
     def test_what_it_measures_falls(self, measure):
         t = learnable("ring", 5)
         start = base(t)
-        table = find("polish").fn(t, start, evaluations=60, measure=measure)
+        table = METHODS.find("polish").fn(t, start, evaluations=60, measure=measure)
         parts = t.problem.parts(t.train)
         before, after = t.errors(start, parts), t.errors(table, parts)
         worth = {"mse": lambda e: float(e.mean()), "score": score, "log": lambda e: float(e.log().mean())}[measure]
@@ -224,20 +224,20 @@ class TestPolish:
 
         t = task(Denoiser(fn, plain.schedule, "sample"), (2,), 5, train=32, valid=32, teacher={"nfe": 30})
         start = base(t)
-        table = find("polish").fn(t, start, evaluations=60, measure="score")
+        table = METHODS.find("polish").fn(t, start, evaluations=60, measure="score")
         assert train_score(t, table) < 0.8 * train_score(t, start)
 
     def test_solvers_with_noise(self):
         t = learnable("ring", 4, train=16, valid=8, teacher={"solver": "dpmpp_2m_sde", "nfe": 40})
         start = base(t, "dpmpp_2m_sde")
-        table = find("polish").fn(t, start, evaluations=20, free=("grid",))
+        table = METHODS.find("polish").fn(t, start, evaluations=20, free=("grid",))
         errors = [float(t.errors(x, t.train_parts()).mean()) for x in (start, table)]
         assert errors[1] < errors[0]
 
     def test_a_correction_is_kept(self):
         t = learnable("ring", 5)
-        first = find("polish").fn(t, base(t), evaluations=40, free=("coef",))
-        second = find("polish").fn(t, first, evaluations=2, free=("grid",))
+        first = METHODS.find("polish").fn(t, base(t), evaluations=40, free=("coef",))
+        second = METHODS.find("polish").fn(t, first, evaluations=2, free=("grid",))
         assert train_score(t, second) <= train_score(t, first) * (1 + 1e-12)
 
     @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ class TestPolish:
     def test_bad_input(self, options, said):
         t = learnable("ring", 5)
         with pytest.raises(ValueError, match=said):
-            find("polish").fn(t, base(t), **options)
+            METHODS.find("polish").fn(t, base(t), **options)
         assert t.problem.spent == 0
 
     @pytest.mark.slow
@@ -258,7 +258,7 @@ class TestPolish:
         fixed = [base(t, grid=g, lower_order_final=f) for g in FIXED for f in (True, False)]
         test = t.problem.parts(range(50_000, 51_500))
         rms = [float(t.errors(f, test).mean().sqrt()) for f in fixed]
-        table = find("polish").fn(t, find("oss").fn(t, base(t)), samples=192)
+        table = METHODS.find("polish").fn(t, METHODS.find("oss").fn(t, base(t)), samples=192)
         assert float(t.errors(table, test).mean().sqrt()) <= 0.7 * min(rms)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers.hooks import HookRegistry, ModelHook
+from late import diffusers
 from learned_problems import ring
 
 from fewstep import load_demo_pipeline
@@ -90,7 +90,8 @@ def test_functions_and_caches_stay_whole() -> None:
     assert problem.threads.count == 1 and len(problem.pieces(problem.part(range(8)))) == 1
     pipe = load_demo_pipeline()
     assert Problem(pipe, classes=[3]).threads.count == torch.get_num_threads()
-    HookRegistry.check_if_exists_or_initialize(pipe.unet.mid_block).register_hook(ModelHook(), "remembers")
+    hooks = diffusers.hooks
+    hooks.HookRegistry.check_if_exists_or_initialize(pipe.unet.mid_block).register_hook(hooks.ModelHook(), "remembers")
     assert Problem(pipe, classes=[3]).threads.count == 1
 
 
