@@ -6,6 +6,8 @@ _LAZY = {
     "sample": ".gradient.sampling",
     "noise_path": ".gradient.sampling",
     "METHODS": ".gradient.sampling",
+    "cost": ".gradient.rehearsed_cost",
+    "Cost": ".gradient.rehearsed_cost",
     "Free": ".gradient.free_table",
     "free": ".gradient.free_table",
     "invert": ".inversion.inverting",

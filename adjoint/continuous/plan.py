@@ -27,7 +27,7 @@ from math import exp, expm1, inf, log1p
 
 import numpy as np
 
-from fewstep.samplers.building.solver_entry import Path
+from fewstep.samplers.building.path import Path
 from fewstep.samplers.coefficients.butcher import BUTCHER, Butcher
 from fewstep.samplers.coefficients.phi import phi
 from fewstep.samplers.noise.draws import Draw

@@ -3,8 +3,8 @@
     forward(rows, state)   -> (state after the last row, tensors to keep)
     backward(rows, kept)   -> (k, state before row k) for k = last .. first
 
-`advances` counts the network calls made to get states back, beyond those of the samples and of the gradients; `latents` the
-most that are held at once, in units of the state.
+`advances` counts the network calls made to get states back, beyond those of the sample and of the gradient; `remade` the
+states so made that are held at once.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from math import ceil, log2, sqrt
 from typing import Any
 
@@ -38,6 +39,10 @@ class Recall(ABC):
     @abstractmethod
     def advances(self, n: int) -> int:
         """Network calls without graph beyond the n of the sample."""
+
+    def remade(self, n: int) -> int:
+        """States made anew that are held at once on the way back, beside those kept."""
+        return 0
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,9 @@ class Segments(Recall):
 
     def advances(self, n: int) -> int:
         return n - ceil(n / self._size(n))
+
+    def remade(self, n: int) -> int:
+        return min(self._size(n), n) - 1
 
 
 @dataclass(frozen=True)
@@ -149,10 +157,15 @@ class Revolve(Recall):
             yield start + m, middle
         else:
             yield from self._back(rows, middle, start + m, stop, slots - 1)
+        del middle  # its slot is free again
         yield from self._back(rows, state, start, start + m, slots)
 
     def advances(self, n: int) -> int:
         return best(n, self._slots(n))[0] - self._places(n)[-1]
+
+    def remade(self, n: int) -> int:
+        places, slots = self._places(n), self._slots(n)
+        return max(depth(b - a, slots - i) for i, (a, b) in enumerate(pairwise([*places, n])))
 
 
 @cache
@@ -163,6 +176,15 @@ def best(n: int, slots: int) -> tuple[int, int]:
     if slots == 1:
         return n * (n - 1) // 2, n - 1
     return min((m + best(n - m, slots - 1)[0] + best(m, slots)[0], m) for m in range(1, n))
+
+
+@cache
+def depth(n: int, slots: int) -> int:
+    """States beside a given one that are held at once while those before n rows are had again, as `Revolve` does."""
+    if n <= 1:
+        return 0
+    m = best(n, slots)[1]
+    return max(1 if slots == 1 else 1 + depth(n - m, slots - 1), depth(m, slots))
 
 
 def recall_for(method: str, slots: Any) -> Recall | None:

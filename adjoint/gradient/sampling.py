@@ -18,7 +18,8 @@ from fewstep.adjoint.gradient.free_table import Free
 from fewstep.adjoint.gradient.table_run import Task, Ways
 from fewstep.checks import unknown
 from fewstep.samplers.artefact.artefact import Artefact
-from fewstep.samplers.building.solver_entry import SOLVERS, resolve
+from fewstep.samplers.building.names import resolve
+from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.noise.draws import Noise
 from fewstep.samplers.noise.sources import check_kind
 from fewstep.samplers.run.checks import mean_for, require_finite, validate, validate_noise, validate_place

@@ -49,7 +49,7 @@ def points(known: Tensor) -> Operator:
 
 def downsample(factor: int) -> Operator:
     """Means of factor x factor squares of the last two axes."""
-    factor = whole("factor", factor, hint="It counts pixels a side")
+    factor = whole("factor", factor, hint="Give a whole number of pixels, the side of a square")
 
     def forward(x: Tensor) -> Tensor:
         if x.shape[-1] % factor or x.shape[-2] % factor:

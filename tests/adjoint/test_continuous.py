@@ -12,8 +12,8 @@ import torch
 from gradient_problems import SCHEDULE, Problem, Task, Walk, relative, table
 from problems import Mixture
 
-from fewstep.adjoint.continuous.plan import diffusion, make_plan
 from fewstep.adjoint.continuous.continuous_adjoint import check_options
+from fewstep.adjoint.continuous.plan import diffusion, make_plan
 from fewstep.samplers import NoiseSchedule, Tableau, build
 from fewstep.samplers.schedule.base import Node
 

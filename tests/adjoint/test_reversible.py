@@ -13,7 +13,7 @@ from problems import Mixture, starts
 
 from fewstep.adjoint.exact.inverse_rows import Block, amplification, blocks, check
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, NoiseSource, Tableau, build, sample
-from fewstep.samplers.building.compiling import resume
+from fewstep.samplers.building.resuming import resume
 from fewstep.samplers.run.step import State, first_state
 from fewstep.samplers.schedule.base import Nodes
 from fewstep.samplers.schedule.outputs import convert, mean_weight
