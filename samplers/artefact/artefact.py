@@ -77,16 +77,17 @@ class Artefact:
         }.items():
             object.__setattr__(self, name, value)
 
-    @property
-    def _parts(self) -> file.Parts:
-        return file.Parts(self.tables, self.model, self.provenance)
-
     @classmethod
     def _of(cls, parts: file.Parts) -> Artefact:
-        """The artefact of a file's parts, with the hash that was checked there."""
+        """The artefact of a file's parts; its content is what was read and checked there."""
         artefact = cls(parts.tables, parts.model, parts.provenance)
-        artefact.__dict__["hash"] = parts.hash
+        artefact.__dict__["content"] = parts.content
         return artefact
+
+    @cached_property
+    def content(self) -> file.Content:
+        """Plain JSON with a hash over all of it, and the large arrays it names: made, or read, once."""
+        return file.content_of(self.tables, self.model, self.provenance)
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -110,10 +111,10 @@ class Artefact:
             return dict(self.tables[0].report)
         return {t.place: dict(t.report) for t in self.tables}
 
-    @cached_property
+    @property
     def hash(self) -> str:
         """sha256 of the content."""
-        return str(file.contents(self._parts)[0]["hash"])
+        return str(self.content.plain["hash"])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Artefact) and (self is other or self.hash == other.hash)
@@ -261,21 +262,21 @@ class Artefact:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON that needs no file beside it: what a scheduler's config holds."""
-        return file.to_dict(self._parts)
+        return file.to_dict(self.content)
 
     @staticmethod
     def from_dict(content: Mapping[str, Any]) -> Artefact:
         """Inverse of `to_dict`. ValueError for anything else."""
-        return Artefact._of(file.from_dict(content))
+        return Artefact._of(file.parts_of(content, "the artefact"))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write JSON with exact float64; large arrays go to a safetensors file beside it. Each whole or not at all."""
-        file.save(self._parts, path)
+        file.save(self.content, path)
 
     @staticmethod
     def of_content(content: Mapping[str, Any], path: str | os.PathLike[str]) -> Artefact:
         """The artefact whose JSON was read from `path`."""
-        return Artefact._of(file.load(path, content))
+        return Artefact._of(file.parts_of(content, path))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Artefact:

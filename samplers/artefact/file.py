@@ -7,6 +7,7 @@ by the hash of their content; they lie in a safetensors file beside a saved arte
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import json
 import os
@@ -59,17 +60,24 @@ def _alike(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+class Content(NamedTuple):
+    """An artefact as plain JSON with its hash, and the arrays that are too large for it by name."""
+
+    plain: dict[str, Any]
+    tensors: Mapping[str, Array]
+
+
 class Parts(NamedTuple):
-    """What an artefact consists of, and the hash over all of it where it comes from a file."""
+    """What an artefact consists of, and the content that it was read from."""
 
     tables: tuple[Learned, ...]
     model: Mapping[str, Any]
     provenance: Mapping[str, Any]
-    hash: str | None = None
+    content: Content
 
 
-def contents(parts: Parts) -> tuple[dict[str, Any], dict[str, Array]]:
-    """An artefact's parts as plain JSON, and the arrays that are too large for it by name."""
+def content_of(tables: Sequence[Learned], model: Mapping[str, Any], provenance: Mapping[str, Any]) -> Content:
+    """The content of an artefact's parts."""
     tensors: dict[str, Array] = {}
 
     def small(value: Any) -> Any:
@@ -83,13 +91,13 @@ def contents(parts: Parts) -> tuple[dict[str, Any], dict[str, Array]]:
     content = {
         "format": FORMAT,
         "version": VERSION,
-        "domain": {"nfe": nfes(parts.tables), "guidance": guidances(parts.tables)},
-        "tables": [_described(t) for t in parts.tables],
-        "model": parts.model,
-        "provenance": parts.provenance,
+        "domain": {"nfe": nfes(tables), "guidance": guidances(tables)},
+        "tables": [_described(t) for t in tables],
+        "model": model,
+        "provenance": provenance,
     }
     content = json.loads(json.dumps(content, default=small))
-    return {**content, "hash": digest(content)}, tensors
+    return Content({**content, "hash": digest(content)}, tensors)
 
 
 def nfes(tables: Sequence[Learned]) -> list[int]:
@@ -122,60 +130,61 @@ def _described(learned: Learned) -> dict[str, Any]:
     }
 
 
-def to_dict(parts: Parts) -> dict[str, Any]:
+def to_dict(content: Content) -> dict[str, Any]:
     """Plain JSON that needs no file beside it; large arrays in base64 of little-endian float64."""
-    content, tensors = contents(parts)
     packed = {
         name: {"shape": list(array.shape), "float64": base64.b64encode(array.astype("<f8").tobytes()).decode()}
-        for name, array in sorted(tensors.items())
+        for name, array in sorted(content.tensors.items())
     }
-    return {**content, "tensors": packed} if packed else content
+    own = copy.deepcopy(content.plain)  # the caller's to change
+    return {**own, "tensors": packed} if packed else own
 
 
-def from_dict(content: Mapping[str, Any], name: Any = "the artefact") -> Parts:
-    """Inverse of `to_dict`. ValueError for anything else."""
-    with checked(content, FORMAT, VERSION, name):
-        packed = content.get("tensors") or {}
-        tensors = {
-            key: np.frombuffer(base64.b64decode(t["float64"]), "<f8").reshape(t["shape"]) for key, t in packed.items()
-        }
-        return _built(content, tensors, name)
-
-
-def save(parts: Parts, path: str | os.PathLike[str]) -> None:
+def save(content: Content, path: str | os.PathLike[str]) -> None:
     """Write `path`, and beside it a safetensors file where there are large arrays, each whole or not at all."""
-    content, tensors = contents(parts)
-    target = Path(path)
-    if tensors:
+    told, target = dict(content.plain), Path(path)
+    if content.tensors:
         from safetensors.numpy import save as serialised
 
-        data = serialised(dict(sorted(tensors.items())))
+        data = serialised(dict(sorted(content.tensors.items())))
         code = hashlib.sha256(data).hexdigest()
         beside = target.with_name(f"{target.stem}-{code[:12]}.safetensors")  # an earlier artefact's stays its own
         with whole(beside) as part:
             part.write_bytes(data)
-        content["tensors"] = {"file": beside.name, "sha256": code}
-    text = re.sub(r"\[\n[^\[\]{}\"]*\]", lambda found: " ".join(found[0].split()), json.dumps(content, indent=1))
+        told["tensors"] = {"file": beside.name, "sha256": code}
+    text = re.sub(r"\[\n[^\[\]{}\"]*\]", lambda found: " ".join(found[0].split()), json.dumps(told, indent=1))
     with whole(target) as part:
         part.write_text(text + "\n")
 
 
-def load(path: str | os.PathLike[str], content: Mapping[str, Any] | None = None) -> Parts:
-    """Read what `save` wrote; `content` where its JSON has been read. ValueError for anything else."""
-    content = read(path) if content is None else content
-    with checked(content, FORMAT, VERSION, path):
-        if not content.get("tensors"):
-            return _built(content, {}, path)
-        about = content["tensors"]
-        beside = Path(path).with_name(about["file"])
-        if not beside.is_file():
-            raise ValueError(f"{path} needs {beside.name} beside it, which is missing: copy both, or learn again")
-        data = beside.read_bytes()
-        if hashlib.sha256(data).hexdigest() != about["sha256"]:
-            raise ValueError(f"{beside} is not what {path} was saved with: its hash differs. Copy both again")
-        from safetensors.numpy import load as parsed
+def load(path: str | os.PathLike[str]) -> Parts:
+    """Read what `save` wrote. ValueError for anything else, FileNotFoundError where there is no file."""
+    return parts_of(read(path), path)
 
-        return _built(content, parsed(data), path)
+
+def parts_of(content: Mapping[str, Any], path: Any) -> Parts:
+    """The parts of an artefact whose JSON was read from `path`, or is an entry of a config."""
+    with checked(content, FORMAT, VERSION, path):
+        about = content.get("tensors") or {}
+        if "file" in about:
+            return _built(content, _beside(Path(path), about), path)
+        tensors = {
+            key: np.frombuffer(base64.b64decode(t["float64"]), "<f8").reshape(t["shape"]) for key, t in about.items()
+        }
+        return _built(content, tensors, path)
+
+
+def _beside(path: Path, about: Mapping[str, Any]) -> dict[str, Array]:
+    """The large arrays of an artefact, from the file beside it."""
+    beside = path.with_name(about["file"])
+    if not beside.is_file():
+        raise ValueError(f"{path} needs {beside.name} beside it, which is missing: copy both, or learn again")
+    data = beside.read_bytes()
+    if hashlib.sha256(data).hexdigest() != about["sha256"]:
+        raise ValueError(f"{beside} is not what {path} was saved with: its hash differs. Copy both again")
+    from safetensors.numpy import load as parsed
+
+    return parsed(data)
 
 
 def _built(content: Mapping[str, Any], tensors: Mapping[str, Array], name: Any) -> Parts:
@@ -194,7 +203,7 @@ def _built(content: Mapping[str, Any], tensors: Mapping[str, Array], name: Any) 
         )
         for t in content["tables"]
     )
-    return Parts(tables, content["model"], content["provenance"], content["hash"])
+    return Parts(tables, content["model"], content["provenance"], Content({**own, "hash": content["hash"]}, tensors))
 
 
 def _filled(value: Any, tensors: Mapping[str, Array]) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 from fewstep.demo.loading import FOLDER
 from fewstep.samplers.artefact import file
 from fewstep.samplers.artefact.artefact import Artefact
+from fewstep.samplers.artefact.held import Held
 from fewstep.samplers.table import stored
 from fewstep.samplers.table.jsonfile import checked, read
 from fewstep.samplers.table.tableau import Tableau
@@ -21,10 +22,14 @@ def load(path: str | os.PathLike[str]) -> Tableau | Artefact:
         ValueError: neither, written by a newer version, damaged, or rows that are not consistent.
         FileNotFoundError: no file.
     """
-    content = read(path)  # once, for whichever it is
+    return loaded(read(path), path)
+
+
+def loaded(content: Mapping[str, Any], name: Any) -> Tableau | Artefact:
+    """The table or artefact whose JSON was read from `name`."""
     if content.get("format") == file.FORMAT:
-        return Artefact.of_content(content, path)
-    with checked(content, stored.FORMAT, stored.VERSION, path):
+        return Artefact.of_content(content, name)
+    with checked(content, stored.FORMAT, stored.VERSION, name):
         return stored.from_content(content)
 
 
@@ -34,17 +39,21 @@ def as_artefact(learned: Any) -> Artefact:
     Raises:
         ValueError: anything else.
     """
-    if isinstance(learned, Artefact):
-        return learned
+    found = learned.made if isinstance(learned, Held) else learned
     if learned == "demo":
         return load_demo_artefact()
-    if isinstance(learned, (str, os.PathLike)):
+    if isinstance(learned, str | os.PathLike):
         if not os.path.isfile(learned):
             raise ValueError(f"`learned` is no artefact's path: there is no file {os.fspath(learned)!r}")
-        return Artefact.load(learned)
-    if isinstance(learned, Mapping):
-        return Artefact.from_dict(learned)
-    raise ValueError(f"`learned` must be an Artefact or the path of a saved one; got {type(learned).__name__}")
+        found = load(learned)
+    elif isinstance(learned, Mapping) and not isinstance(learned, Held):
+        found = loaded(learned, "the artefact")
+    if isinstance(found, Tableau):
+        name = os.fspath(learned) if isinstance(learned, str | os.PathLike) else f"table {found.name!r}"
+        raise ValueError(f"{name} is a saved table, not a learned artefact: give it as the solver (solver=, --solver)")
+    if not isinstance(found, Artefact):
+        raise ValueError(f"`learned` must be an Artefact or the path of a saved one; got {type(learned).__name__}")
+    return found
 
 
 def load_demo_artefact(guidance: float | None = None) -> Artefact:

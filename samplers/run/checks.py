@@ -69,12 +69,17 @@ def validate_noise(x: Tensor, generator: Any, seeds: Any) -> None:
         raise ValueError(f"{len(sources)} generators for a batch of {x.shape[0]}: pass one generator, or one a sample")
 
 
+def on_schedule(tableau: Tableau, schedule: NoiseSchedule) -> bool:
+    """Whether a table's nodes lie on a schedule."""
+    there = schedule.nodes(tableau.times)
+    return all(
+        np.allclose(getattr(there, f), getattr(tableau.nodes, f), rtol=1e-6, atol=1e-9) for f in ("alpha", "sigma")
+    )
+
+
 def validate_place(tableau: Tableau, denoiser: Denoiser) -> None:
     """The table's nodes must lie on the schedule that the network was trained on."""
-    there = denoiser.schedule.nodes(tableau.times)
-    if not all(
-        np.allclose(getattr(there, f), getattr(tableau.nodes, f), rtol=1e-6, atol=1e-9) for f in ("alpha", "sigma")
-    ):
+    if not on_schedule(tableau, denoiser.schedule):
         raise ValueError(
             f"the table was compiled for {tableau.schedule!r}, the network belongs to {denoiser.schedule!r}; "
             "build() it for the denoiser's schedule"

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from diffusers.configuration_utils import ConfigMixin
 
 from fewstep.checks import unknown
+from fewstep.samplers.artefact.artefact import Artefact
+from fewstep.samplers.artefact.choosing import Named, chosen, held, is_file
+from fewstep.samplers.artefact.held import Held
 from fewstep.samplers.artefact.loading import as_artefact
 from fewstep.samplers.building.names import resolve
 from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.config.classes import as_config
-from fewstep.samplers.scheduler.timetable import LEARNED, OWN, for_config
+from fewstep.samplers.scheduler.model import DEFAULT, LEARNED, OWN, for_config, name_of
+from fewstep.samplers.table.tableau import Tableau
 
 MODEL_KEYS = frozenset(
     "num_train_timesteps beta_start beta_end beta_schedule trained_betas prediction_type rescale_betas_zero_snr "
@@ -52,19 +56,32 @@ def described(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def apply_keywords(entries: dict[str, Any], given: Mapping[str, Any], config_keys: Any) -> dict[str, Any]:
     """Config with keywords put in: options of its solver, or entries of a config (`config_keys()` lists those known)."""
-    name = entries.get("solver") or "dpmpp_2m"
-    known = SOLVERS[resolve(name)[0]].options
+    plays = chosen(entries.get("solver") or DEFAULT)
+    known = plays.entry.options if isinstance(plays, Named) else {}
     options = {**(entries.get("solver_options") or {}), **{k: v for k, v in given.items() if k in known}}
     replaced = {key: value for key, value in given.items() if key not in known}
     for key in replaced:
         if key not in (*entries, *OWN) and key not in (keys := config_keys()):
-            raise unknown(f"option of solver {name!r} or config entry", key, [*known, *keys])
-    chosen = {*replaced, *OWN}
-    kept = [key for key in entries.get(DEFAULTS, ()) if key not in chosen]
+            raise unknown(f"option of solver {name_of(plays)!r} or config entry", key, [*known, *keys])
+    changed = {*replaced, *OWN}
+    kept = [key for key in entries.get(DEFAULTS, ()) if key not in changed]
     return {**entries, "solver_options": options, **replaced, DEFAULTS: kept}
 
 
-def learned_entries(learned: Any, solver: str | None, grid: Any) -> dict[str, Any]:
+def solver_entries(solver: Any, plays: Any, grid: Any) -> dict[str, Any]:
+    """What a solver puts into a config: its name, its function, or a table in whole. plays: what it means."""
+    own = {"grid": None, "solver_options": {}, **dict.fromkeys(LEARNED)}
+    if isinstance(plays, Tableau):
+        if grid is not None:
+            raise ValueError(f"table {plays.name!r} has times of its own: leave `grid` away; got {grid!r}")
+        return {**own, "solver": held(plays)}
+    if callable(solver):
+        registered = SOLVERS.get(plays.entry.name)
+        return {**own, "solver": solver if registered != plays.entry else plays.entry.name}
+    return {**own, "solver": solver}
+
+
+def learned_entries(learned: Any, solver: Any, grid: Any) -> dict[str, Any]:
     """What an artefact puts into a config; `solver` and `grid` are those given beside it.
 
     Raises:
@@ -87,9 +104,10 @@ class Adopting(ConfigMixin):
     def from_config(  # type: ignore[override]
         cls,
         config: Any = None,
-        solver: str | None = None,
-        grid: str | Sequence[float] | None = None,
+        solver: Any = None,
+        grid: Any = None,
         learned: Any = None,
+        *,
         guidance: float | None = None,
         outside: str | None = None,
         strict: bool = True,
@@ -100,8 +118,11 @@ class Adopting(ConfigMixin):
 
         Args:
             config: scheduler, or config dict of any diffusers scheduler or of this one.
-            solver: SOLVERS name; default: the config's own if it was ours once, else "dpmpp_2m".
-            grid: GRIDS name or decreasing times in the schedule's unit; None: the grid the config describes.
+            solver: SOLVERS name; a Tableau, or the path of a saved one, for as many steps as it has; or a function
+                `f(path, *, options) -> Solution`. Default: the config's own if it was ours once, else "dpmpp_2m". A table
+                travels with a saved scheduler or pipeline; a function has to be registered for that.
+            grid: GRIDS name, decreasing times in the schedule's unit, or a function `f(schedule, n, t_start, t_end)`;
+                None: the grid the config describes.
             learned: Artefact, or path of a saved one, to be played in place of a solver on a grid. The config holds it
                 whole, so it travels with a saved scheduler or pipeline.
             guidance, outside: which of its tables, as in `Artefact.table`. strict: False moves an artefact that was
@@ -109,24 +130,26 @@ class Adopting(ConfigMixin):
             **solver_options: options of the solver; entries of a config (timestep_spacing="trailing") are replaced.
 
         Raises:
-            ValueError: unknown solver, grid or option; no noise schedule; an artefact for another schedule, prediction
-                type or guidance, or one beside another solver or a grid.
+            ValueError: unknown solver, grid or option; no noise schedule; an artefact or a table of another schedule; an
+                artefact for another prediction type or guidance, or one beside another solver or a grid.
         """
         entries = as_config(config)
-        if entries.get("_class_name") != cls.__name__:
+        if entries.get("_class_name") not in [base.__name__ for base in cls.__mro__]:
             entries = adopted(entries, {p.name: p.default for p in inspect.signature(cls).parameters.values()})
+        if learned is None and isinstance(told := None if solver is None else chosen(solver), Artefact):
+            solver, learned = None, told
         if learned is not None:
             entries.update(learned_entries(learned, solver, grid))
         elif solver is not None:
-            entries.update(solver=solver, grid=None, solver_options={}, **dict.fromkeys(LEARNED))
+            entries.update(solver_entries(solver, told, grid))
         if grid is not None:
-            entries["grid"] = grid if isinstance(grid, str) else np.asarray(grid, np.float64).tolist()
+            as_is = isinstance(grid, str) or callable(grid)
+            entries["grid"] = grid if as_is else np.asarray(grid, np.float64).tolist()
         entries.update({k: v for k, v in (("guidance", guidance), ("outside", outside)) if v is not None})
         if solver_options or any(given is not None for given in (solver, grid, learned)):
             entries = apply_keywords(entries, solver_options, cls._config_keys)
         if learned is not None:
-            artefact = entries["learned"] if strict else for_config(described(entries))
-            entries["learned"] = artefact.to_dict()
+            entries["learned"] = held(entries["learned"] if strict else for_config(described(entries)))
         made: Any = super().from_config(entries, return_unused_kwargs)
         (made[0] if return_unused_kwargs else made)._model.check()
         return made
@@ -139,11 +162,29 @@ class Adopting(ConfigMixin):
 
     def register_to_config(self, **entries: Any) -> None:
         """Store config entries, then read the model and the solver off the whole config."""
-        if entries.get("learned") is not None and not isinstance(entries["learned"], Mapping):
-            entries["learned"] = as_artefact(entries["learned"]).to_dict()
+        for name, read in (("learned", as_artefact), ("solver", chosen)):
+            value = entries.get(name)
+            if not (value is None or isinstance(value, Held)) and (name == "learned" or not _is_named(value)):
+                entries[name] = held(read(value))  # read here, once; its content stays in the config
         super().register_to_config(**{**entries, "_class_name": type(self).__name__})
         self._configure()
 
     @abstractmethod
     def _configure(self) -> None:
         """Read the model and the solver off the config."""
+
+    def to_json_string(self) -> str:
+        """The config as JSON; ValueError for a solver or grid that is a function, which no file can hold."""
+        for name in ("solver", "grid"):
+            if callable(function := self.config.get(name)):
+                raise ValueError(
+                    f"this scheduler's {name} is the function {function.__name__!r}, which cannot be saved: register it under "
+                    f"a name with @{name}(...) and give that"
+                )
+        text: str = super().to_json_string()
+        return text
+
+
+def _is_named(solver: Any) -> bool:
+    """Whether a solver is told by name or function, not by its content or file."""
+    return callable(solver) or (isinstance(solver, str) and not is_file(solver))

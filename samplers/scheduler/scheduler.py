@@ -13,18 +13,21 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils import DummyObject
+from torch import Tensor
 
 from fewstep.samplers.noise.draws import Noise
 from fewstep.samplers.noise.sources import GeneratorNoise, source
 from fewstep.samplers.run.step import State, Step, first_state, like_state
-from fewstep.samplers.scheduler import timetable as played
+from fewstep.samplers.scheduler.binding import Bound, bind
 from fewstep.samplers.scheduler.config import Adopting, described
+from fewstep.samplers.scheduler.model import Model, Shared, config_key, model
+from fewstep.samplers.scheduler.noising import Noising
 from fewstep.samplers.scheduler.output import SchedulerOutput, StepTuple
+from fewstep.samplers.scheduler.tensors import model_clock, numbers, public_sigmas
+from fewstep.samplers.scheduler.timetable import Timetable, timetable
 
-Tensor = torch.Tensor
 
-
-class _Done(played.Shared):
+class _Done(Shared):
     """What stands after the last step."""
 
     draws = ()
@@ -36,7 +39,7 @@ class _Done(played.Shared):
 DONE = _Done()
 
 
-class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
+class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
     """Any table solver as a diffusers scheduler: `pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, "unipc")`.
 
     The state is x_t = alpha_t x0 + sigma_t eps of the model's own schedule: unit noise for VP and flow models, sigma_max
@@ -92,11 +95,11 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
     def _configure(self) -> None:
         """What exists before set_timesteps: the training range as timesteps and sigmas."""
         self._read = self._internal_dict
-        self._key = played.config_key(described(self._read))
-        self._model: played.Model = played.model(self._key)
+        self._key = config_key(described(self._read))
+        self._model: Model = model(self._key)
         schedule, nodes = self._model.schedule, self._model.training
-        self.timesteps = played.model_clock(schedule, np.asarray(schedule.model_time(nodes.t[:-1])))
-        self.sigmas = played.public_sigmas(schedule, nodes)
+        self.timesteps = model_clock(schedule, np.asarray(schedule.model_time(nodes.t[:-1])))
+        self.sigmas = public_sigmas(schedule, nodes)
         self.init_noise_sigma = float(nodes.sigma[0]) if schedule.kind == "ve" else 1.0
         self.num_inference_steps: int | None = None
         for name, table in self._model.beta_tables.items():
@@ -104,8 +107,8 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
             if table is not None:
                 setattr(self, name, torch.tensor(table, dtype=torch.float32))
         self._asked: tuple[Any, ...] | None = None
-        self._table: played.Timetable | None = None
-        self._bound: played.Bound | None = None
+        self._table: Timetable | None = None
+        self._bound: Bound | None = None
         self._restart()
 
     def _restart(self) -> None:
@@ -138,7 +141,7 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
         self._begin_index = begin_index
         if self._table is not None and self._bound is not None and begin_index < self._table.tableau.nfe:
             if self._step is None:
-                self._bound = played.bind(self._table, begin_index, self._bound.device, self._bound.dtype)
+                self._bound = bind(self._table, begin_index, self._bound.device, self._bound.dtype)
 
     def set_timesteps(
         self,
@@ -162,16 +165,16 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
         if self._internal_dict is not self._read:  # pipelines that correct a config replace it as a whole
             self._configure()
         shift = None if mu is None else float(mu)
-        self._asked = (num_inference_steps, played.numbers(sigmas), played.numbers(timesteps), shift)
+        self._asked = (num_inference_steps, numbers(sigmas), numbers(timesteps), shift)
         self._run_key = self._key
-        self._table = played.timetable(self._run_key, *self._asked)
+        self._table = timetable(self._run_key, *self._asked)
         self.timesteps = self._table.timesteps.to(device, copy=True)
         self.sigmas = self._table.sigmas.clone()
         self.num_inference_steps = self._table.tableau.nfe
         if self._model.schedule.kind == "ve":
             self.init_noise_sigma = float(self._table.tableau.nodes.sigma[0])
         self._clock = self.timesteps
-        self._bound = played.bind(self._table, 0, self.timesteps.device, torch.float32)
+        self._bound = bind(self._table, 0, self.timesteps.device, torch.float32)
         self._restart()
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
@@ -250,11 +253,11 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
         if eta and self._model.options.get("eta", eta) != eta:
             entries = described(self._read)
             options = {**entries.get("solver_options", {}), "eta": float(eta)}
-            self._run_key = played.config_key({**entries, "solver_options": options})
-            self._table = played.timetable(self._run_key, *(self._asked or ()))
-            self._bound = played.bind(self._table, begin, sample.device, dtype)
+            self._run_key = config_key({**entries, "solver_options": options})
+            self._table = timetable(self._run_key, *(self._asked or ()))
+            self._bound = bind(self._table, begin, sample.device, dtype)
         if (self._bound.begin, self._bound.device, self._bound.dtype) != (begin, sample.device, dtype):
-            self._bound = played.bind(self._table, begin, sample.device, dtype)
+            self._bound = bind(self._table, begin, sample.device, dtype)
         return self._bound.steps[0]
 
     def _locate(self, timestep: Any) -> int:
@@ -281,30 +284,6 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
             raise ValueError("`per_token_timesteps` belongs to flow models; this scheduler's model is none")
         return -output * share.unsqueeze(-1)
 
-    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """alpha x0 + sigma eps at the level of the next call of the run, or, without a begin index, of each timestep.
-
-        Args:
-            original_samples, noise: (B, ...). timesteps: (B,) or (1,), entries of `timesteps` or any training times.
-        """
-        alpha, sigma = self._levels(timesteps)
-        shape = (-1, *(1,) * (original_samples.ndim - 1))
-        wide = torch.float64 if original_samples.dtype == torch.float64 else torch.float32
-        a, s = (torch.tensor(v, dtype=wide, device=original_samples.device).view(shape) for v in (alpha, sigma))
-        return (a * original_samples + s * noise).to(original_samples.dtype)
-
-    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
-        """`add_noise` with the argument order of flow schedulers."""
-        return self.add_noise(sample, noise, timestep)
-
-    def _levels(self, timesteps: Any) -> tuple[Any, Any]:
-        """(alpha, sigma), one a sample."""
-        if self._table is None or self._begin_index is None:
-            return self._model.levels(self._table, np.array(played.numbers(timesteps)))
-        index = self._begin_index if self.step_index is None else self.step_index
-        nodes = self._table.tableau.nodes
-        return nodes.alpha[[index]], nodes.sigma[[index]]
-
     def __getstate__(self) -> dict[str, Any]:
         bound = None if self._bound is None else (self._bound.begin, self._bound.device, self._bound.dtype)
         rebuilt = ("_model", "_table", "_bound", "_step", "_read")
@@ -313,13 +292,16 @@ class Scheduler(SchedulerMixin, Adopting):  # type: ignore[misc]
     def __setstate__(self, saved: dict[str, Any]) -> None:
         bound, index = saved.pop("at")
         self.__dict__.update(saved)
-        self._read, self._model = self._internal_dict, played.model(self._key)
-        self._table = None if self._asked is None else played.timetable(self._run_key, *self._asked)
+        self._read, self._model = self._internal_dict, model(self._key)
+        self._table = None if self._asked is None else timetable(self._run_key, *self._asked)
         self._bound = self._step = None
         if self._table is not None:
-            self._bound = played.bind(self._table, *bound)
+            self._bound = bind(self._table, *bound)
             steps = (*self._bound.steps, DONE)
             self._step = None if index is None else steps[index - self._bound.begin]
+
+
+Scheduler.__module__ = "fewstep.samplers.scheduler"  # what a saved pipeline names, and finds again
 
 
 def _version(x: Tensor) -> int | None:

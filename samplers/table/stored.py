@@ -12,7 +12,7 @@ import numpy as np
 from fewstep.output.files import whole
 from fewstep.samplers.schedule.as_json import schedule_from_dict, schedule_to_dict
 from fewstep.samplers.schedule.base import Node, NoiseSchedule
-from fewstep.samplers.table.jsonfile import checked, option_of, plain, read
+from fewstep.samplers.table.jsonfile import option_of, plain
 from fewstep.samplers.table.tableau import Tableau
 
 FORMAT, VERSION = "fewstep.tableau", 2
@@ -20,16 +20,15 @@ FORMAT, VERSION = "fewstep.tableau", 2
 
 def save(tableau: Tableau, path: str | os.PathLike[str]) -> None:
     """Write a table to `path` as JSON; `load` gives back the same numbers to the last bit."""
-    content = {"format": FORMAT, "version": VERSION, **to_content(tableau)}
+    content = json.dumps(to_dict(tableau), indent=1)
     with whole(path) as part:
-        part.write_text(json.dumps(content, indent=1, default=plain))
+        part.write_text(content)
 
 
-def load_table(path: str | os.PathLike[str]) -> Tableau:
-    """Read what `save` wrote, proving its rows again. ValueError for anything else, FileNotFoundError for no file."""
-    content = read(path)
-    with checked(content, FORMAT, VERSION, path):
-        return from_content(content)
+def to_dict(tableau: Tableau) -> dict[str, Any]:
+    """A table as plain JSON that `load` and configs know again."""
+    content: dict[str, Any] = json.loads(json.dumps(to_content(tableau), default=plain))
+    return {"format": FORMAT, "version": VERSION, **content}
 
 
 def to_content(tableau: Tableau) -> dict[str, Any]:

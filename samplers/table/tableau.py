@@ -136,6 +136,11 @@ class Tableau:
             if self.W[k, :, first + i].any()
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON, the content of a saved table."""
+        content: dict[str, Any] = door("fewstep.samplers.table.stored:to_dict")(self)
+        return content
+
     def save(self, path: Any) -> None:
         """Write the table as JSON with exact float64; `fewstep.load` reads it back."""
         door("fewstep.samplers.table.stored:save")(self, path)

@@ -1,14 +1,15 @@
 """Equal to the diffusers class of the same settings wherever that class is right."""
 
-import diffusers
 import pytest
 import torch
 from contracted import SD
 from contracted import noise as drawn
+from late import diffusers
 from pipelike import EDMNetwork, Network, distance, run, start
 from problems import Mixture, output, starts
 
-from fewstep import NoiseSchedule, Scheduler, sample
+import fewstep
+from fewstep import NoiseSchedule, sample
 
 STEPS = (5, 10, 16, 25)
 V0 = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
@@ -71,7 +72,7 @@ def test_equal_to_the_class(name):
     prediction = "flow_prediction" if flow else config.get("prediction_type", "epsilon")
     problem = Mixture(means=((1.0,), (-1.2,), (0.2,)))
     network = Network(problem, prediction, None if flow else theirs.alphas_cumprod)
-    scheduler = Scheduler.from_config(theirs.config, **ours)
+    scheduler = fewstep.Scheduler.from_config(theirs.config, **ours)
     found = {n: difference(theirs, scheduler, n, network) for n in steps}
     assert max(found.values()) < 2e-4, found
 
@@ -90,7 +91,7 @@ def test_equal_to_the_edm_class(name):
     network = EDMNetwork(
         Mixture(means=((1.0,), (-1.2,), (0.2,))), theirs.config.sigma_data, theirs.config.prediction_type
     )
-    ours = Scheduler.from_config(theirs, solver)
+    ours = fewstep.Scheduler.from_config(theirs, solver)
     for n in STEPS:
         ends = []
         for scheduler in (theirs, ours):
@@ -105,7 +106,7 @@ def test_edm_networks_are_shown_the_labels_of_stages(solver):
     network = EDMNetwork(Mixture(means=((1.0,), (-1.2,), (0.2,))), 0.5)
     ends = {}
     for name, n in (("dpmpp_3m", 300), (solver, 20), (solver, 80)):
-        scheduler = Scheduler.from_config(diffusers.EDMEulerScheduler(), name)
+        scheduler = fewstep.Scheduler.from_config(diffusers.EDMEulerScheduler(), name)
         scheduler.set_timesteps(n)
         ends[n] = run(scheduler, network, 80 * noise())
     assert distance(ends[80], ends[300]) < min(5e-3, distance(ends[20], ends[300]) / 8)
@@ -115,7 +116,7 @@ def test_equal_to_euler_with_continuous_timesteps():
     """Video models: v-prediction in a VP process labelled by log(sigma) / 4."""
     config = {**SD, "timestep_type": "continuous", "prediction_type": "v_prediction", "use_karras_sigmas": True}
     theirs = diffusers.EulerDiscreteScheduler(**config, sigma_min=0.002, sigma_max=700.0)
-    ours = Scheduler.from_config(theirs, "euler")
+    ours = fewstep.Scheduler.from_config(theirs, "euler")
     problem = Mixture(means=((1.0,), (-1.2,), (0.2,)))
 
     def network(x, t):
@@ -134,7 +135,7 @@ def pair(cls, config, solver, prediction="epsilon", **options):
     """Their scheduler, ours, and a network for both."""
     theirs = getattr(diffusers, cls)(**config)
     network = Network(Mixture(means=((1.0,), (-1.2,), (0.2,))), prediction, theirs.alphas_cumprod)
-    return theirs, Scheduler.from_config(theirs.config, solver, **options), network
+    return theirs, fewstep.Scheduler.from_config(theirs.config, solver, **options), network
 
 
 def ended(scheduler, n, network):
@@ -179,7 +180,7 @@ def test_third_order_weights():
 def test_unipc_with_bh1_and_no_final_noise():
     """B(h) = h is infinite in a step to sigma = 0."""
     theirs, ours, network = pair(UNIPC, {**SD, "solver_type": "bh1"}, "unipc", order=2, weights="bh1")
-    reference = ended(Scheduler.from_config(theirs.config, "dpmpp_3m"), 300, network)
+    reference = ended(fewstep.Scheduler.from_config(theirs.config, "dpmpp_3m"), 300, network)
     assert ended(theirs, 300, network).isnan().all()
     assert distance(ended(ours, 300, network), reference) < 2e-2
 
@@ -199,7 +200,7 @@ def test_repeated_timesteps():
     for n in (10, 25, 50):
         with pytest.raises(IndexError):
             ended(theirs, n, network)
-    reference = ended(Scheduler.from_config({"beta_schedule": "squaredcos_cap_v2"}, "dpmpp_3m"), 999, network)
+    reference = ended(fewstep.Scheduler.from_config({"beta_schedule": "squaredcos_cap_v2"}, "dpmpp_3m"), 999, network)
     errors = [distance(ended(ours, n, network), reference) for n in (25, 50, 100)]
     assert errors[0] < 0.2 and errors[2] < 0.02
 

@@ -3,13 +3,13 @@
 import copy
 import pickle
 
-import diffusers
 import pytest
 import torch
 from contracted import SD, TABLES, flow, network, noise, vp
+from late import diffusers
 from pipelike import run
 
-from fewstep import Scheduler
+import fewstep
 from fewstep.samplers import SOLVERS
 
 STOCHASTIC = [name for name in TABLES if SOLVERS[name].stochastic]
@@ -61,7 +61,7 @@ def test_eta_of_a_pipeline_is_that_of_the_solver():
 def test_eta_equals_ddim_of_diffusers():
     """The same draws in the same order: the same image."""
     theirs = diffusers.DDIMScheduler(**SD, clip_sample=False, set_alpha_to_one=False, timestep_spacing="trailing")
-    ours = Scheduler.from_config(theirs.config, "ddim")
+    ours = fewstep.Scheduler.from_config(theirs.config, "ddim")
     for eta in (0.3, 1.0):
         ends = []
         for scheduler in (theirs, ours):
@@ -91,7 +91,7 @@ def test_a_run_can_be_copied_and_pickled_midway(name):
 @pytest.mark.parametrize("name", DRIVERS)
 def test_drivers_are_refused_with_the_reason(name):
     with pytest.raises(ValueError, match=f"{name}' chooses its steps as it goes and has no table.*call sample"):
-        Scheduler.from_config(SD, name)
+        fewstep.Scheduler.from_config(SD, name)
 
 
 def test_kinds_of_noise_are_named():

@@ -9,13 +9,13 @@ import random
 import warnings
 from collections import Counter
 
-import diffusers
 import pytest
 import torch
+from late import diffusers
 from pipelike import Network, run
 from problems import Gaussian
 
-from fewstep import Scheduler
+import fewstep
 
 PROBLEM = Gaussian(1.0, 0.2)  # the mean dominates: a coarse grid may lose the spread and still be near
 COUNTS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50)
@@ -85,7 +85,7 @@ def outcome(make, n):
 
 def ours(cls, config, n):
     solver, options = SOLVERS[cls][config.get("solver_order")]
-    return outcome(lambda: Scheduler.from_config({"num_train_timesteps": 1000, **config}, solver, **options), n)
+    return outcome(lambda: fewstep.Scheduler.from_config({"num_train_timesteps": 1000, **config}, solver, **options), n)
 
 
 def theirs(cls, config, n):
@@ -117,10 +117,10 @@ def test_the_whole_product(cls):
 def test_the_judge_condemns_wrong_answers():
     """Half the network output, an unknown solver: the judge sees both."""
 
-    class Wrong(Scheduler):
+    class Wrong(fewstep.Scheduler):
         def step(self, model_output, timestep, sample, **kwargs):
             return super().step(0.5 * model_output, timestep, sample, **kwargs)
 
-    assert outcome(lambda: Scheduler(solver="ddim"), 20) == "fine"
+    assert outcome(lambda: fewstep.Scheduler(solver="ddim"), 20) == "fine"
     assert outcome(lambda: Wrong(solver="ddim"), 20) == "far"
-    assert outcome(lambda: Scheduler(solver="nothing"), 20).startswith("raised ValueError")
+    assert outcome(lambda: fewstep.Scheduler(solver="nothing"), 20).startswith("raised ValueError")

@@ -5,15 +5,15 @@ import itertools
 import statistics
 import time
 
-import diffusers
 import pytest
 import torch
-import torch._dynamo.testing
+from late import diffusers
 from pipelike import Network, run
 from problems import Gaussian, Mixture, in_turn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fewstep import Denoiser, Scheduler, sample
+import fewstep
+from fewstep import Denoiser, sample
 from fewstep.samplers import SOLVERS, Tableau
 from fewstep.samplers.run.lowering import lower
 from fewstep.samplers.schedule.base import Nodes
@@ -62,7 +62,7 @@ class Watch(TorchDispatchMode):
 @pytest.mark.parametrize("config", [SD, FLOW], ids=["vp", "flow"])
 @pytest.mark.parametrize("name", TABLES)
 def test_at_most_four_operations_and_no_read(name, config):
-    scheduler = Scheduler.from_config(config, name)
+    scheduler = fewstep.Scheduler.from_config(config, name)
     outputs = [noise(seed=i) for i in range(12)]
     for first in (scheduler.set_begin_index, lambda: None):
         scheduler.set_timesteps(12)
@@ -85,7 +85,7 @@ def test_the_watch_sees_what_it_should():
 
 
 def test_half_precision_costs_two_casts():
-    scheduler = Scheduler.from_config(SD, "dpmpp_2m")
+    scheduler = fewstep.Scheduler.from_config(SD, "dpmpp_2m")
     scheduler.set_timesteps(5)
     x = noise().half()
     for t in scheduler.timesteps:
@@ -98,10 +98,12 @@ def test_half_precision_costs_two_casts():
     ("name", "dtype"), in_turn(["dpmpp_2m", "unipc", "heun", "deis"], [torch.float32, torch.bfloat16])
 )
 def test_network_and_step_compile_into_one_graph(name, dtype):
+    from torch._dynamo.testing import CompileCounter  # slow to import
+
     torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounter()
+    counter = CompileCounter()
     network = torch.nn.Conv2d(4, 4, 3, padding=1).to(dtype)
-    compiled, plain = (Scheduler.from_config(SD, name) for _ in range(2))
+    compiled, plain = (fewstep.Scheduler.from_config(SD, name) for _ in range(2))
 
     def advance(scheduler, x, t):
         return scheduler.step(network(x), t, x, return_dict=False)[0]
@@ -122,7 +124,7 @@ def test_network_and_step_compile_into_one_graph(name, dtype):
 
 @pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "heun", "unipc"])
 def test_gradients_flow_through_steps(name):
-    scheduler = Scheduler.from_config(SD, name)
+    scheduler = fewstep.Scheduler.from_config(SD, name)
     scale = torch.tensor(0.9, dtype=torch.float64, requires_grad=True)
     start = noise(1, 2, 2, 2).double()
 
@@ -141,7 +143,7 @@ def test_gradients_flow_through_steps(name):
 def test_an_edited_state_moves_its_anchor(name):
     """A pipeline that edits the latents after each step gets what `sample` gives with the same hook."""
     problem = Mixture()
-    scheduler = Scheduler.from_config(FLOW, name)
+    scheduler = fewstep.Scheduler.from_config(FLOW, name)
     scheduler.set_timesteps(8)
     table, edit = scheduler._table.tableau, 0.1 * noise(4, 2, seed=2).double()
     denoiser = problem.denoiser(table.schedule, "flow_prediction")
@@ -156,7 +158,7 @@ def test_an_edited_state_moves_its_anchor(name):
 def test_an_edit_in_place_is_seen_in_half_precision():
     ends = []
     for in_place in (True, False):
-        scheduler, x = Scheduler.from_config(SD, "dpmpp_2m"), noise().bfloat16()
+        scheduler, x = fewstep.Scheduler.from_config(SD, "dpmpp_2m"), noise().bfloat16()
         scheduler.set_timesteps(4)
         for i, t in enumerate(scheduler.timesteps):
             x = scheduler.step(noise(seed=i), t, x, return_dict=False)[0]
@@ -166,7 +168,7 @@ def test_an_edit_in_place_is_seen_in_half_precision():
 
 
 def test_inference_mode():
-    scheduler, x = Scheduler.from_config(SD, "unipc"), noise().bfloat16()
+    scheduler, x = fewstep.Scheduler.from_config(SD, "unipc"), noise().bfloat16()
     with torch.inference_mode():
         scheduler.set_timesteps(4)
         assert run(scheduler, lambda x, t: 0.5 * x, x).isfinite().all()
@@ -177,7 +179,7 @@ def test_inference_mode():
 @pytest.mark.parametrize("name", TABLES)
 def test_a_pipeline_gives_what_sample_gives(name):
     """The scheduler, driven from outside with timesteps only, plays the same table as `sample`, to rounding."""
-    scheduler = Scheduler.from_config(SD, name, timestep_spacing="trailing")
+    scheduler = fewstep.Scheduler.from_config(SD, name, timestep_spacing="trailing")
     scheduler.set_timesteps(9)
     table = scheduler._table.tableau
     denoiser = Denoiser(lambda x, tau: torch.tanh(x + float(tau) / 1000), table.schedule)
@@ -190,7 +192,7 @@ def test_a_pipeline_gives_what_sample_gives(name):
 @pytest.fixture
 def ancestral():
     """A scheduler that plays DDIM with half its noise fresh in every row, as later solvers will."""
-    scheduler = Scheduler.from_config(SD, "ddim")
+    scheduler = fewstep.Scheduler.from_config(SD, "ddim")
     scheduler.set_timesteps(5)
     bound, table = scheduler._bound, scheduler._bound.tableau
     nodes = [Nodes(*map(float, node)) for node in zip(*table.nodes, strict=True)]
@@ -231,7 +233,7 @@ def test_rows_with_noise_draw_it_from_the_generators(ancestral):
 
 
 def test_edm_networks_get_a_scaled_input():
-    scheduler, x = Scheduler.from_config(diffusers.EDMEulerScheduler()), noise()
+    scheduler, x = fewstep.Scheduler.from_config(diffusers.EDMEulerScheduler()), noise()
     assert scheduler.init_noise_sigma == pytest.approx(80)
     assert scheduler.scale_model_input(x, 0.0) is x
     scheduler.set_timesteps(4)
@@ -255,12 +257,12 @@ def test_clipping_and_thresholding():
 
 
 def test_tables_are_compiled_once():
-    a, b = (Scheduler.from_config(SD, "unipc", order=2) for _ in range(2))
+    a, b = (fewstep.Scheduler.from_config(SD, "unipc", order=2) for _ in range(2))
     for scheduler in (a, b, a):
         scheduler.set_timesteps(7)
     assert a._table is b._table and a._bound is b._bound
     b.set_timesteps(8)
-    other = Scheduler.from_config(SD, "unipc", order=3)
+    other = fewstep.Scheduler.from_config(SD, "unipc", order=3)
     other.set_timesteps(7)
     assert len({id(s._table) for s in (a, b, other)}) == 3
 
@@ -276,15 +278,15 @@ def best_of(times, fn):
 
 
 def test_preparing_again_is_cheap():
-    scheduler = Scheduler.from_config(SD, "unipc")
+    scheduler = fewstep.Scheduler.from_config(SD, "unipc")
     scheduler.set_timesteps(20)
     assert best_of(200, lambda: scheduler.set_timesteps(20)) < 50e-6
 
 
 PEERS = {  # class, its options, how many times as fast we are at least, in the same settings
-    "dpmpp_2m": (diffusers.DPMSolverMultistepScheduler, {}, 5),
-    "deis": (diffusers.DEISMultistepScheduler, {"solver_order": 3}, 10),
-    "unipc": (diffusers.UniPCMultistepScheduler, {"solver_order": 3}, 10),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}, 5),
+    "deis": ("DEISMultistepScheduler", {"solver_order": 3}, 10),
+    "unipc": ("UniPCMultistepScheduler", {"solver_order": 3}, 10),
 }
 
 
@@ -292,8 +294,9 @@ PEERS = {  # class, its options, how many times as fast we are at least, in the 
 @pytest.mark.parametrize("name", PEERS)
 def test_time_beside_the_network(name):
     """At 1x4x64x64 on one thread, best run of many, both in turn."""
-    cls, options, factor = PEERS[name]
-    theirs, ours = cls(**options), Scheduler.from_config(cls(), name)
+    peer, options, factor = PEERS[name]
+    cls = getattr(diffusers, peer)
+    theirs, ours = cls(**options), fewstep.Scheduler.from_config(cls(), name)
     x = noise(1, 4, 64, 64)
 
     def once(scheduler):

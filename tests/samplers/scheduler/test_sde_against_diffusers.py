@@ -1,13 +1,13 @@
 """Stochastic classes of diffusers: the same generator, the same settings, the same image wherever the class is right."""
 
-import diffusers
 import pytest
 import torch
 from contracted import SD, noise
+from late import diffusers
 from pipelike import Network, distance, run, start
 from problems import Gaussian, Mixture
 
-from fewstep import Scheduler
+import fewstep
 
 DPM = "DPMSolverMultistepScheduler"
 SDE, SDE_EPS = (
@@ -36,7 +36,7 @@ def test_equal_to_the_class(name):
     cls, config, ours, steps = CASES[name]
     theirs = getattr(diffusers, cls)(**config)
     network = Network(Mixture(means=((1.0,), (-1.2,), (0.2,))), "epsilon", theirs.alphas_cumprod)
-    scheduler = Scheduler.from_config(theirs.config, **ours)
+    scheduler = fewstep.Scheduler.from_config(theirs.config, **ours)
     for n in steps:
         ends = []
         for one in (theirs, scheduler):
@@ -52,7 +52,7 @@ def test_third_order_of_the_class_is_first_order_and_ours_is_not():
     for solver in ("theirs", "dpmpp_2m_sde", "dpmpp_3m_sde"):
         config = {**SDE, "solver_order": 3, "timestep_spacing": "trailing"}
         theirs = diffusers.DPMSolverMultistepScheduler(**config, lower_order_final=False, use_lu_lambdas=True)
-        one = theirs if solver == "theirs" else Scheduler.from_config(theirs.config, solver)
+        one = theirs if solver == "theirs" else fewstep.Scheduler.from_config(theirs.config, solver)
         problem = Gaussian(0.0, 0.5)
         one.set_timesteps(50)
         x = torch.randn(200_000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

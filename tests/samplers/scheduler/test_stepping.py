@@ -7,13 +7,13 @@ import os
 import pickle
 import sys
 
-import diffusers
 import pytest
 import torch
-from contracted import FLOW, SD, TABLES, flow, network, noise, vp
+from contracted import SD, TABLES, flow, flow_euler, network, noise, vp
+from late import diffusers
 from pipelike import run
 
-from fewstep import Scheduler
+import fewstep
 
 
 def test_both_kinds_of_return():
@@ -256,7 +256,7 @@ def test_tokens_with_times_of_their_own(name):
     clean, eps = noise(1, 6, 4), noise(1, 6, 4, seed=1)
     own = torch.tensor([[1.0, 1.0, 0.7, 0.4, 0.0, 0.0]])  # 0: a frame that is given
     ends = []
-    for scheduler in (flow(name), FLOW(shift=3.0)):
+    for scheduler in (flow(name), flow_euler(shift=3.0)):
         scheduler.set_timesteps(12)
         x = own[..., None] * eps + (1 - own[..., None]) * clean
         for t in scheduler.timesteps:
@@ -278,9 +278,9 @@ def test_tokens_with_times_of_their_own(name):
 
 def test_from_pretrained_takes_solver_and_options(tmp_path):
     diffusers.DDIMScheduler(**SD).save_pretrained(tmp_path)
-    scheduler = Scheduler.from_pretrained(tmp_path, solver="unipc", order=2)
+    scheduler = fewstep.Scheduler.from_pretrained(tmp_path, solver="unipc", order=2)
     assert (scheduler.config.solver, scheduler.config.solver_options) == ("unipc", {"order": 2})
-    scheduler, unused = Scheduler.from_config(scheduler.config, return_unused_kwargs=True)
+    scheduler, unused = fewstep.Scheduler.from_config(scheduler.config, return_unused_kwargs=True)
     assert isinstance(unused, dict)
 
 
@@ -294,13 +294,13 @@ def test_errors_name_the_remedy():
     with pytest.raises(ValueError, match="order"):
         vp("unipc", order=9).set_timesteps(5)
     with pytest.raises(ValueError, match="no noise schedule"):
-        Scheduler.from_config({"hidden_size": 3})
+        fewstep.Scheduler.from_config({"hidden_size": 3})
     with pytest.raises(ValueError, match="scheduler"):
-        Scheduler.from_config("stabilityai/some-model")
+        fewstep.Scheduler.from_config("stabilityai/some-model")
     with pytest.raises(ValueError, match="learned"):
         vp(learned="five.json")
     with pytest.raises(ValueError, match="prediction"):
-        Scheduler(prediction_type="noise")
+        fewstep.Scheduler(prediction_type="noise")
 
 
 def test_the_saved_config_is_plain_json(tmp_path):
@@ -308,7 +308,7 @@ def test_the_saved_config_is_plain_json(tmp_path):
     scheduler.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "scheduler_config.json").read_text())
     assert saved["_class_name"] == "Scheduler" and saved["solver_options"] == {"order": [1, 2, 3, 2, 1]}
-    loaded = Scheduler.from_pretrained(tmp_path)
+    loaded = fewstep.Scheduler.from_pretrained(tmp_path)
     loaded.set_timesteps(5)
     assert [len(loaded.timesteps), loaded._table.tableau.name] == [5, "unipc"]
 
@@ -319,7 +319,7 @@ if KIT:  # a checkout of diffusers: its own test of what all schedulers have in 
     common = importlib.import_module("tests.schedulers.test_schedulers").SchedulerCommonTest
 
     class TestCommon(common):
-        scheduler_classes = (Scheduler,)
+        scheduler_classes = (fewstep.Scheduler,)
         forward_default_kwargs = (("num_inference_steps", 25),)
 
         def get_scheduler_config(self, **kwargs):

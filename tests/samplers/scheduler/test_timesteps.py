@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from contracted import FLOW, SD, SEVERAL, TABLES, flow, network, noise, vp
+from contracted import FLOW, SD, SEVERAL, TABLES, flow, flow_euler, network, noise, vp
 from pipelike import run
 
-from fewstep import Scheduler
+import fewstep
 
 
 @pytest.mark.parametrize("make", [vp, flow])
@@ -55,8 +55,8 @@ def test_writing_into_what_was_handed_out_changes_no_other_run():
 def test_flow_levels_equal_the_class(kwargs):
     given = np.linspace(1.0, 1 / 8, 8)
     for dynamic in (False, True):
-        theirs = FLOW(shift=3.0, use_dynamic_shifting=dynamic, **kwargs)
-        ours = Scheduler.from_config(theirs, "euler")
+        theirs = flow_euler(shift=3.0, use_dynamic_shifting=dynamic, **kwargs)
+        ours = fewstep.Scheduler.from_config(theirs, "euler")
         for call in (
             {"num_inference_steps": 8},
             {"sigmas": given},
@@ -117,7 +117,7 @@ def test_mu_is_ignored_or_required():
     scheduler.set_timesteps(5, mu=3.0)
     assert torch.equal(scheduler.sigmas, plain)
     for grid in (None, "flow"):
-        dynamic = Scheduler.from_config(FLOW(use_dynamic_shifting=True), grid=grid)
+        dynamic = fewstep.Scheduler.from_config(flow_euler(use_dynamic_shifting=True), grid=grid)
         with pytest.raises(ValueError, match="mu"):
             dynamic.set_timesteps(5)
         dynamic.set_timesteps(5, mu=1.0)
@@ -142,14 +142,14 @@ def singles():
         {"use_dynamic_shifting": True},
         {"use_karras_sigmas": True},
     ):
-        yield {"_class_name": FLOW.__name__, "num_train_timesteps": 1000, "shift": 1.0, **option}
+        yield {"_class_name": FLOW, "num_train_timesteps": 1000, "shift": 1.0, **option}
     yield {**SD, "use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": "flow_prediction"}
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_one_step_with_every_option(name):
     for config in singles():
-        scheduler = Scheduler.from_config(config, name)
+        scheduler = fewstep.Scheduler.from_config(config, name)
         for n in (1, 2):
             scheduler.set_timesteps(n, mu=1.0)
             x = noise(1, 2, 2, 2)

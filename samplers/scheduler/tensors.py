@@ -1,0 +1,36 @@
+"""What users of a scheduler see and say: timesteps and sigmas as tensors, and numbers of theirs as something to cache by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from fewstep.samplers.grids.grid_entry import times_to_sigmas
+from fewstep.samplers.schedule.base import Array, Nodes, NoiseSchedule
+from fewstep.samplers.schedule.continuous import InvertedFlow
+from fewstep.samplers.schedule.discrete import Discrete
+
+
+def numbers(values: Any) -> tuple[float, ...] | None:
+    """Numbers of a list, an array or a tensor, as something to cache by."""
+    if values is None:
+        return None
+    array = np.asarray(getattr(values, "tolist", lambda: values)(), np.float64)
+    return tuple(np.atleast_1d(array).ravel().tolist())
+
+
+def model_clock(schedule: NoiseSchedule, shown: Array) -> torch.Tensor:
+    """Times for the network: int64 where all are whole steps of discrete training, else float32."""
+    whole = isinstance(schedule, Discrete) and bool((shown == np.round(shown)).all())
+    return torch.tensor(shown, dtype=torch.int64 if whole else torch.float32)
+
+
+def public_sigmas(schedule: NoiseSchedule, nodes: Nodes) -> torch.Tensor:
+    """What schedulers call sigmas: sigma of flow, VE and EDM models, sigma / alpha of VP models; float32.
+
+    1 - sigma where flow time is inverted.
+    """
+    sigmas = times_to_sigmas(schedule, nodes.t)
+    return torch.tensor(1 - sigmas if isinstance(schedule, InvertedFlow) else sigmas, dtype=torch.float32)
