@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 import torch
 from PIL import Image
-from scipy import stats
 
 import fewstep.eval as fe
-from fewstep.eval.compare.curves import Curves, Point, shown
 from fewstep.eval.extractors import Function
 from fewstep.eval.images.generated import Generated
-from fewstep.eval.report.differences import difference, mean_interval
-from fewstep.eval.report.report import Report
+from fewstep.eval.report.curves import Curves, shown
+from fewstep.eval.report.evaluation_report import Report
+from fewstep.eval.report.paired_difference import difference, mean_interval
+from fewstep.eval.report.points import Point
 from fewstep.eval.report.result import Result
 
 
@@ -41,15 +42,15 @@ def curves(spread: float = 0.3, noise: float = 0.01, groups: int = 10) -> Curves
 def test_mean_interval_is_students() -> None:
     values = np.random.default_rng(1).normal(size=7)
     mean, error, interval = mean_interval(values)
-    known = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert (mean, error) == pytest.approx((values.mean(), stats.sem(values)), rel=1e-14)
+    known = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (mean, error) == pytest.approx((values.mean(), scipy.stats.sem(values)), rel=1e-14)
     assert interval == pytest.approx((known.low, known.high), rel=1e-12)
 
 
 def test_paired_difference_is_the_paired_t_test() -> None:
     a, b = np.random.default_rng(2).normal(size=(2, 12))
     value, error, interval = difference(measured("fid", a), measured("fid", b))
-    known = stats.ttest_rel(a, b).confidence_interval(0.95)
+    known = scipy.stats.ttest_rel(a, b).confidence_interval(0.95)
     assert (value, *interval) == pytest.approx((a.mean() - b.mean(), known.low, known.high), rel=1e-12)
     assert error == pytest.approx(np.std(a - b, ddof=1) / 12**0.5, rel=1e-12)
 
@@ -94,7 +95,7 @@ def test_order_is_the_slope_of_each_image() -> None:
     points = [Point("a", n, Report([measured("rmse", size * n**-order)])) for n in (5, 10, 40)]
     found = Curves(points).order("rmse", "a")
     assert found is not None and found[0] == pytest.approx(order.mean(), rel=1e-12)
-    assert found[1] == pytest.approx(stats.sem(order), rel=1e-9)
+    assert found[1] == pytest.approx(scipy.stats.sem(order), rel=1e-9)
     assert Curves(points[:1]).order("rmse", "a") is None and curves().order("fid", "a") is None
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from featured import gaussian, mapped, of
 
+from fewstep.eval.gaussian.covariance import Gaussian
 from fewstep.eval.gaussian.features import Features
-from fewstep.eval.gaussian.frechet import Gaussian, frechet_distance
+from fewstep.eval.gaussian.frechet import frechet_distance
 from fewstep.eval.gaussian.statistics import FeatureStatistics
 from fewstep.eval.metrics.extrapolated import fid_inf, is_inf
 from fewstep.eval.metrics.inception_score import inception_score

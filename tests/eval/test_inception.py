@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from late import Late
 from random_inception import random_state, smooth_images
 
 from fewstep.eval.extractors import extractor
-from fewstep.eval.extractors.inception import BLOCKS, Branches, InceptionV3, Network, _plain
 
+inception = Late("fewstep.eval.extractors.inception")  # slow to import, as torchvision is
 TAPS = ("64", "192", "768", "2048", "logits_unbiased", "logits")
 
 
@@ -19,7 +20,7 @@ def state():
 
 @pytest.fixture(scope="module")
 def ours(state):
-    return InceptionV3(state)
+    return inception.InceptionV3(state)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_pytorch_fid_features_are_pytorch_fids(state, pytorch_fid, shape):
     images = smooth_images(3, *shape)
     with torch.no_grad():
         expected = [y.mean((2, 3)) for y in pytorch_fid(images.float() / 255)]
-    found = InceptionV3(state, protocol="pytorch-fid")(images, TAPS)
+    found = inception.InceptionV3(state, protocol="pytorch-fid")(images, TAPS)
     for tap, features in zip(TAPS, expected, strict=False):
         assert apart(found[tap], features) < 1e-5, tap
 
@@ -73,13 +74,13 @@ def test_clean_features_are_those_of_clean_fids_resize(state, pytorch_fid, shape
     monkeypatch.setattr(pytorch_fid, "normalize_input", False)
     with torch.no_grad():
         expected = pytorch_fid((prepared.permute(0, 3, 1, 2) - 128) / 128)[3].flatten(1)
-    assert apart(InceptionV3(state, protocol="clean")(images), expected) < 1e-5
+    assert apart(inception.InceptionV3(state, protocol="clean")(images), expected) < 1e-5
 
 
 def test_in_float64_the_rewritten_network_is_the_plain_one(state, pytorch_fid):
     """Folding, merging and pooling after the 1x1 convolution change nothing: 1e-10 against pytorch-fid's modules."""
     x = torch.randn(1, 3, 299, 299, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    found = Network(state, torch.float64)(x, {*TAPS, "sfid"})
+    found = inception.Network(state, torch.float64)(x, {*TAPS, "sfid"})
     seen, blocks = {}, pytorch_fid.blocks.double()
     hook = blocks[2][-2].branch1x1.register_forward_hook(lambda _, __, out: seen.update(out=out))
     try:
@@ -96,6 +97,8 @@ def test_in_float64_the_rewritten_network_is_the_plain_one(state, pytorch_fid):
 
 
 def plain_block(state, name):
+    from fewstep.eval.extractors.inception import _plain
+
     network = _plain()
     network.load_state_dict(state, strict=False, assign=True)
     return getattr(network.eval(), name)
@@ -108,7 +111,7 @@ def test_average_pools_do_not_count_the_padding(state, name):
     x = torch.rand(1, block.branch1x1.conv.in_channels, 9, 9, generator=torch.Generator().manual_seed(0))
     pooled = block.branch_pool.conv.out_channels
     with torch.no_grad():
-        found, theirs = Branches(block, BLOCKS[name]).float()(x), block(x)
+        found, theirs = inception.Branches(block, inception.BLOCKS[name]).float()(x), block(x)
         means = (
             F.avg_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 1) * 9 / F.avg_pool2d(F.pad(torch.ones(1, 1, 9, 9), (1,) * 4), 3, 1)
         )
@@ -123,7 +126,7 @@ def test_the_last_block_pools_by_the_maximum(state):
     block = plain_block(state, "Mixed_7c")
     x = torch.randn(1, 2048, 5, 5, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        found, theirs = Branches(block, BLOCKS["Mixed_7c"]).float()(x), block(x)
+        found, theirs = inception.Branches(block, inception.BLOCKS["Mixed_7c"]).float()(x), block(x)
         expected = block.branch_pool(F.max_pool2d(F.pad(x, (1, 1, 1, 1), value=-torch.inf), 3, 1))
     assert apart(found[:, -192:], expected) < 1e-5
     assert apart(found[:, :-192], theirs[:, :-192]) < 1e-5
@@ -140,7 +143,7 @@ def test_features_do_not_depend_on_the_batch_or_on_its_sizes(ours):
 
 
 def test_nothing_is_computed_after_the_last_layer_that_is_asked_for(state):
-    network = InceptionV3(state)
+    network = inception.InceptionV3(state)
 
     def reached(*_):
         raise AssertionError("computed a stage that nobody needs")
@@ -172,17 +175,17 @@ def test_the_network_is_frozen(ours):
 
 
 def test_fast_is_near_says_so_and_has_the_hash_of_the_same_weights(state, ours):
-    fast, images = InceptionV3(state, fast=True), smooth_images(4, 32, 32)
+    fast, images = inception.InceptionV3(state, fast=True), smooth_images(4, 32, 32)
     assert (fast.precision, ours.precision) == ("bf16", "fp32")
-    assert fast.hash == ours.hash == InceptionV3(state, protocol="clean").hash
-    assert InceptionV3({**state, "fc.bias": state["fc.bias"] + 1e-3}).hash != ours.hash
+    assert fast.hash == ours.hash == inception.InceptionV3(state, protocol="clean").hash
+    assert inception.InceptionV3({**state, "fc.bias": state["fc.bias"] + 1e-3}).hash != ours.hash
     shift = apart(fast(images), ours(images))
     assert 1e-5 < shift < 3e-2
 
 
 @pytest.mark.slow
 def test_compiled_gives_the_same_numbers_for_any_number_of_images(state, ours):
-    compiled, images = InceptionV3(state, compile=True), smooth_images(8, 32, 32)
+    compiled, images = inception.InceptionV3(state, compile=True), smooth_images(8, 32, 32)
     found, expected = compiled(images, ["2048", "sfid"]), ours(images, ["2048", "sfid"])
     assert all(apart(found[layer], expected[layer]) < 1e-5 for layer in found)
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import scipy.linalg
+import scipy
 import torch
 from imagesets import written
 from random_inception import random_state, smooth_images

@@ -1,26 +1,32 @@
 """Schedulers and an exact network for the tests of the diffusers contract."""
 
-import diffusers
 import torch
+from late import diffusers
 from pipelike import Network
 from problems import Gaussian
 
-from fewstep import Scheduler
+import fewstep
 from fewstep.samplers import SOLVERS
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
-FLOW = diffusers.FlowMatchEulerDiscreteScheduler
+FLOW = "FlowMatchEulerDiscreteScheduler"
 TABLES = [name for name, entry in SOLVERS.items() if entry.kind == "tableau"]
 SEVERAL = [name for name in TABLES if SOLVERS[name].calls != 1 or SOLVERS[name].plan]
 PROBLEM = Gaussian(1.0, 0.4)
 
 
 def vp(solver="dpmpp_2m", **options):
-    return Scheduler.from_config({"_class_name": "DDIMScheduler", **SD, "clip_sample": False}, solver, **options)
+    return fewstep.Scheduler.from_config(
+        {"_class_name": "DDIMScheduler", **SD, "clip_sample": False}, solver, **options
+    )
+
+
+def flow_euler(**options):
+    return diffusers.FlowMatchEulerDiscreteScheduler(**options)
 
 
 def flow(solver="dpmpp_2m", shift=3.0, **options):
-    return Scheduler.from_config(FLOW(shift=shift), solver, **options)
+    return fewstep.Scheduler.from_config(flow_euler(shift=shift), solver, **options)
 
 
 def network(scheduler, prediction="epsilon"):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import diffusers
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+from late import diffusers
 
 PIXELS = 32
 
@@ -26,13 +25,13 @@ class Words:
         return SimpleNamespace(input_ids=torch.arange(7).repeat(len(prompt), 1))
 
 
-def ddim(**options: Any) -> DDIMScheduler:
+def ddim(**options: Any) -> diffusers.DDIMScheduler:
     latent = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
-    return DDIMScheduler(**{**latent, "clip_sample": False, "set_alpha_to_one": False, **options})
+    return diffusers.DDIMScheduler(**{**latent, "clip_sample": False, "set_alpha_to_one": False, **options})
 
 
-def flow_euler(**options: Any) -> FlowMatchEulerDiscreteScheduler:
-    return FlowMatchEulerDiscreteScheduler(**{"shift": 3.0, **options})
+def flow_euler(**options: Any) -> diffusers.FlowMatchEulerDiscreteScheduler:
+    return diffusers.FlowMatchEulerDiscreteScheduler(**{"shift": 3.0, **options})
 
 
 def embeds(*shape: int, seed: int = 1) -> torch.Tensor:
@@ -49,17 +48,17 @@ def mask() -> torch.Tensor:
     return half
 
 
-def autoencoder(latent_channels: int = 4, **options: Any) -> AutoencoderKL:
+def autoencoder(latent_channels: int = 4, **options: Any) -> diffusers.AutoencoderKL:
     """Two levels: latents of half the size."""
     blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-    return AutoencoderKL(
+    return diffusers.AutoencoderKL(
         block_out_channels=(4, 8), latent_channels=latent_channels, norm_num_groups=2, **blocks, **options
     )
 
 
-def conditional_unet(in_channels: int = 4, **options: Any) -> UNet2DConditionModel:
+def conditional_unet(in_channels: int = 4, **options: Any) -> diffusers.UNet2DConditionModel:
     sizes = {"block_out_channels": (4, 8), "layers_per_block": 1, "norm_num_groups": 2, "attention_head_dim": 2}
-    return UNet2DConditionModel(
+    return diffusers.UNet2DConditionModel(
         **{**sizes, "sample_size": PIXELS // 2, "in_channels": in_channels, "out_channels": 4, "cross_attention_dim": 8,
            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), **options}

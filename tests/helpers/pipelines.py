@@ -13,9 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import diffusers
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from late import diffusers
 from parts import (
     GUIDED,
     PIXELS_OUT,
@@ -43,7 +42,7 @@ class Tiny:
 
     name: str
     build: Callable[[], tuple[Any, dict[str, Any]]]
-    stock: type
+    stock: str  # the class of its own scheduler
 
     def make(self) -> tuple[Any, dict[str, Any]]:
         with torch.random.fork_rng(devices=[]):
@@ -59,14 +58,14 @@ class Tiny:
 PIPELINES: dict[str, Tiny] = {}
 
 
-def tiny(stock: type, build: Any) -> Any:
+def tiny(stock: str, build: Any) -> Any:
     """Register a builder under its own name."""
     PIPELINES[build.__name__] = Tiny(build.__name__, build, stock)
     return build
 
 
-vp = functools.partial(tiny, DDIMScheduler)
-flow = functools.partial(tiny, FlowMatchEulerDiscreteScheduler)
+vp = functools.partial(tiny, "DDIMScheduler")
+flow = functools.partial(tiny, "FlowMatchEulerDiscreteScheduler")
 
 
 def generate(
@@ -106,7 +105,7 @@ def ddpm() -> Any:
         sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=4,
         down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
-    return diffusers.DDPMPipeline(unet, DDIMScheduler(clip_sample=False)), {"batch_size": 2, **PIXELS_OUT}
+    return diffusers.DDPMPipeline(unet, diffusers.DDIMScheduler(clip_sample=False)), {"batch_size": 2, **PIXELS_OUT}
 
 
 @vp
@@ -115,7 +114,7 @@ def dit() -> Any:
         num_attention_heads=2, attention_head_dim=4, in_channels=4, out_channels=8, num_layers=1, sample_size=8,
         norm_type="ada_norm_zero", num_embeds_ada_norm=1000, activation_fn="gelu-approximate",
     )  # fmt: skip
-    pipe = diffusers.DiTPipeline(transformer, autoencoder(), DDIMScheduler(clip_sample=False))
+    pipe = diffusers.DiTPipeline(transformer, autoencoder(), diffusers.DDIMScheduler(clip_sample=False))
     return pipe, {"class_labels": [207], "guidance_scale": 4.0, **PIXELS_OUT}
 
 
@@ -287,7 +286,7 @@ def mochi() -> Any:
         latent_channels=4, layers_per_block=(1, 1, 1, 1, 1), latents_mean=[0.0] * 4, latents_std=[1.0] * 4, **blocks
     )
     pipe = diffusers.MochiPipeline(
-        FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
+        diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
         vae,
         text_encoder=None,
         tokenizer=None,

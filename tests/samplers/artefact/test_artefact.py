@@ -7,10 +7,10 @@ import sys
 import warnings
 from dataclasses import replace
 
-import diffusers
 import numpy as np
 import pytest
 import torch
+from late import diffusers
 from learnt import ALL, artefact, learned_table
 from pipelike import Network
 from pipelike import run as piped
@@ -19,7 +19,8 @@ from problems import Mixture, starts
 import fewstep
 from fewstep import Artefact, sample
 from fewstep.samplers import Learned, NoiseSchedule, Statistics, build
-from fewstep.samplers.artefact.corrections import base_of, between, boundaries, corrections, remapped
+from fewstep.samplers.artefact.corrections import base_of, between, corrections, remapped
+from fewstep.samplers.building.resuming import boundaries
 
 BETAS = np.linspace(1e-4, 0.02, 1000)
 VP = NoiseSchedule.vp_linear()

@@ -2,17 +2,14 @@
 
 import itertools
 import logging
-import warnings
 
 import numpy as np
 import pytest
+from late import diffusers
 
-warnings.filterwarnings("ignore")
-diffusers = pytest.importorskip("diffusers")
-
-from fewstep.samplers.config.reading import reading, schedule_from_config
 from fewstep.samplers.config.config_grid import grid_from_config
-from fewstep.samplers.schedule.base import NoiseSchedule  # noqa: E402
+from fewstep.samplers.config.reading import reading, schedule_from_config
+from fewstep.samplers.schedule.base import NoiseSchedule
 
 BETAS = {
     "linear": {"beta_schedule": "linear"},

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 import torch
 from problems import Gaussian, Mixture, starts
-from scipy.integrate import RK45, solve_ivp
 
 from fewstep.samplers import NoiseSchedule, sample
 from fewstep.samplers.drivers import rk45
@@ -40,15 +40,19 @@ def test_same_steps_as_scipy(var: str, tolerance: float, seed: int) -> None:
     """One sample: the same evaluations, accepted steps and result (derivatives of lam by differences in t)."""
     x = starts(VP, 1.0, 1, seed)
     slope, ends = (in_lam, LAMS) if var == "lam" else (in_time, (1.0, 1e-3))
-    theirs = solve_ivp(slope, ends, x.numpy().ravel(), rtol=tolerance, atol=tolerance, args=(x.shape,))
+    theirs = scipy.integrate.solve_ivp(slope, ends, x.numpy().ravel(), rtol=tolerance, atol=tolerance, args=(x.shape,))
     ours, info = sample(Mixture().denoiser(VP), x, "rk45", rtol=tolerance, atol=tolerance, var=var, return_info=True)
     assert (info.nfe, info.accepted) == (theirs.nfev, len(theirs.t) - 1)
     assert np.abs(ours.numpy().ravel() - theirs.y[:, -1]).max() < (1e-9 if var == "lam" else 1e-6)
 
 
 def test_the_pair_is_dormand_and_princes() -> None:
-    assert np.allclose([row + (0,) * (6 - len(row)) for row in rk45.A[:6]], np.pad(RK45.A, ((0, 0), (0, 1)))[:6, :6])
-    assert np.allclose(rk45.A[6], RK45.B) and np.allclose(np.abs(rk45.E), np.abs(RK45.E))
+    assert np.allclose(
+        [row + (0,) * (6 - len(row)) for row in rk45.A[:6]], np.pad(scipy.integrate.RK45.A, ((0, 0), (0, 1)))[:6, :6]
+    )
+    assert np.allclose(rk45.A[6], scipy.integrate.RK45.B) and np.allclose(
+        np.abs(rk45.E), np.abs(scipy.integrate.RK45.E)
+    )
     assert np.allclose([sum(row) for row in rk45.A], rk45.C) and abs(sum(rk45.E)) < 1e-15
 
 

@@ -8,17 +8,18 @@ import re
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from late import diffusers
 from PIL import Image
 from pipelines import PIPELINES
 from places import EXAMPLES
 from problems import Gaussian, starts
 
-from fewstep import Denoiser, NoiseSchedule, Scheduler, sample
+import fewstep
+from fewstep import Denoiser, NoiseSchedule, sample
 from fewstep.samplers import guidance
 from fewstep.samplers.config.reading import schedule_from_config
 
@@ -152,7 +153,7 @@ def around(pipe: Any, call: dict[str, Any]) -> tuple[Denoiser, Tensor]:
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "unipc", "heun"])
 def test_a_callback_is_the_hook_of_sample(solver: str) -> None:
     """Same latents with our Scheduler: what multistep solvers remember, and the anchor of stages, are moved alike."""
-    pipe, call = tiny(scheduler=Scheduler, solver=solver)
+    pipe, call = tiny(scheduler=fewstep.Scheduler, solver=solver)
     schedule = NoiseSchedule.from_config(pipe.scheduler.config)
     known = torch.zeros(1, 16, 16)
     known[..., :8] = 1.0
@@ -160,7 +161,7 @@ def test_a_callback_is_the_hook_of_sample(solver: str) -> None:
     hook = guidance.replacement(y, guidance.mask(known), schedule, [1, 2])
     got = run(pipe, call, hook)
     denoiser, x_T = around(pipe, call)
-    table = Scheduler.from_config(pipe.scheduler.config)
+    table = fewstep.Scheduler.from_config(pipe.scheduler.config)
     table.set_timesteps(6)
     assert table._table is not None
     with torch.no_grad():
@@ -176,7 +177,7 @@ def test_a_callback_is_the_hook_of_sample(solver: str) -> None:
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "unipc", "heun", "euler_ancestral"])
 def test_latents_handed_back_as_they_were_change_nothing(solver: str) -> None:
     """A hook that returns a copy, or nothing, leaves the run as it is, bit for bit."""
-    pipe, call = tiny(scheduler=Scheduler, solver=solver)
+    pipe, call = tiny(scheduler=fewstep.Scheduler, solver=solver)
     plain = run(pipe, call)
     assert torch.equal(run(pipe, call, lambda p: p.x.clone()), plain)
     assert torch.equal(run(pipe, call, lambda p: None), plain)
@@ -197,7 +198,7 @@ def test_stock_schedulers_show_the_same_states(name: str) -> None:
     pipe, call = tiny(scheduler=getattr(diffusers, name))
     stock = pipe.scheduler
     schedule = schedule_from_config(stock.config)
-    for scheduler in (stock, Scheduler.from_config(stock.config, solver=STOCK[name])):
+    for scheduler in (stock, fewstep.Scheduler.from_config(stock.config, solver=STOCK[name])):
         pipe.scheduler, seen = scheduler, []
 
         def hook(p: Any, seen: Any = seen) -> Tensor:
@@ -223,7 +224,7 @@ def test_flow_pipelines() -> None:
 
 
 def test_what_a_callback_cannot_do_is_told() -> None:
-    pipe, call = tiny(scheduler=Scheduler, solver="ddim")
+    pipe, call = tiny(scheduler=fewstep.Scheduler, solver="ddim")
     for message, hook in (
         ("does not see predicted x0", lambda p: p.x0),
         ("must return latents of shape", lambda p: p.x[:1]),

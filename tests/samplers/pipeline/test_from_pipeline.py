@@ -3,13 +3,13 @@
 import inspect
 import weakref
 
-import diffusers
 import pytest
 import torch
+from late import diffusers
 from pipelines import PIPELINES, recorded
 
-from fewstep import Denoiser, Scheduler, sample
-from fewstep.samplers.pipeline import as_denoiser as probing
+import fewstep
+from fewstep import Denoiser, sample
 from fewstep.samplers.pipeline.suspend import suspendable
 
 BLENDING = ("sd_inpaint", "flux_inpaint")
@@ -27,7 +27,7 @@ def noise(shape, seed=7, dtype=torch.float32):
 
 def own_run(pipe, call, n=5):
     """(first state, last state, result, table) of the pipeline with our ddim."""
-    pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, solver="ddim")
+    pipe.scheduler = fewstep.Scheduler.from_config(pipe.scheduler.config, solver="ddim")
     with recorded(pipe.scheduler) as states:
         result = pipe(**call, num_inference_steps=n, generator=torch.Generator().manual_seed(0))[0]
     return states[0], states[-1], result, pipe.scheduler._bound.tableau
@@ -108,7 +108,7 @@ def test_a_used_up_loop_is_started_again(monkeypatch):
     _, denoiser = tiny("sdxl")
     x = noise((1, 4, 16, 16))
     expected = sample(denoiser, x, solver="ddim", nfe=8)
-    monkeypatch.setattr(probing, "TURNS", 4)
+    monkeypatch.setattr("fewstep.samplers.pipeline.as_denoiser.TURNS", 4)
     _, short = tiny("sdxl")
     assert torch.equal(sample(short, x, solver="ddim", nfe=8), expected)
 
@@ -220,11 +220,24 @@ def test_edm_networks_are_scaled_as_the_scheduler_would():
     assert torch.allclose(sample(denoiser, start, solver=table), end, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", list(probing.REFUSED))
+MEANINGLESS = (
+    "latents", "num_inference_steps", "timesteps", "sigmas", "denoising_start", "denoising_end",
+    "control_guidance_start", "control_guidance_end", "skip_guidance_layers", "callback", "callback_steps",
+    "callback_on_step_end", "callback_on_step_end_tensor_inputs", "eta", "return_dict",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MEANINGLESS)
 def test_arguments_without_meaning_are_refused(name):
     pipe, call = PIPELINES["sd"].make()
     with pytest.raises(ValueError, match=f"`{name}` makes no sense for a denoiser"):
         Denoiser.from_pipeline(pipe, **call, **{name: 3})
+
+
+def test_no_other_argument_is_refused_as_meaningless():
+    from fewstep.samplers.pipeline.as_denoiser import REFUSED
+
+    assert set(REFUSED) == set(MEANINGLESS)
 
 
 def test_bad_arguments_are_refused_before_the_network_runs():

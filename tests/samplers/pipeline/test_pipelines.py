@@ -6,7 +6,7 @@ import pytest
 import torch
 from pipelines import PIPELINES, STEPS, generate
 
-from fewstep import Scheduler
+import fewstep
 
 SOLVERS = ("ddim", "dpmpp_2m", "heun", "unipc")
 
@@ -14,7 +14,7 @@ SOLVERS = ("ddim", "dpmpp_2m", "heun", "unipc")
 def plugged(name, solver, **options):
     """(pipeline with our scheduler in place of the stock one, its call arguments)."""
     pipe, call = PIPELINES[name].make()
-    pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, solver=solver, **options)
+    pipe.scheduler = fewstep.Scheduler.from_config(pipe.scheduler.config, solver=solver, **options)
     return pipe, call
 
 
@@ -26,9 +26,9 @@ def distance(a, b):
 @pytest.mark.parametrize("name", PIPELINES)
 def test_ddim_equals_the_stock_scheduler(name):
     pipe, call = PIPELINES[name].make()
-    assert type(pipe.scheduler) is PIPELINES[name].stock
+    assert type(pipe.scheduler).__name__ == PIPELINES[name].stock
     pixels, latents = generate(pipe, call)
-    pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, solver="ddim")
+    pipe.scheduler = fewstep.Scheduler.from_config(pipe.scheduler.config, solver="ddim")
     ours, our_latents = generate(pipe, call)
     assert distance(our_latents, latents) < 1e-5
     assert distance(torch.as_tensor(ours), torch.as_tensor(pixels)) < 2e-4
@@ -54,7 +54,7 @@ def test_a_saved_pipeline_comes_back_with_our_scheduler(name, tmp_path):
     _, expected = generate(pipe, call)
     pipe.save_pretrained(tmp_path)
     loaded = type(pipe).from_pretrained(tmp_path)
-    assert type(loaded.scheduler) is Scheduler
+    assert type(loaded.scheduler) is fewstep.Scheduler
     assert (loaded.scheduler.config.solver, loaded.scheduler.config.grid) == ("unipc", "karras")
     assert loaded.scheduler.config.solver_options == {"order": 3}
     loaded.set_progress_bar_config(disable=True)

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 import torch
 from problems import Mixture, starts
-from scipy import stats
-from scipy.special import ndtri
 
 import fewstep
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, build, sample
@@ -28,7 +27,9 @@ def rng(seed: int = 0) -> np.random.Generator:
 def p_value(x: np.ndarray, sigma: float, D: float) -> float:
     """Of x (n, N) ~ p_r(x | 0), r = sigma sqrt(D): |x|^2 / (|x|^2 + r^2) is Beta(N / 2, D / 2)."""
     square = (x**2).sum(1)
-    return float(stats.kstest(square / (square + sigma**2 * D), stats.beta(x.shape[1] / 2, D / 2).cdf).pvalue)
+    return float(
+        scipy.stats.kstest(square / (square + sigma**2 * D), scipy.stats.beta(x.shape[1] / 2, D / 2).cdf).pvalue
+    )
 
 
 # Tables and prior ------------------------------------------------------------------------------------------------
@@ -49,7 +50,9 @@ def test_the_prior_is_the_kernel_at_the_largest_radius(N: int, D: int) -> None:
     wrong = EDM.initial_noise((20000, N), torch.Generator().manual_seed(0), dtype=torch.float64).numpy() * 5 / 80
     assert D > 10 or p_value(wrong, 5.0, D) < 1e-10
     radius = np.sqrt((x**2).sum(1))
-    assert stats.ks_2samp(radius, 5 * D**0.5 * np.sqrt(1 / (1 / rng().beta(N / 2, D / 2, 20000) - 1))).pvalue > 1e-3
+    assert (
+        scipy.stats.ks_2samp(radius, 5 * D**0.5 * np.sqrt(1 / (1 / rng().beta(N / 2, D / 2, 20000) - 1))).pvalue > 1e-3
+    )
 
 
 def test_the_prior_of_a_sample_is_its_generator_s() -> None:
@@ -87,14 +90,14 @@ def test_one_dimension_has_levy_s_law(ratio: float) -> None:
     """D = 1: S is the time at which a Brownian motion first moves by r_new - r_old, (r_new - r_old)^2 / z^2."""
     u = np.array([1e-5, 1e-3, 0.1, 0.5, 0.9, 0.999, 1 - 1e-5])
     got = NoiseSchedule.pfgm(1).jump_scale(3 * ratio, 3.0, u)
-    assert np.allclose(got, (1 - ratio) / np.sqrt(1 - ratio**2) / ndtri(1 - u / 2), rtol=2e-5)
+    assert np.allclose(got, (1 - ratio) / np.sqrt(1 - ratio**2) / scipy.special.ndtri(1 - u / 2), rtol=2e-5)
 
 
 def test_one_data_dimension_moves_by_a_cauchy_step() -> None:
     """N = D = 1: p_r is the Cauchy law of scale r, and only a Cauchy step of r_new - r_old leads on to it."""
     schedule, n = NoiseSchedule.pfgm(1), 50000
     moved = rng(1).standard_normal(n) * schedule.jump_scale(0.5, 2.0, rng(2).random(n)) * np.sqrt(2.0**2 - 0.5**2)
-    assert stats.kstest(moved, stats.cauchy(scale=1.5).cdf).pvalue > 1e-3
+    assert scipy.stats.kstest(moved, scipy.stats.cauchy(scale=1.5).cdf).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("ratio", [0.05, 0.5, 0.95])
@@ -116,12 +119,12 @@ def test_the_squared_scale_adds_up(D: float) -> None:
     for ratio in (0.2, 0.7, 0.97):
         V = ratio**2 * D / rng(1).chisquare(D, n)
         V = V + (1 - ratio**2) * schedule.jump_scale(ratio, 1.0, rng(2).random(n)) ** 2
-        assert stats.kstest(D / V, stats.chi2(D).cdf).pvalue > 1e-3
+        assert scipy.stats.kstest(D / V, scipy.stats.chi2(D).cdf).pvalue > 1e-3
 
 
 def test_from_no_noise_a_jump_is_the_prior() -> None:
     schedule, u = NoiseSchedule.pfgm(5), np.array([0.1, 0.5, 0.9])
-    assert np.allclose(schedule.jump_scale(0.0, 2.0, u), np.sqrt(5 / stats.chi2(5).isf(u)))
+    assert np.allclose(schedule.jump_scale(0.0, 2.0, u), np.sqrt(5 / scipy.stats.chi2(5).isf(u)))
     assert np.allclose(schedule.jump_scale(1e-6, 2.0, u), schedule.jump_scale(0.0, 2.0, u), rtol=1e-4)
 
 

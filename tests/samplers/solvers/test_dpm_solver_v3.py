@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 import torch
 from convergence import problem, slopes
 from operations import cost
 from problems import Mixture, starts
-from scipy.integrate import cumulative_simpson
 
 import fewstep
-from fewstep.samplers import Denoiser, NoiseSchedule, Scheduler, Statistics, Tableau, build, sample
+from fewstep.samplers import Denoiser, NoiseSchedule, Statistics, Tableau, build, sample
 from fewstep.samplers.run.lowering import MOST_OPERATIONS, lower
 from fewstep.samplers.schedule.base import Nodes
 from fewstep.samplers.schedule.outputs import convert
@@ -42,7 +42,7 @@ def made(low: float = -5.03, high: float = 6.0, nodes: int = 400, each: Any = l_
 
 def simpson(values: np.ndarray, lam: np.ndarray) -> np.ndarray:
     """Running integrals over equidistant lam, of either direction."""
-    return (lam[-1] - lam[0]) * cumulative_simpson(values, dx=1 / (len(lam) - 1), axis=0, initial=0.0)
+    return (lam[-1] - lam[0]) * scipy.integrate.cumulative_simpson(values, dx=1 / (len(lam) - 1), axis=0, initial=0.0)
 
 
 def taylor_step(
@@ -270,7 +270,7 @@ def test_a_scheduler_plays_a_file_of_statistics(tmp_path: Path) -> None:
     path = tmp_path / "statistics.safetensors"
     made(-6.0, 6.0).save(path)
     config = {"solver": "dpm_solver_v3", "solver_options": {"statistics": str(path)}, "grid": "logsnr"}
-    scheduler = Scheduler(**config)
+    scheduler = fewstep.Scheduler(**config)
     scheduler.set_timesteps(8)
     table = scheduler._table.tableau
     denoiser = Mixture().denoiser(table.schedule)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 from paths import FULL, SCHEDULES, close, everywhere, path
-from scipy.integrate import quad
 
 from fewstep.samplers import NoiseSchedule, build
 from fewstep.samplers.coefficients.phi import phi
@@ -56,7 +56,9 @@ def test_polynomials_are_integrated_exactly(
                 return ((variable(schedule, form, var, lam) - centre) / size) ** degree
 
             def state(node: Node, origin: Node = nodes[k], m: Any = m) -> float:
-                grown = quad(lambda lam: m(lam) * dG(form, lam), origin.lam, node.lam, epsabs=0, epsrel=1e-13)[0]
+                grown = scipy.integrate.quad(
+                    lambda lam: m(lam) * dG(form, lam), origin.lam, node.lam, epsabs=0, epsrel=1e-13
+                )[0]
                 return scale(form, node) * (1.0 / scale(form, origin) + grown)
 
             outputs = [m(nodes[k - j].lam) for j in range(table.history)]
@@ -85,7 +87,9 @@ def test_a_corrector_row_is_the_exponential_adams_moulton_row(kind: str) -> None
             def f(lam: float, a: float = a, b: float = b, c: float = lams[j], form: str = form) -> float:
                 return (lam - a) * (lam - b) / ((c - a) * (c - b)) * dG(form, lam)
 
-            assert got[j] == pytest.approx(scale(form, t) * quad(f, s.lam, t.lam, epsabs=0, epsrel=1e-13)[0], rel=1e-10)
+            assert got[j] == pytest.approx(
+                scale(form, t) * scipy.integrate.quad(f, s.lam, t.lam, epsabs=0, epsrel=1e-13)[0], rel=1e-10
+            )
 
 
 @everywhere
@@ -102,7 +106,7 @@ def test_deis_tab_by_an_independent_quadrature(kind: str, p: int) -> None:
                 basis = np.prod([(at - v) / (past[j] - v) for i, v in enumerate(past) if i != j])
                 return -exp(-lam) * float(basis)
 
-            value = t.alpha * quad(integrand, s.lam, t.lam, epsabs=0, epsrel=1e-13)[0]
+            value = t.alpha * scipy.integrate.quad(integrand, s.lam, t.lam, epsabs=0, epsrel=1e-13)[0]
             assert table.W[k, 1, 2 + j] == pytest.approx(value, rel=1e-10)
 
 

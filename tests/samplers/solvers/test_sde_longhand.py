@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 import torch
 from paths import FULL, SCHEDULES, close, everywhere, longhand, nodes_at, path, run
-from scipy.integrate import quad
 
 from fewstep.samplers import NoiseSchedule, NoiseSource, build
 from fewstep.samplers.noise.draws import Draw
@@ -160,7 +160,7 @@ def integrals(name: str, low: float, high: float) -> tuple[float, float]:
 
         return moment(0), moment(1) - high * moment(0)
     parts = [lambda y, k=k: exp(y) * (exp(y) - high) ** k / PHI[name](exp(y)) for k in (0, 1)]
-    return tuple(quad(part, log(low), log(high), epsabs=0, epsrel=1e-13)[0] for part in parts)  # type: ignore[return-value]
+    return tuple(scipy.integrate.quad(part, log(low), log(high), epsabs=0, epsrel=1e-13)[0] for part in parts)  # type: ignore[return-value]
 
 
 @everywhere
@@ -210,7 +210,7 @@ def adams(form: str, s: Node, t: Node, nodes: list[Node], tau: float) -> list[fl
                 return (1 + tau**2) * t.alpha * exp((1 + tau**2) * (y - t.lam)) * basis
             return -(1 + tau**2) * t.sigma * exp(t.lam - y) * basis
 
-        out.append(quad(integrand, s.lam, s.lam + h, epsabs=1e-15, epsrel=1e-13)[0])
+        out.append(scipy.integrate.quad(integrand, s.lam, s.lam + h, epsabs=1e-15, epsrel=1e-13)[0])
     return out
 
 
