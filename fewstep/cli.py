@@ -24,6 +24,7 @@ COMMANDS = {
     "metrics": "fewstep.eval.cli",
     "solvers": "fewstep.samplers.commands.catalogue",
     "grids": "fewstep.samplers.commands.catalogue",
+    "guidance": "fewstep.samplers.commands.catalogue",
 }
 
 

@@ -22,7 +22,7 @@ from fewstep.samplers.building.names import resolve
 from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.step import Post
-from fewstep.samplers.sampling.loop import learned_table, table_for
+from fewstep.samplers.sampling.asked_table import learned_table, table_for
 from fewstep.samplers.table.tableau import Tableau
 
 PROBE = 61  # numbers of the rehearsed sample: more than a row has weights, so that a latent is known by its size

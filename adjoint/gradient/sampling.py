@@ -25,7 +25,7 @@ from fewstep.samplers.noise.sources import check_kind
 from fewstep.samplers.run.checks import mean_for, require_finite, validate, validate_noise, validate_place
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.step import Post
-from fewstep.samplers.sampling.loop import learned_table, table_for
+from fewstep.samplers.sampling.asked_table import learned_table, table_for
 from fewstep.samplers.sampling.loop import sample as plain_sample
 from fewstep.samplers.table.tableau import Tableau
 

@@ -26,7 +26,7 @@ from fewstep.samplers.run.checks import require_finite, validate, validate_noise
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.lowering import lower
 from fewstep.samplers.run.step import State
-from fewstep.samplers.sampling.loop import table_for
+from fewstep.samplers.sampling.asked_table import table_for
 from fewstep.samplers.table.tableau import Tableau
 
 PATH = 97  # slot of the noises that `encode` draws its path with, out of the way of those of rows

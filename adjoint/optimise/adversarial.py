@@ -14,10 +14,12 @@ from fewstep.adjoint.optimise.noise_optimisers import ends_of, shell_of
 from fewstep.adjoint.optimise.noise_space import NoiseSpace, on_shell
 from fewstep.checks import positive, whole
 from fewstep.samplers.artefact.artefact import Artefact
+from fewstep.samplers.guidance.guidance_entry import method
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.guided import Call, Guided
 from fewstep.samplers.run.per_sample import beside, wide
-from fewstep.samplers.sampling.loop import Progress, sample
+from fewstep.samplers.sampling.loop import sample
+from fewstep.samplers.sampling.watching import Progress
 from fewstep.samplers.table.tableau import Tableau
 
 
@@ -33,6 +35,7 @@ class Attacked:
     nfe: int
 
 
+@method("adv_diff", kind="noise")
 def adv_diff(
     denoiser: Denoiser,
     x_T: Tensor,

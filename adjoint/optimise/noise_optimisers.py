@@ -16,6 +16,7 @@ from fewstep.adjoint.optimise.lbfgs import Search, lbfgs
 from fewstep.adjoint.optimise.noise_space import Loss, NoiseSpace, Optimised, on_shell
 from fewstep.checks import positive, whole
 from fewstep.samplers.artefact.artefact import Artefact
+from fewstep.samplers.guidance.guidance_entry import method
 from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.noise.sources import NoiseSource
 from fewstep.samplers.run.denoiser import Denoiser
@@ -25,6 +26,7 @@ from fewstep.samplers.table.tableau import Tableau
 INJECTED = 95  # slot of the noises that doodl adds, out of the way of those of rows
 
 
+@method("doodl", kind="noise", gradients=1)
 def doodl(
     denoiser: Denoiser,
     x_T: Tensor,
@@ -106,6 +108,7 @@ def doodl(
     return space.run(_momentum(start, lr, clip * space.length, momentum, made_noise), iterations, progress)
 
 
+@method("d_flow", kind="noise", gradients=1)
 def d_flow(
     denoiser: Denoiser,
     x_T: Tensor,

@@ -24,7 +24,7 @@ from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.run.checks import validate, validate_noise
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.per_sample import beside, norm, wide
-from fewstep.samplers.sampling.loop import learned_table, table_for
+from fewstep.samplers.sampling.asked_table import learned_table, table_for
 from fewstep.samplers.table.tableau import Tableau
 
 Loss = Callable[[Tensor], Tensor]

@@ -1,6 +1,9 @@
 """Guidance as a thing that turns denoisers into a denoiser, so that it works with every solver, grid and pipeline."""
 
+from typing import Any
+
 from fewstep.lazy import lazily
+from fewstep.samplers.guidance.guidance_entry import GUIDANCE, method
 
 _LAZY = {
     "Guided": "fewstep.samplers.run.guided",
@@ -43,5 +46,12 @@ _LAZY = {
     "fourier": ".operators",
     "projection": ".operators",
 }
-__all__ = list(_LAZY)
-__getattr__ = lazily("fewstep.samplers.guidance", _LAZY)
+__all__ = ["GUIDANCE", "method", *_LAZY]  # noqa: PLE0604
+_own = lazily("fewstep.samplers.guidance", _LAZY)
+
+
+def __getattr__(name: str) -> Any:
+    """A name of the library's own, or of a method that somebody registered."""
+    if name not in _LAZY and not name.startswith("_") and name in GUIDANCE:
+        return GUIDANCE[name].fn
+    return _own(name)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fewstep.checks import positive
 from fewstep.samplers.guidance.composed_denoiser import At, Composed
+from fewstep.samplers.guidance.guidance_entry import method
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.per_sample import dot
 from fewstep.samplers.run.per_sample import norm as length
@@ -27,6 +28,7 @@ from fewstep.samplers.run.per_sample import norm as length
 Scale = float | Tensor | Callable[[Any], Any]
 
 
+@method("cfg", kind="scale")
 def cfg(
     conditional: Denoiser,
     unconditional: Denoiser,
@@ -81,6 +83,7 @@ def cfg(
     return Composed([conditional, unconditional], rule)
 
 
+@method("apg", kind="scale")
 def apg(
     conditional: Denoiser,
     unconditional: Denoiser,
@@ -156,6 +159,7 @@ class Memory:
         return found
 
 
+@method("cfg_pp", kind="scale")
 def cfg_pp(conditional: Denoiser, unconditional: Denoiser, scale: float = 0.6) -> Denoiser:
     """CFG++: x0 of the guided output, noise of the unconditional one, x' = alpha' D_w + sigma' eps_u with w = scale.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fewstep.checks import positive
+from fewstep.samplers.guidance.guidance_entry import method
 from fewstep.samplers.guidance.network_covariance import slope
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.guided import Call, Guided
@@ -16,6 +17,7 @@ from fewstep.samplers.run.guided import Call, Guided
 Scale = float | Callable[[Any], Any]
 
 
+@method("classifier", kind="scale")
 def classifier(
     denoiser: Denoiser,
     network: Callable[..., Tensor],

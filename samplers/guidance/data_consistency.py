@@ -13,12 +13,14 @@ from typing import Any
 from torch import Tensor
 
 from fewstep.checks import positive, whole
+from fewstep.samplers.guidance.guidance_entry import method
 from fewstep.samplers.guidance.linear_solve import conjugate_gradients
 from fewstep.samplers.guidance.measurement import Measurement
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.guided import Call, Guided
 
 
+@method("mpgd", kind="restoring", operator="any")
 def mpgd(
     denoiser: Denoiser,
     measurement: Tensor,
@@ -48,6 +50,7 @@ def mpgd(
     return Guided(denoiser, shift)
 
 
+@method("dds", kind="restoring", operator="linear")
 def dds(
     denoiser: Denoiser,
     measurement: Tensor,
@@ -87,6 +90,7 @@ def dds(
     return Guided(denoiser, shift)
 
 
+@method("impute", kind="restoring", operator="pinv")
 def impute(denoiser: Denoiser, measurement: Tensor, operator: Any) -> Denoiser:
     """What is measured is put in place of what is predicted: D' = D + A^+ (y - A D), known pixels or known gray values.
 

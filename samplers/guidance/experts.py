@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from fewstep.samplers.guidance.composed_denoiser import At, Composed, alike, numbers
+from fewstep.samplers.guidance.guidance_entry import method
 from fewstep.samplers.run.denoiser import Denoiser
 
 
+@method("product", kind="composition")
 def product(denoisers: Sequence[Denoiser], weights: Sequence[float] | None = None) -> Denoiser:
     """Scores added up: s = sum_k b_k s_k, all conditions at once.
 
@@ -41,6 +43,7 @@ def product(denoisers: Sequence[Denoiser], weights: Sequence[float] | None = Non
     return Composed(parts, lambda at: _sum([w * at.ask(one) for w, one in zip(b, parts, strict=True)]), own)
 
 
+@method("mixture", kind="composition")
 def mixture(denoisers: Sequence[Denoiser], weights: Sequence[float] | Callable[[Tensor, Any], Tensor]) -> Denoiser:
     """One law or another: the score of sum_k w_k p_k is sum_k r_k s_k, with r_k the share of k at x.
 
@@ -71,6 +74,7 @@ def mixture(denoisers: Sequence[Denoiser], weights: Sequence[float] | Callable[[
     return Composed(parts, rule)
 
 
+@method("regions", kind="composition")
 def regions(denoisers: Sequence[Denoiser], masks: Sequence[Tensor] | Tensor) -> Denoiser:
     """Each denoiser in its own part of the sample; where masks overlap, their weighted mean.
 
@@ -103,6 +107,7 @@ def regions(denoisers: Sequence[Denoiser], masks: Sequence[Tensor] | Tensor) -> 
     return Composed(parts, rule)
 
 
+@method("intervals", kind="composition")
 def intervals(denoisers: Sequence[Denoiser], edges: Sequence[float]) -> Denoiser:
     """An expert for each range of noise levels, of which only the one in charge is called.
 

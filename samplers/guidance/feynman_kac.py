@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fewstep.samplers.guidance.guidance_entry import method
 from fewstep.samplers.guidance.particle_denoiser import Combination, known_share
 from fewstep.samplers.guidance.particle_weights import Rules
 from fewstep.samplers.guidance.particles import Particles
@@ -26,6 +27,7 @@ from fewstep.samplers.guidance.resampling import Alone, Spread
 from fewstep.samplers.run.denoiser import Denoiser
 
 
+@method("fkc", kind="particles")
 def fkc(
     denoisers: Denoiser | Sequence[Denoiser],
     exponents: Sequence[float] | None = None,

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from fewstep.samplers.guidance.data_consistency import inverse
+from fewstep.samplers.guidance.guidance_entry import method
 from fewstep.samplers.guidance.measurement import Measurement
 from fewstep.samplers.noise.brownian import unit_normal
 from fewstep.samplers.noise.draws import Draw, check_seeds, onto
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.per_sample import wide
-from fewstep.samplers.sampling.loop import Progress
+from fewstep.samplers.sampling.watching import Progress
 from fewstep.samplers.schedule.base import NoiseSchedule
 from fewstep.samplers.scheduler.scheduler import Scheduler
 
@@ -27,6 +28,7 @@ Hook = Callable[[Progress], Any]
 REPLACED = 2**34  # counters of replacement, beyond those of a seed's noise, jumps and resampling
 
 
+@method("replacement", kind="restoring", operator="pinv")
 def replacement(
     measurement: Tensor,
     operator: Any,

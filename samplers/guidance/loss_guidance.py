@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fewstep.checks import positive, whole
+from fewstep.samplers.guidance.guidance_entry import method
 from fewstep.samplers.guidance.measurement import Measurement
 from fewstep.samplers.guidance.network_covariance import along, damped, slope
 from fewstep.samplers.noise.brownian import unit_normal
@@ -24,6 +25,7 @@ from fewstep.samplers.run.per_sample import dot, one_each
 Loss = Callable[[Tensor], Tensor]
 
 
+@method("lgd", kind="restoring", operator="any", gradients=1)
 def lgd(
     denoiser: Denoiser,
     measurement: Tensor | None = None,
@@ -86,6 +88,7 @@ def lgd(
     return Guided(denoiser, shift, gradient=True)
 
 
+@method("energy", kind="restoring", gradients=1)
 def energy(
     denoiser: Denoiser,
     energy: Loss,

@@ -15,7 +15,7 @@ from fewstep.samplers.guidance.particle_weights import Plan, Rules, Run
 from fewstep.samplers.guidance.resampling import Alone, ancestors, effective, places
 from fewstep.samplers.noise.brownian import unit_normal
 from fewstep.samplers.noise.draws import check_seeds, onto
-from fewstep.samplers.sampling.loop import Progress
+from fewstep.samplers.sampling.watching import Progress
 
 
 class Particles:

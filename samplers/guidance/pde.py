@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fewstep.checks import positive, whole
+from fewstep.samplers.guidance.guidance_entry import method
 from fewstep.samplers.guidance.loss_guidance import energy
 from fewstep.samplers.guidance.measurement import Measurement
 from fewstep.samplers.guidance.network_covariance import most_probable
@@ -27,6 +28,7 @@ from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.guided import Guided, check_denoiser
 
 
+@method("diffusion_pde", kind="restoring", operator="any", gradients=4)
 def diffusion_pde(
     denoiser: Denoiser,
     measurement: Tensor,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fewstep.checks import positive, whole
 from fewstep.samplers.grids.making import make_grid
+from fewstep.samplers.guidance.guidance_entry import method
 from fewstep.samplers.guidance.measurement import Measurement
 from fewstep.samplers.guidance.pde_losses import Map, mean_losses, measuring, norm_losses, two_weights
 from fewstep.samplers.run.checks import require_finite, validate
@@ -16,6 +17,7 @@ from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.guided import check_denoiser
 
 
+@method("fun_dps", kind="restoring", operator="any", gradients=1)
 def fun_dps(
     denoiser: Denoiser,
     x_T: Tensor,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fewstep.checks import positive
+from fewstep.samplers.guidance.guidance_entry import method
 from fewstep.samplers.guidance.measurement import Measurement
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.guided import Call, Guided
@@ -17,6 +18,7 @@ from fewstep.samplers.run.per_sample import beside, norm, one_each
 Map = Callable[[Tensor], Tensor]
 
 
+@method("dreamguider", kind="restoring", operator="any")
 def dreamguider(
     denoiser: Denoiser,
     measurement: Tensor | None = None,

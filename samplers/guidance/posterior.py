@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from fewstep.checks import positive, whole
+from fewstep.samplers.guidance.guidance_entry import method
 from fewstep.samplers.guidance.linear_solve import conjugate_gradients
 from fewstep.samplers.guidance.measurement import Measurement
 from fewstep.samplers.guidance.network_covariance import along, most_probable
@@ -38,6 +39,7 @@ from fewstep.samplers.run.per_sample import beside, norm
 Loss = Callable[[Tensor], Tensor]
 
 
+@method("dps", kind="restoring", operator="any", gradients=1)
 def dps(
     denoiser: Denoiser,
     measurement: Tensor,
@@ -85,6 +87,7 @@ def dps(
     return Guided(denoiser, shift, gradient=True)
 
 
+@method("pigdm", kind="restoring", operator="linear", gradients=1)
 def pigdm(
     denoiser: Denoiser,
     measurement: Tensor,
@@ -134,6 +137,7 @@ def pigdm(
     return Guided(denoiser, shift, gradient=True)
 
 
+@method("exact_covariance", kind="restoring", operator="linear", gradients=11)
 def exact_covariance(
     denoiser: Denoiser, measurement: Tensor, operator: Any, noise_std: float = 0.0, *, iterations: int = 10
 ) -> Denoiser:

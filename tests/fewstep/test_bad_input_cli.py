@@ -33,6 +33,7 @@ WRONG = {
     "command": (["sampel"], "sampel"),
     "shown solver": (["solvers", "dimm"], "ddim"),
     "shown grid": (["grids", "linspac"], "linspace"),
+    "shown guidance": (["guidance", "dpz"], "dps"),
 }
 
 

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from fewstep.cli import main
 from fewstep.samplers import GRIDS, SOLVERS
+from fewstep.samplers.guidance import GUIDANCE
 
 
 def call(*args: object) -> Result:
@@ -44,12 +45,12 @@ def test_version() -> None:
 
 
 def test_every_command_has_help_and_debug() -> None:
-    for name in ("sample", "compare", "solvers", "grids"):
+    for name in ("sample", "compare", "solvers", "grids", "guidance"):
         result = call(name, "--help")
         assert result.exit_code == 0 and "--debug" in result.output
 
 
-@pytest.mark.parametrize(("command", "registry"), [("solvers", SOLVERS), ("grids", GRIDS)])
+@pytest.mark.parametrize(("command", "registry"), [("solvers", SOLVERS), ("grids", GRIDS), ("guidance", GUIDANCE)])
 def test_lists_show_the_whole_registry(command: str, registry: dict[str, object]) -> None:
     head, *lines = call(command).stdout.splitlines()
     assert [line.split()[0] for line in lines] == list(registry)
@@ -68,6 +69,13 @@ def test_every_solver_and_grid_can_be_shown() -> None:
         assert result.exit_code == 0, result.stderr
         times = [float(line.split()[0]) for line in result.stdout.splitlines()[-6:]]
         assert times == sorted(times, reverse=True) and len(set(times)) == 6
+
+
+def test_every_guidance_can_be_shown() -> None:
+    for name, entry in GUIDANCE.items():
+        result = call("guidance", name)
+        assert result.exit_code == 0, result.stderr
+        assert entry.summary in result.stdout and all(f"option {o} " in result.stdout for o in entry.options)
 
 
 def test_solver_shows_its_own_table() -> None:
