@@ -80,7 +80,10 @@ def estimate(
     Raises:
         ValueError: whatever `learn` would refuse.
     """
-    plan = planned(solver, nfe, method, seeds, guard_seeds, guidance, solver_options, teacher, seconds, {}, model)
+    plan = planned(
+        model, solver=solver, nfe=nfe, method=method, seeds=seeds, guard_seeds=guard_seeds, guidance=guidance,
+        solver_options=solver_options, teacher=teacher, seconds=seconds,
+    )  # fmt: skip
     own = model[plan.guidances[0]] if isinstance(model, Mapping) else model
     problem = Problem(own, guidance=plan.guidances[0], **how)
     call, back, saved = measured(problem, problem.parts(plan.train)[0])

@@ -13,7 +13,7 @@ from fewstep.samplers.artefact.artefact import Artefact, Learned, prediction_nam
 from fewstep.samplers.artefact.corrections import corrections
 from fewstep.samplers.learned.learning_run import Run, _drawn, _folder
 from fewstep.samplers.learned.planning import planned
-from fewstep.samplers.learned.problem.problem import Problem
+from fewstep.samplers.learned.problem.problem import under_each
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.progress import shown
 from fewstep.samplers.learned.tasks.learner_task import Progress
@@ -68,16 +68,17 @@ def learn(
     Raises:
         ValueError: unknown names or options, seeds used twice, a teacher that is not converged.
     """
-    plan = planned(solver, nfe, method, seeds, guard_seeds, guidance, solver_options, teacher, seconds, spec, model)
+    plan = planned(
+        model, solver=solver, nfe=nfe, method=method, seeds=seeds, guard_seeds=guard_seeds, guidance=guidance,
+        solver_options=solver_options, teacher=teacher, seconds=seconds, spec=spec,
+    )  # fmt: skip
     how: dict[str, Any] = {"shape": shape, "classes": classes, "prompt": prompt}
     how |= {"batch_size": batch_size, "device": device, "dtype": dtype}
     learned: list[Learned] = []
     facts: dict[str, Any] = {}
     drawn: dict[str, Any] = {}
     with shown(progress) as tell:
-        for scale in plan.guidances:
-            own = model[scale] if isinstance(model, Mapping) else model
-            problem = Problem(own, guidance=scale, **how)
+        for problem in under_each(model, plan.guidances, **how):
             run = Run(
                 plan, problem, Teacher(problem, cache=cache, **plan.teacher), tell, _folder(resume, plan, problem)
             )

@@ -41,7 +41,9 @@ class Run:
     def table(self, nfe: int) -> Learned:
         """The table for one number of evaluations."""
         plan, problem = self.plan, self.problem
-        task = Task(problem, self.teacher, nfe, plan.train, plan.valid, plan.seconds, self.tell, memo=self.memo)
+        task = Task(
+            problem, self.teacher, nfe, plan.train, plan.valid, seconds=plan.seconds, tell=self.tell, memo=self.memo
+        )
         known = recipes(plan.solver, problem.schedule, nfe, ends=(problem.t_start, problem.t_end), options=plan.options)
         task.stage = "fixed recipes"
         known = screened(task, known)

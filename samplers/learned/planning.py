@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+from fewstep.checks import whole
 from fewstep.samplers.building.names import checked_options, resolve
 from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.learned.problem.recipes import SHORTLIST
@@ -15,7 +17,7 @@ from fewstep.samplers.learned.tasks.learner_entry import METHODS
 Stage = tuple[str, dict[str, Any]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What was asked for, checked: everything that decides the result, and nothing else."""
 
@@ -50,17 +52,18 @@ def short(seeds: tuple[int, ...]) -> Any:
 
 
 def planned(
+    model: Any,
+    *,
     solver: str,
     nfe: int | Sequence[int],
     method: str | Sequence[Any],
     seeds: Sequence[int],
     guard_seeds: Sequence[int],
-    guidance: float | Sequence[float] | None,
-    solver_options: Mapping[str, Any] | None,
-    teacher: Mapping[str, Any] | None,
-    seconds: float | None,
-    spec: Mapping[str, Any],
-    model: Any,
+    guidance: float | Sequence[float] | None = None,
+    solver_options: Mapping[str, Any] | None = None,
+    teacher: Mapping[str, Any] | None = None,
+    seconds: float | None = None,
+    spec: Mapping[str, Any] = MappingProxyType({}),
 ) -> Plan:
     """Everything checked before any network call."""
     name = SHORTLIST[0] if solver == "auto" else resolve(solver)[0]
@@ -68,15 +71,10 @@ def planned(
     if entry.kind != "tableau":
         raise ValueError(f"{name!r} chooses its steps as it goes: learn on a solver that is a table, such as dpmpp_2m")
     checked_options(entry, solver_options or {})
-    nfes = tuple(nfe) if isinstance(nfe, Sequence) else (nfe,)
-    if (
-        not nfes
-        or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in nfes)
-        or len(set(nfes)) < len(nfes)
-    ):
-        raise ValueError(
-            f"`nfe` must be a whole number of network evaluations, at least 1, or several different ones; got {nfe!r}"
-        )
+    given = tuple(nfe) if isinstance(nfe, Sequence) else (nfe,)
+    nfes = tuple(whole("nfe", n, hint="It counts network evaluations; several take a table each") for n in given)
+    if not nfes or len(set(nfes)) < len(nfes):
+        raise ValueError(f"`nfe` must be a number of network evaluations, or several different ones; got {nfe!r}")
     stages = _stages(method, spec)
     seeds, held = [int(s) for s in seeds], tuple(int(s) for s in guard_seeds)
     if len(seeds) < 8 or len(held) < 8:
@@ -93,17 +91,9 @@ def planned(
     told: dict[str, Any] = {"solver": name if entry.stochastic else SOLVER, "nfe": NFE if not entry.stochastic else 200}
     told |= dict(teacher or {})
     return Plan(
-        solver,
-        dict(solver_options or {}),
-        nfes,
-        scales,
-        stages,
-        tuple(seeds[:-cut]),
-        tuple(seeds[-cut:]),
-        held,
-        told,
-        seconds,
-    )
+        solver=solver, options=dict(solver_options or {}), nfes=nfes, guidances=scales, stages=stages,
+        train=tuple(seeds[:-cut]), valid=tuple(seeds[-cut:]), guard=held, teacher=told, seconds=seconds,
+    )  # fmt: skip
 
 
 def _stages(method: str | Sequence[Any], spec: Mapping[str, Any]) -> tuple[Stage, ...]:

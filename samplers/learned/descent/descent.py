@@ -8,29 +8,26 @@ best on the validation seeds is kept, and a run that was ended goes on from its 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from functools import cached_property, partial
 from math import isfinite
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from fewstep.output.files import whole
-from fewstep.samplers.learned.descent.objectives import DECAYS, FAINT, LOSSES, OPTIMIZERS, Recipe
+from fewstep.samplers.learned.descent import kept_state
+from fewstep.samplers.learned.descent.kept_state import Values
+from fewstep.samplers.learned.descent.moving_noise import MovingNoise
+from fewstep.samplers.learned.descent.objectives import DECAYS, LOSSES, OPTIMIZERS, DescentOptions
 from fewstep.samplers.learned.playing.differentiable import play, play_beside
 from fewstep.samplers.learned.problem.problem import Part
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.run.free_row import Coefficients
 from fewstep.samplers.table.tableau import Tableau
-
-Values = dict[str, Tensor]
 
 
 class Turnable(Protocol):
@@ -61,7 +58,7 @@ Player = Callable[..., list[Tensor]]
 def descend(
     task: Task,
     knobs: Turnable,
-    recipe: Recipe,
+    recipe: DescentOptions,
     *,
     tag: str = "descent",
     objective: Objective | None = None,
@@ -77,7 +74,8 @@ def descend(
             call only. until: time.monotonic() at which to stop; a run that is stopped so depends on the machine's speed,
             which is why `recipe.steps` is the limit to use. player: makes the states, called as `play` is, in its place.
     """
-    return _Descent(task, knobs, recipe, tag, objective, cut, until, player).run()
+    run = _Descent(task, knobs, recipe, tag=tag, objective=objective, cut=cut, until=until, player=player)
+    return run.run()
 
 
 class _Descent:
@@ -87,19 +85,21 @@ class _Descent:
         self,
         task: Task,
         knobs: Turnable,
-        recipe: Recipe,
-        tag: str,
-        objective: Objective | None,
-        cut: bool,
-        until: float | None,
+        recipe: DescentOptions,
+        *,
+        tag: str = "descent",
+        objective: Objective | None = None,
+        cut: bool = False,
+        until: float | None = None,
         player: Player | None = None,
-    ):
+    ) -> None:
         self.task, self.knobs, self.recipe, self.tag = task, knobs, recipe, tag
         self.objective, self.cut, self.until = objective, cut, until
         self.player = player or partial(play_beside, task.problem)
         self.parts, self.teacher = task.train_parts(recipe.batch), task.teacher
         self.step, self.waited, self.size, self.score = 0, 0, 1.0, float("inf")
-        self.best, self.moves, self._order = self._values(), Values(), (-1, [0])
+        self.noise = MovingNoise(recipe.ball, recipe.ball_lr)
+        self.best, self._order = self._values(), (-1, [0])
         self.optimizer = self._fresh()
 
     def run(self) -> Tableau:
@@ -139,7 +139,7 @@ class _Descent:
     def _advance(self) -> None:
         """One batch: its gradient, a step of the knobs, and one of its x_T where they may move."""
         part = self._part()
-        x = self._moved(part)
+        x = self.noise.start(part)
         names = list(self.knobs.parameters)
         wanted = [*self.knobs.parameters.values(), *([x] if x.requires_grad else [])]
         problem = self.task.problem
@@ -155,7 +155,13 @@ class _Descent:
             return
         self._descend(dict(zip(names, gradients, strict=False)))
         if x.requires_grad:
-            self._move(part, gradients[-1], states[-1])
+            self.noise.step(part, gradients[-1], partial(self._played, part))
+
+    @torch.no_grad()
+    def _played(self, part: Part, x: Tensor) -> Tensor:
+        """(B,) errors of a batch from x_T = x."""
+        self.task.problem.spent += len(part.seeds) * self.knobs.start.nfe
+        return self._errors(play(part, self._layout(), self.knobs.coefficients(), x)[-1], part)
 
     def _layout(self) -> Tableau:
         """Registers and noises: increments of a Brownian path belong to a grid, and are held fixed in the derivative."""
@@ -190,27 +196,6 @@ class _Descent:
             self._order = epoch, torch.randperm(len(self.parts), generator=generator).tolist()
         return self.parts[self._order[1][at]]
 
-    def _moved(self, part: Part) -> Tensor:
-        """x_T of a batch, displaced within the ball where there is one."""
-        if not self.recipe.ball:
-            return part.x_T
-        still = torch.zeros_like(part.x_T[0])
-        return (part.x_T + torch.stack([self.moves.get(str(seed), still) for seed in part.seeds])).requires_grad_()
-
-    @torch.no_grad()
-    def _move(self, part: Part, gradient: Tensor, x0: Tensor) -> None:
-        """One step of each x_T in its ball, kept only where the error of its sample falls."""
-        old = self._moved(part) - part.x_T
-        new = (old - self.recipe.ball_lr * len(part.seeds) * gradient).flatten(1)
-        norm = new.norm(dim=1, keepdim=True).clamp_min(FAINT)
-        new = (new * (self.recipe.ball / norm).clamp_max(1.0)).view_as(old)
-        layout, coefficients = self._layout(), self.knobs.coefficients()
-        errors = [self._errors(play(part, layout, coefficients, part.x_T + d)[-1], part) for d in (old, new)]
-        self.task.problem.spent += 2 * len(part.seeds) * self.knobs.start.nfe
-        for i, seed in enumerate(part.seeds):
-            if errors[1][i] < errors[0][i]:
-                self.moves[str(seed)] = new[i].clone()
-
     def _fresh(self) -> torch.optim.Optimizer:
         """An optimizer that remembers nothing, a group for every kind of knob."""
         groups = [{"params": [p], "lr": self.recipe.rate(name)} for name, p in self.knobs.parameters.items()]
@@ -225,55 +210,25 @@ class _Descent:
             self.knobs.parameters[name].copy_(value)
 
     @cached_property
-    def _file(self) -> Any:
-        """Where the state is kept; its name says all that the descent depends on."""
-        t, start = self.task, self.knobs.start
-        if t.store is None:
-            return None
-        plain = {k: getattr(v, "__name__", v) for k, v in vars(self.recipe).items()}
-        about = (self.tag, plain, t.train, t.valid, t.teacher.key, sorted(self.knobs.parameters), start.name, t.stage)
-        found = hashlib.sha256(repr(about).encode())
-        for array in (start.W, start.times, start.model_times):
-            found.update(array.tobytes())
-        return t.store / f"{self.tag}-{found.hexdigest()[:24]}.safetensors"
+    def _file(self) -> Path | None:
+        recipe = {name: getattr(value, "__name__", value) for name, value in vars(self.recipe).items()}
+        return kept_state.place(self.task, self.knobs.start, self.tag, recipe, sorted(self.knobs.parameters))
 
     def _save(self) -> None:
         """The whole state, exactly."""
-        if self._file is None:
-            return
-        state = self.optimizer.state_dict()
-        tensors = {f"best.{k}": v for k, v in self.best.items()} | {f"now.{k}": v for k, v in self._values().items()}
-        tensors |= {f"move.{k}": v for k, v in self.moves.items()}
-        tensors |= {
-            f"optimizer.{i}.{k}": v for i, own in state["state"].items() for k, v in own.items() if v is not None
-        }
-        numbers = {"step": self.step, "waited": self.waited, "size": self.size, "score": self.score}
-        about = {"numbers": json.dumps(numbers), "groups": json.dumps(state["param_groups"])}
-        with whole(self._file) as temporary:
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, about)
+        if self._file is not None:
+            values = {"best": self.best, "now": self._values(), "move": self.noise.moves}
+            numbers = {"step": self.step, "waited": self.waited, "size": self.size, "score": self.score}
+            kept_state.save(self._file, values, numbers, self.optimizer)
 
     def _load(self) -> None:
         """Go on from the last state that was kept, if there is one."""
         if self._file is None or not self._file.exists():
             return
-        with safe_open(self._file, framework="pt") as stored:
-            kept: dict[str, Tensor] = {name: stored.get_tensor(name) for name in stored.keys()}
-            about = stored.metadata()
-        self.best, now, self.moves = (_named(kept, name) for name in ("best", "now", "move"))
-        self.moves = {seed: move.to(self.parts[0].x_T) for seed, move in self.moves.items()}
-        state: dict[int, Any] = {}
-        for name, value in _named(kept, "optimizer").items():
-            i, key = name.split(".", 1)
-            state.setdefault(int(i), {})[key] = value
-        self.optimizer.load_state_dict({"state": state, "param_groups": json.loads(about["groups"])})
-        for name, number in json.loads(about["numbers"]).items():
-            setattr(self, name, number)
+        values, numbers = kept_state.load(self._file, self.optimizer)
+        self.best = values["best"]
+        self.noise.moves = {seed: move.to(self.parts[0].x_T) for seed, move in values.get("move", {}).items()}
+        self.step, self.waited, self.size, self.score = (numbers[n] for n in ("step", "waited", "size", "score"))
         self._turn(self.best)
         self.task.offer(self.knobs.table(), self.step, self.recipe.steps)
-        self._turn(now)
-
-
-def _named(tensors: Mapping[str, Tensor], first: str) -> Values:
-    """Those whose names begin with a word and a dot, without it."""
-    items: Iterable[tuple[str, Tensor]] = tensors.items()
-    return {name.removeprefix(f"{first}."): value for name, value in items if name.startswith(f"{first}.")}
+        self._turn(values["now"])

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewstep.checks import positive, whole
+
 FAINT = 1e-30  # mean square error that counts as none, below which logarithms are not taken
 RATES = {"grid": 0.05, "coef": 0.02, "state": 0.01, "tau": 0.05, "mixed": 0.1}
 
@@ -70,8 +72,8 @@ OPTIMIZERS: dict[str, Callable[[Any, float], torch.optim.Optimizer]] = {
 }
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, kw_only=True)
+class DescentOptions:
     """How to descend.
 
     loss: name in LOSSES, or f(x0, truth) -> (B,). steps, batch: of the descent. lr: of all knobs, or by name over RATES.
@@ -106,11 +108,9 @@ class Recipe:
         ):  # fmt: skip
             if isinstance(given, str) and given not in known:
                 raise ValueError(f"`{name}` must be one of {', '.join(known)}; got {given!r}")
-        for name, number in (("steps", self.steps), ("batch", self.batch), ("every", self.every)):
-            if number < 1:
-                raise ValueError(f"`{name}` must be at least 1; got {number!r}")
-        if not self.ball >= 0:
-            raise ValueError(f"`ball` is a radius, 0 or more; got {self.ball!r}")
+        for name in ("steps", "batch", "every"):
+            whole(name, getattr(self, name))
+        positive("ball", self.ball, zero=True, hint="It is a radius")
 
     def rate(self, name: str) -> float:
         """The learning rate of a group of knobs."""

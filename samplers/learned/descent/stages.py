@@ -14,7 +14,7 @@ from typing import Any
 
 from fewstep.samplers.learned.descent.curvature import even
 from fewstep.samplers.learned.descent.descent import descend
-from fewstep.samplers.learned.descent.objectives import Recipe
+from fewstep.samplers.learned.descent.objectives import DescentOptions
 from fewstep.samplers.learned.parameters.knobs import Knobs
 from fewstep.samplers.learned.playing.differentiable import has_gradients
 from fewstep.samplers.learned.tasks.learner_task import Task, enough
@@ -38,7 +38,11 @@ def follows(task: Task, what: str) -> bool:
 
 
 def _learn(
-    task: Task, start: Tableau, stages: Sequence[tuple[tuple[Sequence[str], int, bool], Recipe]], name: str, **how: Any
+    task: Task,
+    start: Tableau,
+    stages: Sequence[tuple[tuple[Sequence[str], int, bool], DescentOptions]],
+    name: str,
+    **how: Any,
 ) -> Tableau:
     """Descents one after another, each from the table of the one before. Knobs are (free, window, consistent)."""
     if not follows(task, name):

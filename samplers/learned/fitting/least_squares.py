@@ -55,6 +55,7 @@ def fitted(
     task: Task,
     start: Tableau,
     way: OnPolicy,
+    *,
     window: int | None,
     consistent: bool,
     ridge: float,
@@ -95,7 +96,7 @@ def _numbers(start: Tableau, way: OnPolicy, window: int, consistent: bool) -> in
     return sum(D.shape[1] for D in _directions(start, way, window, consistent))
 
 
-def _check(ridge: float, limit: float, who: str) -> None:
+def check_limits(ridge: float, limit: float, who: str) -> None:
     if not ridge >= 0:
         raise ValueError(f"{who}: `ridge` must be a number from 0 (none) to infinity (no change); got {ridge!r}")
     if not limit > 0:

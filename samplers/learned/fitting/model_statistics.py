@@ -25,6 +25,7 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
+from fewstep.checks import whole
 from fewstep.samplers.learned.fitting.least_squares import RIDGE
 from fewstep.samplers.learned.fitting.network_field import Derivative, Field, _derivative
 from fewstep.samplers.learned.problem.coordinate import FAINTEST
@@ -104,8 +105,7 @@ def estimate(
     Reference: DPM-Solver-v3: Improved Diffusion ODE Solver with Empirical Model Statistics; Zheng, Lu, Chen, Zhu; 2023;
     arXiv:2310.13268.
     """
-    if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < 4:
-        raise ValueError(f"ems: `nodes` must be a whole number of at least 4, for cubic splines; got {nodes!r}")
+    whole("nodes", nodes, 4, hint="Splines need four")
     if per not in GROUPS or derivative not in ("auto", "jvp", "difference"):
         raise ValueError(
             f"ems: `per` is one of {', '.join(GROUPS)}, `derivative` one of auto, jvp, difference; got {per!r}, "

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewstep.checks import whole
 from fewstep.samplers.artefact.corrections import INPUT, M, widened
 from fewstep.samplers.building.compiling import build
-from fewstep.samplers.learned.problem.coordinate import Clock
+from fewstep.samplers.learned.problem.coordinate import Coordinate
 from fewstep.samplers.learned.problem.problem import Part
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.run.denoiser import clock as time_dtype
@@ -75,8 +76,7 @@ class OnPolicy:
             )
         if target not in ("global", "local"):
             raise ValueError(f'{who}: `target` must be "global" or "local"; got {target!r}')
-        if isinstance(fine, bool) or not isinstance(fine, int) or fine < 1:
-            raise ValueError(f"{who}: `fine` must be a whole number of steps, at least 1; got {fine!r}")
+        whole("fine", fine, hint="It counts steps of dpmpp_3m")
         self.task, self.who, self.target, self.fine = task, who, target, fine
         self.table = widened(start, start.nfe)
         calls = Nodes(*(column[:-1] for column in start.nodes))
@@ -135,8 +135,8 @@ class OnPolicy:
             return self.task.teacher.path(way.part).at(t).cpu()
         s = float(self.table.times[k + 1 - self._calls(k)])
         schedule = self.table.schedule
-        clock = Clock(schedule, s, t)
-        times = clock.t(np.linspace(clock.c(s), clock.c(t), self.fine + 1))
+        axis = Coordinate(schedule, s, t)
+        times = axis.t(np.linspace(axis.c(s), axis.c(t), self.fine + 1))
         times[[0, -1]] = s, t
         fine = build("dpmpp_3m", schedule, None, times, lower_order_final=False)
         own = Part(way.part.seeds, way.part.denoiser, way.begin.to(way.part.x_T.device))

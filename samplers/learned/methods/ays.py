@@ -19,9 +19,9 @@ from torch import Tensor
 from fewstep.samplers.artefact.corrections import on_times
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.grids.grid_entry import GRIDS
-from fewstep.samplers.learned.problem.coordinate import Clock
+from fewstep.samplers.learned.problem.coordinate import Coordinate
 from fewstep.samplers.learned.problem.problem import Part
-from fewstep.samplers.learned.search.shortest_path import shortest, some_parts
+from fewstep.samplers.learned.search.shortest_path import enough_nodes, shortest
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.schedule.base import Array
@@ -58,12 +58,9 @@ def ays(
         return on_times(start, GRIDS["ays"].fn(start.schedule, steps, float(ends[0]), float(ends[-1]), table=table))
     if table is not None:
         raise ValueError(f"`table` names a published grid, for mode='table'; got {table!r} beside mode={mode!r}")
-    if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < steps + 1:
-        raise ValueError(
-            f"`nodes` must be a whole number and at least one more than the {steps} steps of the grid; got {nodes!r}"
-        )
-    times = Clock(start.schedule, float(ends[0]), _last(start, ends)).dense(nodes - 1)
-    parts = some_parts(task, samples)
+    enough_nodes(nodes, steps)
+    times = Coordinate(start.schedule, float(ends[0]), _last(start, ends)).dense(nodes - 1)
+    parts = task.some_parts(samples)
     key: Any = ("ays", times.tobytes(), samples, task.train)
     if key not in task.memo:
         task.memo[key] = np.sum([_costs(task, part, times) for part in parts], 0)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from fewstep.checks import positive
 from fewstep.samplers.learned.descent.descent import descend
 from fewstep.samplers.learned.descent.local_bound import Bound
-from fewstep.samplers.learned.descent.objectives import Recipe
+from fewstep.samplers.learned.descent.objectives import DescentOptions
 from fewstep.samplers.learned.descent.stages import follows
 from fewstep.samplers.learned.parameters.scale_time import ScaleTime
 from fewstep.samplers.learned.tasks.learner_entry import learner
@@ -37,12 +38,11 @@ def bespoke(
 
     It replaces the solver: the start itself is returned where that is better on the validation seeds.
 
-    loss: of the result, see `Recipe`, or "bound", as published: the error of each step on the teacher's path, times how far
-    later steps can carry it where the flow's velocity is `lipschitz` in its state; see `localbound`. That needs a reference
-    with states on the way.
+    loss: of the result, see `DescentOptions`, or "bound", as published: the error of each step on the teacher's path, times
+    how far later steps can carry it where the flow's velocity is `lipschitz` in its state; see `descent/local_bound.py`. That
+    needs a reference with states on the way.
     """
-    if not lipschitz >= 0:
-        raise ValueError(f"bespoke: `lipschitz` is a constant of the flow, 0 or more; got {lipschitz!r}")
+    positive("lipschitz", lipschitz, zero=True, hint="It is a constant of the flow")
     local = loss == "bound"
     if local and not task.teacher.follows:
         raise ValueError(
@@ -51,7 +51,7 @@ def bespoke(
         )
     knobs = ScaleTime(start, task.problem.prediction, order)
     enough(knobs.count, task.train, "bespoke")
-    recipe = Recipe(loss="log" if local else loss, steps=steps, batch=batch, lr=lr, remember=remember)
+    recipe = DescentOptions(loss="log" if local else loss, steps=steps, batch=batch, lr=lr, remember=remember)
     if not follows(task, "bespoke"):
         return start
     task.offer(start, 0, steps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fewstep.samplers.learned.descent.objectives import Recipe
+from fewstep.samplers.learned.descent.objectives import DescentOptions
 from fewstep.samplers.learned.descent.stages import Rates, _learn
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
@@ -32,5 +32,5 @@ def bns(
 
     N (N + 5) / 2 + 1 numbers with the two ends of the grid, which stay. Earlier states add nothing to it, see `tables`.
     """
-    recipe = Recipe(loss=loss, steps=steps, batch=batch, lr=lr, remember=remember)
+    recipe = DescentOptions(loss=loss, steps=steps, batch=batch, lr=lr, remember=remember)
     return _learn(task, start, [((("grid", "coef", "state"), start.nfe, False), recipe)], "bns")

@@ -10,7 +10,7 @@ import torch
 from fewstep.samplers.artefact.corrections import on_times
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.learned.problem.problem import squared_errors
-from fewstep.samplers.learned.search.shortest_path import some_parts, teacher_nodes
+from fewstep.samplers.learned.search.shortest_path import teacher_nodes
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.schedule.base import Array
@@ -39,7 +39,7 @@ def brute(task: Task, start: Tableau, *, nodes: int = 16, samples: int = 64) -> 
 
 def ranking(task: Task, start: Tableau, chosen: Array, samples: int) -> list[tuple[float, list[int]]]:
     """(mean square error, path) of every grid on some of the teacher's nodes, best first."""
-    parts, times = some_parts(task, samples), task.teacher.table.times
+    parts, times = task.some_parts(samples), task.teacher.table.times
     found = []
     for inner in combinations(range(1, len(chosen) - 1), len(boundaries(start)) - 2):
         path = [0, *inner, len(chosen) - 1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fewstep.samplers.learned.fitting.least_squares import RIDGE, _check, fitted
+from fewstep.samplers.learned.fitting.least_squares import RIDGE, check_limits, fitted
 from fewstep.samplers.learned.fitting.on_policy import OnPolicy
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
@@ -24,6 +24,6 @@ def d_ode(
 
     Reference: Distilling ODE Solvers of Diffusion Models into Smaller Steps; Kim, Tang, Yu; 2023; arXiv:2309.16421.
     """
-    _check(ridge, limit, "d_ode")
+    check_limits(ridge, limit, "d_ode")
     way = OnPolicy(task, start, "d_ode", target, fine)
-    return fitted(task, start, way, 2, True, ridge, limit, robust=False)
+    return fitted(task, start, way, window=2, consistent=True, ridge=ridge, limit=limit, robust=False)

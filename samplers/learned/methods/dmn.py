@@ -14,10 +14,11 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import LinearConstraint, minimize
 
+from fewstep.checks import positive, whole
 from fewstep.samplers.artefact.corrections import on_times
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.learned.playing.arithmetic import quick, unrolled
-from fewstep.samplers.learned.problem.coordinate import FAINTEST, Clock
+from fewstep.samplers.learned.problem.coordinate import FAINTEST, Coordinate
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.schedule.base import Array
@@ -60,10 +61,8 @@ def dmn(task: Task, start: Tableau, *, power: float = 2.0, steps: int = 100) -> 
     Raises:
         ValueError: power below 0, a solver with weights by element.
     """
-    if not 0 <= power < float("inf"):
-        raise ValueError(f"`power` must be a number of at least 0; got {power!r}")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"`steps` must be a whole number, at least 1; got {steps!r}")
+    positive("power", power, zero=True)
+    whole("steps", steps)
     if start.elementwise:
         raise ValueError(
             f"method 'dmn' needs one weight a row; those of {start.name} differ between elements: take 'oss'"
@@ -72,39 +71,39 @@ def dmn(task: Task, start: Tableau, *, power: float = 2.0, steps: int = 100) -> 
     n = len(ends) - 1
     if n == 1:
         return on_times(start, ends)
-    clock = Clock(start.schedule, float(ends[0]), float(ends[-1]))
-    c = np.asarray(clock.c(ends))
-    begins = (c, np.linspace(c[0], c[-1], n + 1), np.asarray(clock.c(clock.dense(n))))
-    found = [_least(start, clock, begin, power, steps) for begin in begins]
-    return on_times(start, _times(clock, min(found, key=lambda pair: pair[0])[1]))
+    axis = Coordinate(start.schedule, float(ends[0]), float(ends[-1]))
+    c = np.asarray(axis.c(ends))
+    begins = (c, np.linspace(c[0], c[-1], n + 1), np.asarray(axis.c(axis.dense(n))))
+    found = [_least(start, axis, begin, power, steps) for begin in begins]
+    return on_times(start, _times(axis, min(found, key=lambda pair: pair[0])[1]))
 
 
-def _times(clock: Clock, c: Array) -> Array:
-    times = clock.t(c)
-    times[[0, -1]] = clock.t_start, clock.t_end
+def _times(axis: Coordinate, c: Array) -> Array:
+    times = axis.t(c)
+    times[[0, -1]] = axis.t_start, axis.t_end
     return times
 
 
-def _least(start: Tableau, clock: Clock, begin: Array, power: float, steps: int) -> tuple[float, Array]:
+def _least(start: Tableau, axis: Coordinate, begin: Array, power: float, steps: int) -> tuple[float, Array]:
     """(bound, c) at a local minimum."""
     n = len(begin) - 1
     differences = np.diff(np.eye(n + 1), axis=0)
     least = np.full(n, SMALLEST * (begin[-1] - begin[0]) / n)
     fixed = differences[:, [0, -1]] @ begin[[0, -1]]
 
-    def whole(inner: Array) -> Array:
+    def with_ends(inner: Array) -> Array:
         return np.concatenate([begin[:1], inner, begin[-1:]])
 
     def objective(inner: Array) -> float:
-        c = whole(inner)
+        c = with_ends(inner)
         if np.diff(c).min() <= 0.1 * least[0]:  # a step of the line search beyond the constraints
             return 50.0
-        return float(np.log(max(bound(quick(start, _times(clock, c)), power), 1e-300)))
+        return float(np.log(max(bound(quick(start, _times(axis, c)), power), 1e-300)))
 
     gaps = LinearConstraint(differences[:, 1:-1], least - fixed, np.inf)
     own = begin[1:-1] if np.diff(begin).min() > least[0] else np.linspace(begin[0], begin[-1], n + 1)[1:-1]
     found = minimize(objective, own, method="SLSQP", constraints=[gaps], options={"maxiter": steps, "ftol": 1e-7})
-    ended = whole(np.asarray(found.x))
+    ended = with_ends(np.asarray(found.x))
     if not np.isfinite(found.fun) or np.diff(ended).min() <= 0:
-        ended = whole(own)
+        ended = with_ends(own)
     return objective(ended[1:-1]), ended

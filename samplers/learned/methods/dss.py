@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewstep.samplers.learned.descent.objectives import Recipe, _squares
+from fewstep.samplers.learned.descent.objectives import DescentOptions, _squares
 from fewstep.samplers.learned.descent.stages import Rates, _learn
 from fewstep.samplers.learned.parameters.knobs import Knobs
 from fewstep.samplers.learned.problem.problem import Part
@@ -54,5 +54,5 @@ def dss(
         final = torch.where(small, 0.5 * gap.square(), huber * (gap.abs() - 0.5 * huber)).mean()
         return nodes * on_way + end * final
 
-    recipe = Recipe(steps=steps, batch=batch, lr=lr, optimizer=optimizer, remember=remember)
+    recipe = DescentOptions(steps=steps, batch=batch, lr=lr, optimizer=optimizer, remember=remember)
     return _learn(task, start, [((("grid", "coef"), start.nfe, True), recipe)], "dss", objective=objective)

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewstep.checks import positive
 from fewstep.samplers.artefact.corrections import on_times
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.learned.problem.trajectory import Trajectory
-from fewstep.samplers.learned.search.shortest_path import shortest, some_parts, teacher_nodes
+from fewstep.samplers.learned.search.shortest_path import shortest, teacher_nodes
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.schedule.base import Array
@@ -28,8 +29,8 @@ def step_costs(path: Trajectory, nodes: Array, metric: str) -> Array:
     l1, l2: mean distance, in those units. dev: distance to the chord from the first to the last state, against y_j's.
     """
     at = path.schedule.nodes(path.times[nodes])
-    whole = bool(np.all(at.alpha > 0)) and path.schedule.kind != "flow"
-    unit = at.alpha if whole else at.alpha + at.sigma
+    everywhere = bool(np.all(at.alpha > 0)) and path.schedule.kind != "flow"
+    unit = at.alpha if everywhere else at.alpha + at.sigma
     clock, M = at.sigma / unit, len(nodes)
     y = torch.stack([path.state(int(i)).double().flatten(1) / float(u) for i, u in zip(nodes, unit, strict=True)])
     chord = torch.nn.functional.normalize(y[-1] - y[0], dim=1)
@@ -38,7 +39,7 @@ def step_costs(path: Trajectory, nodes: Array, metric: str) -> Array:
     for i in range(M - 1):
         k, ahead = int(nodes[i]), slice(i + 1, M)
         slope = path.velocity(k).double().flatten(1)
-        if whole:  # eps = x0 + v
+        if everywhere:  # eps = x0 + v
             slope = slope + path.x0(k).double().flatten(1)
         lengths = torch.as_tensor(clock[ahead] - clock[i], device=y.device).view(-1, 1, 1)
         landed = y[i] + lengths * slope
@@ -75,11 +76,10 @@ def gits(
     """
     if metric not in METRICS:
         raise ValueError(f"`metric` must be one of {', '.join(METRICS)}; got {metric!r}")
-    if not 0 < gamma < float("inf"):
-        raise ValueError(f"`gamma` must be a number above 0; got {gamma!r}")
+    positive("gamma", gamma)
     steps = len(boundaries(start)) - 1
     chosen = teacher_nodes(task, nodes, steps)
-    parts = some_parts(task, samples)
+    parts = task.some_parts(samples)
     key: Any = ("gits", nodes, metric, samples, task.train)
     if key not in task.memo:
         costs = [step_costs(task.teacher.path(part), chosen, metric) for part in parts]

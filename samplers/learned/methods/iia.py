@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fewstep.samplers.learned.fitting.least_squares import RIDGE, _check, fitted
+from typing import Any
+
+from fewstep.checks import whole
+from fewstep.samplers.learned.fitting.least_squares import RIDGE, check_limits, fitted
 from fewstep.samplers.learned.fitting.on_policy import OnPolicy
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
@@ -43,12 +46,11 @@ def iia(
     Reference: On Accelerating Diffusion-Based Sampling Processes via Improved Integration Approximation; Zhang, Niwa,
     Kleijn; 2023; arXiv:2304.11328. Robust, held, and with the global target here.
     """
-    if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
-        raise ValueError(
-            f"iia: `window` must be a whole number of outputs, at least 1, or None for all; got {window!r}"
-        )
+    if window is not None:
+        whole("window", window, hint="It counts outputs; None takes all")
     if weights not in ("equal", "relative"):
         raise ValueError(f'iia: `weights` must be "equal" or "relative"; got {weights!r}')
-    _check(ridge, limit, "iia")
+    check_limits(ridge, limit, "iia")
     way = OnPolicy(task, start, "iia", target, fine)
-    return fitted(task, start, way, window, consistent, ridge, limit, weights == "relative")
+    how: dict[str, Any] = {"window": window, "consistent": consistent, "ridge": ridge, "limit": limit}
+    return fitted(task, start, way, **how, robust=weights == "relative")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fewstep.samplers.learned.descent.objectives import Recipe
+from fewstep.checks import whole
+from fewstep.samplers.learned.descent.objectives import DescentOptions
 from fewstep.samplers.learned.descent.stages import Rates, _learn
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
@@ -39,11 +40,10 @@ def joint(
     each of `rounds`, among which `steps` are divided.
 
     free: may name "state" too, the weight of the state that a step starts from. window: None for all outputs. consistent:
-    corrections leave a constant x0 and eps exact. loss, steps, batch, lr, remember: see `Recipe`.
+    corrections leave a constant x0 and eps exact. loss, steps, batch, lr, remember: see `DescentOptions`.
     """
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ValueError(f"joint: `rounds` must be a whole number, at least 1; got {rounds!r}")
-    recipe = Recipe(
+    whole("rounds", rounds)
+    recipe = DescentOptions(
         loss=loss, steps=min(steps, max(1, steps // rounds)), batch=batch, lr=lr, remember=remember, even=even
     )
     turned = (free, start.nfe if window is None else window, consistent)

@@ -19,7 +19,7 @@ import numpy as np
 from fewstep.samplers.artefact.corrections import on_times
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.learned.methods.iia import iia
-from fewstep.samplers.learned.problem.coordinate import Clock
+from fewstep.samplers.learned.problem.coordinate import Coordinate
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.schedule.base import Array
@@ -32,12 +32,12 @@ LEAST = 0.1  # of a step: less room than that is none
 def later(table: Tableau, share: float) -> Array:
     """Boundaries of a table without the first `share` of a step, the rest divided as before.
 
-    Interpolated in c of `Clock`: at share 1 they begin where the second step did.
+    Interpolated in c of `Coordinate`: at share 1 they begin where the second step did.
     """
     times = boundaries(table)
-    clock, steps = Clock(table.schedule, float(times[0]), float(times[-1])), len(times) - 1
+    axis, steps = Coordinate(table.schedule, float(times[0]), float(times[-1])), len(times) - 1
     at = share + (steps - share) * np.arange(steps + 1) / steps
-    moved = clock.t(np.interp(at, np.arange(steps + 1), clock.c(times)))
+    moved = axis.t(np.interp(at, np.arange(steps + 1), axis.c(times)))
     moved[-1] = times[-1]
     return np.asarray(moved)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fewstep.samplers.learned.descent.objectives import Recipe
+from fewstep.samplers.learned.descent.objectives import DescentOptions
 from fewstep.samplers.learned.descent.stages import Rates, _learn
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
@@ -34,15 +34,16 @@ def ld3(
 
     ball: |x_T' - x_T| <= ball, within which the training noise may move to where the student agrees with the teacher; a
     move is kept only if the error of its sample falls. "card" takes 0.001 * (numbers of a sample) / nfe^2, which was
-    published for images. Validation is always with the noise where it is. steps: of the two phases. Others: see `Recipe`.
+    published for images. Validation is always with the noise where it is. steps: of the two phases. Others: see
+    `DescentOptions`.
     """
     size = task.problem.part(task.train[:1]).x_T.numel()
     radius = 0.001 * size / task.nfe**2 if ball == "card" else _number(ball, "ball")
     how: dict[str, Any] = {"loss": loss, "batch": batch, "lr": lr, "optimizer": optimizer, "remember": remember}
     how |= {"ball": radius, "ball_lr": 12 / task.nfe}
-    stages: list[Any] = [((("grid",), 1, True), Recipe(steps=steps[0], **how))]
+    stages: list[Any] = [((("grid",), 1, True), DescentOptions(steps=steps[0], **how))]
     if decoupled:
-        stages.append(((("grid", "tau"), 1, True), Recipe(steps=steps[1], **how)))
+        stages.append(((("grid", "tau"), 1, True), DescentOptions(steps=steps[1], **how)))
     return _learn(task, start, stages, "ld3")
 
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fewstep.checks import whole, within
 from fewstep.samplers.learned.descent.curvature import Fit
 from fewstep.samplers.learned.parameters.knobs import Knobs
 from fewstep.samplers.learned.tasks.learner_entry import learner
@@ -79,10 +80,8 @@ def newton(
     Raises:
         ValueError: an option outside its range, fewer training samples than knobs.
     """
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ValueError(f"newton: `rounds` must be a whole number, at least 1; got {rounds!r}")
-    if not 0 <= power <= 2:
-        raise ValueError(f"newton: `power` must be from 0 (squares) to 2 (logarithms); got {power!r}")
+    whole("rounds", rounds)
+    within("power", power, 0, 2, hint="0 takes squares, 1 distances, 2 logarithms")
     if start.stochastic:
         free = [name for name in free if name != "grid"]
     knobs = Knobs(start, task.problem.prediction, free, start.nfe if window is None else window, consistent)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from fewstep.checks import whole
 from fewstep.samplers.artefact.corrections import on_times
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.learned.search.shortest_path import teacher_nodes
@@ -54,8 +55,7 @@ def oss(
         ValueError: a solver with noise or with weights by element, too few nodes, a teacher without states.
     """
     _check(start)
-    if isinstance(beam, bool) or not isinstance(beam, int) or beam < 1:
-        raise ValueError(f"`beam` must be a whole number of states, at least 1; got {beam!r}")
+    whole("beam", beam, hint="It counts the states that are kept at a node")
     groups = tuple(start.groups)
     steps = len(boundaries(start)) - 1
     nodes = max(40 if max(groups) == 1 else 16, steps + 1) if nodes is None else nodes

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor
 
+from fewstep.checks import whole
 from fewstep.samplers.learned.parameters.knobs import Knobs
-from fewstep.samplers.learned.search.shortest_path import some_parts
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task, enough, score
 from fewstep.samplers.table.tableau import Tableau
@@ -55,9 +55,8 @@ def polish(
     """
     if measure not in MEASURES:
         raise ValueError(f"`measure` must be one of {', '.join(MEASURES)}; got {measure!r}")
-    if isinstance(evaluations, bool) or not isinstance(evaluations, int) or evaluations < 1:
-        raise ValueError(f"`evaluations` must be a whole number of tables to try, at least 1; got {evaluations!r}")
-    parts, knobs = some_parts(task, samples), Knobs(start, task.problem.prediction, free, window, consistent)
+    whole("evaluations", evaluations, hint="It counts the tables that are tried")
+    parts, knobs = task.some_parts(samples), Knobs(start, task.problem.prediction, free, window, consistent)
     enough(knobs.count, task.train[:samples], "method 'polish'")
     error: Callable[[Tableau], float] = lambda table: MEASURES[measure](task.errors(table, parts))  # noqa: E731
     steps = {(name, i): FIRST[name] for name, values in knobs.parameters.items() for i in range(len(values))}

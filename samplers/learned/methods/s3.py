@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from fewstep.checks import whole
 from fewstep.samplers.building.compiling import build, compile_path
 from fewstep.samplers.building.names import checked_options, resolve
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.grids.making import make_grid
 from fewstep.samplers.learned.search.evolution import Choice, _Evolution, space
-from fewstep.samplers.learned.search.shortest_path import some_parts
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task, score
 from fewstep.samplers.schedule.base import Array
@@ -77,9 +77,8 @@ def s3(
     for name in names:
         if SOLVERS[name].kind != "tableau":
             raise ValueError(f"`solvers`: {name!r} chooses its steps as it goes and has no table; leave it out")
-    if isinstance(evaluations, bool) or not isinstance(evaluations, int) or evaluations < 1:
-        raise ValueError(f"`evaluations` must be a whole number of tables to run, at least 1; got {evaluations!r}")
-    choices, parts = space(names, given, axes), some_parts(task, samples)
+    whole("evaluations", evaluations, hint="It counts the tables that are run")
+    choices, parts = space(names, given, axes), task.some_parts(samples)
     search = _Evolution(choices, np.random.default_rng(seed))
     began, told, reason = time.monotonic(), float("inf"), ""
     while len(search.errors) < min(evaluations, len(choices)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fewstep.samplers.learned.descent.objectives import Recipe
+from fewstep.samplers.learned.descent.objectives import DescentOptions
 from fewstep.samplers.learned.descent.stages import Rates, _learn
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
@@ -38,7 +38,7 @@ def s4s(
     """
     count = 2 * rounds if alternating else 1
     how: dict[str, Any] = {"loss": loss, "steps": max(1, steps // count), "batch": batch, "lr": lr, "ball": ball}
-    recipe = Recipe(remember=remember, ball_lr=12 / task.nfe, **how)
+    recipe = DescentOptions(remember=remember, ball_lr=12 / task.nfe, **how)
     weights, places = (("coef",), window, consistent), (("grid", "tau"), 1, True)
     turns = [(weights, recipe), (places, recipe)] * rounds if alternating else [(weights, recipe)]
     return _learn(task, start, turns, "s4s")

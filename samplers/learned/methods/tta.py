@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fewstep.samplers.learned.descent.descent import Objective, descend
-from fewstep.samplers.learned.descent.objectives import Recipe, _squares
+from fewstep.samplers.learned.descent.objectives import DescentOptions, _squares
 from fewstep.samplers.learned.descent.stages import Rates, follows
 from fewstep.samplers.learned.parameters.knobs import Knobs
 from fewstep.samplers.learned.problem.problem import Part
@@ -48,7 +48,7 @@ def tta(
     if not follows(task, "tta") or not groups:
         return start
     until = None if task.seconds is None else time.monotonic() + task.seconds
-    recipe = Recipe(steps=max(1, steps // len(groups)), batch=batch, lr=lr, remember=remember)
+    recipe = DescentOptions(steps=max(1, steps // len(groups)), batch=batch, lr=lr, remember=remember)
     for i, group in enumerate(groups):
         knobs = Knobs(start, task.problem.prediction, ("tau",), 1)
         enough(knobs.count, task.train, "tta")

@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.samplers.artefact.corrections import CARRY, INPUT, M, base_of, on_times, widened
+from fewstep.samplers.artefact.corrections import base_of, on_times, widened
 from fewstep.samplers.building.resuming import boundaries
-from fewstep.samplers.learned.playing.arithmetic import anchor, directions, quick, shared_lines
-from fewstep.samplers.learned.problem.coordinate import Clock
+from fewstep.samplers.learned.parameters.bases import coef_basis, reach, state_basis
+from fewstep.samplers.learned.playing.arithmetic import quick
+from fewstep.samplers.learned.problem.coordinate import Coordinate
 from fewstep.samplers.run.compiled import Compiled
 from fewstep.samplers.run.free_row import Coefficients
 from fewstep.samplers.schedule.base import Array, Nodes
@@ -62,14 +63,14 @@ class Knobs:
         self.prediction, self.consistent = prediction, consistent and "state" not in free
         self.base = widened(base_of(start), self.start.history)
         ends = boundaries(start)
-        self.clock = Clock(start.schedule, float(ends[0]), float(ends[-1]))
-        self._ends, self._c = ends, np.asarray(self.clock.c(ends))
+        self.axis = Coordinate(start.schedule, float(ends[0]), float(ends[-1]))
+        self._ends, self._c = ends, np.asarray(self.axis.c(ends))
         gaps = np.diff(self._c)
         self._floor = min(FLOOR * (self._c[-1] - self._c[0]), 0.5 * float(gaps.min()))
         self._logits = torch.from_numpy(np.log(gaps - self._floor))
         self._dW = torch.from_numpy(self.start.W - self.base.W)
         self._dtau = torch.from_numpy(start.model_times - self.base.model_times)
-        self._E, self._S = self._coef_basis(window), self._state_basis()
+        self._E, self._S = coef_basis(self.start, self.base, window, self.consistent), state_basis(self.base)
         self._shown = sorted(float(start.schedule.model_time(t)) for t in ends[[0, -1]])
         self._reach = torch.from_numpy(reach(self.base.model_times, float(start.schedule.model_time(ends[-1]))))
         sizes = {"grid": len(gaps), "coef": len(self._E), "state": start.nfe, "tau": start.nfe}
@@ -105,29 +106,6 @@ class Knobs:
         pieces = (self._mix @ self.parameters["mixed"]).split(list(self._sizes.values()))
         return dict(zip(self._sizes, pieces, strict=True))
 
-    def _coef_basis(self, window: int) -> Tensor:
-        """(n, nfe, 2, R): what each coefficient knob adds to W."""
-        t, found = self.start, []
-        both = shared_lines(self.base)
-        for k in range(t.nfe):
-            scale = max(float(np.abs(self.base.W[k, INPUT, M : M + t.history]).max()), 1e-12)
-            for direction in directions(t, k, window, self.consistent).T:
-                basis = np.zeros_like(t.W)
-                for line in (CARRY, INPUT) if both[k] else (INPUT,):
-                    basis[k, line, M : M + len(direction)] = scale * direction
-                found.append(basis)
-        return torch.from_numpy(np.stack(found) if found else np.zeros((0, *t.W.shape)))
-
-    def _state_basis(self) -> Tensor:
-        """(nfe, nfe, 2, R): relative changes of the weight of the state that each row starts from."""
-        t, both = self.base, shared_lines(self.base)
-        found = np.zeros((t.nfe, *t.W.shape))
-        for k in range(t.nfe):
-            for line in (CARRY, INPUT) if both[k] else (INPUT,):
-                column = anchor(t, k)
-                found[k, k, line, column] = t.W[k, line, column]
-        return torch.from_numpy(found)
-
     def coordinates(self) -> Tensor:
         """c of the step boundaries, (steps + 1,)."""
         c = torch.from_numpy(self._c)
@@ -141,7 +119,7 @@ class Knobs:
 
     def _times(self, c: Array) -> Array:
         """Boundaries at coordinates: the start's own where nothing moved, its ends always."""
-        times = np.where(c == self._c, self._ends, self.clock.t(c))
+        times = np.where(c == self._c, self._ends, self.axis.t(c))
         times[[0, -1]] = self._ends[[0, -1]]
         return np.asarray(times)
 
@@ -203,14 +181,3 @@ class Knobs:
         """Turn the knobs to given values."""
         for name, value in values.items():
             self.parameters[name].copy_(value)
-
-
-def reach(model_times: Array, end: float) -> Array:
-    """How far each network time may move: half the way to its nearest neighbour or the end; the first may not."""
-    distinct = np.unique([*model_times, end])
-    found = np.zeros(len(model_times))
-    for k, tau in enumerate(model_times):
-        others = np.abs(distinct[distinct != tau] - tau)
-        found[k] = 0.5 * others.min() if len(others) else 0.0
-    found[model_times == model_times[0]] = 0.0
-    return found

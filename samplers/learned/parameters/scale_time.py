@@ -27,7 +27,7 @@ from fewstep.samplers.building.compiling import compile_path
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.learned.parameters.knobs import Knobs
-from fewstep.samplers.learned.problem.coordinate import Clock
+from fewstep.samplers.learned.problem.coordinate import Coordinate
 from fewstep.samplers.run.compiled import Compiled
 from fewstep.samplers.run.free_row import Coefficients
 from fewstep.samplers.schedule.base import Array, Nodes
@@ -98,11 +98,11 @@ class ScaleTime:
 
     def _nodes(self, start: Tableau) -> Array:
         """Times of the calls: the steps' ends on the start's grid, halfway in rho between them."""
-        clock = Clock(start.schedule, float(start.times[0]), float(start.times[-1]))
+        axis = Coordinate(start.schedule, float(start.times[0]), float(start.times[-1]))
         ends = boundaries(start)
         if len(ends) <= start.nfe:
-            c = np.interp(np.linspace(0, 1, start.nfe + 1), np.linspace(0, 1, len(ends)), clock.c(ends))
-            ends = np.concatenate([ends[:1], clock.t(c[1:-1]), ends[-1:]])
+            c = np.interp(np.linspace(0, 1, start.nfe + 1), np.linspace(0, 1, len(ends)), axis.c(ends))
+            ends = np.concatenate([ends[:1], axis.t(c[1:-1]), ends[-1:]])
         at = start.schedule.nodes(ends)
         rho, k = at.sigma / (at.alpha + at.sigma), 0
         for n in self.calls:

@@ -22,7 +22,7 @@ FAINTEST = 1e-3  # alpha / sigma that counts as pure noise, where a schedule sta
 
 
 @dataclass(frozen=True)
-class Clock:
+class Coordinate:
     """c(t) and its inverse between t_start and t_end of a schedule, float64, vectorised."""
 
     schedule: NoiseSchedule

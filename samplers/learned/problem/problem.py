@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fewstep.samplers.artefact.artefact import prediction_name
+from fewstep.samplers.learned.problem.fingerprint import fingerprint, hooked, modules_of
 from fewstep.samplers.learned.problem.threads import Threads
 from fewstep.samplers.pipeline.source import Batch, Source
 from fewstep.samplers.run.denoiser import Denoiser
@@ -89,6 +90,16 @@ class Problem:
         self.t_start = float(getattr(first, "t_start", self.schedule.t_max))
         self.t_end = float(self.schedule.t_end)
 
+    def under(self, guidance: float | None) -> Problem:
+        """The same model, loaded and hashed once, under another guidance scale."""
+        other = copy.copy(self)
+        other.guidance, other.spent, other._parts, other._pieces = guidance, 0, {}, {}
+        if self._source is not None:
+            other._source = copy.copy(self._source)
+            other._source.wishes = {**self._source.wishes, "guidance": guidance}
+        other.part([0])  # a scale that the pipeline does not take is refused here
+        return other
+
     def part(self, seeds: Sequence[int]) -> Part:
         """These seeds, together in one batch."""
         key = tuple(int(seed) for seed in seeds)
@@ -149,25 +160,20 @@ class Problem:
     @cached_property
     def threads(self) -> Threads:
         """Several for a pipeline on a CPU, where every part has its own loop; one where calls may remember each other."""
-        beside = self._source is not None and self.part([0]).x_T.device.type == "cpu" and not _hooked(self._source.pipe)
+        beside = self._source is not None and self.part([0]).x_T.device.type == "cpu" and not hooked(self._source.pipe)
         return Threads(torch.get_num_threads() if beside else 1)
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of a few weights of every tensor of the model, or, for a function, of what it returns on a fixed input."""
-        pipe = None if self._source is None else self._source.pipe
-        modules = [self.model.fn] if pipe is None else list(pipe.components.values())
-        modules = [m for m in modules if isinstance(m, torch.nn.Module)]
-        found = hashlib.sha256(repr((self.schedule.key, prediction_name(self.prediction), self.shape)).encode())
-        for tensor in (t for m in modules for t in m.state_dict().values()):
-            few = tensor.flatten()[:: max(1, tensor.numel() // 64)][:64]
-            found.update(few.detach().to("cpu", torch.float64).numpy().tobytes())
-        if not modules:
-            x = self.part([0, 1]).x_T
-            with torch.no_grad():
-                for t in (self.t_start, 0.5 * (self.t_start + self.t_end)):
-                    found.update(self.model(x, t).to("cpu", torch.float64).numpy().tobytes())
-        return found.hexdigest()[:16]
+        about = (self.schedule.key, prediction_name(self.prediction), self.shape)
+        if self._source is not None:
+            return fingerprint(about, modules_of(self._source.pipe), ())
+        if isinstance(self.model.fn, torch.nn.Module):
+            return fingerprint(about, [self.model.fn], ())
+        x, middle = self.part([0, 1]).x_T, 0.5 * (self.t_start + self.t_end)
+        with torch.no_grad():
+            return fingerprint(about, (), [self.model(x, t) for t in (self.t_start, middle)])
 
     @property
     def condition(self) -> str:
@@ -190,10 +196,15 @@ class Problem:
         return found
 
 
-def _hooked(pipe: Any) -> bool:
-    """Whether a network of the pipeline has hooks of diffusers or accelerate: caches over steps, weights that come and go."""
-    modules = (m for c in pipe.components.values() if isinstance(c, torch.nn.Module) for m in c.modules())
-    return any(hasattr(module, hook) for module in modules for hook in ("_diffusers_hook", "_hf_hook"))
+def under_each(model: Any, guidances: Sequence[float | None], **how: Any) -> Iterator[Problem]:
+    """A problem for every scale, of one model or of {scale: model}; how: as `Problem` takes it."""
+    first: Problem | None = None
+    for scale in guidances:
+        if first is None or isinstance(model, Mapping):
+            first = Problem(model[scale] if isinstance(model, Mapping) else model, guidance=scale, **how)
+        else:
+            first = first.under(scale)
+        yield first
 
 
 def _floating(dtype: torch.dtype | str | None) -> torch.dtype:

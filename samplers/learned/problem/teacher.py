@@ -13,26 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from fewstep.output.files import whole
 from fewstep.samplers.building.compiling import build
 from fewstep.samplers.building.names import resolve
 from fewstep.samplers.building.solver_entry import SOLVERS
-from fewstep.samplers.learned.problem.coordinate import Clock
+from fewstep.samplers.learned.problem.coordinate import Coordinate
+from fewstep.samplers.learned.problem.kept_runs import cache_folder, file_of, read, write
 from fewstep.samplers.learned.problem.problem import Part, Problem, squared_errors
 from fewstep.samplers.learned.problem.trajectory import Rows, Trajectory
 from fewstep.samplers.table.tableau import Tableau
 
 SOLVER, NFE = "dpmpp_3m", 60
 CHECKED = 16  # samples on which the teacher is compared with a run of twice its length
-
-
-def cache_folder() -> Path:
-    """$FEWSTEP_CACHE/teachers, or ~/.cache/fewstep/teachers."""
-    return Path(os.environ.get("FEWSTEP_CACHE") or Path.home() / ".cache" / "fewstep") / "teachers"
 
 
 class Teacher:
@@ -65,7 +58,7 @@ class Teacher:
         entry = SOLVERS[self.solver]
         options = {**({"lower_order_final": False} if "lower_order_final" in entry.options else {}), **options}
         calls = entry.calls(entry.options) if callable(entry.calls) else entry.calls
-        grid = Clock(p.schedule, p.t_start, p.t_end).dense(-(-nfe // calls))
+        grid = Coordinate(p.schedule, p.t_start, p.t_end).dense(-(-nfe // calls))
         return build(self.solver, p.schedule, None if calls == 1 else nfe, grid, **options)
 
     @cached_property
@@ -152,24 +145,15 @@ class Teacher:
         return Trajectory(self.problem.schedule, self.table.times, x, v)
 
     def _file(self, part: Part) -> Path | None:
-        name = hashlib.sha256(repr((self.key, part.seeds)).encode()).hexdigest()[:32]
-        return None if self.folder is None else self.folder / f"{name}.safetensors"
+        return None if self.folder is None else file_of(self.folder, self.key, part.seeds)
 
     def _read(self, part: Part) -> Trajectory | None:
         """From disk, where it is: the name says everything, and a file is there whole or not at all."""
         path = self._file(part)
         if path is None or not self.follows or not path.exists():
             return None
-        try:
-            stored = safe_open(path, framework="pt", device=str(part.x_T.device))
-            meta = stored.metadata() or {}
-            if meta.get("key") != self.key or meta.get("seeds") != repr(part.seeds):
-                raise ValueError("it belongs to another model")
-            return Trajectory(self.problem.schedule, self.table.times, stored.get_slice("x"), stored.get_slice("v"))
-        except Exception as error:
-            raise ValueError(
-                f"the kept reference run {path} cannot be used: {error}. Delete it, or pass another `cache`"
-            ) from error
+        states, velocities = read(path, self.key, part.seeds, part.x_T.device)
+        return Trajectory(self.problem.schedule, self.table.times, states, velocities)
 
     def _run(self, part: Part) -> Trajectory | Tensor:
         """One reference run of a part, states and all."""
@@ -185,9 +169,7 @@ class Teacher:
         path = self._file(part)
         if path is None:
             return Trajectory(self.problem.schedule, self.table.times, states, velocities)
-        with whole(path) as temporary:
-            tensors = {"x": states.cpu().contiguous(), "v": velocities.cpu().contiguous()}
-            save_file(tensors, temporary, {"key": self.key, "seeds": repr(part.seeds)})
+        write(path, self.key, part.seeds, states, velocities)
         found = self._read(part)
         assert found is not None
         return found

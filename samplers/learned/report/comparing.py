@@ -17,7 +17,7 @@ from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.artefact.learned_table import Learned
 from fewstep.samplers.building.names import resolve
 from fewstep.samplers.building.solver_entry import SOLVERS
-from fewstep.samplers.learned.problem.problem import Problem, squared_errors
+from fewstep.samplers.learned.problem.problem import Problem, squared_errors, under_each
 from fewstep.samplers.learned.problem.recipes import Recipe, recipes
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.report.verdict import Comparison, Row
@@ -57,8 +57,8 @@ def compare_learned(
     rows: list[Row] = []
     notes: list[str] = []
     reference = name = ""
-    for scale in dict.fromkeys(t.guidance for t in tables):
-        problem = Problem(model, guidance=scale, **how)
+    for problem in under_each(model, tuple(dict.fromkeys(t.guidance for t in tables)), **how):
+        scale = problem.guidance
         own, name = [t for t in tables if t.guidance == scale], problem.name
         for t in own:
             artefact.table(t.nfe, scale, schedule=problem.schedule, prediction=problem.prediction, shape=problem.shape)

@@ -13,7 +13,7 @@ from fewstep.output.files import whole
 from fewstep.output.page import Table, write_page
 from fewstep.output.pictures import COLOURS
 from fewstep.samplers.artefact.corrections import base_of
-from fewstep.samplers.learned.problem.coordinate import Clock
+from fewstep.samplers.learned.problem.coordinate import Coordinate
 from fewstep.samplers.learned.report.showing import figures, measures, steps, words
 from fewstep.samplers.learned.report.views import View, weights
 from fewstep.samplers.table.tableau import Tableau
@@ -41,8 +41,8 @@ def _lines(view: View) -> list[tuple[str, Tableau, str]]:
 def _draw_grid(axes: Any, view: View) -> None:
     """The boundaries of both, joined where they have as many; below, a tick where the network is told to be."""
     drawn = _lines(view)
-    clock = Clock(view.table.schedule, float(view.table.times[0]), float(view.table.times[-1]))
-    places = [clock.c(table.times) for _, table, _ in drawn]
+    axis = Coordinate(view.table.schedule, float(view.table.times[0]), float(view.table.times[-1]))
+    places = [axis.c(table.times) for _, table, _ in drawn]
     if len(places) == 2 and len(places[0]) == len(places[1]):
         axes.plot(np.stack(places), [[0.0], [-1.0]], color="0.75", linewidth=1.0, zorder=1)
     for row, ((_, table, colour), where) in enumerate(zip(drawn, places, strict=True)):
@@ -52,7 +52,7 @@ def _draw_grid(axes: Any, view: View) -> None:
             if row == 0:
                 axes.annotate(str(k), (c, 0), (0, 9), textcoords="offset points", ha="center", fontsize=8)
         if row == 0 and not np.allclose(table.model_times, base_of(table).model_times, rtol=1e-9):
-            told = clock.c([table.schedule.time_of_model(tau) for tau in table.model_times])
+            told = axis.c([table.schedule.time_of_model(tau) for tau in table.model_times])
             axes.plot(told, np.full(len(told), 0.45), "|", color=colour, markersize=9, markeredgewidth=1.6)
             axes.annotate("shown", (told[0], 0.45), (-6, -3), textcoords="offset points", ha="right", fontsize=8)
     axes.set_yticks([-row for row in range(len(drawn))], [name for name, _, _ in drawn])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fewstep.samplers.learned.problem.problem import Part
+from fewstep.checks import whole
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.schedule.base import Array
 
@@ -40,11 +40,8 @@ def teacher_nodes(task: Task, nodes: int, steps: int) -> Array:
     Raises:
         ValueError: they are too few for that many steps.
     """
+    enough_nodes(nodes, steps)
     have = len(task.teacher.table.times)
-    if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < steps + 1:
-        raise ValueError(
-            f"`nodes` must be a whole number and at least one more than the {steps} steps of the grid; got {nodes!r}"
-        )
     if have < steps + 1:
         raise ValueError(
             f"a teacher of {have - 1} steps has no grid of {steps} steps inside it; give it more, e.g. "
@@ -53,8 +50,6 @@ def teacher_nodes(task: Task, nodes: int, steps: int) -> Array:
     return np.round(np.linspace(0, have - 1, min(nodes, have))).astype(int)
 
 
-def some_parts(task: Task, samples: int) -> list[Part]:
-    """The first training seeds in batches."""
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise ValueError(f"`samples` must be a whole number of training samples, at least 1; got {samples!r}")
-    return task.problem.parts(task.train[:samples])
+def enough_nodes(nodes: int, steps: int) -> None:
+    """ValueError where a grid of that many steps cannot lie on so many nodes."""
+    whole("nodes", nodes, steps + 1, hint=f"A grid of {steps} steps lies on {steps + 1} nodes at least")

@@ -11,7 +11,7 @@ the end is judged: what is compared there is the error of the table that comes b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import torch
@@ -20,7 +20,6 @@ from torch import Tensor
 from fewstep.samplers.building.path import Path
 from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.learned.problem.problem import Part
-from fewstep.samplers.learned.search.shortest_path import some_parts
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.schedule.base import Array, Node
 from fewstep.samplers.schedule.outputs import Form
@@ -45,6 +44,7 @@ class State:
     carry: Batch
     input: Batch
     outputs: tuple[Batch, ...]
+    _: KW_ONLY
     before: State | None = None
     cost: float = 0.0
     greedy: bool = True
@@ -65,7 +65,7 @@ class Search:
         self.nodes = tuple(Node(*map(float, row)) for row in zip(*self.schedule.nodes(self.times), strict=True))
         one = task.problem.part(task.train[:1]).x_T
         each = one.numel() * one.element_size() * len(chosen) * (3 * beam * start.nfe + 1)
-        few = some_parts(task, max(1, min(samples, MEMORY // each)))
+        few = task.some_parts(max(1, min(samples, MEMORY // each)))
         self.parts: list[Part] = [piece for part in few for piece in task.problem.pieces(part)]
         paths = [task.teacher.path(part) for part in self.parts]
         self.targets: list[Batch] = [[path.state(int(i)) for path in paths] for i in chosen]
@@ -125,7 +125,7 @@ class Search:
             carry, now = (_sum(row.input if terms is None else terms, registers) for terms in (row.carry, row.input))
             if row.carry is None:
                 carry = now
-        return State((*state.path, j), rows, carry, now, outputs, state, greedy=state.greedy)
+        return State((*state.path, j), rows, carry, now, outputs, before=state, greedy=state.greedy)
 
     def _called(self, state: State, row: Row) -> Batch:
         """The network's output at a state: the same for every step from there, so called once."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewstep import checks
 from fewstep.output.files import whole
 from fewstep.samplers.learned.problem.problem import Part, Problem, squared_errors
 from fewstep.samplers.learned.problem.recipes import Recipe
@@ -24,7 +25,7 @@ from fewstep.samplers.table.stored import from_content, to_content
 from fewstep.samplers.table.tableau import Tableau
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Progress:
     """stage: method at work. step of steps. best: score of the best table so far; base: of what it began with.
 
@@ -68,6 +69,7 @@ class Task:
     nfe: int
     train: tuple[int, ...]
     valid: tuple[int, ...]
+    _: KW_ONLY
     seconds: float | None = None
     tell: Callable[[Progress], Any] | None = None
     store: Path | None = None
@@ -84,6 +86,10 @@ class Task:
         """The training seeds in batches, whose reference runs are made in large ones."""
         self.teacher.prepare(self.problem.parts(self.train))
         return self.problem.parts(self.train, size)
+
+    def some_parts(self, samples: int) -> list[Part]:
+        """The first so many training seeds, in batches."""
+        return self.problem.parts(self.train[: checks.whole("samples", samples, hint="It counts training samples")])
 
     def valid_parts(self) -> list[Part]:
         """The validation seeds in batches."""
@@ -146,9 +152,12 @@ class Task:
         if not isfinite(self.base_score):
             self.base_score = found
         if self.tell is not None:
-            seconds = time.monotonic() - self.began
-            spent = self.problem.spent
-            self.tell(Progress(self.stage, step, steps, self.best_score, self.base_score, spent, seconds, self.best))
+            self.tell(
+                Progress(
+                    stage=self.stage, step=step, steps=steps, best=self.best_score, base=self.base_score,
+                    spent=self.problem.spent, seconds=time.monotonic() - self.began, table=self.best,
+                )
+            )  # fmt: skip
         return found
 
 

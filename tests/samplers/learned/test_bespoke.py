@@ -300,7 +300,7 @@ def test_learning_by_the_bound(order: int) -> None:
 def test_bad_bounds() -> None:
     made = task(ring(), (2,), 6, 64, 64)
     start = build("euler", made.problem.schedule, 6, "quadratic")
-    with pytest.raises(ValueError, match="0 or more; got -1"):
+    with pytest.raises(ValueError, match="of at least 0; got -1"):
         bespoke(made, start, loss="bound", lipschitz=-1)
     noisy = task(ring(), (2,), 6, 64, 64, teacher={"solver": "dpmpp_2m_sde", "nfe": 50})
     with pytest.raises(ValueError, match="gives only ends"):

@@ -16,7 +16,7 @@ from fewstep.samplers.coefficients.weights import lagrange_row
 from fewstep.samplers.learned.methods.dc import dc, learned_ratios
 from fewstep.samplers.learned.parameters.cascade import Cascade, cascade
 from fewstep.samplers.learned.parameters.compensation import compensated
-from fewstep.samplers.learned.problem.coordinate import Clock
+from fewstep.samplers.learned.problem.coordinate import Coordinate
 from fewstep.samplers.learned.tasks.learner_entry import METHODS
 from fewstep.samplers.schedule.base import Node
 
@@ -58,7 +58,7 @@ def test_the_table_is_the_published_buffer(kind: str, corrector: bool, time: str
     schedule, denoiser = SCHEDULES[kind], sixteen(SCHEDULES[kind])
     options: dict[str, Any] = {"order": 2, "weights": "exact", "corrector": corrector, "lower_order_final": False}
     table = compensated(build("unipc", schedule, 6, **options), RATIOS, time)
-    clock = Clock(schedule, float(table.times[0]), float(table.times[-1]))
+    clock = Coordinate(schedule, float(table.times[0]), float(table.times[-1]))
     s = clock.c if time == "lam" else (lambda t: t)
     nodes = [Node(*(float(column[i]) for column in table.nodes)) for i in range(7)]
     x_T = torch.randn(4, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * nodes[0].sigma

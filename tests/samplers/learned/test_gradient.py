@@ -12,7 +12,7 @@ from learned_problems import MIXTURES, SHAPES, ring, task
 from fewstep.samplers import Denoiser, NoiseSchedule
 from fewstep.samplers.building.compiling import build
 from fewstep.samplers.learned.descent.descent import descend
-from fewstep.samplers.learned.descent.objectives import LOSSES, OPTIMIZERS, Lion, Recipe
+from fewstep.samplers.learned.descent.objectives import LOSSES, OPTIMIZERS, DescentOptions, Lion
 from fewstep.samplers.learned.methods.bns import bns
 from fewstep.samplers.learned.methods.dss import dss
 from fewstep.samplers.learned.methods.joint import joint
@@ -108,10 +108,10 @@ def test_noise_moves_within_the_ball_only_to_smaller_errors() -> None:
 
     made = small()
     begin = start(made)
-    recipe = Recipe(ball=0.05, ball_lr=12 / 5, steps=8, batch=64, lr=0.0, remember=True)
-    run = _Descent(made, Knobs(begin, "sample", ("grid",)), recipe, "ball", None, False, None)
+    recipe = DescentOptions(ball=0.05, ball_lr=12 / 5, steps=8, batch=64, lr=0.0, remember=True)
+    run = _Descent(made, Knobs(begin, "sample", ("grid",)), recipe, tag="ball")
     assert run.run() is run.knobs.start  # nothing was turned
-    moves = torch.stack(list(run.moves.values()))
+    moves = torch.stack(list(run.noise.moves.values()))
     assert 0 < len(moves) <= 64 and float(moves.flatten(1).norm(dim=1).max()) <= 0.05 * (1 + 1e-9)
     part = made.train_parts(64)[0]
     still, moved = run._errors(made.problem.draw(begin, part), part), run._errors(_played(run, part), part)
@@ -122,7 +122,7 @@ def _played(run: Any, part: Any) -> Tensor:
     from fewstep.samplers.learned.playing.differentiable import play
 
     with torch.no_grad():
-        return play(part, run.knobs.start, run.knobs.coefficients(), run._moved(part))[-1]
+        return play(part, run.knobs.start, run.knobs.coefficients(), run.noise.start(part))[-1]
 
 
 @pytest.mark.parametrize("loss", [*LOSSES, lambda x0, truth: (x0 - truth).abs().flatten(1).mean(1)])
@@ -131,7 +131,7 @@ def test_losses_and_optimizers(loss: Any, optimizer: str) -> None:
     """Each loss by each rule goes down."""
     made = small()
     knobs = Knobs(start(made), "sample")
-    descend(made, knobs, Recipe(loss=loss, optimizer=optimizer, steps=20, batch=64, remember=True))
+    descend(made, knobs, DescentOptions(loss=loss, optimizer=optimizer, steps=20, batch=64, remember=True))
     assert made.best_score < 0.9 * made.base_score
 
 
@@ -139,7 +139,7 @@ def test_losses_and_optimizers(loss: Any, optimizer: str) -> None:
 def test_rules_of_the_published_method(optimizer: str) -> None:
     """RMSprop and SGD with momentum, at a rate that suits them."""
     made = small()
-    recipe = Recipe(loss="log", optimizer=optimizer, lr=0.005, steps=30, batch=64, remember=True)
+    recipe = DescentOptions(loss="log", optimizer=optimizer, lr=0.005, steps=30, batch=64, remember=True)
     descend(made, Knobs(start(made), "sample", ("grid",)), recipe)
     assert made.best_score < 0.95 * made.base_score
 
@@ -261,14 +261,14 @@ def test_other_schedules_and_noise(kind: str) -> None:
     "call, match",
     [
         (lambda t, s: joint(t, s, loss="lpips"), "`loss` must be one of mse"),
-        (lambda t, s: joint(t, s, steps=0), "`steps` must be at least 1; got 0"),
+        (lambda t, s: joint(t, s, steps=0), "`steps` must be a whole number, at least 1; got 0"),
         (lambda t, s: joint(t, s, rounds=0), "`rounds` must be a whole number, at least 1; got 0"),
         (lambda t, s: ld3(t, s, optimizer="adamw"), "`optimizer` must be one of adam"),
         (lambda t, s: ld3(t, s, ball="large"), '`ball` must be a radius or "card"'),
-        (lambda t, s: ld3(t, s, ball=-1.0), "`ball` is a radius, 0 or more"),
+        (lambda t, s: ld3(t, s, ball=-1.0), "`ball` must be a number of at least 0; got -1.0. It is a radius"),
         (lambda t, s: tta(t, s, mode="both"), '`mode` must be "parallel" or "sequential"'),
         (lambda t, s: joint(t, s, free=("order",)), "`free` names what is learned"),
-        (lambda t, s: Recipe(decay="step"), "`decay` must be one of none"),
+        (lambda t, s: DescentOptions(decay="step"), "`decay` must be one of none"),
     ],
 )
 def test_bad_input(call: Any, match: str) -> None:

@@ -15,7 +15,7 @@ from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.grids.grid_entry import GRIDS
 from fewstep.samplers.learned.methods.ays import _costs
 from fewstep.samplers.learned.methods.s3 import compiled
-from fewstep.samplers.learned.problem.coordinate import Clock
+from fewstep.samplers.learned.problem.coordinate import Coordinate
 from fewstep.samplers.learned.search.evolution import space
 from fewstep.samplers.learned.search.shortest_path import shortest
 from fewstep.samplers.learned.tasks.learner_entry import METHODS
@@ -157,7 +157,7 @@ class TestAYS:
         """E |D_i - D_j|^2 = v^2 / (v + rho_j^2) - v^2 / (v + rho_i^2), D being a martingale along the noising path."""
         v, schedule = 0.3, NoiseSchedule.vp_linear()
         t = task(one(v), (4,), 5, train=256, teacher={"nfe": 60})
-        times = Clock(schedule, 1.0, 1e-3).dense(40)
+        times = Coordinate(schedule, 1.0, 1e-3).dense(40)
         cost = _costs(t, t.train_parts()[0], times) / (256 * 4)
         rho = schedule.sigma(times) / schedule.alpha(times)
         known, g = v**2 / (v + rho**2), 0.5 / rho**2

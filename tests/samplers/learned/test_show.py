@@ -223,7 +223,7 @@ def test_estimate_is_what_is_spent(name: str) -> None:
     how = {**HOW, "shape": SHAPES[name]}
     seeds: dict[str, Any] = {"seeds": range(64), "guard_seeds": range(1000, 1032)}
     told = estimate(MIXTURES[name](), nfe=4, method=[("auto", {"steps": 40})], **seeds, **how)
-    plan = planned("dpmpp_2m", 4, [("auto", {"steps": 40})], *seeds.values(), None, None, None, None, {}, None)
+    plan = planned(None, solver="dpmpp_2m", nfe=4, method=[("auto", {"steps": 40})], **seeds)
     counted = {c.stage: c for c in rehearse(plan, Problem(MIXTURES[name](), **how))}
     assert (
         {c.stage for c in told.stages} == set(counted) >= {"reference", "fixed recipes", "oss", "iia", "joint", "guard"}
@@ -308,8 +308,8 @@ def test_another_model_is_noticed(artefact: Artefact) -> None:
 def test_estimate_of_every_method(name: str) -> None:
     """Each method alone, within 30 % of what it spends when it is really run,."""
     options = {"nodes": 8} if name == "brute" else {}
-    ranges: Any = (range(128), range(1000, 1032))
-    plan = planned("dpmpp_2m", 4, [(name, options)], *ranges, None, None, None, None, {}, None)
+    seeds: dict[str, Any] = {"seeds": range(128), "guard_seeds": range(1000, 1032)}
+    plan = planned(None, solver="dpmpp_2m", nfe=4, method=[(name, options)], **seeds)
     told = sum(cost.evaluations for cost in extrapolated(plan, lambda: stand_in(Problem(ring(), **HOW))))
     counted = sum(cost.evaluations for cost in rehearse(plan, Problem(ring(), **HOW)))
     assert told == pytest.approx(counted, rel=0.3)

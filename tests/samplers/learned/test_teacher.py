@@ -10,7 +10,7 @@ import torch
 from learned_problems import ring, sixteen
 
 from fewstep.samplers import Denoiser, NoiseSchedule, build
-from fewstep.samplers.learned.problem.coordinate import Clock
+from fewstep.samplers.learned.problem.coordinate import Coordinate
 from fewstep.samplers.learned.problem.problem import Problem, squared_errors
 from fewstep.samplers.learned.problem.teacher import Teacher
 
@@ -31,7 +31,7 @@ def problem(schedule: NoiseSchedule | None = None, **how: Any) -> Problem:
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_clock(schedule: NoiseSchedule) -> None:
     """c is finite, increases towards data, and leads back to the time; away from the ends it is lam."""
-    clock = Clock(schedule, schedule.t_max, schedule.t_end)
+    clock = Coordinate(schedule, schedule.t_max, schedule.t_end)
     times = np.linspace(schedule.t_max, schedule.t_end, 301)
     c = clock.c(times)
     assert np.isfinite(c).all() and (np.diff(c) > 0).all()
@@ -48,7 +48,7 @@ def test_states_between_nodes(schedule: NoiseSchedule) -> None:
     p = problem(schedule)
     part = p.part(range(16))
     fine = Teacher(p, nfe=600, cache=False).path(part)
-    clock = Clock(schedule, p.t_start, p.t_end)
+    clock = Coordinate(schedule, p.t_start, p.t_end)
     probes = clock.dense(61)[1:-1]
     errors = []
     for keep in (10, 5):  # nodes of the same run: the interpolation alone

@@ -1,0 +1,39 @@
+"""What tells one model from another: a hash of a few of its weights, or of what it answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+FEW = 64  # numbers looked at in a tensor: enough to tell training runs apart, and cheap on a model of any size
+
+
+def modules_of(pipe: Any) -> list[Module]:
+    """The networks of a pipeline."""
+    return [component for component in pipe.components.values() if isinstance(component, Module)]
+
+
+def hooked(pipe: Any) -> bool:
+    """Whether a network of the pipeline has hooks of diffusers or accelerate: caches over steps, weights that come and go."""
+    parts = (part for network in modules_of(pipe) for part in network.modules())
+    return any(hasattr(part, hook) for part in parts for hook in ("_diffusers_hook", "_hf_hook"))
+
+
+def fingerprint(about: object, modules: Iterable[Module], answers: Iterable[Tensor]) -> str:
+    """Hash of what is said about a model, of a few weights of every tensor, and of what it returned on fixed inputs."""
+    found = hashlib.sha256(repr(about).encode())
+    for tensor in (t for module in modules for t in module.state_dict().values()):
+        few = tensor.flatten()[:: max(1, tensor.numel() // FEW)][:FEW]
+        found.update(_bytes(few.detach()))
+    for answer in answers:
+        found.update(_bytes(answer))
+    return found.hexdigest()[:16]
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.to("cpu", torch.float64).numpy().tobytes()
