@@ -4,12 +4,13 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from torchvision.models import Inception3
 
 
 @cache
 def random_state(seed: int = 0) -> dict[str, Tensor]:
     """A state dict under torchvision's names, without the counters of batch norm."""
+    from torchvision.models import Inception3  # slow to import
+
     with torch.device("meta"):
         shapes = Inception3(num_classes=1008, aux_logits=False, init_weights=False).state_dict()
     generator = torch.Generator().manual_seed(seed)

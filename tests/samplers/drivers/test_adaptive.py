@@ -11,9 +11,9 @@ import torch
 from problems import BLIND, Gaussian, Mixture, starts
 
 from fewstep.samplers import Denoiser, NoiseSchedule, sample
-from fewstep.samplers.building.solver_entry import scalar_node
+from fewstep.samplers.building.path import scalar_node
 from fewstep.samplers.drivers.dpm_adaptive import pair
-from fewstep.samplers.sampling.loop import Info
+from fewstep.samplers.sampling.watching import Info
 from fewstep.samplers.table.row import INPUT, Row
 from fewstep.samplers.table.tableau import Tableau
 
@@ -337,7 +337,7 @@ def test_pure_noise_needs_a_prediction_that_knows(name: str, prediction: str) ->
 
 @pytest.mark.parametrize("order", [2, 3])
 def test_both_solutions_of_the_pair_are_tables_that_conserve(order: int) -> None:
-    """The lines of a pair, read as rows of a table, keep a constant x0 and eps exactly: from_rows proves it."""
+    """The lines of a pair, read as rows of a table, keep a constant x0 and eps exactly; `from_rows` refuses others."""
     s, t = (scalar_node(VP, VP.t_of_lam(lam)) for lam in (-1.0, 0.3))
     h, stages = t.lam - s.lam, pair(order, t.lam - s.lam)
     nodes = [s, *(scalar_node(VP, VP.t_of_lam(s.lam + c * h)) for c, _ in stages[: order - 1])]
@@ -348,7 +348,10 @@ def test_both_solutions_of_the_pair_are_tables_that_conserve(order: int) -> None
             terms: dict[Any, float] = {i - j: -to.sigma * h * w for j, w in enumerate(weights)}
             terms["carry" if i else INPUT] = to.alpha / s.alpha
             rows.append(Row(nodes[i], "eps", terms, {"carry": 1.0} if i else {INPUT: 1.0}))
-        Tableau.from_rows("pair", VP, rows, t, order=order, groups=(order,))
+        table = Tableau.from_rows("pair", VP, rows, t, order=order, groups=(order,))
+        x0, eps = (torch.randn(2, 3, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in (0, 1))
+        got = sample(Denoiser(lambda x, tau: eps, VP), s.alpha * x0 + s.sigma * eps, table)
+        torch.testing.assert_close(got, t.alpha * x0 + t.sigma * eps, rtol=1e-12, atol=1e-12)
 
 
 def _slope(name: str, tolerances: list[float], **options: Any) -> tuple[float, list[float]]:

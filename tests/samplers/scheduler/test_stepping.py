@@ -73,11 +73,47 @@ def test_a_learned_variance_is_split_off():
     assert torch.equal(split.pred_original_sample, plain.pred_original_sample)
 
 
-def test_generators_eta_and_noise_are_accepted():
-    scheduler, x = vp(), noise()
-    for generator in (None, torch.Generator(), [torch.Generator(), torch.Generator()]):
-        scheduler.set_timesteps(2)
-        scheduler.step(x, 999, x, eta=1.0, generator=generator, variance_noise=noise(seed=9))
+def seeded(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@pytest.mark.parametrize("given", ["noise", "noise and a generator", "a generator", "a list of generators", "nothing"])
+def test_a_step_takes_its_noise_from_what_it_is_given(given):
+    """DDIM with eta = 1, written out: b x0 + sqrt(e^2 - v^2) eps + v z with v = e / s sqrt(1 - a^2 / b^2)."""
+    scheduler, x, eps, z = vp("ddim"), noise(), noise(seed=1), noise(seed=9)
+    one, several = seeded(3)[0], seeded(4, 5)
+    how = {
+        "noise": {"variance_noise": z},
+        "noise and a generator": {"variance_noise": z, "generator": one},
+        "a generator": {"generator": one},
+        "a list of generators": {"generator": several},
+        "nothing": {},
+    }[given]
+    drawn = {
+        "a generator": lambda: torch.randn(x.shape, generator=seeded(3)[0]),
+        "a list of generators": lambda: torch.stack([torch.randn(x[0].shape, generator=g) for g in seeded(4, 5)]),
+        "nothing": lambda: torch.randn(x.shape),
+    }
+    scheduler.set_timesteps(4)
+    (a, s), (b, e) = (network(scheduler).level(t) for t in scheduler.timesteps[:2])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(6)
+        got = scheduler.step(eps, scheduler.timesteps[0], x, eta=1.0, **how).prev_sample
+        torch.manual_seed(6)
+        z = drawn[given]() if given in drawn else z
+    v = e / s * (1 - a**2 / b**2) ** 0.5
+    want = b * (x - s * eps) / a + (e**2 - v**2) ** 0.5 * eps + v * z
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_a_solver_without_noise_reads_neither_eta_nor_noise():
+    scheduler, x, eps = vp(), noise(), noise(seed=1)
+    scheduler.set_timesteps(4)
+    plain = scheduler.step(eps, 999, x).prev_sample
+    for generator in (None, seeded(3)[0], seeded(4, 5)):
+        scheduler.set_timesteps(4)
+        got = scheduler.step(eps, 999, x, eta=1.0, generator=generator, variance_noise=noise(seed=9)).prev_sample
+        assert torch.equal(got, plain)
 
 
 def test_steps_out_of_order():
