@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from adjoints import BATCH, EXACT, SEEDS, SIZE, WIDE, Guided, apart, drawn, gradients, loss
+from torch import Tensor
 
 from fewstep import adjoint, sample
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, build
 
-Tensor = torch.Tensor
 TABLES = [name for name, entry in SOLVERS.items() if entry.kind == "tableau"]
 
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from gradient_problems import SCHEDULE, Problem, Task, Walk, relative, table
 from problems import Mixture
+from torch import Tensor
 
 from fewstep.adjoint.continuous.continuous_adjoint import check_options
 from fewstep.adjoint.continuous.plan import diffusion, make_plan
 from fewstep.samplers import NoiseSchedule, Tableau, build
 from fewstep.samplers.schedule.base import Node
 
-Tensor = torch.Tensor
 FULL = {"lower_order_final": False}
 PROBLEM = Problem()
 STATES = ("stored", "reintegrated")

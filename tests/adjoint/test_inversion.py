@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from problems import Mixture
+from torch import Tensor
 
 from fewstep import adjoint, sample
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule
 
-Tensor = torch.Tensor
 SCHEDULES = {"vp": NoiseSchedule.vp_linear(), "edm": NoiseSchedule.edm(), "flow": NoiseSchedule.flow()}
 EXACT = ("bdia", "o_belm", "alf", "reversible_heun", "edict", "rex")
 SEEDS = range(32)

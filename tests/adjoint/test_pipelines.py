@@ -8,11 +8,11 @@ import pytest
 import torch
 from adjoints import apart
 from pipelines import PIPELINES
+from torch import Tensor
 
 from fewstep import Denoiser, adjoint, sample
 from fewstep.samplers import guidance
 
-Tensor = torch.Tensor
 WIDE = torch.float64
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from problems import Mixture, starts
+from torch import Tensor
 
 from fewstep.adjoint.exact.inverse_rows import Block, amplification, blocks, check
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, NoiseSource, Tableau, build, sample
@@ -19,7 +20,6 @@ from fewstep.samplers.schedule.base import Nodes
 from fewstep.samplers.schedule.outputs import convert, mean_weight
 from fewstep.samplers.table.row import CARRY, CONST, INPUT, KEEP, Row
 
-Tensor = torch.Tensor
 VP = NoiseSchedule.vp_linear()
 LAW = VP.alpha(np.arange(1, 101) / 100) ** 2
 SCHEDULES = {

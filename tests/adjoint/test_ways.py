@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from adjoints import BATCH, EXACT, SEEDS, SIZE, WIDE, Guided, apart, drawn, gradients, loss
+from torch import Tensor
 
 from fewstep import adjoint, sample
 from fewstep.adjoint.exact.kept_states import Revolve, Segments, best
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule
-
-Tensor = torch.Tensor
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "unipc", "dpmpp_2m_sde", "etd_rk3"])

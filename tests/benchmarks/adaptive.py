@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
@@ -21,7 +22,6 @@ from problems import Gaussian, Mixture, starts  # noqa: E402
 
 from fewstep.samplers import NoiseSchedule, sample  # noqa: E402
 
-Tensor = torch.Tensor
 VP = NoiseSchedule.vp_linear()
 GRIDS = ("logsnr", "uniform", "quadratic")
 FIXED = {"dpm_3": {}, "dpmpp_3m": {}, "unipc": {"order": 3}}

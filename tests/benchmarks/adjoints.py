@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
@@ -26,7 +27,6 @@ from gradient_problems import SCHEDULE, T_END, Problem, Task, Walk, relative, ta
 
 from fewstep import adjoint  # noqa: E402
 
-Tensor = torch.Tensor
 SIZES, SDE_SIZES, FINEST = (5, 10, 20, 40, 80, 160), (20, 40, 80, 160, 320), 1280
 FULL = {"lower_order_final": False}
 DDIM: tuple[str, dict[str, Any]] = ("ddim", {})

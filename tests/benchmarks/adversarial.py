@@ -12,12 +12,12 @@ from __future__ import annotations
 import sys
 
 import torch
+from torch import Tensor
 
 from fewstep import Denoiser, NoiseSchedule, load_demo_pipeline, sample
 from fewstep.demo import load_demo_classifier
 from fewstep.samplers import guidance
 
-Tensor = torch.Tensor
 NFE = 10
 
 

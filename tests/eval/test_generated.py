@@ -8,15 +8,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 from pipelines import PIPELINES
+from torch import Tensor
 
 from fewstep import NoiseSchedule, load_demo_pipeline
 from fewstep.cli import main
 from fewstep.eval.images import ImageSet, image_set, sobol
 from fewstep.eval.images.generated import Generated
+from fewstep.eval.images.reading import read
 from fewstep.eval.images.sobol import Sobol
 from fewstep.samplers.pipeline.source import Source
-
-Tensor = torch.Tensor
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def source() -> Source:
 def drawn(images: ImageSet, size: int = 4, workers: int = 0) -> list[Tensor]:
     assert images.count
     blocks = [range(k, min(k + size, images.count)) for k in range(0, images.count, size)]
-    found = list(images.read(blocks, workers))
+    found = list(read(images, blocks, workers))
     assert [i for indices, _ in found for i in indices] == list(range(images.count))
     return [image for _, some in found for image in some]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fewstep import adjoint
 from fewstep.samplers import Denoiser, NoiseSchedule
 
-Tensor = torch.Tensor
 WIDE = torch.float64
 BATCH, SIZE = 3, 4
 SEEDS = range(5, 5 + BATCH)

@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fewstep.samplers import Denoiser, NoiseSchedule, Tableau
 from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.run.lowering import lower
 from fewstep.samplers.run.step import first_state
 
-Tensor = torch.Tensor
 MEAN, STD = 0.7, 0.3
 
 

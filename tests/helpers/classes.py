@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from problems import Mixture, level, starts
+from torch import Tensor
 
 from fewstep import Denoiser, NoiseSchedule, sample
 
-Tensor = torch.Tensor
 VP, EDM, FLOW = NoiseSchedule.vp_linear(), NoiseSchedule.edm(), NoiseSchedule.flow()
 CLASSES = [([[1.0, 0.5]], [0.35], [1.0]), ([[-1.2, 0.3]], [0.5], [1.0])]
 BOTH = Mixture(((1.0, 0.5), (-1.2, 0.3)), (0.35, 0.5), (0.6, 0.4))

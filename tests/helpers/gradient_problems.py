@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fewstep.adjoint.continuous.continuous_adjoint import continuous
-from fewstep.adjoint.exact.rows import Network, Rows
 from fewstep.adjoint.exact.repeatable_noise import repeatable
+from fewstep.adjoint.exact.rows import Network, Rows
 from fewstep.samplers import Denoiser, NoiseSchedule, Tableau, build
 from fewstep.samplers.run.lowering import lower
 from fewstep.samplers.run.step import first_state
 
-Tensor = torch.Tensor
 SCHEDULE = NoiseSchedule.vp_linear()
 T_END = 1e-3
 

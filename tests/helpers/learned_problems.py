@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fewstep.samplers import Denoiser, NoiseSchedule
 from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.tasks.learner_task import Task
-
-Tensor = torch.Tensor
 
 
 class _Levels(torch.autograd.Function):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from problems import Mixture, starts
+from torch import Tensor
 
 from fewstep.samplers import NoiseSchedule, sample
 from fewstep.samplers.schedule.base import Node
 
-Tensor = torch.Tensor
 SCHEDULES = {
     "vp": (NoiseSchedule.vp_linear(), 1.0, 1e-3),
     "edm": (NoiseSchedule.edm(), 80.0, 2e-3),

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from fewstep.samplers import Denoiser, NoiseSchedule
 
-Tensor = torch.Tensor
 PREDICTIONS = ("epsilon", "score", "sample", "v_prediction", "flow_prediction")
 BLIND = ("epsilon", "score")  # these say nothing about x0 where alpha = 0
 

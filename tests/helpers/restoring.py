@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from fewstep import Denoiser, NoiseSchedule, sample
 from fewstep.samplers import guidance
-
-Tensor = torch.Tensor
 
 
 @dataclass(eq=False)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from problems import BLIND, Gaussian, Mixture, starts
+from torch import Tensor
 
 from fewstep.samplers import Denoiser, NoiseSchedule, sample
 from fewstep.samplers.building.path import scalar_node
@@ -17,7 +18,6 @@ from fewstep.samplers.sampling.watching import Info
 from fewstep.samplers.table.row import INPUT, Row
 from fewstep.samplers.table.tableau import Tableau
 
-Tensor = torch.Tensor
 VP = NoiseSchedule.vp_linear()
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 SCHEDULES = {
@@ -350,7 +350,7 @@ def test_both_solutions_of_the_pair_are_tables_that_conserve(order: int) -> None
             rows.append(Row(nodes[i], "eps", terms, {"carry": 1.0} if i else {INPUT: 1.0}))
         table = Tableau.from_rows("pair", VP, rows, t, order=order, groups=(order,))
         x0, eps = (torch.randn(2, 3, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in (0, 1))
-        got = sample(Denoiser(lambda x, tau: eps, VP), s.alpha * x0 + s.sigma * eps, table)
+        got = sample(Denoiser(lambda x, tau, eps=eps: eps, VP), s.alpha * x0 + s.sigma * eps, table)
         torch.testing.assert_close(got, t.alpha * x0 + t.sigma * eps, rtol=1e-12, atol=1e-12)
 
 

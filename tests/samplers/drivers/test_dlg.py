@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 from problems import Mixture, starts
-from torch import nn
+from torch import Tensor, nn
 
 from fewstep.demo import load_demo_classifier, load_demo_pipeline
 from fewstep.samplers import Denoiser, NoiseSchedule, sample
 
-Tensor = torch.Tensor
 DATA, STDS, LEVELS, COUNT = Mixture(), torch.tensor([0.35, 0.25, 0.4], dtype=torch.float64), (0.02, 20.0), 40
 RHO = torch.from_numpy(np.geomspace(*LEVELS, COUNT))
 SCHEDULES = {

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from problems import Gaussian, Mixture, starts
+from torch import Tensor
 
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, build, sample
 
-Tensor = torch.Tensor
 VP = NoiseSchedule.vp_linear()
 DRIVERS = {name: entry for name, entry in SOLVERS.items() if entry.kind == "driver"}
 LEVELS = torch.linspace(np.log(0.01), np.log(100.0), 40, dtype=torch.float64)

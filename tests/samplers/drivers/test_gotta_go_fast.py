@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from problems import Gaussian, Mixture, starts
+from torch import Tensor
 
 from fewstep.samplers import Denoiser, NoiseSchedule, sample
 from fewstep.samplers.noise.brownian import BrownianPaths
 
-Tensor = torch.Tensor
 VP = NoiseSchedule.vp_linear()
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from problems import Gaussian, Mixture, in_turn, starts
+from torch import Tensor
 
 from fewstep.samplers import Denoiser, NoiseSchedule, build, sample
 from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.noise.sources import NoiseSource
 
-Tensor = torch.Tensor
 SCHEDULES = {
     "vp": (NoiseSchedule.vp_linear(), "epsilon"),
     "edm": (NoiseSchedule.edm(), "sample"),

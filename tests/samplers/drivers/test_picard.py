@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from problems import Gaussian, Mixture, in_turn, starts
+from torch import Tensor
 
 from fewstep.demo import load_demo_pipeline
 from fewstep.samplers import Denoiser, NoiseSchedule, sample
 
-Tensor = torch.Tensor
 N = 100
 SCHEDULES = {
     "vp": (NoiseSchedule.vp_linear(), "epsilon"),
@@ -234,7 +234,7 @@ def _process(rank: int, port: int, path: str) -> None:
     run = {"base": "euler_ancestral", "window": 9, "tolerance": 1e-9, "generator": torch.Generator().manual_seed(rank)}
     y, info = sample(watched, x + rank, "picard", 20, return_info=True, **run)
     torch.save((y, info.calls, info.nfe, sum(shown)), f"{path}/{rank}")
-    time.sleep(0.1)  # threads of the group let go of their last tensors a moment after a collective, see eval/world.py
+    time.sleep(0.1)  # threads of the group let go of their last tensors a moment after a collective, see eval/passes
     dist.destroy_process_group()
 
 

@@ -13,7 +13,6 @@ from problems import Gaussian, Mixture, starts
 from fewstep.samplers import NoiseSchedule, sample
 from fewstep.samplers.drivers import rk45
 
-Tensor = torch.Tensor
 VP = NoiseSchedule.vp_linear()
 LAMS = (float(VP.lam(1.0)), float(VP.lam(1e-3)))
 

@@ -8,11 +8,10 @@ import pytest
 import torch
 from classes import BOTH, EDM, FLOW, VP, X, class_of, logits_of, pair, slope
 from problems import PREDICTIONS, Gaussian, Mixture, level, starts
+from torch import Tensor
 
 from fewstep import Denoiser, NoiseSchedule, sample
 from fewstep.samplers import guidance
-
-Tensor = torch.Tensor
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from problems import Gaussian, Mixture, starts
+from torch import Tensor
 
 from fewstep import Denoiser, NoiseSchedule, adjoint, sample
 from fewstep.samplers import build, guidance
 from fewstep.samplers.run.lowering import lower
 
-Tensor = torch.Tensor
 VP, EDM, FLOW = NoiseSchedule.vp_linear(), NoiseSchedule.edm(), NoiseSchedule.flow()
 KINDS = ("epsilon", "v_prediction", "sample", "flow_prediction", "score")
 ONE, TWO = Mixture([[1.0, 0.5]], [0.35], [1.0]), Mixture([[-1.2, 0.3]], [0.5], [1.0])

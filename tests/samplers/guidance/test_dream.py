@@ -9,8 +9,6 @@ from problems import Gaussian, level, starts
 from fewstep import Denoiser, sample
 from fewstep.samplers import guidance
 
-Tensor = torch.Tensor
-
 
 def test_dreamguider_puts_exact_measurements_in_place() -> None:
     """Where the spread allows, one step of its length is the pseudo-inverse: masks, means, gray values; whatever the factor."""

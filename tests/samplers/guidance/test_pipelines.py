@@ -17,13 +17,13 @@ from PIL import Image
 from pipelines import PIPELINES
 from places import EXAMPLES
 from problems import Gaussian, starts
+from torch import Tensor
 
 import fewstep
 from fewstep import Denoiser, NoiseSchedule, sample
 from fewstep.samplers import guidance
 from fewstep.samplers.config.reading import schedule_from_config
 
-Tensor = torch.Tensor
 VP = NoiseSchedule.vp_linear()
 SEEDS = [11, 12, 13]
 

@@ -11,12 +11,11 @@ import pytest
 import torch
 from classes import BOTH, EDM, FLOW, VP, X, pair
 from problems import PREDICTIONS, starts
+from torch import Tensor
 
 from fewstep import Denoiser, NoiseSchedule, sample
 from fewstep.samplers import build, guidance
 from fewstep.samplers.run.lowering import lower
-
-Tensor = torch.Tensor
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)

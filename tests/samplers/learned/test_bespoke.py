@@ -11,6 +11,7 @@ import pytest
 import torch
 from learned_problems import ring, sixteen, task
 from problems import Mixture, starts
+from torch import Tensor
 
 from fewstep.samplers import Denoiser, NoiseSchedule, sample
 from fewstep.samplers.artefact.corrections import widened
@@ -24,7 +25,6 @@ from fewstep.samplers.learned.problem.problem import Problem, squared_errors
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.table.tableau import Tableau
 
-Tensor = torch.Tensor
 SCHEDULES = {"vp": NoiseSchedule.vp_linear(), "edm": NoiseSchedule.edm(), "flow": NoiseSchedule.flow()}
 
 

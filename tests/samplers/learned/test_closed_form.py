@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from learned_problems import Axes, ring, sixteen, task
+from torch import Tensor
 
 from fewstep.samplers import NoiseSchedule, Tableau, build, sample
 from fewstep.samplers.artefact.corrections import INPUT, M
@@ -17,7 +18,6 @@ from fewstep.samplers.learned.playing.arithmetic import corrected, correction, d
 from fewstep.samplers.learned.tasks.learner_entry import METHODS
 from fewstep.samplers.learned.tasks.learner_task import Task
 
-Tensor = torch.Tensor
 VP = NoiseSchedule.vp_linear()
 ABAR = np.cumprod(1 - np.linspace(0.0001, 0.02, 1000))
 SCHEDULES = {

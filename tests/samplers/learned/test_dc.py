@@ -10,6 +10,7 @@ import pytest
 import scipy
 import torch
 from learned_problems import ring, sixteen, task
+from torch import Tensor
 
 from fewstep.samplers import NoiseSchedule, Tableau, build, sample
 from fewstep.samplers.coefficients.weights import lagrange_row
@@ -20,7 +21,6 @@ from fewstep.samplers.learned.problem.coordinate import Coordinate
 from fewstep.samplers.learned.tasks.learner_entry import METHODS
 from fewstep.samplers.schedule.base import Node
 
-Tensor = torch.Tensor
 VP = NoiseSchedule.vp_linear()
 ABAR = np.cumprod(1 - np.linspace(0.0001, 0.02, 1000))
 SCHEDULES = {

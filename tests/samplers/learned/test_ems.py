@@ -9,6 +9,7 @@ import pytest
 import scipy
 import torch
 from learned_problems import Axes, ring, sixteen, task
+from torch import Tensor
 
 import fewstep
 from fewstep.samplers import Denoiser, NoiseSchedule, Statistics, build, sample
@@ -17,7 +18,6 @@ from fewstep.samplers.learned.fitting.network_field import Field
 from fewstep.samplers.learned.methods.ems import ems
 from fewstep.samplers.learned.tasks.learner_task import Task
 
-Tensor = torch.Tensor
 VP = NoiseSchedule.vp_linear()
 ABAR = np.cumprod(1 - np.linspace(0.0001, 0.02, 1000))
 SCHEDULES = {

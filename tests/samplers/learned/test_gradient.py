@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from learned_problems import MIXTURES, SHAPES, ring, task
+from torch import Tensor
 
 from fewstep.samplers import Denoiser, NoiseSchedule
 from fewstep.samplers.building.compiling import build
@@ -24,7 +25,6 @@ from fewstep.samplers.learned.tasks.learner_entry import METHODS
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.table.tableau import Tableau
 
-Tensor = torch.Tensor
 GRIDS = ("uniform", "quadratic", "logsnr", "karras")
 QUICK: dict[str, Any] = {"steps": 40, "batch": 64, "remember": True}
 

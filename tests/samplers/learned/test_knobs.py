@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from learned_problems import ring
 from problems import Mixture, in_turn
+from torch import Tensor
 
 from fewstep.samplers import Denoiser, NoiseSchedule
 from fewstep.samplers.building.compiling import build
@@ -21,7 +22,6 @@ from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.run.free_row import Coefficients
 from fewstep.samplers.table.tableau import Tableau
 
-Tensor = torch.Tensor
 DISCRETE = NoiseSchedule.discrete(np.append(np.cos(np.linspace(0.05, 1.5, 1000)) ** 2, 0.0))  # ends at alpha = 0
 SCHEDULES = {
     "vp": NoiseSchedule.vp_linear(), "edm": NoiseSchedule.edm(), "flow": NoiseSchedule.flow(), "discrete": DISCRETE

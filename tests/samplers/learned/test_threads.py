@@ -10,6 +10,7 @@ import pytest
 import torch
 from late import diffusers
 from learned_problems import ring
+from torch import Tensor
 
 from fewstep import load_demo_pipeline
 from fewstep.samplers import Denoiser, build
@@ -19,7 +20,6 @@ from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.problem.threads import Threads
 
-Tensor = torch.Tensor
 ALL: Any = ("grid", "coef", "tau", "state"), 4, False
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from problems import Gaussian, Mixture, starts
+from torch import Tensor
 
 from fewstep.samplers import GRIDS, SOLVERS, Denoiser, NoiseSchedule, NoiseSource, Tableau, build, sample
 from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.table.row import INPUT, Row, noise
 
-Tensor = torch.Tensor
 VP, EDM, FLOW = NoiseSchedule.vp_linear(), NoiseSchedule.edm(), NoiseSchedule.flow()
 NAMES = [name for name, entry in SOLVERS.items() if entry.kind == "tableau"]
 

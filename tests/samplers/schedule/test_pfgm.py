@@ -14,7 +14,6 @@ import fewstep
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, build, sample
 from fewstep.samplers.schedule.poisson import PFGM
 
-Tensor = torch.Tensor
 EDM = NoiseSchedule.edm()
 NAMES = [name for name, entry in SOLVERS.items() if entry.kind == "tableau"]
 DIMENSIONS = [(1, 1), (2, 3), (4, 64), (3, 2048)]  # N, D

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from problems import Gaussian, Mixture, starts
+from torch import Tensor
 
 import fewstep
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, build, sample
 from fewstep.samplers.run.lowering import lower
 from fewstep.samplers.schedule.reverting import THETAS, MeanReverting, inverse_kepler, kepler
 
-Tensor = torch.Tensor
 WIDE = NoiseSchedule.mean_reverting(0.5)
 NAMES = [name for name, entry in SOLVERS.items() if entry.kind == "tableau"]
 MU = torch.tensor([[0.4, -0.7]], dtype=torch.float64)

@@ -13,6 +13,7 @@ import torch
 from convergence import problem, slopes
 from operations import cost
 from problems import Mixture, starts
+from torch import Tensor
 
 import fewstep
 from fewstep.samplers import Denoiser, NoiseSchedule, Statistics, Tableau, build, sample
@@ -21,7 +22,6 @@ from fewstep.samplers.schedule.base import Nodes
 from fewstep.samplers.schedule.outputs import convert
 from fewstep.samplers.solvers.dpm_solver_v3 import newton_basis
 
-Tensor = torch.Tensor
 VP = NoiseSchedule.vp_linear()
 FULL: dict[str, Any] = {"lower_order_final": False}
 

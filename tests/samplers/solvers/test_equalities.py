@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import FULL, SCHEDULES, close, everywhere, path, run, uneven
 from problems import PREDICTIONS, Mixture, output, starts
+from torch import Tensor
 
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, build, sample
 
-Tensor = torch.Tensor
 ODE = [name for name, entry in SOLVERS.items() if not entry.stochastic and entry.kind == "tableau"]
 
 

@@ -7,17 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from paths import FULL, SCHEDULES, close, everywhere, longhand, nodes_at, run, uneven
 from problems import Mixture, starts
+from torch import Tensor
 
 from fewstep.samplers import NoiseSchedule, build, sample
 from fewstep.samplers.coefficients.phi import phi
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.solvers.exponential_rk import fast_plan
 from fewstep.samplers.solvers.stork import responses
-
-Tensor = torch.Tensor
 
 
 @everywhere

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, build, sample
 
-Tensor = torch.Tensor
 LAW = NoiseSchedule.vp_linear()
 ZERO_SNR = np.append(LAW.alpha(np.arange(1, 100) / 100) ** 2, 0.0)
 SCHEDULES = {

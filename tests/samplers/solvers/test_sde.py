@@ -12,7 +12,6 @@ from problems import Gaussian, Mixture, in_turn, starts
 
 from fewstep.samplers import SOLVERS, NoiseSchedule, build, sample
 
-Tensor = torch.Tensor
 VP, EDM, FLOW = NoiseSchedule.vp_linear(), NoiseSchedule.edm(), NoiseSchedule.flow()
 SCHEDULES = {"vp": (VP, 1.0, 1e-3), "edm": (EDM, 80.0, 2e-3), "flow": (FLOW, 0.999, 0.001)}
 NAMES = [name for name, entry in SOLVERS.items() if entry.kind == "tableau" and entry.stochastic]

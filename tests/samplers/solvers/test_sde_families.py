@@ -11,11 +11,11 @@ import pytest
 import torch
 from paths import FULL, close, everywhere, path, run
 from problems import Mixture, starts
+from torch import Tensor
 
 from fewstep.samplers import Denoiser, NoiseSchedule, build, sample
-from fewstep.samplers.building.compiling import resume
+from fewstep.samplers.building.resuming import resume
 
-Tensor = torch.Tensor
 VP = NoiseSchedule.vp_linear()
 
 

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy
-import torch
 from paths import FULL, SCHEDULES, close, everywhere, longhand, nodes_at, path, run
+from torch import Tensor
 
 from fewstep.samplers import NoiseSchedule, NoiseSource, build
 from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.schedule.base import Node
 
-Tensor = torch.Tensor
 SEEDS = list(range(100, 116))
 VP = NoiseSchedule.vp_linear()
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from problems import BLIND, PREDICTIONS, Gaussian, Mixture, output, starts
+from torch import Tensor
 
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, NoiseSource, Tableau, build, sample
-from fewstep.samplers.building.compiling import resume
+from fewstep.samplers.building.resuming import resume
 from fewstep.samplers.noise.sources import GeneratorNoise
 from fewstep.samplers.run.lowering import lower
 from fewstep.samplers.run.step import State, first_state
@@ -18,7 +19,6 @@ from fewstep.samplers.schedule.base import Node, Nodes
 from fewstep.samplers.schedule.outputs import convert
 from fewstep.samplers.table.row import CARRY, CONST, INPUT, KEEP, Row, noise
 
-Tensor = torch.Tensor
 VP = NoiseSchedule.vp_linear()
 LAW = VP.alpha(np.arange(1, 101) / 100) ** 2
 SCHEDULES = {
