@@ -27,12 +27,13 @@ def unknown(kind: str, name: object, names: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {kind} {name!r}. {hint}")
 
 
-def whole(name: str, value: Any, least: int = 1, most: int | None = None, hint: str = "") -> int:
-    """A count, as int; ValueError for anything else. `hint` ends the sentence: what to do instead."""
+def whole(name: str, value: Any, least: int = 1, most: int | None = None, hint: str = "", of: str = "") -> int:
+    """A count (`of` something), as int; ValueError for anything else. `hint` ends the sentence: what to do instead."""
+    what = f"a whole number of {of}" if of else "a whole number"
     if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value):
-        raise _refused(name, f"a whole number, at least {least}", value, hint)
+        raise _refused(name, f"{what}, at least {least}", value, hint)
     if most is not None and int(value) > most:
-        raise _refused(name, f"a whole number from {least} to {most}", value, hint)
+        raise _refused(name, f"{what} from {least} to {most}", value, hint)
     return int(value)
 
 

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.adjoint.optimise.noise_optimisers import ends_of, shell_of
-from fewstep.adjoint.optimise.noise_space import NoiseSpace, on_shell
+from fewstep.adjoint.optimise.noise_space import NoiseSpace, ends_of, on_shell, shell_of
 from fewstep.checks import positive, whole
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.guidance.guidance_entry import method

@@ -71,7 +71,7 @@ def build(
         nfe = sum(groups)
     if isinstance(nfe, float) and nfe.is_integer():
         nfe = int(nfe)
-    nfe = whole("nfe", nfe, hint="It counts network evaluations")
+    nfe = whole("nfe", nfe, of="network evaluations")
     if explicit:
         first, last = float(grid[0]), float(grid[-1])
     else:

@@ -30,7 +30,9 @@ def resolve(name: str) -> tuple[str, str | None]:
 
 
 def solver_of(solver: Any) -> tuple[Entry, str | None]:
-    """(entry, grid or None) of a name as in `resolve`, or of a function `f(path, *, options) -> Solution`."""
+    """(entry, grid or None) of a name as in `resolve`, of a function `f(path, *, options) -> Solution`, or of an entry."""
+    if isinstance(solver, Entry):
+        return solver, None
     if callable(solver):
         return entry_for(getattr(solver, "__name__", type(solver).__name__), solver), None
     name, grid = resolve(solver)

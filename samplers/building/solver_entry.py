@@ -16,7 +16,7 @@ FAMILIES = (
     "solvers.multistep",
     "solvers.pndm",
     "solvers.exponential_rk",
-    "solvers.rho_rk",
+    "solvers.classical_rk",
     "solvers.unipc",
     "solvers.dpm_solver_v3",
     "solvers.stork",

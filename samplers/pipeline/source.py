@@ -11,7 +11,8 @@ from PIL.Image import Image
 from fewstep.devices import chosen_device, loaded_in
 from fewstep.samplers.pipeline.contenders import run_of
 from fewstep.samplers.run.denoiser import Denoiser
-from fewstep.samplers.sampling.loop import Info, sample
+from fewstep.samplers.sampling.loop import sample
+from fewstep.samplers.sampling.watching import Info
 
 
 def load_pipeline(model: str, device: torch.device, dtype: torch.dtype) -> Any:

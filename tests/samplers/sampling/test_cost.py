@@ -56,7 +56,8 @@ COMPILED = ("ddim", "dpmpp_2m", "unipc", "heun", "etd_rk4")
 
 
 @pytest.mark.parametrize("name", [n if n in COMPILED else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
-def test_a_call_and_its_step_compile_into_one_graph(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@torch._dynamo.config.patch(recompile_limit=24)  # pndm has 17 kinds of row
+def test_a_call_and_its_step_compile_into_one_graph(name: str) -> None:
     """fullgraph=True raises at any break; a run six times as long needs no graph that the short one did not."""
     graphs: list[Any] = []
 
@@ -65,7 +66,6 @@ def test_a_call_and_its_step_compile_into_one_graph(name: str, monkeypatch: pyte
         return graph.forward
 
     torch._dynamo.reset()
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 24)  # pndm has 17 kinds of row
     denoiser = Denoiser(lambda x, tau: torch.tanh(x) * tau, VP, "sample")
 
     @torch.compile(backend=backend, fullgraph=True)

@@ -1,0 +1,52 @@
+"""A run of a driver, a solver that chooses its steps as it goes."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.checks import whole
+from fewstep.samplers.building.names import checked_options
+from fewstep.samplers.building.solver_entry import Entry
+from fewstep.samplers.drivers.driven_run import Task
+from fewstep.samplers.run.denoiser import Denoiser
+from fewstep.samplers.sampling.watching import Info, Look
+
+
+def drive(
+    denoiser: Denoiser,
+    x: Tensor,
+    entry: Entry,
+    look: Look,
+    *,
+    dtype: torch.dtype,
+    spec: dict[str, Any],
+    run: dict[str, Any],
+    options: dict[str, Any],
+) -> tuple[Info, Tensor]:
+    """A driver's run and its samples; a warning where it met a limit.
+
+    dtype: what the network takes. spec: nfe, grid, t_start, t_end as given. run: noise, seeds, generator, post, progress.
+    """
+    schedule = denoiser.schedule
+    nfe, ends = spec["nfe"], (spec["t_start"], spec["t_end"])
+    nfe = None if nfe is None else whole("nfe", nfe, of="network evaluations")
+    first, last = (
+        float(own if t is None else t) for t, own in zip(ends, (schedule.t_max, schedule.t_end), strict=True)
+    )
+    if not 0 <= last < first:
+        raise ValueError(f"sampling goes down in time: expected 0 <= t_end < t_start; got {first!r} and {last!r}")
+    seeds = None if run["seeds"] is None else tuple(map(int, run["seeds"]))
+    chosen = checked_options(entry, options)
+    task = Task(denoiser, x, first, last, nfe, spec["grid"], dtype=dtype, tell=look.tell, **{**run, "seeds": seeds})
+    out = entry.fn(task, **chosen)
+    if out.status != "done":
+        warnings.warn(
+            f"{entry.name} stopped before its end: {out.status} after {out.nfe} network evaluations. Allow more, or ask for "
+            "less precision",
+            stacklevel=3,
+        )
+    return Info(out.nfe, out.accepted, out.rejected, out.status, 0.0, None, out.calls, out.each), out.x
