@@ -8,10 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from command_line import run
 from imagesets import blobs, written
-
-from fewstep.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -20,12 +18,6 @@ def folders(tmp_path_factory):
     for name, seed in (("real", 0), ("generated", 1)):
         written(root / name, pixels=blobs(24, seed))
     return root
-
-
-def run(*args, code=0):
-    result = CliRunner().invoke(main, [str(a) for a in args], prog_name="fewstep")
-    assert result.exit_code == code, result.output + str(result.exception)
-    return result
 
 
 DIGITS = ("--extractor", "digits")

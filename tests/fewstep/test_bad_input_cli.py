@@ -3,14 +3,7 @@
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
-
-from fewstep.cli import main
-
-
-def call(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in args], prog_name="fewstep")
-
+from command_line import call
 
 WRONG = {
     "solver": (["sample", "--solver", "dpmp_2m"], "dpmpp_2m"),

@@ -6,15 +6,10 @@ import sys
 import time
 
 import pytest
-from click.testing import CliRunner, Result
+from command_line import call
 
-from fewstep.cli import main
 from fewstep.samplers import GRIDS, SOLVERS
 from fewstep.samplers.guidance import GUIDANCE
-
-
-def call(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in args], prog_name="fewstep")
 
 
 def in_a_process(*args: str) -> subprocess.CompletedProcess[str]:

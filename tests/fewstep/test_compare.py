@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
+from command_line import run
 from PIL import Image
 
 from fewstep import Denoiser, NoiseSchedule, sample
@@ -144,12 +145,6 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     finally:
         os.umask(mask)
     assert target.read_text() == "new" and stat.S_IMODE(target.stat().st_mode) == 0o640
-
-
-def run(*args: object) -> Result:
-    result = CliRunner().invoke(main, [str(a) for a in args], prog_name="fewstep")
-    assert result.exit_code == 0, result.stderr
-    return result
 
 
 def pixels(path: Path) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Schedulers and an exact network for the tests of the diffusers contract."""
 
 import torch
-from late import diffusers
+from parts import flow_euler
 from pipelike import Network
 from problems import Gaussian
 
@@ -21,10 +21,6 @@ def vp(solver="dpmpp_2m", **options):
     )
 
 
-def flow_euler(**options):
-    return diffusers.FlowMatchEulerDiscreteScheduler(**options)
-
-
 def flow(solver="dpmpp_2m", shift=3.0, **options):
     return fewstep.Scheduler.from_config(flow_euler(shift=shift), solver, **options)
 
@@ -35,3 +31,8 @@ def network(scheduler, prediction="epsilon"):
 
 def noise(*shape, seed=0, dtype=torch.float32):
     return torch.randn(*(shape or (2, 4, 8, 8)), generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def seeded(*seeds):
+    """One generator a seed."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]

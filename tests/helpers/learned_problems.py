@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.samplers import Denoiser, NoiseSchedule
+from fewstep.samplers import Denoiser, NoiseSchedule, Tableau, build
 from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.tasks.learner_task import Task
@@ -101,3 +101,18 @@ def task(denoiser: Denoiser, shape: tuple[int, ...], nfe: int, train: int = 128,
     problem = Problem(denoiser, shape=shape, batch_size=size, dtype=torch.float64)
     seeds = {"train": tuple(range(train)), "valid": tuple(range(10_000, 10_000 + valid))}
     return Task(problem, Teacher(problem, cache=False, **teacher), nfe, **seeds, **how)
+
+
+def base(task: Task, solver: str = "dpmpp_2m", grid: str = "quadratic", **options: Any) -> Tableau:
+    """A solver's own table where a task begins and ends."""
+    ends = {"t_start": task.problem.t_start, "t_end": task.problem.t_end}
+    return build(solver, task.problem.schedule, task.nfe, grid, **ends, **options)
+
+
+def turned(knobs: Any, size: float, seed: int = 0) -> Any:
+    """The knobs at random values of this size."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for value in knobs.parameters.values():
+            value.copy_(size * torch.randn(len(value), generator=generator, dtype=torch.float64))
+    return knobs

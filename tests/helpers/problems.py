@@ -121,3 +121,10 @@ def starts(schedule: NoiseSchedule, t: float, n: int = 16, seed: int = 0, shape:
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(n, *shape, generator=generator, dtype=torch.float64)
     return noise * float(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2) ** 0.5
+
+
+def energy_distance(a: Tensor, b: Tensor) -> float:
+    """Between two samples of equal size; about 0 for two of one law."""
+    n = len(a)
+    inside = torch.cdist(a, a).sum() + torch.cdist(b, b).sum()
+    return float(2 * torch.cdist(a, b).mean() - inside / (n * (n - 1)))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from problems import Mixture, starts
+from problems import Mixture, energy_distance, starts
 from torch import Tensor, nn
 
 from fewstep.demo import load_demo_classifier, load_demo_pipeline
@@ -69,12 +69,6 @@ class PointLevels(nn.Module):
 def trained() -> nn.Module:
     torch.manual_seed(0)
     return fit(PointLevels(), clean(20000, 9), RHO, rounds=1000, batch=512, rate=3e-3)
-
-
-def energy_distance(a: Tensor, b: Tensor) -> float:
-    n = len(a)
-    inside = torch.cdist(a, a).sum() + torch.cdist(b, b).sum()
-    return float(2 * torch.cdist(a, b).mean() - inside / (n * (n - 1)))
 
 
 def chains(kind: str, n: int) -> tuple[Denoiser, Tensor]:

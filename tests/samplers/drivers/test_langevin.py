@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import Gaussian, Mixture, in_turn, starts
+from problems import Gaussian, Mixture, energy_distance, in_turn, starts
 from torch import Tensor
 
 from fewstep.samplers import Denoiser, NoiseSchedule, build, sample
@@ -123,14 +123,6 @@ def test_gaussian_marginals(kind: str, predictor: str) -> None:
     y = sample(denoiser, x, "predictor_corrector", 200, predictor=predictor, noise_seeds=range(60))
     assert abs(float(y.mean()) / data.mean - 1) < 0.015
     assert abs(float(y.std()) / data.std - 1) < 0.015
-
-
-def energy_distance(a: Tensor, b: Tensor) -> float:
-    def mean(p: Tensor, q: Tensor) -> Tensor:
-        return torch.cdist(p, q).sum()
-
-    n = len(a)
-    return float(2 * mean(a, b) / n**2 - (mean(a, a) + mean(b, b)) / (n * (n - 1)))
 
 
 @pytest.mark.parametrize("kind", ["vp", "edm"])

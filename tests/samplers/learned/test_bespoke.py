@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learned_problems import ring, sixteen, task
+from learned_problems import ring, sixteen, task, turned
 from problems import Mixture, starts
 from torch import Tensor
 
@@ -32,14 +32,6 @@ def along(schedule: NoiseSchedule, t: Any) -> tuple[np.ndarray, np.ndarray]:
     """(rho, size) at times."""
     alpha, sigma = np.asarray(schedule.alpha(t)), np.asarray(schedule.sigma(t))
     return sigma / (alpha + sigma), alpha + sigma
-
-
-def turned(knobs: ScaleTime, size: float, seed: int = 0) -> ScaleTime:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for value in knobs.parameters.values():
-            value.copy_(size * torch.randn(len(value), generator=generator, dtype=torch.float64))
-    return knobs
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)

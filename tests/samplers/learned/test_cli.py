@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
+from command_line import call
 from pipelines import PIPELINES
 
 import fewstep
 from fewstep import Artefact, NoiseSchedule, build
-from fewstep.cli import main
 from fewstep.eval.compare import trials
 from fewstep.samplers import Learned
 from fewstep.samplers.learned.playing import arithmetic as tables
@@ -23,10 +23,6 @@ from fewstep.samplers.learned.tasks.learner_entry import METHODS, learner
 from fewstep.samplers.learned.terminal import stages
 
 SMALL = ("-n", 16, "--guard", 16, "--teacher-nfe", 40, "--no-cache")
-
-
-def call(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in args], prog_name="fewstep")
 
 
 @pytest.fixture(scope="module")

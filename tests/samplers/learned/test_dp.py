@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learned_problems import SHAPES, Axes, ring, sixteen, task
+from learned_problems import SHAPES, Axes, base, ring, sixteen, task
 
-from fewstep.samplers import NoiseSchedule, build
+from fewstep.samplers import NoiseSchedule
 from fewstep.samplers.artefact.corrections import on_times
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.learned.methods.brute import ranking
@@ -28,11 +28,6 @@ SHORT = {"nfe": 30}  # steps of the teacher: enough to tell grids apart
 
 def learnable(name: str, nfe: int, **how: Any) -> Task:
     return task(MIXTURES[name](), SHAPES[name], nfe, **{"train": 32, "valid": 32, "teacher": SHORT, **how})
-
-
-def base(t: Task, solver: str = "dpmpp_2m", grid: str = "quadratic", **options: Any) -> Tableau:
-    ends = {"t_start": t.problem.t_start, "t_end": t.problem.t_end}
-    return build(solver, t.problem.schedule, t.nfe, grid, **ends, **options)
 
 
 def bell(schedule: NoiseSchedule | None = None) -> Any:

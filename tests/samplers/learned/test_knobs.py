@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from learned_problems import ring
+from learned_problems import ring, turned
 from problems import Mixture, in_turn
 from torch import Tensor
 
@@ -40,14 +40,6 @@ def table(solver: str, kind: str, nfe: int = 6) -> Tableau:
 def problem(kind: str, prediction: str = "sample") -> Problem:
     denoiser = Mixture().denoiser(SCHEDULES[kind], prediction)
     return Problem(denoiser, shape=(2,), batch_size=8, dtype=torch.float64)
-
-
-def turned(knobs: Knobs, size: float, seed: int = 0) -> Knobs:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for value in knobs.parameters.values():
-            value.copy_(size * torch.randn(len(value), generator=generator, dtype=torch.float64))
-    return knobs
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)

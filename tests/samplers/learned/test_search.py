@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learned_problems import SHAPES, Axes, ring, sixteen, task
+from learned_problems import SHAPES, Axes, base, ring, sixteen, task
 from problems import in_turn
 
-from fewstep.samplers import Denoiser, NoiseSchedule, build
+from fewstep.samplers import Denoiser, NoiseSchedule
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.grids.grid_entry import GRIDS
 from fewstep.samplers.learned.methods.ays import _costs
@@ -38,11 +38,6 @@ SCHEDULES = {
 
 def learnable(name: str, nfe: int, **how: Any) -> Task:
     return task(MIXTURES[name](), SHAPES[name], nfe, **{"train": 64, "valid": 64, "teacher": {"nfe": 30}, **how})
-
-
-def base(t: Task, solver: str = "dpmpp_2m", grid: str = "quadratic", **options: Any) -> Tableau:
-    ends = {"t_start": t.problem.t_start, "t_end": t.problem.t_end}
-    return build(solver, t.problem.schedule, t.nfe, grid, **ends, **options)
 
 
 def train_score(t: Task, table: Tableau) -> float:

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from command_line import call
 from learned_problems import MIXTURES, SHAPES, ring
 from PIL import Image
 
 from fewstep import Artefact, Denoiser, NoiseSchedule, build, sample
-from fewstep.cli import main
 from fewstep.samplers import Learned
 from fewstep.samplers.artefact import corrections as rebase
 from fewstep.samplers.learned.estimate import estimate
@@ -29,10 +28,6 @@ from fewstep.samplers.learned.tasks.learner_entry import METHODS
 
 VP = NoiseSchedule.vp_linear()
 HOW: dict[str, Any] = {"shape": (2,), "dtype": torch.float64, "batch_size": 128}
-
-
-def call(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in args], prog_name="fewstep")
 
 
 def shifted(nfe: int = 5, size: float = 0.2, grid: str = "quadratic") -> Learned:

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from contracted import SD, TABLES, flow, network, noise, vp
+from contracted import SD, TABLES, flow, network, noise, seeded, vp
 from late import diffusers
 from pipelike import run
 
@@ -14,10 +14,6 @@ from fewstep.samplers import SOLVERS
 
 STOCHASTIC = [name for name in TABLES if SOLVERS[name].stochastic]
 DRIVERS = [name for name, entry in SOLVERS.items() if entry.kind == "driver"]
-
-
-def seeded(*seeds):
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)

@@ -9,8 +9,9 @@ import sys
 
 import pytest
 import torch
-from contracted import SD, TABLES, flow, flow_euler, network, noise, vp
+from contracted import SD, TABLES, flow, network, noise, seeded, vp
 from late import diffusers
+from parts import flow_euler
 from pipelike import run
 
 import fewstep
@@ -71,10 +72,6 @@ def test_a_learned_variance_is_split_off():
     plain = b.step(output, 999, x)
     assert torch.equal(split.prev_sample, plain.prev_sample)
     assert torch.equal(split.pred_original_sample, plain.pred_original_sample)
-
-
-def seeded(*seeds):
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 @pytest.mark.parametrize("given", ["noise", "noise and a generator", "a generator", "a list of generators", "nothing"])

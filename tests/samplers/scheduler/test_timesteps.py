@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from contracted import FLOW, SD, SEVERAL, TABLES, flow, flow_euler, network, noise, vp
+from contracted import FLOW, SD, SEVERAL, TABLES, flow, network, noise, vp
+from parts import flow_euler
 from pipelike import run
 
 import fewstep
