@@ -16,9 +16,8 @@ from fewstep.eval.compare.trials import Trials, told
 from fewstep.output.files import whole
 from fewstep.output.page import Table, write_page
 from fewstep.output.pictures import Line, image_sheet, plot_lines
-from fewstep.samplers.building.solver_entry import SOLVERS, checked_names
-from fewstep.samplers.commands.sample import learned_file
-from fewstep.samplers.pipeline.contenders import artefact_of, entry_of, the_only
+from fewstep.samplers.building.solver_entry import SOLVERS
+from fewstep.samplers.pipeline.contenders import artefact_of, checked_names, entry_of, learned_file, the_only
 from fewstep.samplers.pipeline.source import Batch, Source
 
 # The solvers that are run where none is named: one or two of each family, all deterministic.

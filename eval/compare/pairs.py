@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.eval.compare.curves import Curves, Point
 from fewstep.eval.compare.measures import MEASURES, check_measures, image_errors
 from fewstep.eval.compare.solver_errors import SolverErrors, longer
 from fewstep.eval.compare.trials import Trials, told
-from fewstep.eval.report.differences import HIGHER, mean_interval
-from fewstep.eval.report.report import Report
-from fewstep.eval.report.result import Result
-from fewstep.samplers.building.solver_entry import checked_names
-from fewstep.samplers.pipeline.contenders import entry_of
+from fewstep.eval.report.curves import Curves
+from fewstep.eval.report.evaluation_report import Report
+from fewstep.eval.report.paired_difference import mean_interval
+from fewstep.eval.report.points import Point
+from fewstep.eval.report.result import HIGHER, Result
+from fewstep.samplers.pipeline.contenders import checked_names, entry_of
 from fewstep.samplers.pipeline.source import Source
 
 _PRECISION = {"float16": "fp16", "bfloat16": "bf16"}

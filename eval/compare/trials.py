@@ -21,7 +21,8 @@ from fewstep.eval.compare.solver_errors import (
     longer,
 )
 from fewstep.samplers.artefact.artefact import Artefact
-from fewstep.samplers.building.solver_entry import SOLVERS, resolve
+from fewstep.samplers.building.names import resolve
+from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.pipeline.contenders import artefact_of, label
 from fewstep.samplers.pipeline.source import Source
 

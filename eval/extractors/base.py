@@ -20,9 +20,6 @@ from torch import Tensor, nn
 from fewstep.checks import unknown
 from fewstep.eval.extractors.precision import exact_arithmetic
 
-# The parts that layers can play: metrics ask for a part, the extractor says which of its layers has it.
-PARTS = ("main", "logits", "spatial")
-
 
 class Extractor(nn.Module, ABC):
     """Base of all extractors; a subclass says what it is and defines `prepare` and `taps`.

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from fewstep.demo import load_demo_classifier
 from fewstep.eval.extractors.base import Extractor
+from fewstep.eval.extractors.extractor_entry import register_extractor
 from fewstep.eval.extractors.resize import pillow_bilinear, resized
 
 
+@register_extractor("digits")
 class Digits(Extractor):
     """Features of digits: uint8 (B, 3, H, W) -> float32 (B, 64), or the layers "features" (64) and "logits" (10).
 

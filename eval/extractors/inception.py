@@ -12,76 +12,24 @@ coefficients in float64, into one that gives the same numbers with less work:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import Inception3
 
 from fewstep.checks import unknown
 from fewstep.eval.extractors.base import Extractor, weights_hash
+from fewstep.eval.extractors.extractor_entry import register_extractor
+from fewstep.eval.extractors.inception_weights import load_weights
+from fewstep.eval.extractors.layout import BLOCKS, STAGES, Block
 from fewstep.eval.extractors.resize import PROTOCOLS
-from fewstep.eval.extractors.weights import load_weights
 
-Chain = tuple["str | tuple[str, str]", ...]
-
-
-@dataclass(frozen=True)
-class Block:
-    """The chains of convolutions of a block, in the order of its output, and the pool of its last branch.
-
-    A pair in a chain is two convolutions side by side. "average" and "maximum" (3x3, stride 1) stand before the last chain;
-    "reduce" (maximum, stride 2) is a branch of its own.
-    """
-
-    pool: str
-    chains: tuple[Chain, ...]
+_SFID = 7  # channels of Mixed_6d that sFID reads
 
 
-_A = (
-    ("branch1x1",),
-    ("branch5x5_1", "branch5x5_2"),
-    ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"),
-    ("branch_pool",),
-)
-_B = (("branch3x3",), ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"))
-_C = (
-    ("branch1x1",),
-    ("branch7x7_1", "branch7x7_2", "branch7x7_3"),
-    ("branch7x7dbl_1", "branch7x7dbl_2", "branch7x7dbl_3", "branch7x7dbl_4", "branch7x7dbl_5"),
-    ("branch_pool",),
-)
-_D = (("branch3x3_1", "branch3x3_2"), ("branch7x7x3_1", "branch7x7x3_2", "branch7x7x3_3", "branch7x7x3_4"))
-_E = (
-    ("branch1x1",),
-    ("branch3x3_1", ("branch3x3_2a", "branch3x3_2b")),
-    ("branch3x3dbl_1", "branch3x3dbl_2", ("branch3x3dbl_3a", "branch3x3dbl_3b")),
-    ("branch_pool",),
-)
-
-BLOCKS = {
-    **{name: Block("average", _A) for name in ("Mixed_5b", "Mixed_5c", "Mixed_5d")},
-    "Mixed_6a": Block("reduce", _B),
-    **{name: Block("average", _C) for name in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e")},
-    "Mixed_7a": Block("reduce", _D),
-    "Mixed_7b": Block("average", _E),
-    "Mixed_7c": Block("maximum", _E),
-}
-
-# The modules up to each tap. sFID reads the first 7 channels of Mixed_6d, which are those of its branch1x1.
-STAGES = {
-    "64": ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "maxpool1"),
-    "192": ("Conv2d_3b_1x1", "Conv2d_4a_3x3", "maxpool2"),
-    "sfid": ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d"),
-    "768": ("Mixed_6e",),
-    "2048": ("Mixed_7a", "Mixed_7b", "Mixed_7c"),
-}
-_SFID = 7
-
-
+@register_extractor("inception")
 class InceptionV3(Extractor):
     """The features of FID, sFID, KID and IS: uint8 (B, 3, H, W) of any size -> float32 (B, 2048), or named layers.
 
@@ -91,7 +39,7 @@ class InceptionV3(Extractor):
 
     Args:
         weights: file of the 2015-12-05 weights, or a state dict under torchvision's names; None searches, see
-            `weights.load_weights`.
+            `inception_weights.load_weights`.
         protocol: "tf" (FID of most papers), "pytorch-fid" or "clean"; see `resize`.
         fast: compute in bfloat16; features move by about 1e-2, so `precision` says it and results record it.
         compile: pass the network through torch.compile: the same numbers, after a wait of half a minute at the first batch;
@@ -253,14 +201,16 @@ class Beside(nn.Module):
         return torch.cat([part(x) for part in self.parts], dim=1)
 
 
-def _plain() -> Inception3:
+def _plain() -> Any:
     """torchvision's network with 1008 classes: names, shapes and geometry without values."""
+    from torchvision.models import Inception3  # slow to import: not for those who only look which extractors there are
+
     with torch.device("meta"):
         return Inception3(num_classes=1008, aux_logits=False, init_weights=False)
 
 
-def _rewritten(plain: Inception3, name: str) -> nn.Module:
-    module = getattr(plain, name)
+def _rewritten(plain: Any, name: str) -> nn.Module:
+    module: nn.Module = getattr(plain, name)
     if name in BLOCKS:
         return Branches(module, BLOCKS[name])
     return Convolution(module) if hasattr(module, "conv") else module

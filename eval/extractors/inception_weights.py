@@ -22,6 +22,7 @@ from urllib.error import URLError
 import torch
 from torch import Tensor
 
+from fewstep.eval.extractors.layout import BLOCKS, STAGES
 from fewstep.output.files import whole
 
 VARIABLE = "FEWSTEP_INCEPTION"
@@ -153,7 +154,6 @@ def _modules() -> Iterator[tuple[str, str]]:
     convolutions count "conv", "conv_1" ...; the last blocks write "tower_1_conv" for "tower_1.conv" and call the two that end
     a chain "mixed_conv" and "mixed_conv_1".
     """
-    from fewstep.eval.extractors.inception import BLOCKS, STAGES
 
     def numbered(stem: str, k: int) -> str:
         return f"{stem}_{k}" if k else stem

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fewstep.eval.extractors.base import Extractor
+from fewstep.eval.extractors.extractor_entry import register_extractor
 from fewstep.eval.extractors.resize import pillow_bicubic, resized
 
 
@@ -37,6 +38,7 @@ class _Transformer(Extractor):
         return (resized(images, self.size, pillow_bicubic) - self.mean) / self.deviation
 
 
+@register_extractor("dinov2")
 class DINOv2(_Transformer):
     """DINOv2's class token after the last norm, of images squashed to 224 x 224: uint8 (B, 3, H, W) -> (B, 1024).
 
@@ -71,6 +73,7 @@ class DINOv2(_Transformer):
         return {"cls": self.tower(x).last_hidden_state[:, 0]}
 
 
+@register_extractor("clip")
 class CLIP(_Transformer):
     """CLIP's projected image embedding of unit length, as CMMD takes it: uint8 (B, 3, H, W) -> (B, 768).
 

@@ -1,16 +1,15 @@
-"""What one pass over a set of images leaves behind, and the table of metrics that are computed from it."""
+"""What one pass over a set of images leaves behind: moments and feature vectors, and under what they were made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
-    from fewstep.eval.gaussian.statistics import FeatureStatistics
-    from fewstep.eval.report.result import Result
+from fewstep.eval.gaussian.statistics import FeatureStatistics
+
+# The parts that layers can play: metrics ask for a part, the extractor says which of its layers has it.
+PARTS = ("main", "logits", "spatial")
 
 
 @dataclass(frozen=True)
@@ -44,44 +43,3 @@ class Features:
     rows: dict[str, np.ndarray] = field(default_factory=dict)
     meta: Meta = field(default_factory=Meta)
     layers: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A registered metric: `compute(real, generated, **options) -> [Result]`, and what it needs of each set.
-
-    Attributes:
-        statistics: parts of which mean and covariance are needed, of both sets.
-        rows: parts of which every feature vector is needed, of the generated set and, where `real_rows`, of the real one.
-        real: whether there is a real set at all (the inception score has none).
-        higher_is_better: direction.
-        options: names and defaults of what `compute` takes.
-        fewest: number of images a set needs, given the options. remedy: what to do where it has fewer.
-        reference: the paper.
-    """
-
-    name: str
-    compute: Callable[..., list[Result]]
-    statistics: tuple[str, ...] = ()
-    rows: tuple[str, ...] = ()
-    real: bool = True
-    real_rows: bool = True
-    higher_is_better: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
-    fewest: Callable[[Mapping[str, Any]], int] = lambda options: 2
-    remedy: str = "another metric"
-    reference: str = ""
-
-
-METRICS: dict[str, Metric] = {}
-
-
-def metric(name: str, reference: str = "", **facts: Any) -> Callable[[Callable[..., list[Result]]], Callable]:
-    """Register a function `(real, generated, *, option=default, ...) -> [Result]` under a name."""
-
-    def register(compute: Callable[..., list[Result]]) -> Callable:
-        options = dict(compute.__kwdefaults__ or {})
-        METRICS[name] = Metric(name, compute, options=options, reference=reference, **facts)
-        return compute
-
-    return register

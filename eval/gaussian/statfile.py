@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from fewstep import __version__
+from fewstep.eval.gaussian.covariance import Gaussian
 from fewstep.eval.gaussian.features import Features, Meta
-from fewstep.eval.gaussian.frechet import Gaussian
 from fewstep.eval.gaussian.statistics import FeatureStatistics
 from fewstep.output.files import whole
 
@@ -158,3 +158,8 @@ def save(path: str | PathLike[str], features: Features, factor: bool = True, hal
         raise ValueError(f"statistics are written as .npz; got {str(path)!r}.")
     with whole(target) as temporary, open(temporary, "wb") as stream:
         np.savez(stream, **arrays)
+
+
+def save_statistics(path: str | PathLike[str], statistics: FeatureStatistics) -> None:
+    """The same of the statistics of a main layer alone."""
+    save(path, Features(statistics.n, {"main": statistics}))

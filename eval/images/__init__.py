@@ -1,80 +1,13 @@
 """Images from wherever they are: `image_set(source) -> ImageSet`."""
 
-from __future__ import annotations
+from fewstep.lazy import lazily
 
-import os
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-from torch import Tensor
-
-from fewstep.eval.images.base import ImageSet, digest
-
-__all__ = ["ImageSet", "digest", "holds_images", "image_set", "is_pipeline", "of_arrays"]
-
-
-def image_set(source: Any, *, skip_bad: bool = False, key: str | None = None, **how: Any) -> ImageSet:
-    """Images from wherever they are.
-
-    Args:
-        source: a folder (with all below it), a .zip of images, a .npz or .npy of images, a tensor or array, a list of
-            paths, a Dataset (len and getitem; an item is an image, or a tuple or dict with one), an iterable of images or
-            batches, or a diffusers pipeline, which draws them (`Generated`). An ImageSet is returned as it is.
-        skip_bad: pass over images that cannot be used, and count them.
-        key: the array in a .npz (arr_0, or the only one with images), or the entry of dict items ("image").
-        how: range=(0, 1), (-1, 1) or (0, 255) of floats; layout="NCHW" or "NHWC" of arrays that leave it open;
-            for a pipeline what `Generated` takes: solver, nfe, number or seeds ...
-
-    Raises:
-        ValueError: nothing there, nothing in it, or nothing that could be images.
-    """
-    if isinstance(source, ImageSet):
-        return source
-    if is_pipeline(source):
-        from fewstep.eval.images.generated import Generated
-
-        return Generated(source, **how)
-    from fewstep.eval.images import arrayfiles, arrays, folders
-
-    if isinstance(source, (str, os.PathLike)):
-        path = Path(source).expanduser()
-        if not path.exists():
-            raise ValueError(f"{str(source)!r} does not exist; give a folder, .zip, .npz or .npy of images")
-        if path.suffix.lower() in (".npz", ".npy") and path.is_file():
-            return arrayfiles.in_file(path, key, skip_bad=skip_bad, **how)
-        if key or "layout" in how:
-            raise ValueError(f"{path} holds image files; `key` and `layout` are of .npz and arrays")
-        return folders.opened(path, skip_bad=skip_bad, **how)
-    if isinstance(source, (Tensor, np.ndarray)):
-        return arrays.Array(source, skip_bad=skip_bad, **how)
-    if isinstance(source, (list, tuple)) and source and all(isinstance(x, (str, os.PathLike)) for x in source):
-        return folders.Paths(source, skip_bad=skip_bad, **how)
-    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
-        return arrays.Dataset(source, key or "image", skip_bad=skip_bad, **how)
-    if hasattr(source, "__iter__"):
-        return arrays.Stream(source, key or "image", skip_bad=skip_bad, **how)
-    raise ValueError(
-        f"{type(source).__name__} is no set of images; give a folder, file, array, Dataset, iterable or diffusers pipeline"
-    )
-
-
-def of_arrays(source: Any) -> bool:
-    """Whether `layout` and `key` mean anything for a source: not for image files, which say it themselves."""
-    return not isinstance(source, (str, os.PathLike)) or Path(source).suffix.lower() in (".npz", ".npy")
-
-
-def is_pipeline(source: Any) -> bool:
-    """Whether a source draws its images: a diffusers pipeline."""
-    return callable(source) and hasattr(source, "scheduler")
-
-
-def holds_images(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a folder or file of images; an .npz is asked for its arrays."""
-    from fewstep.eval.images.arrayfiles import picture_keys
-    from fewstep.eval.images.decode import SUFFIXES
-
-    path = Path(path)
-    if path.suffix.lower() == ".npz" and path.is_file():
-        return bool(picture_keys(path))
-    return path.is_dir() or (path.is_file() and path.suffix.lower() in (".zip", *SUFFIXES))
+# Public name -> module: on first use, so that none of them is imported for the sake of another.
+_LAZY = {
+    "image_set": ".sources",
+    "holds_images": ".sources",
+    "ImageSet": ".image_sets",
+    "Generated": ".generated",
+}
+__all__ = list(_LAZY)
+__getattr__ = lazily("fewstep.eval.images", _LAZY)

@@ -13,8 +13,8 @@ from numpy.lib import format as npy
 
 from fewstep.checks import unknown
 from fewstep.eval.images.arrays import Array
-from fewstep.eval.images.base import ImageSet
 from fewstep.eval.images.decode import BadImage
+from fewstep.eval.images.image_sets import ImageSet
 
 
 class Header(NamedTuple):

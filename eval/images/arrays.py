@@ -12,7 +12,6 @@ import numpy as np
 from torch import Tensor
 
 from fewstep.checks import unknown
-from fewstep.eval.images.base import Fetched, Images, ImageSet, digest
 from fewstep.eval.images.decode import (
     BadImage,
     as_tensor,
@@ -22,6 +21,7 @@ from fewstep.eval.images.decode import (
     from_picture,
     side_of_channels,
 )
+from fewstep.eval.images.image_sets import Fetched, Images, ImageSet, digest
 
 LAYOUTS = ("NCHW", "NHWC", "NHW", "CHW", "HWC")
 
@@ -120,7 +120,7 @@ class Stream(ImageSet):
         self.source, self.key, self.how = source, key, (range, _of_one(layout))
         self.begun = False
 
-    def read(self, blocks: Iterable[range], workers: int = 0) -> Iterator[Images]:
+    def read(self, blocks: Iterable[range]) -> Iterator[Images]:
         raise ValueError(
             f"{self.name} can only be read from end to end, by one process; save its images to a folder first"
         )
@@ -131,7 +131,7 @@ class Stream(ImageSet):
             raise ValueError(f"{self.name} has been read; an iterator gives its images once")
         self.begun = True
         numbered = iter(enumerate(self._converted()))
-        return self._watched(self.block(chunk) for chunk in _chunks(numbered, size, self.name))
+        return self.watched(self.block(chunk) for chunk in _chunks(numbered, size, self.name))
 
     def _converted(self) -> Iterator[Tensor | BadImage]:
         for item in self.source:

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fewstep.eval.images.base import ImageSet, digest
 from fewstep.eval.images.decode import SUFFIXES, BadImage, checked_range, decode
+from fewstep.eval.images.image_sets import ImageSet, digest
 
 _JPEG = (".jpg", ".jpeg")
 

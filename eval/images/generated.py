@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
-from fewstep.eval.images.base import Fetched, ImageSet, digest
 from fewstep.eval.images.decode import from_picture
+from fewstep.eval.images.image_sets import Fetched, ImageSet, digest
 from fewstep.eval.images.sobol import DIMENSIONS, Sobol
 from fewstep.output.pictures import save_image
-from fewstep.samplers.building.solver_entry import checked_names
-from fewstep.samplers.pipeline.contenders import entry_of, identity, label
+from fewstep.samplers.pipeline.contenders import checked_names, entry_of, identity, label
 from fewstep.samplers.pipeline.source import Source
 
 

@@ -2,8 +2,8 @@
 
     ImageSet.read(blocks) -> (indices, [uint8 (3, H, W), ...]) of each block
 
-A set knows how to make image i; reading cuts it into blocks, in this process or in workers, and keeps count of what was
-passed over. Sources of unknown length can only be read from end to end: `stream`.
+A set knows how to make image i; reading cuts it into blocks and keeps count of what was passed over (reading.py does the
+same in workers). Sources of unknown length can only be read from end to end: `stream`.
 """
 
 from __future__ import annotations
@@ -93,28 +93,20 @@ class ImageSet(ABC):
                 found.black.append(i)
         return found
 
-    def read(self, blocks: Iterable[range], workers: int = 0) -> Iterator[Images]:
+    def read(self, blocks: Iterable[range]) -> Iterator[Images]:
         """(indices (n,), n images) of each block, in the order of the blocks; n is smaller where images were skipped.
-
-        Args:
-            blocks: ranges of indices.
-            workers: processes that read and decode, one thread each; 0: this one. Sets that need no decoding use none.
 
         Raises:
             ValueError: an image that cannot be used, by name, unless `skip_bad`.
         """
-        if workers and self.parallel:
-            from fewstep.eval.images.reading import blocks_of_workers
-
-            return self._watched(blocks_of_workers(self, blocks, workers))
-        return self._watched(self.block(self.fetch(block)) for block in blocks)
+        return self.watched(self.block(self.fetch(block)) for block in blocks)
 
     def stream(self, size: int) -> Iterator[Images]:
         """All images from end to end, `size` at a time."""
         n = self.count or 0
         return self.read(range(k, min(k + size, n)) for k in range(0, n, size))
 
-    def _watched(self, blocks: Iterable[Block]) -> Iterator[Images]:
+    def watched(self, blocks: Iterable[Block]) -> Iterator[Images]:
         """The images of the blocks; a bad one raises, or is counted and warned of at the end."""
         skipped, black = len(self._bad), len(self._black)
         for block in blocks:

@@ -1,4 +1,4 @@
-"""Blocks of an image set decoded in other processes, one thread each."""
+"""Blocks of an image set, read in this process or decoded in others, one thread each."""
 
 from __future__ import annotations
 
@@ -10,12 +10,22 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fewstep.eval.images.base import Block, ImageSet
+from fewstep.eval.images.image_sets import Block, Images, ImageSet
 
 Packed = tuple[Block, Tensor, list[torch.Size]]
 
 
-def blocks_of_workers(images: ImageSet, blocks: Iterable[range], workers: int) -> Iterator[Block]:
+def read(images: ImageSet, blocks: Iterable[range], workers: int = 0) -> Iterator[Images]:
+    """`images.read(blocks)`, by so many processes that read and decode; 0: this one.
+
+    Sets that need no decoding use none.
+    """
+    if workers and images.parallel:
+        return images.watched(_blocks_of_workers(images, blocks, workers))
+    return images.read(blocks)
+
+
+def _blocks_of_workers(images: ImageSet, blocks: Iterable[range], workers: int) -> Iterator[Block]:
     """The blocks, in their order."""
     sampler: Any = blocks  # of ranges instead of numbers: a block is what the loader takes for one sample
     loader = DataLoader(_Packing(images), sampler=sampler, batch_size=None, num_workers=workers, collate_fn=_unchanged)

@@ -63,7 +63,7 @@ def _require_noise(z: Tensor, seeds: Sequence[int], schedule: Any) -> None:
     """ValueError for a pipeline that starts from anything but unit Gaussian noise, one for each seed."""
     n, z = z.numel(), z.double()
     noise = abs(float(z.mean())) < 6 / sqrt(n) and abs(float(z.std()) - 1) < 6 / sqrt(2 * n)
-    if len(z) != len(seeds) or not noise or hasattr(schedule, "jump_scale"):
+    if len(z) != len(seeds) or not noise or schedule.jump_scale is not None:
         raise ValueError(
             "Sobol noise needs a pipeline that starts from independent Gaussian noise alone; this one does not"
         )

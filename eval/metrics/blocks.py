@@ -63,12 +63,6 @@ def same_dimension(metric: str, real: int, generated: int) -> None:
         )
 
 
-def whole(metric: str, name: str, value: object, least: int) -> None:
-    """ValueError for an option that is no whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{metric}: {name} must be a whole number of at least {least}; got {value!r}.")
-
-
 @dataclass(frozen=True)
 class Blocks:
     """Rows as float64 blocks on a device.

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.eval.gaussian.features import Features, metric
-from fewstep.eval.metrics.blocks import BLOCK, Blocks, both, whole
+from fewstep.checks import positive, whole
+from fewstep.eval.gaussian.features import Features
+from fewstep.eval.metrics.blocks import BLOCK, Blocks, both
+from fewstep.eval.metrics.discrepancy import Kernel, discrepancy
 from fewstep.eval.metrics.groups import group_means
-from fewstep.eval.metrics.mmd import Kernel, discrepancy
+from fewstep.eval.metrics.registry import metric
 from fewstep.eval.report.result import Result, normal_interval
 
 
@@ -47,7 +49,7 @@ def cmmd(
     Reference: Rethinking FID: Towards a Better Evaluation Metric for Image Generation, Jayasumana, Ramalingam, Veit, Glasner,
     Chakrabarti, Kumar, 2024, arXiv 2401.09603.
     """
-    whole("cmmd", "block", block, 1)
+    whole("cmmd.block", block, 1)
     x, y = both(real, generated, "main", "cmmd", 4)
     for name, each in (("real", x), ("generated", y)):
         _check_normalised(name, each, block)
@@ -73,8 +75,7 @@ def cmmd(
 
 def gaussian(sigma: float) -> Kernel:
     """exp(-|x - y|^2 / (2 sigma^2))."""
-    if not (sigma > 0 and np.isfinite(sigma)):
-        raise ValueError(f"the kernel's sigma must be positive; got {sigma!r}.")
+    positive("cmmd.sigma", sigma)
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
         squared = x.square().sum(1)[:, None] + y.square().sum(1)[None] - 2 * (x @ y.T)

@@ -20,13 +20,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fewstep.eval.gaussian.features import Features, metric
-from fewstep.eval.gaussian.frechet import Gaussian, frechet
+from fewstep.checks import whole
+from fewstep.eval.gaussian.covariance import Gaussian
+from fewstep.eval.gaussian.features import Features
+from fewstep.eval.gaussian.frechet import frechet
 from fewstep.eval.gaussian.statistics import FeatureStatistics
-from fewstep.eval.metrics.blocks import Blocks, rows, same_dimension, whole
-from fewstep.eval.metrics.fid import influences
+from fewstep.eval.metrics.blocks import Blocks, rows, same_dimension
+from fewstep.eval.metrics.fid_and_sfid import influences
 from fewstep.eval.metrics.groups import group_means
 from fewstep.eval.metrics.inception_score import divergences, moments, score
+from fewstep.eval.metrics.registry import metric
 from fewstep.eval.report.result import Result, normal_interval
 
 _PAPER = (
@@ -150,12 +153,12 @@ def _prepared(
     device: Any,
 ) -> tuple[np.ndarray, Blocks]:
     """Numbers of images to fit through, and the checked rows."""
-    whole(name, "fits", fits, 2)
-    whole(name, "permutations", permutations, 1)
+    whole(f"{name}.fits", fits, 2)
+    whole(f"{name}.permutations", permutations, 1)
     found = rows(generated, part, name, 10 * fits)
     n = len(found)
     least = min(5000, n // 10) if smallest is None else smallest
-    whole(name, "smallest", least, 2)
+    whole(f"{name}.smallest", least, 2)
     if least > n // 2:
         raise ValueError(f"{name} fits from `smallest` to all {n} images; smallest={least} must be at most {n // 2}.")
     return np.linspace(least, n, fits).astype(int), Blocks(found, device=device)

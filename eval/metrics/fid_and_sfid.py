@@ -18,9 +18,11 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from fewstep.eval.gaussian.features import Features, metric
-from fewstep.eval.gaussian.frechet import Gaussian, frechet, gradient_of_distance
+from fewstep.eval.gaussian.covariance import Gaussian
+from fewstep.eval.gaussian.features import Features
+from fewstep.eval.gaussian.frechet import frechet, gradient_of_distance
 from fewstep.eval.metrics.groups import GROUPS, group_means
+from fewstep.eval.metrics.registry import metric
 from fewstep.eval.report.result import Result, normal_interval
 
 HEUSEL = "GANs Trained by a Two Time-Scale Update Rule, Heusel et al., 2017, arXiv 1706.08500"

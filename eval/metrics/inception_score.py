@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.eval.gaussian.features import Features, metric
-from fewstep.eval.metrics.blocks import Blocks, rows, whole
+from fewstep.checks import whole
+from fewstep.eval.gaussian.features import Features
+from fewstep.eval.metrics.blocks import Blocks, rows
 from fewstep.eval.metrics.groups import group_means
+from fewstep.eval.metrics.registry import metric
 from fewstep.eval.report.result import Result, normal_interval
 
 
@@ -51,7 +53,7 @@ def inception_score(
     Reference: Improved Techniques for Training GANs, Salimans, Goodfellow, Zaremba, Cheung, Radford, Chen, 2016,
     arXiv 1606.03498.
     """
-    whole("is", "splits", splits, 1)
+    whole("is.splits", splits, 1)
     logits = rows(generated, "logits", "is", 2 * splits)
     n, x = len(logits), Blocks(logits, device=device)
     order = np.random.RandomState(seed).permutation(n) if shuffle else np.arange(n)

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fewstep.eval.gaussian.features import Features, metric
-from fewstep.eval.metrics.blocks import BLOCK, Blocks, both, whole
+from fewstep.checks import positive, whole
+from fewstep.eval.gaussian.features import Features
+from fewstep.eval.metrics.blocks import BLOCK, Blocks, both
+from fewstep.eval.metrics.discrepancy import Kernel, discrepancy, unbiased
 from fewstep.eval.metrics.groups import group_means
-from fewstep.eval.metrics.mmd import Kernel, discrepancy, unbiased
+from fewstep.eval.metrics.registry import metric
 from fewstep.eval.report.result import Result, normal_interval
 
 _PAPER = "Demystifying MMD GANs, Binkowski, Sutherland, Arbel, Gretton, 2018, arXiv 1801.01401"
@@ -54,8 +56,8 @@ def kid(
 
     Reference: Demystifying MMD GANs, Binkowski, Sutherland, Arbel, Gretton, 2018, arXiv 1801.01401.
     """
-    whole("kid", "subsets", subsets, 1)
-    whole("kid", "subset_size", subset_size, 2)
+    whole("kid.subsets", subsets, 1)
+    whole("kid.subset_size", subset_size, 2)
     x_rows, y_rows = both(real, generated, "main", "kid", 2)
     fewest = min(len(x_rows), len(y_rows))
     if subset_size > fewest:
@@ -100,7 +102,7 @@ def kid_full(
 
     Reference: Demystifying MMD GANs, Binkowski, Sutherland, Arbel, Gretton, 2018, arXiv 1801.01401.
     """
-    whole("kid_full", "block", block, 1)
+    whole("kid_full.block", block, 1)
     x, y = both(real, generated, "main", "kid_full", 4)
     found = discrepancy(Blocks(y, block, device), Blocks(x, block, device), polynomial(x.shape[1], degree, gamma, coef))
     value, error = found.unbiased, found.x.error
@@ -119,10 +121,10 @@ def kid_full(
 
 def polynomial(dim: int, degree: int = 3, gamma: float | None = None, coef: float = 1.0) -> Kernel:
     """(gamma x.y + coef)^degree."""
-    whole("the kernel", "degree", degree, 1)
-    scale = 1 / dim if gamma is None else gamma
-    if not (scale > 0 and np.isfinite(scale) and np.isfinite(coef)):
-        raise ValueError(f"the kernel's gamma must be positive and coef finite; got {gamma!r} and {coef!r}.")
+    whole("degree", degree)
+    scale = 1 / dim if gamma is None else positive("gamma", gamma)
+    if not np.isfinite(coef):
+        raise ValueError(f"the kernel's coef must be finite; got {coef!r}.")
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
         return (scale * (x @ y.T) + coef) ** degree

@@ -19,9 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.eval.gaussian.features import Features, metric
-from fewstep.eval.metrics.blocks import BLOCK, Blocks, both, half_tiles, tiles, whole
+from fewstep.checks import whole
+from fewstep.eval.gaussian.features import Features
+from fewstep.eval.metrics.blocks import BLOCK, Blocks, both, half_tiles, tiles
 from fewstep.eval.metrics.groups import group_means
+from fewstep.eval.metrics.registry import metric
 from fewstep.eval.report.result import Result, normal_interval
 
 _SLACK = 1e-13  # of |x|^2 + |y|^2: some hundred roundings, what |x|^2 + |y|^2 - 2 x.y is off by
@@ -57,8 +59,8 @@ def prdc(real: Features, generated: Features, *, k: int = 5, block: int = BLOCK,
     Aila, 2019, arXiv 1904.06991. Reliable Fidelity and Diversity Metrics for Generative Models, Naeem, Oh, Uh, Choi, Yoo,
     2020, arXiv 2002.09797.
     """
-    whole("prdc", "k", k, 1)
-    whole("prdc", "block", block, 1)
+    whole("prdc.k", k, 1)
+    whole("prdc.block", block, 1)
     x_rows, y_rows = both(real, generated, "main", "prdc", k + 1)
     shift = x_rows.mean(axis=0, dtype="float64")
     x, y = Blocks(x_rows, block, device, shift), Blocks(y_rows, block, device, shift)

@@ -1,0 +1,1 @@
+"""One pass over each set of images, from the source to a report, in any number of processes."""

@@ -16,15 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from fewstep.eval.extractors import Extractor
-from fewstep.eval.gaussian.features import Features, Meta
-from fewstep.eval.images import ImageSet, digest
+from fewstep.eval.extractors.base import Extractor
+from fewstep.eval.gaussian.features import Features
+from fewstep.eval.images.image_sets import ImageSet, digest
+from fewstep.eval.images.reading import read
 from fewstep.eval.passes import shards
+from fewstep.eval.passes.gathering import gathered
+from fewstep.eval.passes.processes import Processes
 from fewstep.eval.passes.shards import Shard, Wanted
-from fewstep.eval.passes.world import World
 
 SAVE_EVERY = 20.0  # seconds between states of a resumable run
-GATHERED = 4096  # rows that a process hands over at once
 
 
 def collect(
@@ -37,7 +38,7 @@ def collect(
     batch_size: int = 64,
     workers: int = 0,
     number: int | None = None,
-    world: World | None = None,
+    processes: Processes | None = None,
     resume: str | Path | None = None,
     progress: bool = False,
 ) -> Features:
@@ -50,7 +51,7 @@ def collect(
         kept: feature vectors of a uniform sample beside the moments, for error bars; None: as `FeatureStatistics`.
         batch_size, workers: images at once, and processes that decode them.
         number: take the first so many images.
-        world: this process among others; None finds out.
+        processes: this process among others; None finds out.
         resume: a folder in which the state is kept, and found again after an interruption.
         progress: a bar on a terminal, else a plain line every now and then.
 
@@ -60,21 +61,22 @@ def collect(
     Raises:
         ValueError: fewer than 2 images, a part that the extractor lacks, features that are not finite.
     """
-    world = world or World(extractor.device)
+    processes = processes or Processes(extractor.device)
     dims = {part: _dimension(extractor, part) for part in {*statistics, *rows}}
     wanted = Wanted({part: dims[part] for part in statistics}, {part: dims[part] for part in rows}, kept)
     count = images.count if number is None or images.count is None else min(number, images.count)
-    if images.count is None and (world.size > 1 or resume):
+    if images.count is None and (processes.size > 1 or resume):
         raise ValueError(
             f"{images.name} can be read once, by one process; give a folder, file, array or Dataset instead."
         )
     if count is not None and count < 2:
         raise ValueError(f"statistics need at least 2 images; {images.name} gives {count}.")
     folder = None if resume is None else Path(resume) / _key(images, extractor, wanted, number)
-    mine, earlier = _begun(folder, wanted, world)
+    mine, earlier = _begun(folder, wanted, processes)
     left = None if count is None else undone(count, [*(s.indices for s in earlier), *(s.missing for s in earlier)])
-    _run(images, extractor, mine, left, number, batch_size, workers, world, progress)
-    return _together(images, extractor, mine, earlier, wanted, world)
+    how = {"number": number, "batch_size": batch_size, "workers": workers, "progress": progress}
+    _run(images, extractor, mine, left, processes, **how)
+    return gathered(images, extractor, mine, earlier, wanted, processes)
 
 
 def _dimension(extractor: Extractor, part: str) -> int:
@@ -91,15 +93,15 @@ def _key(images: ImageSet, extractor: Extractor, wanted: Wanted, number: int | N
     return digest(images.fingerprint, made_by, asdict(wanted), number)
 
 
-def _begun(folder: Path | None, wanted: Wanted, world: World) -> tuple[Shard, list[Shard]]:
+def _begun(folder: Path | None, wanted: Wanted, processes: Processes) -> tuple[Shard, list[Shard]]:
     """An empty shard of this process, and those of earlier runs."""
     if folder is None:
         return Shard(wanted), []
     folder.mkdir(parents=True, exist_ok=True)
     earlier = [Shard.load(path, wanted) for path in shards.found(folder)]
     run = shards.next_run(folder)
-    world.barrier()  # nobody writes before all have looked
-    return Shard(wanted, folder / f"shard-{run:03d}-{world.rank:03d}.npz"), earlier
+    processes.barrier()  # nobody writes before all have looked
+    return Shard(wanted, folder / f"shard-{run:03d}-{processes.rank:03d}.npz"), earlier
 
 
 def undone(count: int, seen: Sequence[np.ndarray]) -> np.ndarray:
@@ -123,10 +125,11 @@ def _run(
     extractor: Extractor,
     shard: Shard,
     left: np.ndarray | None,
+    processes: Processes,
+    *,
     number: int | None,
     batch_size: int,
     workers: int,
-    world: World,
     progress: bool,
 ) -> None:
     """Read this process's share of what is left and add its features to the shard."""
@@ -134,11 +137,11 @@ def _run(
         batches, total = _first_of(images.stream(batch_size), number), number
         blocks = None
     else:
-        blocks = blocks_of(left, batch_size)[world.rank :: world.size]
-        batches, total = images.read(blocks, workers), sum(map(len, blocks))
+        blocks = blocks_of(left, batch_size)[processes.rank :: processes.size]
+        batches, total = read(images, blocks, workers), sum(map(len, blocks))
     layers = {part: extractor.parts[part] for part in {*shard.statistics, *shard.rows}}
     saved = time.monotonic()
-    for k, (indices, pictures) in enumerate(_told(batches, images.name, total, progress and world.first)):
+    for k, (indices, pictures) in enumerate(_told(batches, images.name, total, progress and processes.first)):
         passed = [] if blocks is None else sorted(set(blocks[k]) - set(indices.tolist()))
         if len(indices):
             features = extractor(pictures, sorted(set(layers.values())))
@@ -182,55 +185,3 @@ def _told(batches: Iterator[Any], label: str, total: int | None, progress: bool)
             print(f"{label}: {done}{rest}, {rate:.1f} img/s", file=sys.stderr, flush=True)
             spoken = now
     bar.close()
-
-
-def _together(
-    images: ImageSet, extractor: Extractor, mine: Shard, earlier: list[Shard], wanted: Wanted, world: World
-) -> Features:
-    """All shards of all processes as one."""
-    own = [mine, *earlier] if world.first else [mine]
-    for shard in own[1:]:
-        for part, statistics in mine.statistics.items():
-            statistics.merge(shard.statistics[part])
-    merged = {part: world.merged(statistics) for part, statistics in mine.statistics.items()}
-    n = sum(world.gather(sum(len(shard.indices) for shard in own)))
-    if n < 2:
-        raise ValueError(f"statistics need at least 2 images; {images.name} gave {n} that could be used.")
-    rows = {part: _ordered(part, dim, own, n, world) for part, dim in wanted.rows.items()}
-    meta = Meta(
-        extractor.name,
-        extractor.protocol,
-        extractor.hash,
-        extractor.precision,
-        source=images.name,
-        lossy=images.lossy,
-        skipped=sum(world.gather(sum(len(shard.missing) for shard in own))),
-    )
-    return Features(n, merged, rows, meta, dict(extractor.parts))
-
-
-def _ordered(part: str, dim: int, own: list[Shard], n: int, world: World) -> np.ndarray:
-    """Rows of all shards of all processes in the order of the samples, on the first process."""
-    pieces = [(shard.indices, shard.rows[part].read(len(shard.indices))) for shard in own]
-    if world.size == 1 and len(pieces) == 1 and (np.diff(pieces[0][0]) > 0).all():
-        rows = pieces[0][1]
-        _keep_alive(rows, own[0])
-        return rows
-    holder = Shard(Wanted({}, {"all": dim}))  # a temporary folder of its own
-    file = holder.rows["all"].path
-    target = np.memmap(file, np.float32, "w+", shape=(n, dim)) if world.first else np.zeros((0, dim), np.float32)
-    order = np.sort(np.concatenate([i for found in world.gather([i for i, _ in pieces]) for i in found]))
-    parts = [(i[k : k + GATHERED], r[k : k + GATHERED]) for i, r in pieces for k in range(0, len(i), GATHERED)]
-    for turn in range(max(world.gather(len(parts)))):
-        sent = (parts[turn][0], np.array(parts[turn][1])) if turn < len(parts) else None
-        for got in world.gather(sent):
-            if got is not None and world.first:
-                target[np.searchsorted(order, got[0])] = got[1]
-    _keep_alive(target, holder)
-    return target
-
-
-def _keep_alive(rows: np.ndarray, shard: Shard) -> None:
-    """A temporary folder lives as long as the map of a file in it."""
-    if isinstance(rows, np.memmap):
-        rows._shard = shard  # type: ignore[attr-defined]

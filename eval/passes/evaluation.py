@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.checks import unknown
-from fewstep.eval.extractors import Extractor
-from fewstep.eval.gaussian.features import Features, Metric
+from fewstep.eval.extractors.base import Extractor
+from fewstep.eval.gaussian.features import Features
 from fewstep.eval.gaussian.statfile import save
-from fewstep.eval.metrics import find
-from fewstep.eval.passes.work import Plan, Side, Work, comparable
-from fewstep.eval.report.report import Report, notes
+from fewstep.eval.metrics.registry import METRICS, Metric
+from fewstep.eval.passes.plan import Plan, Planner, Side, comparable
+from fewstep.eval.report.evaluation_report import Report
+from fewstep.eval.report.remarks import notes
 from fewstep.eval.report.result import Result
 
 
@@ -48,8 +49,9 @@ def evaluate(
         real: folder, .zip, .npz (images, or statistics in any peer's layout), tensor, array, Dataset, iterable of images,
             name of bundled statistics ("mnist"), Features, or None where no metric needs it (inception score).
         generated: the same, or a diffusers pipeline (then also solver=, nfe=, number= or seeds=, classes= ...).
-        metrics: names that `fewstep.eval.metrics.metrics()` lists.
-        extractor: "inception", "digits", "dinov2", "clip", or an Extractor; None: the reference's, else inception.
+        metrics: names that `fewstep metrics` lists; `fewstep.eval.metric` adds others.
+        extractor: "inception", "digits", "dinov2", "clip", a name that `fewstep.eval.register_extractor` added, or an
+            Extractor; None: the reference's, else inception.
         options: of metrics by name, e.g. {"kid": {"subsets": 50}}.
         device: where the network runs; None is a GPU where there is one.
         how: of the extractor: protocol ("tf", "pytorch-fid", "clean"), weights (a path), download, fast (bf16);
@@ -63,16 +65,16 @@ def evaluate(
     Raises:
         ValueError: whatever cannot be evaluated, in words, before the first network call where that can be known.
     """
-    wanted = [find(name) for name in metrics]
+    wanted = [METRICS.find(name) for name in metrics]
     chosen = _checked_options(wanted, options or {})
     if real is None and any(metric.real for metric in wanted):
         needing = ", ".join(metric.name for metric in wanted if metric.real)
         raise ValueError(f"{needing} compare with real images: give `real`.")
     begun = time.monotonic()
     sides = Side.of(real), Side.of(generated)
-    work = Work.begun(*sides, extractor, device, how)
+    planner = Planner.begun(*sides, extractor, device, how)
     plans = [
-        None if side.source is None else work.plan(side, *_needs(wanted, is_real), is_real)
+        None if side.source is None else planner.plan(side, *_needs(wanted, is_real), is_real)
         for side, is_real in zip(sides, (True, False), strict=True)
     ]
     _enough(wanted, chosen, plans)
@@ -80,13 +82,13 @@ def evaluate(
     assert b is not None
     spent, begun = time.monotonic() - begun, time.monotonic()
     report = None
-    if work.world.first:
+    if planner.processes.first:
         reference = a or Features(None)
         comparable(reference.meta, b.meta)
         for m in wanted:
             if "device" in m.options:
-                chosen[m.name].setdefault("device", work.world.device)
-        results = [_told(result, m, a, b) for m in wanted for result in m.compute(reference, b, **chosen[m.name])]
+                chosen[m.name].setdefault("device", planner.processes.device)
+        results = [_told(result, m, a, b) for m in wanted for result in _computed(m, reference, b, chosen[m.name])]
         about = {
             "real": reference.meta.source,
             "generated": b.meta.source,
@@ -94,7 +96,7 @@ def evaluate(
             "seconds": {"features": round(spent, 2), "metrics": round(time.monotonic() - begun, 2)},
         }
         report = Report(results, about, notes(results, reference.meta, b.meta))
-    return work.world.broadcast(report)
+    return planner.processes.broadcast(report)
 
 
 def stats(
@@ -119,12 +121,12 @@ def stats(
         raise ValueError(f"statistics are written as .npz; got {str(out)!r}.")
     network, device, spatial = how.pop("extractor", None), how.pop("device", None), how.pop("spatial", False)
     side = Side.of(source)
-    work = Work.begun(Side(None), side, network, device, how)
+    planner = Planner.begun(Side(None), side, network, device, how)
     parts = ("main", "spatial") if spatial else ("main",)
-    found = work.plan(side, parts, ("main",) if rows else (), real=False).run()
+    found = planner.plan(side, parts, ("main",) if rows else (), real=False).run()
     if name:
         found.meta = replace(found.meta, source=name)
-    if out is not None and work.world.first:
+    if out is not None and planner.processes.first:
         save(out, found, half=half)
     return found
 
@@ -165,6 +167,16 @@ def _needs(wanted: Sequence[Metric], real: bool) -> tuple[tuple[str, ...], tuple
     return tuple(sorted(moments)), tuple(sorted(rows))
 
 
+def _computed(metric: Metric, real: Features, generated: Features, options: Mapping[str, Any]) -> list[Result]:
+    """What the metric's function gives. ValueError for anything else than results."""
+    found = metric.compute(real, generated, **options)
+    if not isinstance(found, (list, tuple)) or not found or not all(isinstance(result, Result) for result in found):
+        raise ValueError(
+            f"metric {metric.name!r} gave {found!r}: its function returns a list of fewstep.eval.Result, one or more"
+        )
+    return list(found)
+
+
 def _told(result: Result, metric: Metric, real: Features | None, generated: Features) -> Result:
     """The result with what it was measured under."""
     part = (*metric.statistics, *metric.rows)[0]
@@ -177,4 +189,5 @@ def _told(result: Result, metric: Metric, real: Features | None, generated: Feat
         layer=generated.layers.get(part, ""),
         hash=meta.hash,
         precision=meta.precision,
+        higher_is_better=result.higher_is_better or metric.higher_is_better,
     )

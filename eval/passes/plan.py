@@ -8,17 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fewstep.eval.extractors import Extractor, extractor
+from fewstep.eval.extractors.base import Extractor
+from fewstep.eval.extractors.extractor_entry import extractor
 from fewstep.eval.gaussian.features import Features, Meta
 from fewstep.eval.gaussian.statfile import holds_statistics, load, located
-from fewstep.eval.images import ImageSet, holds_images, image_set, is_pipeline, of_arrays
+from fewstep.eval.images.image_sets import ImageSet
+from fewstep.eval.images.sources import holds_images, image_set, is_pipeline, of_arrays
 from fewstep.eval.passes.collect import collect
-from fewstep.eval.passes.world import World
+from fewstep.eval.passes.processes import Processes
 
 # Arguments of `evaluate` for the extractor, when it is given by name; for the pass over images; and for sets of images, both
 # sides alike. Whatever else is given is for a pipeline that draws.
 OF_EXTRACTOR = ("protocol", "weights", "download", "fast", "compile")
-OF_PASS = ("batch_size", "workers", "progress", "resume", "number", "world")
+OF_PASS = ("batch_size", "workers", "progress", "resume", "number", "processes")
 OF_IMAGES = ("skip_bad", "range", "key", "layout")
 
 
@@ -60,10 +62,10 @@ class Side:
 
 
 @dataclass
-class Work:
+class Planner:
     """How the sets of one evaluation are turned into features; the extractor is made when it is first needed."""
 
-    world: World
+    processes: Processes
     network: str | Extractor
     of_extractor: dict[str, Any]
     of_pass: dict[str, Any]
@@ -72,7 +74,7 @@ class Work:
     reference: Meta | None
 
     @classmethod
-    def begun(cls, real: Side, generated: Side, network: Any, device: Any, how: dict[str, Any]) -> Work:
+    def begun(cls, real: Side, generated: Side, network: Any, device: Any, how: dict[str, Any]) -> Planner:
         named = (*OF_EXTRACTOR, *OF_PASS, *OF_IMAGES)
         of_extractor, of_pass, of_images = (
             {k: v for k, v in how.items() if k in names} for names in (OF_EXTRACTOR, OF_PASS, OF_IMAGES)
@@ -91,19 +93,19 @@ class Work:
                 of_extractor.setdefault("protocol", reference.protocol)
         if device is None and isinstance(network, Extractor):
             device = str(network.device)  # it stays where its owner put it
-        world = of_pass.pop("world", None) or World.current(device)
-        return cls(world, network, of_extractor, of_pass, of_images, rest, reference)
+        processes = of_pass.pop("processes", None) or Processes.current(device)
+        return cls(processes, network, of_extractor, of_pass, of_images, rest, reference)
 
     def extractor(self) -> Extractor:
         """Made once, on this process's device; refused where the reference was made with another one."""
         if not isinstance(self.network, Extractor):
-            with self.world.first_goes_ahead():
+            with self.processes.first_goes_ahead():
                 self.network = extractor(self.network, **self.of_extractor)
         elif self.of_extractor:
             raise ValueError(f"{', '.join(self.of_extractor)}: an extractor that is made already takes no options.")
         made = self.network
-        if made.device != self.world.device:
-            self.network = made = made.to(self.world.device)
+        if made.device != self.processes.device:
+            self.network = made = made.to(self.processes.device)
         if self.reference is not None:
             comparable(self.reference, Meta(made.name, made.protocol, made.hash, source="this extractor"))
         return made
@@ -131,7 +133,7 @@ class Work:
         if side.draws:
             given = {
                 "batch_size": self.of_pass.get("batch_size", 64),
-                "device": self.world.device,
+                "device": self.processes.device,
                 **self.of_generation,
             }
             if "number" in self.of_pass:
@@ -145,7 +147,7 @@ class Work:
 class Plan:
     """Features of one side: those that exist, and images from which the others are made by `run`."""
 
-    work: Work
+    planner: Planner
     found: Features | None
     images: ImageSet | None
     moments: tuple[str, ...]
@@ -158,7 +160,7 @@ class Plan:
         if self.found is not None:
             return self.found.n
         assert self.images is not None
-        number = None if self.real else self.work.of_pass.get("number")
+        number = None if self.real else self.planner.of_pass.get("number")
         return min((k for k in (self.images.count, number) if k is not None), default=None)
 
     def run(self) -> Features:
@@ -166,11 +168,13 @@ class Plan:
         if self.images is None:
             assert self.found is not None
             return self.found
-        how: dict[str, Any] = dict(self.work.of_pass)
+        how: dict[str, Any] = dict(self.planner.of_pass)
         if self.real:
             how = {**how, "number": None}
-        network, world = self.work.extractor(), self.work.world
-        seen = collect(self.images, network, statistics=self.moments, rows=self.rows, world=world, **how)
+        network = self.planner.extractor()
+        seen = collect(
+            self.images, network, statistics=self.moments, rows=self.rows, processes=self.planner.processes, **how
+        )
         if self.found is None:
             return seen
         return replace(self.found, rows={**self.found.rows, **seen.rows}, layers=seen.layers)

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from fewstep.devices import chosen_device
+from fewstep.eval.gaussian.moments import Moments
 from fewstep.eval.gaussian.sketch import Sketch, ranks
-from fewstep.eval.gaussian.statistics import FeatureStatistics, Moments
+from fewstep.eval.gaussian.statistics import FeatureStatistics
 
 
 @dataclass(frozen=True)
-class World:
+class Processes:
     """This process among all of them; every method is called by all, in the same order.
 
     Attributes:
@@ -33,7 +34,7 @@ class World:
     size: int = 1
 
     @classmethod
-    def current(cls, device: Any = None) -> World:
+    def current(cls, device: Any = None) -> Processes:
         """This process alone, or the started group, joined with the backend that fits the device."""
         joined = torch.distributed.is_available() and torch.distributed.is_initialized()
         if not joined and int(os.environ.get("WORLD_SIZE", "1")) == 1:

@@ -1,44 +1,26 @@
-"""Metrics over network evaluations: several solvers at several nfe on shared seeds, as tables, pictures, JSON and a page.
-
-Nothing here samples; fewstep.eval.sweep does.
-"""
+"""Metrics over network evaluations as tables, pictures, JSON and a page: `Curves`, which `fewstep.eval.curve` returns."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from math import floor, log10
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-from PIL.Image import Image
-
 from fewstep import __version__
-from fewstep.eval.report.differences import HIGHER, Difference, difference, mean_interval
-from fewstep.eval.report.report import Report, plain, write_json
-from fewstep.eval.report.result import Result
+from fewstep.eval.report.evaluation_report import Report, plain, write_json
+from fewstep.eval.report.points import Point, Points
 from fewstep.output.page import Table, write_page
 from fewstep.output.pictures import Line, image_sheet, plot_lines
 from fewstep.samplers.pipeline.contenders import label as named
 
 
 @dataclass(frozen=True)
-class Point:
-    """What was measured of one solver at one number of evaluations."""
-
-    solver: str
-    nfe: int
-    report: Report
-    grid: str = ""
-
-
-@dataclass(frozen=True)
-class Curves:
+class Curves(Points):
     """Points of several solvers, as tables, pictures, JSON and one page.
 
     Attributes:
@@ -47,84 +29,6 @@ class Curves:
         notes: remarks on the whole; those of the single reports come after them.
         samples: of a point, (solver, nfe), some images to look at, in the order of the seeds; not kept in JSON.
     """
-
-    points: Sequence[Point]
-    about: Mapping[str, Any] = field(default_factory=dict)
-    notes: Sequence[str] = ()
-    samples: Mapping[tuple[str, int], Sequence[Image]] = field(default_factory=dict, compare=False)
-
-    def __post_init__(self) -> None:
-        if not self.points:
-            raise ValueError("curves need at least one point; none of the solvers could run at any of the nfe.")
-        if len(self._at) < len(self.points):
-            raise ValueError("curves have each solver at each nfe once; some point was given twice.")
-
-    @cached_property
-    def _at(self) -> dict[tuple[str, int], Report]:
-        return {(point.solver, point.nfe): point.report for point in self.points}
-
-    @property
-    def solvers(self) -> list[str]:
-        """Names in the order given."""
-        return list(dict.fromkeys(point.solver for point in self.points))
-
-    @property
-    def nfes(self) -> list[int]:
-        """All numbers of evaluations, increasing."""
-        return sorted({point.nfe for point in self.points})
-
-    @property
-    def metrics(self) -> list[str]:
-        """Names of everything measured at some point."""
-        return list(dict.fromkeys(metric for point in self.points for metric in point.report))
-
-    def result(self, metric: str, solver: str, nfe: int) -> Result | None:
-        """One value, None where that solver was not measured there."""
-        report = self._at.get((solver, nfe))
-        return report[metric] if report and metric in report else None
-
-    def line(self, metric: str, solver: str) -> list[Result]:
-        """A solver's values, nfe increasing."""
-        found = ((nfe, self.result(metric, solver, nfe)) for nfe in self.nfes)
-        return [result for _, result in found if result is not None]
-
-    def label(self, metric: str) -> str:
-        """What people call the metric."""
-        return next(p.report[metric].label for p in self.points if metric in p.report)
-
-    def best(self, metric: str, nfe: int) -> str | None:
-        """The solver with the best value at an nfe; None where nobody was measured."""
-        found = {s: result.value for s in self.solvers if (result := self.result(metric, s, nfe)) is not None}
-        choose: Callable[..., str] = max if metric in HIGHER else min
-        return choose(found, key=found.__getitem__) if found else None
-
-    def difference(self, metric: str, nfe: int, first: str, second: str) -> Difference | None:
-        """first - second at one nfe on the same seeds; None where one is missing or has no groups."""
-        a, b = self.result(metric, first, nfe), self.result(metric, second, nfe)
-        if a is None or b is None or min(len(a.groups), len(b.groups)) < 2:
-            return None
-        return Difference(metric, nfe, first, second, *difference(a, b))
-
-    def differences(self, metric: str) -> list[Difference]:
-        """Those of all pairs of solvers at every nfe."""
-        pairs = [(a, b) for k, a in enumerate(self.solvers) for b in self.solvers[k + 1 :]]
-        found = (self.difference(metric, nfe, a, b) for nfe in self.nfes for a, b in pairs)
-        return [d for d in found if d is not None]
-
-    def order(self, metric: str, solver: str) -> tuple[float, float, tuple[float, float]] | None:
-        """(order, standard error, 95 % interval) of an RMSE: minus the slope of its logarithm over that of nfe.
-
-        Each image has its own least squares slope. None for another metric, for fewer than two images or nfe, or where an
-        error is exactly zero.
-        """
-        line = [(n, r) for n in self.nfes if (r := self.result(metric, solver, n)) is not None]
-        if metric != "rmse" or len(line) < 2 or len(line[0][1].groups) < 2:
-            return None
-        errors = np.array([r.groups for _, r in line])
-        if not (errors > 0).all():
-            return None
-        x = np.log([n for n, _ in line])
-        return mean_interval(-((x - x.mean()) @ np.log(errors)) / ((x - x.mean()) ** 2).sum())
 
     def table(self, metric: str) -> Table:
         """One row a solver, one column an nfe: value ± half its interval, the best and what equals it marked, the order."""
@@ -219,19 +123,9 @@ class Curves:
             below = [r.value - low for (_, r), (low, _) in zip(known, ends, strict=True)]
             above = [high - r.value for (_, r), (_, high) in zip(known, ends, strict=True)]
             lines.append(Line(named(solver), [n for n, _ in known], [r.value for _, r in known], below, above))
-        log = metric not in HIGHER and all(y > 0 for line in lines for y in line.y)
+        log = not self.higher_is_better(metric) and all(y > 0 for line in lines for y in line.y)
         plot_lines(lines, Path(path), f"{self.model}: {self.title(metric)}", self.label(metric), log=log)
         return Path(path)
-
-    def title(self, metric: str) -> str:
-        """A metric, of how many samples, and which way is better."""
-        counts = sorted({r.n for p in self.points if (r := p.report.get(metric)) and r.n is not None})
-        samples = [f"{n} samples" for n in counts]
-        return ", ".join([self.label(metric), *samples, "more is better" if metric in HIGHER else "less is better"])
-
-    @property
-    def model(self) -> str:
-        return str(self.about.get("model", "a model"))
 
     def pictures(self, folder: str | PathLike[str]) -> list[Path]:
         """One PNG a metric, curve-METRIC.png in a folder, and samples.png where there are samples."""

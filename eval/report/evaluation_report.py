@@ -11,58 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fewstep import __version__
-from fewstep.eval.gaussian.features import Meta
+from fewstep.eval.report import remarks
 from fewstep.eval.report.result import Result
 from fewstep.output.files import whole
 from fewstep.output.page import Table, write_page
-
-# The number of images that papers report FID at, and the dimension of its features: below that a covariance is singular.
-USUAL, DIMENSION = 50_000, 2048
-_BIASED = ("fid", "sfid")
-
-
-def notes(results: Sequence[Result], real: Meta | None = None, generated: Meta | None = None) -> list[str]:
-    """What a reader has to know beside the values, one sentence each.
-
-    The bias of small samples, numbers of images that differ from what papers use or are not known, lossy files on one
-    side only, passed over images, features that were not computed in fp32, and a reference that does not say its protocol.
-    """
-    real, generated = real or Meta(), generated or Meta()
-    said = [note for result in results for note in _counts(result)]
-    if None not in (real.lossy, generated.lossy) and real.lossy != generated.lossy:
-        lossy, other = ("reference", "generated") if real.lossy else ("generated", "reference")
-        said.append(f"The {lossy} images are lossy files and the {other} ones are not: that alone moves FID by points.")
-    for side, meta in (("reference", real), ("generated", generated)):
-        if meta.skipped:
-            said.append(f"{meta.skipped} unreadable {side} images were passed over.")
-    if results and generated.protocol and real.source and not real.protocol:
-        said.append(
-            f"The reference does not say how its features were made; they are taken for {generated.protocol!r} ones."
-        )
-    for precision in dict.fromkeys(r.precision for r in results if r.precision != "fp32"):
-        said.append(f"Computed in {precision}, not fp32: compare only with values of the same precision.")
-    return list(dict.fromkeys(said))
-
-
-def _counts(result: Result) -> Iterator[str]:
-    """What the numbers of images mean for a distance between Gaussians of Inception features."""
-    if result.metric not in _BIASED or result.extractor != "inception":
-        return
-    n, label = result.n, result.label
-    if n is None:
-        yield f"The number of images behind {label} is not recorded: {label} falls with it, so this one has no equal."
-    elif n < DIMENSION:
-        yield (
-            f"{label} of {n} images is far above its value at many (fewer than {DIMENSION} features span no full "
-            "covariance): compare it only at equal N, or take fid_inf."
-        )
-    elif n != USUAL:
-        yield f"{label} is of {n} images, papers' of {USUAL}; it falls with N, so compare it only at equal N."
-    if result.n_real is not None and result.n_real < DIMENSION:
-        yield f"The reference of {label} has {result.n_real} images: its own covariance is not of full rank."
-
-
-_notes = notes  # a parameter of `Report` has the name
 
 
 class Report(Mapping[str, Result]):
@@ -71,7 +23,7 @@ class Report(Mapping[str, Result]):
     Args:
         results: at least one; each metric once.
         about: what was evaluated against what: anything that JSON can say.
-        notes: remarks to be shown with the values; None takes those that follow from the results alone (see `notes`).
+        notes: remarks to be shown with the values; None takes those that follow from the results alone (see remarks.py).
 
     Raises:
         ValueError: no result, a metric twice, or a value that is not finite.
@@ -90,7 +42,7 @@ class Report(Mapping[str, Result]):
                 raise ValueError(f"{result.label} is {result.value}; look at the features of the samples it came from.")
             self._results[result.metric] = result
         self.about: dict[str, Any] = dict(about or {})
-        self.notes = list(_notes(results) if notes is None else notes)
+        self.notes = list(remarks.notes(results) if notes is None else notes)
 
     def __getitem__(self, metric: str) -> Result:
         if metric not in self._results:

@@ -16,17 +16,13 @@ from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
+from scipy.special import stdtrit
 
 from fewstep.eval.report.result import Result
-
-# Metrics of which more is better; of all others, less.
-HIGHER = frozenset({"is", "is_inf", "precision", "recall", "density", "coverage", "psnr"})
 
 
 def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, tuple[float, float]]:
     """(mean, its standard error, 95 % interval by Student's t) of at least two independent values."""
-    from scipy.special import stdtrit
-
     values = np.asarray(values, np.float64)
     mean, error = float(values.mean()), float(values.std(ddof=1)) / sqrt(len(values))
     reach = float(stdtrit(len(values) - 1, 0.975)) * error
@@ -44,6 +40,7 @@ class Difference:
     value: float
     error: float
     interval: tuple[float, float]
+    higher_is_better: bool = False
 
     @property
     def sure(self) -> bool:
@@ -55,7 +52,7 @@ class Difference:
         """The better solver, or None where they cannot be told apart."""
         if not self.sure:
             return None
-        return self.first if (self.value > 0) == (self.metric in HIGHER) else self.second
+        return self.first if (self.value > 0) == self.higher_is_better else self.second
 
 
 def difference(a: Result, b: Result) -> tuple[float, float, tuple[float, float]]:

@@ -10,6 +10,10 @@ from typing import Any
 _SHARED = {"is": "IS", "is_inf": "IS-inf", "kid": "KID", "kid_full": "KID-full"}
 _FAMILY = {**_SHARED, "fid": "FD", "fid_inf": "FD-inf", "sfid": "sFD"}
 _INCEPTION = {**_SHARED, "fid": "FID", "fid_inf": "FID-inf", "sfid": "sFID"}
+# Measured image by image on shared noise (eval/compare), beside the registered ones, whose names these cannot be.
+PAIRED = ("rmse", "psnr", "lpips")
+# Metrics of which more is better; of all others that come with the library, less.
+HIGHER = frozenset({"is", "is_inf", "precision", "recall", "density", "coverage", "psnr"})
 _FIXED = {"rmse": "RMSE", "psnr": "PSNR", "lpips": "LPIPS", "cmmd": "CMMD"}
 
 
@@ -26,6 +30,7 @@ class Result:
         n, n_real: numbers of images (None: not recorded in the file, or no reference at all).
         extractor, protocol, layer, hash, precision: under what features it was measured.
         details: other numbers that belong to it: error bound, slope, k, splits, seeds ...
+        higher_is_better: direction; known of the library's own metrics, and told by those that others register.
         groups: what each group of samples adds to the value, to first order (jackknife pseudo-values): for paired differences.
     """
 
@@ -43,6 +48,10 @@ class Result:
     precision: str = "fp32"
     details: Mapping[str, Any] = field(default_factory=dict)
     groups: tuple[float, ...] = ()
+    higher_is_better: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "higher_is_better", self.higher_is_better or self.metric in HIGHER)
 
     def __float__(self) -> float:
         return float(self.value)

@@ -34,8 +34,7 @@ def sample(
 
     Every image has its own seed, so that asking for more of them changes none.
     """
-    from fewstep.samplers.building.solver_entry import checked_names
-    from fewstep.samplers.pipeline.contenders import artefact_of, entry_of, the_only
+    from fewstep.samplers.pipeline.contenders import artefact_of, checked_names, entry_of, learned_file, the_only
 
     options = dict(map(parsed, how.pop("options")))
     if learned is not None:
@@ -66,13 +65,6 @@ def sample(
         save_image(tile(images, ceil(number**0.5)), Path(out))
     count = f"{min(spent)}" if min(spent) == max(spent) else f"{min(spent)} to {max(spent)}"
     click.echo(f"{out}: {number} images, {solver}, {count} evaluations, seeds {seed} to {seed + number - 1}")
-
-
-def learned_file(name: str) -> str:
-    """The file of an artefact. ValueError for a name that is none."""
-    if name != "demo" and not name.endswith(".json"):
-        raise ValueError(f"--learned takes a file that `fewstep learn` wrote, NAME.json, or demo; got {name!r}")
-    return name
 
 
 def _which(nfes: tuple[int, ...]) -> int:

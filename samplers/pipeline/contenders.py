@@ -26,6 +26,13 @@ def _is_file(solver: str) -> bool:
     return solver == "demo" or solver.endswith(".json")
 
 
+def learned_file(name: str) -> str:
+    """The file of an artefact. ValueError for a name that is none."""
+    if not _is_file(name):
+        raise ValueError(f"--learned takes a file that `fewstep learn` wrote, NAME.json, or demo; got {name!r}")
+    return name
+
+
 def entry_of(solver: Any) -> Entry:
     """The registered solver: of an artefact, the one whose weights it corrects."""
     learned = artefact_of(solver)

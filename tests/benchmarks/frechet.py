@@ -25,7 +25,8 @@ import numpy as np  # noqa: E402
 import scipy.linalg  # noqa: E402
 import torch  # noqa: E402
 
-from fewstep.eval.gaussian.frechet import Gaussian, centred, frechet, frechet_distance  # noqa: E402
+from fewstep.eval.gaussian.covariance import Gaussian, centred  # noqa: E402
+from fewstep.eval.gaussian.frechet import frechet, frechet_distance  # noqa: E402
 
 Rows = tuple[np.ndarray, np.ndarray]
 Run = Callable[[], float]

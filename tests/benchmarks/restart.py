@@ -14,7 +14,8 @@ import torch
 from tqdm import tqdm
 
 from fewstep.demo import load_demo_classifier
-from fewstep.eval.gaussian.frechet import Gaussian, frechet
+from fewstep.eval.gaussian.covariance import Gaussian
+from fewstep.eval.gaussian.frechet import frechet
 from fewstep.eval.gaussian.statistics import FeatureStatistics
 from fewstep.samplers.pipeline.source import Source
 

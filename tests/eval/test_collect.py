@@ -173,17 +173,17 @@ torch.set_num_threads(1)
 from tiny_features import EXTRACTOR, bars
 from fewstep.eval.images import image_set
 from fewstep.eval.passes.collect import collect
-from fewstep.eval.passes.world import World
+from fewstep.eval.passes.processes import Processes
 
-world, told = World.current("cpu"), []
+processes, told = Processes.current("cpu"), []
 for batch, number, resume in {cases!r}:
     found = collect(image_set({folder!r}), EXTRACTOR, statistics=("main",), rows=("main",), kept=25, batch_size=batch,
-                    number=number, world=world, resume=resume)
-    everywhere = world.gather(float(found.statistics["main"].cov.sum()))
+                    number=number, processes=processes, resume=resume)
+    everywhere = processes.gather(float(found.statistics["main"].cov.sum()))
     assert len(everywhere) == {size} and len(set(everywhere)) == 1
     main = found.statistics["main"]
     told.append((found.n, found.rows["main"], main.mean, main.cov, bars(found)))
-if world.first:
+if processes.first:
     torch.save(told, {out!r})
 """
 

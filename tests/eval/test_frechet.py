@@ -6,13 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fewstep.eval.gaussian.covariance import Gaussian, centred, pivoted_cholesky
 from fewstep.eval.gaussian.frechet import (
-    Gaussian,
-    centred,
     frechet,
     frechet_distance,
     gradient_of_distance,
-    pivoted_cholesky,
     root_trace,
     roots_of_eigenvalues,
 )

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fewstep import load_demo_pipeline
-from fewstep.eval.compare.curves import Curves
 from fewstep.eval.compare.pairs import MEASURES, paired, result
+from fewstep.eval.report.curves import Curves
 from fewstep.samplers.pipeline.source import Source
 
 SHORT = {"solver": "dpmpp_2m", "nfe": 8, "grid": "karras"}

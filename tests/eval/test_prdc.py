@@ -131,7 +131,7 @@ def test_wilson_interval():
 
 def test_bad_input():
     x, y = gaussian(20, 4, 0), gaussian(20, 4, 1)
-    with pytest.raises(ValueError, match="k must be a whole number of at least 1; got 0"):
+    with pytest.raises(ValueError, match="`prdc.k` must be a whole number, at least 1; got 0"):
         prdc(of(x), of(y), k=0)
     with pytest.raises(ValueError, match="at least 21 images a set; got 20"):
         prdc(of(x), of(y), k=20)

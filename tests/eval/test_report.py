@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from fewstep.eval.gaussian.features import Meta
-from fewstep.eval.report.report import Report, notes, plain
+from fewstep.eval.report.evaluation_report import Report, plain
+from fewstep.eval.report.remarks import notes
 from fewstep.eval.report.result import Result
 
 

@@ -8,14 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fewstep.eval.gaussian.covariance import Gaussian
 from fewstep.eval.gaussian.features import Features, Meta
-from fewstep.eval.gaussian.frechet import Gaussian
+from fewstep.eval.gaussian.moments import CHUNK
 from fewstep.eval.gaussian.sketch import ranks
 from fewstep.eval.gaussian.statfile import holds_statistics, load, of_rows, save
-from fewstep.eval.gaussian.statistics import CHUNK, FeatureStatistics
-from fewstep.eval.metrics.fid import fid, influences
+from fewstep.eval.gaussian.statistics import FeatureStatistics
+from fewstep.eval.metrics.fid_and_sfid import fid, influences
 from fewstep.eval.metrics.groups import group_of
-from fewstep.eval.report.differences import difference
+from fewstep.eval.report.paired_difference import difference
 
 
 def rows(n, d, seed=0):

@@ -8,9 +8,9 @@ import torch
 from random_inception import random_state, smooth_images
 from torch import nn
 
-from fewstep.eval.extractors import weights
+from fewstep.eval.extractors import inception_weights as weights
 from fewstep.eval.extractors.inception import InceptionV3, _plain
-from fewstep.eval.extractors.weights import NAMES, SCRIPT, VARIABLE, load_weights
+from fewstep.eval.extractors.inception_weights import NAMES, SCRIPT, VARIABLE, load_weights
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from fewstep.eval.images import ImageSet
+from fewstep.eval.images.reading import read
 
 N = 7
 PIXELS = np.random.default_rng(0).integers(0, 256, (N, 12, 10, 3), dtype=np.uint8)  # NHWC
@@ -24,7 +25,7 @@ def blobs(n: int, seed: int) -> np.ndarray:
 def drawn(images: ImageSet, size: int = 3, workers: int = 0) -> tuple[list[int], list[torch.Tensor]]:
     n = images.count or 0
     blocks = [range(k, min(k + size, n)) for k in range(0, n, size)]
-    found = list(images.read(blocks, workers) if images.count else images.stream(size))
+    found = list(read(images, blocks, workers) if images.count else images.stream(size))
     return [int(i) for indices, _ in found for i in indices], [image for _, some in found for image in some]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fewstep.eval.extractors import Function
 from fewstep.eval.gaussian.features import Features
 from fewstep.eval.gaussian.statistics import FeatureStatistics
-from fewstep.eval.metrics.fid import fid
+from fewstep.eval.metrics.fid_and_sfid import fid
 
 D = 12
 

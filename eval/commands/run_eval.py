@@ -1,0 +1,33 @@
+"""`fewstep eval`: which of its three uses is meant (two sets, images that a model draws, a learned artefact)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fewstep.eval.commands.learned_check import check_learned
+from fewstep.eval.commands.model_curves import evaluate_model
+from fewstep.eval.commands.output import check_outputs
+from fewstep.eval.commands.two_sets import evaluate_sets
+
+
+def run_eval(
+    sets: Sequence[str], metrics: Sequence[str], model: str | None, how: Mapping[str, Any], said: frozenset[str]
+) -> None:
+    """Do it; `how` are the options of the command, `said` the names of those that were given."""
+    check_outputs(how["json_path"], how["html_path"])
+    if sets and (sets[0].endswith(".json") or (sets[0] == "demo" and not Path("demo").exists())):
+        check_learned(sets, model, metrics, how, said)
+        return
+    if model is not None:
+        if sets:
+            raise ValueError(f"--model draws the images; give the real ones as --real, not as {' '.join(sets)!r}")
+        evaluate_model(model, metrics, how)
+        return
+    if how["real"] is not None:
+        sets = (how["real"], *sets)
+    if not 1 <= len(sets) <= 2:
+        raise ValueError(f"two sets are needed, REAL and GENERATED (one for the inception score); got {len(sets)}")
+    real, generated = sets if len(sets) == 2 else (None, sets[0])
+    evaluate_sets(real, generated, metrics, how)

@@ -1,0 +1,44 @@
+"""`fewstep fid`, and `fewstep eval` of images that exist: evaluate two sets, and tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from fewstep.eval.commands.output import check_outputs, evaluating, is_first, metric_options, tell
+from fewstep.eval.gaussian.statfile import holds_statistics
+from fewstep.eval.images.sources import holds_images, image_set
+from fewstep.eval.passes.evaluation import evaluate
+from fewstep.output.pictures import save_image, tile
+
+
+def evaluate_sets(real: str | None, generated: str, metrics: Sequence[str], how: Mapping[str, Any]) -> None:
+    """Evaluate two sets and tell; `how` are the options of the command."""
+    check_outputs(how["json_path"], how["html_path"])
+    options = metric_options(how.get("metric_options", ()))
+    report = evaluate(real, generated, metrics, options=options, **evaluating(how))
+    if is_first():
+        tell(report, report.table(), how, lambda folder: _sheets(real, generated, how["key"], folder))
+
+
+def _sheets(real: str | None, generated: str, key: str | None, folder: Path) -> list[Path]:
+    """A sheet of the first images of both sides, of those that are images."""
+    written = []
+    for name, source in (("real", real), ("generated", generated)):
+        if source is not None and holds_images(source) and not holds_statistics(source):
+            images = image_set(source, skip_bad=True, **({"key": key} if key else {}))
+            ((_, some),) = images.read([range(min(24, images.count or 0))])
+            size = max(max(image.shape[1:]) for image in some)
+            scaled = [_enlarged(image, max(1, 96 // size)) for image in some]
+            save_image(tile(scaled, 12), folder / f"{name}.png")
+            written.append(folder / f"{name}.png")
+    return written
+
+
+def _enlarged(image: Tensor, scale: int) -> Image.Image:
+    pixels = image.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())

@@ -1,0 +1,124 @@
+"""`curve`: any metrics over network evaluations, for several solvers that all start from the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+from fewstep.checks import unknown
+from fewstep.eval.compare.measures import MEASURES
+from fewstep.eval.compare.sweep import Sweep, Watch
+from fewstep.eval.metrics.registry import METRICS
+from fewstep.eval.passes.processes import Processes
+from fewstep.eval.report.curves import Curves
+from fewstep.eval.report.points import Point
+from fewstep.samplers.pipeline.contenders import checked_names, entry_of
+from fewstep.samplers.pipeline.source import Source
+
+
+def curve(
+    model: Any = "demo",
+    solvers: Sequence[str] = ("ddim", "dpmpp_2m"),
+    nfe: Sequence[int] = (5, 10, 20),
+    real: Any = None,
+    metrics: Sequence[str] = ("fid",),
+    number: int = 1000,
+    seed: int = 0,
+    *,
+    pairs: int = 64,
+    grid: str | None = None,
+    noise: str = "independent",
+    options: Mapping[str, Any] | None = None,
+    reference: Mapping[str, Any] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+    state: str | PathLike[str] | None = None,
+    watch: Watch = lambda names, _: names,
+    **how: Any,
+) -> Curves:
+    """Metrics of every solver at every nfe on one set of seeds, with intervals and paired differences.
+
+        fe.curve("demo", ("ddim", "dpmpp_2m"), (5, 10, 20), real="mnist", metrics=("fid", "rmse")).write("out")
+
+    Args:
+        model: "demo", a folder or hub id of a diffusers pipeline, or a pipeline.
+        solvers: names or aliases, or files of learned artefacts. nfe: network evaluations; a solver that chooses its own
+            steps has none to plan, and can only be compared by the paired metrics.
+        real: as in `evaluate`; None where no metric needs it.
+        metrics: names of metrics ("fid", "kid" ...) and of paired ones ("rmse", "psnr", "lpips").
+        number, seed: images a point, of the seeds from `seed` on. pairs: the first so many of them for paired metrics.
+        grid, noise, options: of the solvers, as `sample` takes them. reference: as in `paired`.
+        evaluation: arguments of `evaluate`: extractor, protocol, workers, progress, options of metrics ...
+        state: a folder in which features are kept, so that an interrupted run goes on where it stopped and a finished point
+            is not drawn again; what is found there is known by what was drawn, from what, and how looked at.
+        watch: `watch(names, label)` yields the names while it shows progress.
+        how: device, dtype, batch_size, classes, prompt, guidance: what the pipeline is called with.
+
+    Returns:
+        Curves, with a few images of every point as `samples`; in several processes each of them has the same.
+
+    Raises:
+        ValueError: whatever `evaluate`, `paired` and `sample` refuse, before anything is drawn where that can be known.
+    """
+    options = dict(options or {})
+    seen = [name for name in metrics if name not in MEASURES]
+    compared = [name for name in metrics if name in MEASURES]
+    _check(solvers, nfe, metrics, grid, options)
+    if seen:
+        _check_evaluation(seen, solvers, real, grid, number)
+    processes = Processes.current(how.get("device"))
+    source = Source(model, **({**how, "device": str(processes.device)} if isinstance(model, str) else how))
+    run = {"grid": grid, "noise": noise, "options": options}
+    sweep = Sweep(source, processes, tuple(solvers), tuple(nfe), range(seed, seed + number), run)
+    about = {
+        "model": model if isinstance(model, str) else type(source.pipe).__name__,
+        "seed": seed,
+        **source.wishes,
+        **run,
+    }
+    points: list[Point] = []
+    notes: list[str] = []
+    if seen:
+        points += sweep.evaluated(real, seen, {"resume": state, **(evaluation or {})}, watch)
+        about["real"] = points[0].report.about["real"]
+    if compared:
+        spec: dict[str, Any] = {"grid": grid, "reference": reference, "metrics": compared, "options": options}
+        measured = sweep.compared(min(pairs, number), spec, state, watch) if processes.first else None
+        errors = processes.broadcast(measured)
+        points += errors.points
+        notes += errors.notes
+        about |= {name: errors.about[name] for name in ("pairs", "reference")}
+    return Curves(sweep.joined(points), {k: v for k, v in about.items() if v not in (None, {})}, notes, sweep.samples())
+
+
+def _check(
+    solvers: Sequence[str], nfe: Sequence[int], metrics: Sequence[str], grid: str | None, options: dict[str, Any]
+) -> None:
+    """ValueError for what can be seen to be wrong with solvers, numbers and names."""
+    checked_names(solvers, nfe, None if grid == "auto" else grid, options)
+    kinds: dict[str, Sequence[Any]] = {"solver": solvers, "nfe": nfe, "metric": metrics}
+    for kind, given in kinds.items():
+        if not given or len(set(given)) < len(given):
+            raise ValueError(
+                f"a curve takes one {kind} or more, each once; got {', '.join(map(str, given)) or 'none'}."
+            )
+    for name in metrics:
+        if name not in MEASURES and METRICS.named(name) is None:
+            raise unknown("metric", name, [*METRICS, *MEASURES])
+
+
+def _check_evaluation(metrics: Sequence[str], solvers: Sequence[str], real: Any, grid: str | None, number: int) -> None:
+    """ValueError for what metrics of sets of images cannot do, though paired ones could."""
+    names = ", ".join(metrics)
+    if real is None and any(METRICS.find(name).real for name in metrics):
+        raise ValueError(f"{names}: compared with real images; give `real`, for example real='mnist'.")
+    if grid == "auto":
+        raise ValueError(f"grid 'auto' is chosen by the error to a reference: leave {names} away, or name a grid.")
+    if number < 2:
+        raise ValueError(f"statistics need at least 2 images a point; got number={number}.")
+    for name in solvers:
+        if entry_of(name).adaptive:
+            raise ValueError(
+                f"{name} chooses its own steps, so that no nfe can be planned: leave {names} away, or evaluate it alone "
+                "with its tolerances."
+            )

@@ -1,0 +1,65 @@
+"""The shards of all processes and of all runs as one set of features."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fewstep.eval.extractors.base import Extractor
+from fewstep.eval.gaussian.features import Features, Meta
+from fewstep.eval.images.image_sets import ImageSet
+from fewstep.eval.passes.processes import Processes
+from fewstep.eval.passes.shards import Shard, Wanted
+
+GATHERED = 4096  # rows that a process hands over at once
+
+
+def gathered(
+    images: ImageSet, extractor: Extractor, mine: Shard, earlier: list[Shard], wanted: Wanted, processes: Processes
+) -> Features:
+    """All shards of all processes as one."""
+    own = [mine, *earlier] if processes.first else [mine]
+    for shard in own[1:]:
+        for part, statistics in mine.statistics.items():
+            statistics.merge(shard.statistics[part])
+    merged = {part: processes.merged(statistics) for part, statistics in mine.statistics.items()}
+    n = sum(processes.gather(sum(len(shard.indices) for shard in own)))
+    if n < 2:
+        raise ValueError(f"statistics need at least 2 images; {images.name} gave {n} that could be used.")
+    rows = {part: _ordered(part, dim, own, n, processes) for part, dim in wanted.rows.items()}
+    meta = Meta(
+        extractor.name,
+        extractor.protocol,
+        extractor.hash,
+        extractor.precision,
+        source=images.name,
+        lossy=images.lossy,
+        skipped=sum(processes.gather(sum(len(shard.missing) for shard in own))),
+    )
+    return Features(n, merged, rows, meta, dict(extractor.parts))
+
+
+def _ordered(part: str, dim: int, own: list[Shard], n: int, processes: Processes) -> np.ndarray:
+    """Rows of all shards of all processes in the order of the samples, on the first process."""
+    pieces = [(shard.indices, shard.rows[part].read(len(shard.indices))) for shard in own]
+    if processes.size == 1 and len(pieces) == 1 and (np.diff(pieces[0][0]) > 0).all():
+        rows = pieces[0][1]
+        _keep_alive(rows, own[0])
+        return rows
+    holder = Shard(Wanted({}, {"all": dim}))  # a temporary folder of its own
+    file = holder.rows["all"].path
+    target = np.memmap(file, np.float32, "w+", shape=(n, dim)) if processes.first else np.zeros((0, dim), np.float32)
+    order = np.sort(np.concatenate([i for found in processes.gather([i for i, _ in pieces]) for i in found]))
+    parts = [(i[k : k + GATHERED], r[k : k + GATHERED]) for i, r in pieces for k in range(0, len(i), GATHERED)]
+    for turn in range(max(processes.gather(len(parts)))):
+        sent = (parts[turn][0], np.array(parts[turn][1])) if turn < len(parts) else None
+        for got in processes.gather(sent):
+            if got is not None and processes.first:
+                target[np.searchsorted(order, got[0])] = got[1]
+    _keep_alive(target, holder)
+    return target
+
+
+def _keep_alive(rows: np.ndarray, shard: Shard) -> None:
+    """A temporary folder lives as long as the map of a file in it."""
+    if isinstance(rows, np.memmap):
+        rows._shard = shard  # type: ignore[attr-defined]
