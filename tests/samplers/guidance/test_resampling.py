@@ -94,7 +94,7 @@ except ValueError as error:
     assert "as many particles; got [5, 6]" in str(error)
 else:
     raise AssertionError("two sizes")
-time.sleep(0.1)  # threads of the group let go of their last tensors a moment after a collective, see eval/world.py
+time.sleep(0.1)  # threads of the group let go of their last tensors a moment after a collective, see eval/passes
 dist.destroy_process_group()
 """
 
