@@ -14,13 +14,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fewstep.checks import unknown
 from fewstep.samplers.pipeline.probe import Halt, Probe
 from fewstep.samplers.pipeline.suspend import suspendable
-from fewstep.samplers.run.denoiser import Denoiser
-
-Tensor = torch.Tensor
+from fewstep.samplers.run.denoiser import PipelineDenoiser
 
 TURNS = 250  # of a pipeline's loop before it is started afresh
 _TIMES = "the times come with each call of the denoiser"
@@ -37,72 +36,35 @@ REFUSED = {
 }
 
 
-def denoiser_from_pipeline(pipe: Any, **call_kwargs: Any) -> PipelineDenoiser:
-    """Any diffusers pipeline as a denoiser on its latents, with its own conditioning and guidance.
-
-        d = Denoiser.from_pipeline(pipe, prompt="a red bicycle", guidance_scale=7.0)
-        x0 = sample(d, d.initial_noise(generator), solver="dpmpp_2m", nfe=10)
-        images = d.decode(x0)
-
-    Args:
-        pipe: pipeline with a `scheduler`; it is not changed.
-        call_kwargs: what the pipeline would be called with, without latents, times and callbacks.
-
-    A call costs one turn of the pipeline's loop: network and guidance. Each start of the loop (first call, another batch
-    size, changed tensors, every 250 calls) costs the pipeline's preparations and one more network evaluation, which `nfe`
-    does not count. Gradients reach x, the network's parameters and the tensors among `call_kwargs`; what the pipeline
-    prepares without such a tensor (an encoded prompt, say) is a constant.
-
-    Raises:
-        ValueError: arguments that the pipeline does not take or that make no sense here; a pipeline that does not step
-            its `scheduler` once a turn in its own `__call__`, or changes its latents between steps, as blending does.
-    """
+def denoiser_from_pipeline(pipe: Any, **call_kwargs: Any) -> SuspendedPipeline:
+    """`Denoiser.from_pipeline`."""
     check_arguments(pipe, call_kwargs)
-    return PipelineDenoiser(pipe, call_kwargs)
+    return SuspendedPipeline(pipe, call_kwargs)
 
 
-class PipelineDenoiser(Denoiser):
-    """A Denoiser whose network is a whole pipeline; `Denoiser.from_pipeline` makes it.
-
-    The latents are those that the pipeline steps: packed where it packs them, with both guidance halves where it keeps
-    two (DiT). A state of another batch size asks the pipeline for more samples a prompt; a few pipelines do that for
-    prompts but not for embeddings (SD3, LTX): give those in the size of the batch.
-    """
+class SuspendedPipeline(PipelineDenoiser):
+    """What `Denoiser.from_pipeline` makes: the pipeline's own loop, which stands still between calls."""
 
     fn: Loop
 
     def __init__(self, pipe: Any, call: dict[str, Any]):
         probe = Probe.of(pipe.scheduler)
-        super().__init__(Loop(pipe, call), probe.schedule, probe.prediction)
-
-    def prepare(self, x: Tensor) -> None:
-        """Starts the pipeline's loop for states like x, where it is not suspended in one already."""
-        self.fn.fitting(x)
+        super().__init__(Loop(pipe, call, probe), probe.schedule, probe.prediction)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(B, ...) of the latents that the pipeline draws by itself."""
         return tuple(self.fn.own().latents.shape)
 
     @property
     def t_start(self) -> float:
-        """Time of the latents that the pipeline draws: t_max, or less where it starts from an image."""
         return float(self.schedule.time_of_model(float(self.fn.own().first)))
 
     def initial_noise(self, generator: Any = None) -> Tensor:
-        """What the pipeline itself would start from with this generator (or list of them), (B, ...), at time t_start.
-
-        The generator also takes over what else the pipeline draws, such as encodings of an input image.
-        """
         if generator is not None:
             self.fn.generator, self.fn.run = _copied(generator), None
         return self.fn.own().latents
 
     def decode(self, latents: Tensor) -> Any:
-        """What the pipeline makes of finished latents, as in `pipe(...)[0]`: its VAE decoder, its `output_type`.
-
-        Gradients come through with output_type="pt"; "pil" and "np" are for latents without a graph.
-        """
         kind = self.fn.call.get("output_type", "pil")
         if latents.requires_grad and torch.is_grad_enabled() and kind in ("pil", "np"):
             raise ValueError(
@@ -111,15 +73,14 @@ class PipelineDenoiser(Denoiser):
         return self.fn.finish(latents)
 
     def close(self) -> None:
-        """Lets go of the suspended pipeline and the memory it holds; the next call starts it again."""
         self.fn.run = None
 
 
 class Loop:
     """The loop of a pipeline, started when needed and suspended between calls: (x, tau) -> output."""
 
-    def __init__(self, pipe: Any, call: dict[str, Any]):
-        self.pipe, self.call = pipe, call
+    def __init__(self, pipe: Any, call: dict[str, Any], probe: Probe):
+        self.pipe, self.call, self.probe = pipe, call, probe
         self.parameters = inspect.signature(type(pipe).__call__).parameters
         self.generator = _copied(call.get("generator") or torch.Generator().manual_seed(0))
         self.batch: int | None = None  # of the pipeline called as it was given
@@ -170,7 +131,7 @@ class Loop:
         """The pipeline up to its first step; what it draws is the same every time."""
         fixed = {"generator": _copied(self.generator), "num_inference_steps": TURNS, "return_dict": False}
         call = {**self.call, **{name: v for name, v in fixed.items() if name in self.parameters}, **changes}
-        self.run = Run(self.pipe, call)
+        self.run = Run(self.pipe, call, self.probe.fresh())
         return self.run
 
     def _samples(self, count: int) -> dict[str, Any]:
@@ -186,10 +147,10 @@ class Loop:
 class Run:
     """One call of a pipeline, suspended in a step. latents: what it started from; first: the time it first asked for."""
 
-    def __init__(self, pipe: Any, call: dict[str, Any]):
+    def __init__(self, pipe: Any, call: dict[str, Any], probe: Probe):
         self.inputs = list(_tensors(call))
         self.versions = self._versions()
-        self.probe = Probe.of(pipe.scheduler)
+        self.probe = probe
         own = copy.copy(pipe)
         vars(own).update(scheduler=self.probe, _progress_bar_config={"disable": True})
         self.loop = suspendable(type(pipe).__call__, "step")(own, **call)

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fewstep.samplers.schedule.base import Array, NoiseSchedule
 from fewstep.samplers.schedule.outputs import Prediction
-from fewstep.samplers.scheduler.scheduler import Scheduler, SchedulerOutput
-from fewstep.samplers.scheduler.timetable import public_sigmas
-
-Tensor = torch.Tensor
+from fewstep.samplers.scheduler.output import SchedulerOutput
+from fewstep.samplers.scheduler.scheduler import Scheduler
+from fewstep.samplers.scheduler.tensors import public_sigmas
 
 
 class Halt(NamedTuple):
@@ -39,9 +39,14 @@ class Probe(Scheduler):
     @classmethod
     def of(cls, scheduler: Any) -> Probe:
         """A probe for the model that a scheduler's config describes."""
-        probe = Scheduler.from_config(scheduler.config, solver="ddim")
-        probe.__class__ = cls
+        probe: Probe = cls.from_config(scheduler.config, solver="ddim")
         return probe
+
+    def fresh(self) -> Probe:
+        """Another of the same model, for another run: what has been read off the config is shared."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
 
     @property
     def schedule(self) -> NoiseSchedule:

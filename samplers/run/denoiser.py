@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from fewstep.lazy import door
+from fewstep.samplers.noise.field import GaussianField
 from fewstep.samplers.run.per_sample import column
 from fewstep.samplers.run.step import like_state
 from fewstep.samplers.schedule.base import Nodes, NoiseSchedule
 from fewstep.samplers.schedule.outputs import convert, mean_weight, prediction_coefficients
-
-if TYPE_CHECKING:
-    from fewstep.samplers.noise.field import GaussianField
-    from fewstep.samplers.pipeline.as_denoiser import PipelineDenoiser
-
-Tensor = torch.Tensor
 
 
 class Denoiser:
@@ -130,10 +128,66 @@ class Denoiser:
 
     @staticmethod
     def from_pipeline(pipe: Any, **call_kwargs: Any) -> PipelineDenoiser:
-        """Any diffusers pipeline as a denoiser on its latents, with its own conditioning and guidance; see `probing`."""
-        from fewstep.samplers.pipeline.as_denoiser import denoiser_from_pipeline
+        """Any diffusers pipeline as a denoiser on its latents, with its own conditioning and guidance.
 
-        return denoiser_from_pipeline(pipe, **call_kwargs)
+            d = Denoiser.from_pipeline(pipe, prompt="a red bicycle", guidance_scale=7.0)
+            x0 = sample(d, d.initial_noise(generator), solver="dpmpp_2m", nfe=10)
+            images = d.decode(x0)
+
+        Args:
+            pipe: pipeline with a `scheduler`; it is not changed.
+            call_kwargs: what the pipeline would be called with, without latents, times and callbacks.
+
+        A call costs one turn of the pipeline's loop: network and guidance. Each start of the loop (first call, another
+        batch size, changed tensors, every 250 calls) costs the pipeline's preparations and one more network evaluation,
+        which `nfe` does not count. Gradients reach x, the network's parameters and the tensors among `call_kwargs`; what
+        the pipeline prepares without such a tensor (an encoded prompt, say) is a constant.
+
+        Raises:
+            ValueError: arguments that the pipeline does not take or that make no sense here; a pipeline that does not step
+                its `scheduler` once a turn in its own `__call__`, or changes its latents between steps, as blending does.
+        """
+        made: PipelineDenoiser = door("fewstep.samplers.pipeline.as_denoiser:denoiser_from_pipeline")(
+            pipe, **call_kwargs
+        )
+        return made
+
+
+class PipelineDenoiser(Denoiser, ABC):
+    """A Denoiser whose network is a whole pipeline; `Denoiser.from_pipeline` makes it.
+
+    The latents are those that the pipeline steps: packed where it packs them, with both guidance halves where it keeps
+    two (DiT). A state of another batch size asks the pipeline for more samples a prompt; a few pipelines do that for
+    prompts but not for embeddings (SD3, LTX): give those in the size of the batch.
+    """
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """(B, ...) of the latents that the pipeline draws by itself."""
+
+    @property
+    @abstractmethod
+    def t_start(self) -> float:
+        """Time of the latents that the pipeline draws: t_max, or less where it starts from an image."""
+
+    @abstractmethod
+    def initial_noise(self, generator: Any = None) -> Tensor:
+        """What the pipeline itself would start from with this generator (or list of them), (B, ...), at time t_start.
+
+        The generator also takes over what else the pipeline draws, such as encodings of an input image.
+        """
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Any:
+        """What the pipeline makes of finished latents, as in `pipe(...)[0]`: its VAE decoder, its `output_type`.
+
+        Gradients come through with output_type="pt"; "pil" and "np" are for latents without a graph.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Lets go of the suspended pipeline and the memory it holds; the next call starts it again."""
 
 
 def _mix(weights: Any, x: Tensor, output: Tensor, mu: Tensor | None) -> Tensor:
