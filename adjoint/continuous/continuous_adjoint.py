@@ -123,7 +123,7 @@ def _check_table(method: str, tableau: Tableau) -> None:
 
 
 def continuous(
-    task: Any,
+    run: Any,
     rows: Rows,
     state: State,
     leaves: tuple[Tensor, ...],
@@ -134,7 +134,7 @@ def continuous(
     """The sample that the rows lead to, with a continuous adjoint for its gradient.
 
     Args:
-        task: has denoiser, tableau, source (its noise), mu and post. rows, state: all rows of the table and the state before
+        run: has denoiser, tableau, source (its noise), mu and post. rows, state: all rows of the table and the state before
             the first. leaves: what gradients go to beside the state. accumulate: add those to .grad as they come.
         method: "adjoint_dpm" with rk="rk4" (4 calls a step), "midpoint" (2) or "euler" (1), for ODEs;
             "adjoint_deis" with order=2 (a multistep, 1 call a step; form="phi" exact weights, "half" the published ones), 1, or
@@ -153,12 +153,12 @@ def continuous(
     arXiv:2405.15020.
     """
     given = {name: values[0] for name, values in OPTIONS[method].items()} | dict(options)
-    plan = make_plan(Rule(_kind(method, given), given["states"] == "stored"), task.tableau)
+    plan = make_plan(Rule(_kind(method, given), given["states"] == "stored"), run.tableau)
     network, x = rows.network, state.input
-    mu = None if task.mu is None else task.mu.to(x)
-    points = bind(plan.points, task, network, x, mu)
+    mu = None if run.mu is None else run.mu.to(x)
+    points = bind(plan.points, run, network, x, mu)
     course = Course(
-        plan, points, network, rows, state, given.get("noise") or task.source, mu, leaves,
+        plan, points, network, rows, state, given.get("noise") or run.source, mu, leaves,
         tuple(t._version for t in leaves), accumulate,
     )  # fmt: skip
     found: Tensor = Continuous.apply(course, x, *leaves)  # type: ignore[no-untyped-call]

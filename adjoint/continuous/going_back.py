@@ -49,9 +49,9 @@ class Point:
         return m if self.mu is None else m + r * self.mu
 
 
-def bind(calls: Sequence[Call], task: Any, network: Network, x: Tensor, mu: Tensor | None) -> list[Point]:
+def bind(calls: Sequence[Call], run: Any, network: Network, x: Tensor, mu: Tensor | None) -> list[Point]:
     """The calls with their conversions in float64 on the host, and their times in one transfer."""
-    schedule, source = task.denoiser.schedule, "sample" if task.post else task.denoiser.prediction
+    schedule, source = run.denoiser.schedule, "sample" if run.post else run.denoiser.prediction
     nodes = Nodes(*(np.array(v) for v in zip(*(call.node for call in calls), strict=True)))
     taus = torch.tensor(schedule.model_time(nodes.t), dtype=torch.float64).to(x.device, clock(x.dtype)).unbind()
 
@@ -60,9 +60,9 @@ def bind(calls: Sequence[Call], task: Any, network: Network, x: Tensor, mu: Tens
         r = np.zeros_like(p) if mu is None else mean_weight(prediction, forms, nodes, p, q)
         return [tuple(map(float, row)) for row in zip(p, q, r, strict=True)]
 
-    to_x0 = weights(task.denoiser.prediction, ["x0"] * len(calls)) if task.post else [(0.0, 1.0, 0.0)] * len(calls)
+    to_x0 = weights(run.denoiser.prediction, ["x0"] * len(calls)) if run.post else [(0.0, 1.0, 0.0)] * len(calls)
     to_m = weights(source, [call.form for call in calls])
-    return [Point(*parts, network, mu, task.post) for parts in zip(calls, taus, to_m, to_x0, strict=True)]
+    return [Point(*parts, network, mu, run.post) for parts in zip(calls, taus, to_m, to_x0, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)

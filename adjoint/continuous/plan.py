@@ -22,19 +22,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from math import exp, expm1, inf, log1p
+from math import exp, expm1
 
-import numpy as np
-
+from fewstep.adjoint.continuous.noise_shares import Terms, boundaries, diffusion, rho_gap
 from fewstep.samplers.building.path import Path
 from fewstep.samplers.coefficients.butcher import BUTCHER, Butcher
 from fewstep.samplers.coefficients.phi import phi
-from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.table.tableau import Tableau
 
-Terms = tuple[tuple[Draw, float], ...]  # noises with weights
 RULES = ("euler", "midpoint", "rk4")
 
 
@@ -98,10 +94,8 @@ def make_plan(rule: Rule, tableau: Tableau) -> Plan:
     first = min(int(nodes[0].alpha == 0), last)
     into = _end(nodes, last, starts, shares) if last < n else None
     out = _end(nodes, 0, starts, shares) if first and nodes[0].alpha == 0 else None
-    calls: list[Call] = []
-    for k in reversed(range(first, last)):
-        row = int(min(starts[k + 1], tableau.nfe - 1))
-        calls += _step(rule, tableau, nodes, k, last, row, shares, noises[k])
+    steps = _Steps(rule, tableau, nodes, starts, shares, noises, last)
+    calls = [call for k in reversed(range(first, last)) for call in steps.calls(k)]
     keeps = {last} | (set(range(first + 1, last)) if rule.stored else set()) | ({0} if out else set())
     return Plan(nodes, tuple(calls), {starts[k]: k for k in sorted(keeps)}, into, out)
 
@@ -113,38 +107,38 @@ def _end(nodes: Sequence[Node], k: int, starts: Sequence[int], shares: Sequence[
     return Call(s, int(starts[k]), (kept, t.alpha), t.alpha, reached=k, form="x0")
 
 
-def _step(
-    rule: Rule,
-    tableau: Tableau,
-    nodes: Sequence[Node],
-    k: int,
-    last: int,
-    row: int,
-    shares: Sequence[float],
-    noise: Terms,
-) -> list[Call]:
-    """The calls from boundary k + 1 back to k; `last` is where the way back began."""
-    s, t, scale = nodes[k], nodes[k + 1], 1 + shares[k]
-    K, table, path = scale * rho_gap(t, s), rule.table(t, s), Path(tableau.schedule, (), ())
-    if rule.kind in ("phi", "half"):
-        extra = scale * _bend(rule.kind, nodes, k) if k + 1 < last else 0.0
-        before = (1 + shares[k - 1]) * _bend(rule.kind, nodes, k - 1) if k > 0 and nodes[k - 1].alpha > 0 else 0.0
-        pair = (K + extra, -extra) if extra else (K,)
-        return [Call(t, row, pair, K + extra - before, () if rule.stored else noise, k)]
-    at = [path.between(t, s, c, "lam" if rule.kind == "2s" else "rho") for c in table.c]
-    calls = []
-    for i, (line, end) in enumerate(zip(table.lines, [*at[1:], s], strict=True)):
-        arrives = i == len(at) - 1
-        part = 0.0 if arrives and rule.stored else _part(t, s, end)
-        terms = tuple((draw, part * w) for draw, w in noise) if part else ()
-        weights = tuple(K * a for a in reversed(line))
-        calls.append(Call(at[i], row, weights, K * table.b[i], terms, k if arrives else None))
-    return calls
+@dataclass(frozen=True, eq=False)
+class _Steps:
+    """The steps of a table between its boundaries; `last` is where the way back begins."""
 
+    rule: Rule
+    tableau: Tableau
+    nodes: Sequence[Node]
+    starts: Sequence[int]
+    shares: Sequence[float]
+    noises: Sequence[Terms]
+    last: int
 
-def rho_gap(t: Node, s: Node) -> float:
-    """rho_t - rho_s, without cancellation."""
-    return s.rho * expm1(s.lam - t.lam)
+    def calls(self, k: int) -> list[Call]:
+        """Those from boundary k + 1 back to k."""
+        rule, nodes, shares, noise = self.rule, self.nodes, self.shares, self.noises[k]
+        row = int(min(self.starts[k + 1], self.tableau.nfe - 1))
+        s, t, scale = nodes[k], nodes[k + 1], 1 + shares[k]
+        K, table, path = scale * rho_gap(t, s), rule.table(t, s), Path(self.tableau.schedule, (), ())
+        if rule.kind in ("phi", "half"):
+            extra = scale * _bend(rule.kind, nodes, k) if k + 1 < self.last else 0.0
+            before = (1 + shares[k - 1]) * _bend(rule.kind, nodes, k - 1) if k > 0 and nodes[k - 1].alpha > 0 else 0.0
+            pair = (K + extra, -extra) if extra else (K,)
+            return [Call(t, row, pair, K + extra - before, () if rule.stored else noise, k)]
+        at = [path.between(t, s, c, "lam" if rule.kind == "2s" else "rho") for c in table.c]
+        calls = []
+        for i, (line, end) in enumerate(zip(table.lines, [*at[1:], s], strict=True)):
+            arrives = i == len(at) - 1
+            part = 0.0 if arrives and rule.stored else _part(t, s, end)
+            terms = tuple((draw, part * w) for draw, w in noise) if part else ()
+            weights = tuple(K * a for a in reversed(line))
+            calls.append(Call(at[i], row, weights, K * table.b[i], terms, k if arrives else None))
+        return calls
 
 
 def _bend(kind: str, nodes: Sequence[Node], k: int) -> float:
@@ -159,54 +153,3 @@ def _bend(kind: str, nodes: Sequence[Node], k: int) -> float:
 def _part(t: Node, s: Node, m: Node) -> float:
     """The part of a step's noise in y that is expected between t and m: that of its variance."""
     return expm1(2 * (t.lam - m.lam)) / expm1(2 * (t.lam - s.lam))
-
-
-def boundaries(tableau: Tableau) -> list[int]:
-    """Rows before which a step begins, and the end."""
-    return [int(v) for v in np.cumsum([0, *tableau.groups])]
-
-
-def diffusion(tableau: Tableau, nodes: Sequence[Node]) -> tuple[list[float], list[Terms]]:
-    """(eta^2, noises in y) of every step.
-
-    A step's noise in x has the variance C^2 = sigma_t^2 (1 - e^(-2 eta^2 h)) where outputs are x0, and otherwise
-    eta^2 sigma_t^2 (e^(2 h) - 1); h = lam_t - lam_s. Other tables agree with these as h goes to 0. A step that lands at l,
-    from where noise takes it up to t (churn), says it by its length: 1 + eta^2 = (rho_s - rho_l) / (rho_s - rho_t).
-    """
-    shares, noises = [], []
-    for k, ((begin, stop), (s, t)) in enumerate(zip(pairwise(boundaries(tableau)), pairwise(nodes), strict=True)):
-        terms = _fresh(tableau, begin, stop) if tableau.stochastic else {}
-        variance = sum(w**2 for w in terms.values())
-        land = tableau.jumps.get(k)
-        if variance and land:
-            shares.append(rho_gap(land, s) / rho_gap(t, s) - 1)
-        else:
-            shares.append(_share(tableau, tableau.forms[begin], variance, s, t) if variance else 0.0)
-        noises.append(tuple((draw, w / t.alpha) for draw, w in terms.items()))
-    return shares, noises
-
-
-def _share(tableau: Tableau, form: object, variance: float, s: Node, t: Node) -> float:
-    """eta^2 of a step."""
-    part, h = variance / t.sigma**2 if t.sigma else inf, t.lam - s.lam
-    if h == inf:
-        return 1.0
-    if form != "x0":
-        return part / expm1(2 * h)
-    if part >= 1 - 1e-12:
-        raise ValueError(
-            f"{tableau.name} replaces all noise in a step, which follows no stochastic differential equation: take "
-            'method="checkpoint"'
-        )
-    return -log1p(-part) / (2 * h)
-
-
-def _fresh(tableau: Tableau, begin: int, stop: int) -> dict[Draw, float]:
-    """Weights of the noises of some rows in the input after the last, with the network's outputs held fixed."""
-    draws: list[Draw] = []
-    found = np.zeros((2, 0))
-    for k in range(begin, stop):
-        W, new = tableau.W[k], tableau.draws(k)
-        columns = W[:, [2 + tableau.history + draw.slot for draw in new]]
-        found, draws = np.concatenate([W[:, :2] @ found, columns], 1), [*draws, *new]
-    return dict(zip(draws, found[1].tolist(), strict=True))

@@ -20,6 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from fewstep.adjoint.exact.rows import Rows, flat, unflat
+from fewstep.checks import whole
 from fewstep.samplers.run.step import State
 
 Past = Iterator[tuple[int, State]]
@@ -191,6 +192,5 @@ def recall_for(method: str, slots: Any) -> Recall | None:
     """The way back of a method's name, if it is one of these; ValueError for slots that make no sense."""
     if slots is not None and method not in ("revolve", "segments"):
         raise ValueError(f'`slots` belongs to method="revolve" and "segments"; got it with {method!r}')
-    if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
-        raise ValueError(f"`slots` must be a whole number of states to hold, at least 1; got {slots!r}")
+    slots = None if slots is None else whole("slots", slots, hint="It counts states that are held")
     return {"checkpoint": Stored(), "segments": Segments(slots), "revolve": Revolve(slots)}.get(method)

@@ -9,8 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fewstep.adjoint.exact.inverse_rows import Block, Predict, blocks, check
+from fewstep.adjoint.exact.inverse_rows import Block, Predict, blocks
 from fewstep.adjoint.exact.kept_states import Past, Recall
+from fewstep.adjoint.exact.rounding_growth import check_growth
 from fewstep.adjoint.exact.rows import Network, Rows, flat, unflat
 from fewstep.samplers.run.step import Place, Post, State
 from fewstep.samplers.schedule.base import Nodes
@@ -37,7 +38,7 @@ class Undone(Recall):
             raise ValueError('method="reversible" does not go on mean-reverting schedules: take "checkpoint"')
         if sum(not block.exact for block in self.blocks) > MOST_KEPT:
             blocks(self.tableau)  # says which row, and why
-        check(self.tableau, self.dtype, strict=False)
+        check_growth(self.tableau, self.dtype, strict=False)
 
     @cached_property
     def blocks(self) -> list[Block]:

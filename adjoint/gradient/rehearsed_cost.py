@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 import warnings
-import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fewstep.adjoint.exact.kept_states import recall_for
+from fewstep.adjoint.gradient.cost_report import Cost, CostTable
 from fewstep.adjoint.gradient.free_table import Free
 from fewstep.adjoint.gradient.sampling import METHODS, sample
+from fewstep.adjoint.gradient.saved_tensors import saving, storages
 from fewstep.checks import unknown, whole
 from fewstep.samplers.artefact.artefact import Artefact
-from fewstep.samplers.building.names import resolve
-from fewstep.samplers.building.solver_entry import SOLVERS
+from fewstep.samplers.artefact.choosing import Named, chosen
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.step import Post
 from fewstep.samplers.sampling.asked_table import learned_table, table_for
@@ -29,59 +28,10 @@ PROBE = 61  # numbers of the rehearsed sample: more than a row has weights, so t
 OF_NO_COST = ("params", "cond", "generator", "noise_seeds", "noise", "accumulate", "check", "z", "mu")  # in `sample`
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What `adjoint.sample(..., method=method)` and the gradient of its sample cost.
-
-    nfe: network evaluations of the sample alone. evaluations: of the sample and the way back. gradients: vector-Jacobian
-    products, each of one of these evaluations. states: latents kept from the sample for the way back. remade: whole states
-    that the way back makes anew and holds beside them, at most. bytes: of both. calls: network calls whose activations are
-    held at once. call_bytes: activations of one call, where they were measured. offload: kept latents wait in host memory.
-    """
-
-    method: str
-    nfe: int
-    evaluations: int
-    gradients: int
-    states: int
-    remade: int
-    bytes: int
-    calls: int
-    call_bytes: int | None = None
-    offload: bool = False
-
-    def __str__(self) -> str:
-        remade = f" and {self.remade} states made anew" if self.remade else ""
-        held = f"{self.states} latents{remade}, {told(self.bytes)}{' in host memory' if self.offload else ''}"
-        one = "" if self.call_bytes is None else f", {told(self.calls * self.call_bytes)}"
-        calls = "one network call" if self.calls == 1 else f"{self.calls} network calls"
-        return (
-            f"{self.method}: {self.evaluations} network evaluations ({self.nfe} for the sample), {self.gradients} with a "
-            f"vector-Jacobian product; holds {held}, and the activations of {calls}{one}"
-        )
-
-
-@dataclass(frozen=True)
-class CostTable:
-    """The cost of every method by its name; refused: why the others do not go with this solver."""
-
-    costs: dict[str, Cost]
-    refused: dict[str, str] = field(default_factory=dict)
-
-    def __getitem__(self, method: str) -> Cost:
-        return self.costs[method]
-
-    def __iter__(self) -> Iterator[Cost]:
-        return iter(self.costs.values())
-
-    def __str__(self) -> str:
-        return "\n".join([*map(str, self), *(f"{name}: not here. {why}" for name, why in self.refused.items())])
-
-
 def cost(
     denoiser: Denoiser,
     shape: Sequence[int],
-    solver: str | Tableau | Artefact | Free = "dpmpp_2m",
+    solver: Any = "dpmpp_2m",
     nfe: int | None = None,
     method: str | None = "checkpoint",
     *,
@@ -120,41 +70,32 @@ def cost(
     if last == "random":
         raise ValueError('`last`="random" draws how far the way back goes: ask for the cost of a number of rows')
     shape = tuple(whole("shape", n, hint="It is that of x_T, (B, *shape)") for n in shape)
-    if isinstance(solver, str) and SOLVERS[resolve(solver)[0]].kind == "driver":
+    plays = chosen(solver.table() if isinstance(solver, Free) else solver)
+    if isinstance(plays, Named) and plays.entry.kind == "driver":
         raise ValueError(
-            f"{solver!r} chooses its steps as it goes: its run tells what it cost, and nothing before it does"
+            f"{plays.entry.name!r} chooses its steps as it goes: its run tells what it cost, and nothing before it does"
         )
-    if isinstance(solver, Artefact):
-        solver = learned_table(denoiser, solver, torch.empty(shape, device="meta"), nfe, guidance)
-        nfe = None
+    if isinstance(plays, Artefact):
+        plays, nfe = learned_table(denoiser, plays, torch.empty(shape, device="meta"), nfe, guidance), None
     ends = {"nfe": nfe, "grid": grid, "t_start": t_start, "t_end": t_end}
     options = {name: value for name, value in as_in_sample.items() if name not in OF_NO_COST}
-    table = table_for(denoiser, solver.table() if isinstance(solver, Free) else solver, ends, options)
+    table = table_for(denoiser, plays, ends, options)
     played = solver if isinstance(solver, Free) else table
     call_bytes = _activations(denoiser, shape, dtype, device) if measure else None
-    show = _Show(denoiser, table, played, shape, dtype, offload, call_bytes)
+    run = _Rehearsal(denoiser, table, played, shape, dtype, offload, call_bytes)
     if method is not None:
-        return show.rehearsed(method, last=last, post=post, slots=slots, method_options=method_options)
+        return run.rehearsed(method, last=last, post=post, slots=slots, method_options=method_options)
     costs, refused = {}, {}
     for name in METHODS:
         try:
-            costs[name] = show.rehearsed(name, last=last, post=post)
+            costs[name] = run.rehearsed(name, last=last, post=post)
         except ValueError as error:
             refused[name] = str(error)
     return CostTable(costs, refused)
 
 
-def told(size: float) -> str:
-    """Bytes in a unit that suits them."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024 or unit == "GiB":
-            break
-        size /= 1024
-    return f"{size:.4g} {unit}"
-
-
 @dataclass(frozen=True, eq=False)
-class _Show:
+class _Rehearsal:
     """A run that is rehearsed. played: the table, or its numbers as tensors."""
 
     denoiser: Denoiser
@@ -173,10 +114,10 @@ class _Show:
         x_T = torch.zeros(small, dtype=self.dtype, requires_grad=True)
         mu = torch.zeros_like(x_T) if table.schedule.kind == "mean-reverting" else None
         how = {**how, "method": method, "last": last, "slots": slots, "mu": mu}
-        with warnings.catch_warnings(), torch.enable_grad(), _saving() as saved:
+        with warnings.catch_warnings(), torch.enable_grad(), saving() as saved:
             warnings.simplefilter("ignore")  # the run itself will say it
             x0 = sample(actor, x_T, self.played, noise_seeds=[0] * len(x_T), check="none", **how)
-            kept = [nbytes for nbytes, shape in _storages(saved).values() if shape == x_T.shape]
+            kept = [nbytes for nbytes, shape in storages(saved).values() if shape == x_T.shape]
             torch.autograd.grad(x0.sum(), [x_T, network.leaf], allow_unused=True)
         rows = table.nfe if last is None else min(last, table.nfe)
         recall = recall_for(method, slots)
@@ -217,35 +158,8 @@ def _activations(denoiser: Denoiser, shape: tuple[int, ...], dtype: torch.dtype,
     x = torch.zeros(shape, dtype=dtype, device=device, requires_grad=True)
     graphs, held = [], []
     for _ in range(2):
-        with torch.enable_grad(), _saving() as saved:
+        with torch.enable_grad(), saving() as saved:
             held.append(denoiser(x, denoiser.schedule.t_max))
-            graphs.append(_storages(saved))
+            graphs.append(storages(saved))
     one, other = graphs
     return sum(nbytes for place, (nbytes, _) in one.items() if place not in other)
-
-
-@dataclass(eq=False)
-class _Held:
-    """A tensor that a graph has saved, alive as long as the graph holds it."""
-
-    tensor: Tensor
-
-
-@contextmanager
-def _saving() -> Iterator[list[weakref.ref[_Held]]]:
-    """What graphs save from here on."""
-    saved: list[weakref.ref[_Held]] = []
-
-    def pack(tensor: Tensor) -> _Held:
-        held = _Held(tensor)
-        saved.append(weakref.ref(held))
-        return held
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda held: held.tensor):
-        yield saved
-
-
-def _storages(saved: list[weakref.ref[_Held]]) -> dict[int, tuple[int, torch.Size]]:
-    """(bytes, shape) of all that is still held, each piece of memory once."""
-    alive = [held.tensor for ref in saved if (held := ref()) is not None]
-    return {t.untyped_storage().data_ptr(): (t.untyped_storage().nbytes(), t.shape) for t in alive}

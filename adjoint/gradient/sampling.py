@@ -15,11 +15,10 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from fewstep.adjoint.continuous.continuous_adjoint import OPTIONS, check_options
 from fewstep.adjoint.exact.repeatable_noise import Given, draws_of, repeatable
 from fewstep.adjoint.gradient.free_table import Free
-from fewstep.adjoint.gradient.table_run import Task, Ways
+from fewstep.adjoint.gradient.table_run import TableRun, Ways
 from fewstep.checks import unknown
 from fewstep.samplers.artefact.artefact import Artefact
-from fewstep.samplers.building.names import resolve
-from fewstep.samplers.building.solver_entry import SOLVERS
+from fewstep.samplers.artefact.choosing import Named, chosen
 from fewstep.samplers.noise.draws import Noise
 from fewstep.samplers.noise.sources import check_kind
 from fewstep.samplers.run.checks import mean_for, require_finite, validate, validate_noise, validate_place
@@ -27,7 +26,6 @@ from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.step import Post
 from fewstep.samplers.sampling.asked_table import learned_table, table_for
 from fewstep.samplers.sampling.loop import sample as plain_sample
-from fewstep.samplers.table.tableau import Tableau
 
 METHODS = ("checkpoint", "direct", "revolve", "segments", "reversible", "adjoint_dpm", "adjoint_deis")
 
@@ -35,7 +33,7 @@ METHODS = ("checkpoint", "direct", "revolve", "segments", "reversible", "adjoint
 def sample(
     denoiser: Denoiser,
     x_T: Tensor,
-    solver: str | Tableau | Artefact | Free = "dpmpp_2m",
+    solver: Any = "dpmpp_2m",
     nfe: int | None = None,
     grid: Any = None,
     *,
@@ -105,13 +103,13 @@ def sample(
     ways = Ways(slots, offload, last, accumulate, method_options or {})
     given = {"generator": generator, "noise_seeds": noise_seeds, "noise": noise}
     ends = {"nfe": nfe, "grid": grid, "t_start": t_start, "t_end": t_end}
-    if isinstance(solver, str) and SOLVERS[resolve(solver)[0]].kind == "driver":
+    plays = chosen(solver.table() if isinstance(solver, Free) else solver)
+    if isinstance(plays, Named) and plays.entry.kind == "driver":
         plan = partial(plain_sample, x_T=x_T, solver=solver, post=post, check=check, **given, **ends, **solver_options)
-        return _driven(denoiser, plan, solver, method)
-    layout = solver.table() if isinstance(solver, Free) else solver
-    if isinstance(layout, Artefact):
-        layout, ends["nfe"] = learned_table(denoiser, layout, x_T, nfe, guidance), None
-    tableau = table_for(denoiser, layout, ends, solver_options)
+        return _driven(denoiser, plan, plays.entry.name, method)
+    if isinstance(plays, Artefact):
+        plays, ends["nfe"] = learned_table(denoiser, plays, x_T, nfe, guidance), None
+    tableau = table_for(denoiser, plays, ends, solver_options)
     mu = mean_for(denoiser.schedule, x_T, mu)
     if method in OPTIONS:
         check_options(method, ways.options, tableau, z=z, free=isinstance(solver, Free), last=last, slots=slots)
@@ -124,8 +122,8 @@ def sample(
         if z is None
         else Given(tableau, z, x_T)
     )
-    task = Task(denoiser, tableau, x_T, source, z, mu, post, solver if isinstance(solver, Free) else None)
-    x = task.run(method, params, (cond,) if isinstance(cond, Tensor) else tuple(cond), ways)
+    run = TableRun(denoiser, tableau, x_T, source, z, mu, post, solver if isinstance(solver, Free) else None)
+    x = run.play(method, params, (cond,) if isinstance(cond, Tensor) else tuple(cond), ways)
     if check != "none":
         require_finite(x, "the result")
     return x.to(x_T.dtype)

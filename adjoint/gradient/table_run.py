@@ -18,6 +18,7 @@ from fewstep.adjoint.exact.rows import Network, Rows
 from fewstep.adjoint.exact.sweep import Run, swept
 from fewstep.adjoint.exact.undone_states import Undone
 from fewstep.adjoint.gradient.free_table import Free
+from fewstep.checks import whole
 from fewstep.samplers.noise.draws import Noise
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.free_row import FreeRow
@@ -43,7 +44,7 @@ class Ways:
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class TableRun:
     """One run of a table."""
 
     denoiser: Denoiser
@@ -55,7 +56,7 @@ class Task:
     post: Post | None
     free: Free | None
 
-    def run(self, method: str, params: Collection[Tensor] | None, cond: tuple[Tensor, ...], ways: Ways) -> Tensor:
+    def play(self, method: str, params: Collection[Tensor] | None, cond: tuple[Tensor, ...], ways: Ways) -> Tensor:
         """The sample, with a graph where gradients are on."""
         x = self.x_T.to(torch.float64 if self.x_T.dtype == torch.float64 else torch.float32)
         state = first_state(self.tableau, x)
@@ -155,9 +156,7 @@ def _kept(last: Any, n: int) -> int:
         return n
     if last == "random":
         return int(torch.randint(1, n + 1, ()))
-    if isinstance(last, bool) or not isinstance(last, int) or not 1 <= last:
-        raise ValueError(f'`last` must be a number of rows, at least 1, or "random"; got {last!r}')
-    return min(last, n)
+    return min(whole("last", last, hint='It is a number of rows, or "random"'), n)
 
 
 def _offloaded(offload: bool) -> Any:

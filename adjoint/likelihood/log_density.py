@@ -20,23 +20,23 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from numbers import Integral
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fewstep.adjoint.likelihood.flow_solvers import SOLVERS, DormandPrince
-from fewstep.adjoint.likelihood.probability_flow import ProbabilityFlow, integrate
-from fewstep.checks import unknown
+from fewstep.adjoint.likelihood.likelihood_arguments import check_likelihood, checked_seeds
+from fewstep.adjoint.likelihood.probability_flow import ProbabilityFlow
+from fewstep.adjoint.likelihood.trace_integral import integrate
+from fewstep.checks import whole
 from fewstep.samplers.noise.brownian import unit_normal
 from fewstep.samplers.noise.draws import drawn_seeds, onto
-from fewstep.samplers.run.checks import validate
 from fewstep.samplers.run.denoiser import Denoiser
 
 EXACT = 16  # dimensions up to which trace="auto" is exact
-PROBES, DEQUANTISATION = 2**33, 2**34  # counters of noise, beyond those of samplers
+PROBES = 2**33  # counters of noise, beyond those of samplers
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,10 @@ def log_likelihood(
             of evaluations; a result that is not finite.
     """
     began = time.perf_counter()
-    _validate(denoiser, x0, solver, trace, probes, distribution, seeds, prior, chunk, rtol=rtol, atol=atol)
+    check_likelihood(
+        denoiser, x0, solver=solver, trace=trace, distribution=distribution, probes=probes, chunk=chunk, seeds=seeds,
+        prior=prior, rtol=rtol, atol=atol,
+    )  # fmt: skip
     if denoiser.field is not None and (prior is None or t_end == 0):
         raise ValueError(
             "the latents of a model of field noise are not N(0, I): pass their log density as `prior`, and a t_end above 0"
@@ -113,13 +116,13 @@ def log_likelihood(
     method, adaptive, n = SOLVERS[solver], solver == "rk45", chunk or len(x0)
     if adaptive and grid is not None:
         raise ValueError("rk45 chooses its own steps: leave `grid` away; rtol, atol and nfe (a limit) guide it")
-    nfe = _count("nfe", (1000 if adaptive else 60) if nfe is None else nfe, method.least)
+    nfe = whole("nfe", (1000 if adaptive else 60) if nfe is None else nfe, method.least)
     method = DormandPrince(rtol, atol, nfe) if adaptive else method
     flow = ProbabilityFlow(denoiser, t_start, t_end, grid, prior)
     r = flow.nodes(method.intervals(nfe))
     flow.log_prior(x0.detach())  # a prior of the wrong shape is found out before the network runs
     exact = trace == "exact" or (trace == "auto" and x0[0].numel() <= EXACT)
-    seeds = [0] * len(x0) if exact else drawn_seeds(None, len(x0)) if seeds is None else _seeds(seeds, x0)
+    seeds = [0] * len(x0) if exact else drawn_seeds(None, len(x0)) if seeds is None else checked_seeds(seeds, x0)
     parts = []
     with _bar(progress, None if adaptive else -(-len(x0) // n) * nfe) as bar:
         for i in range(0, len(x0), n):
@@ -140,60 +143,6 @@ def log_likelihood(
     return value, LikelihoodInfo(spent, x_T, stderr, time.perf_counter() - began)
 
 
-def bits_per_dim(
-    denoiser: Denoiser,
-    x0: Tensor,
-    nfe: int | None = None,
-    solver: str = "adams6",
-    *,
-    levels: int = 256,
-    span: tuple[float, float] = (-1.0, 1.0),
-    dequantise: str | None = "uniform",
-    seeds: Sequence[int] | None = None,
-    return_info: bool = False,
-    **options: Any,
-) -> Any:
-    """Bits per dimension of quantised data, (B,): an upper bound, in expectation, on those of a code for the levels.
-
-        bits = -(log p(x0 + u) / d + log delta) / log 2,     delta = (high - low) / (levels - 1),   u ~ U(-delta/2, delta/2)
-
-    The levels are low + k delta, k = 0 .. levels - 1, as in x = 2 k / 255 - 1; u is centred on them, so that the network
-    sees what it was trained on. (Code that trains on (k + u) / 256 passes dequantise=None and span = (0, 255/256).)
-    A sharper bound needs a t_end whose noise sigma / alpha is well below delta, and a network that knows it.
-
-    Args:
-        x0: (B, *shape), on the levels; with dequantise=None any real values, to which no noise is added.
-        seeds: one int a sample, of its u and its probes. options: of `log_likelihood`. With return_info its info too, the
-            standard error over probes in bits.
-
-    Raises: ValueError for values off the levels, and all of `log_likelihood`.
-
-    Reference: A note on the evaluation of generative models; Theis, van den Oord, Bethge; 2015; arXiv:1511.01844.
-    """
-    _batch(x0)
-    low, high = (float(v) for v in span)
-    delta = (high - low) / (_count("levels", levels, 2) - 1)
-    if not (math.isfinite(delta) and delta > 0):
-        raise ValueError(f"`span` must be (lowest level, highest level), finite and increasing; got {span!r}")
-    if dequantise not in ("uniform", None):
-        raise ValueError(f'`dequantise` must be "uniform" or None; got {dequantise!r}')
-    seeds = drawn_seeds(None, len(x0)) if seeds is None else _seeds(seeds, x0)
-    if dequantise:
-        k = (x0.detach().double() - low) / delta
-        if not bool(((k - k.round()).abs() < 0.1).all() and (k > -0.5).all() and (k < levels - 0.5).all()):
-            raise ValueError(
-                f"x0 must lie on the {levels} levels from {low:g} to {high:g}; got values off them between "
-                f"{float(x0.min()):.4g} and {float(x0.max()):.4g}. Scale x0, pass its `span` and `levels`, or dequantise=None"
-            )
-        z = onto(x0.detach().double(), [unit_normal(seed, (DEQUANTISATION, 0, 0), x0.shape[1:]) for seed in seeds])
-        x0 = x0 + (delta * (torch.special.ndtr(z) - 0.5)).to(x0.dtype)
-    value, info = log_likelihood(denoiser, x0, nfe, solver, seeds=seeds, return_info=True, **options)
-    unit = x0[0].numel() * math.log(2)
-    bits = -value / unit - math.log2(delta)
-    stderr = None if info.stderr is None else info.stderr / unit
-    return (bits, replace(info, stderr=stderr)) if return_info else bits
-
-
 def _probes(x: Tensor, seeds: Sequence[int], n: int, distribution: str) -> Tensor:
     """n probes of every sample, (n, B, *shape)."""
     rows = [onto(x, [unit_normal(seed, (PROBES, 0, k), x.shape[1:]) for seed in seeds]) for k in range(n)]
@@ -211,60 +160,3 @@ def _bar(show: bool, total: int | None) -> Any:
     from tqdm.auto import tqdm
 
     return tqdm(total=total, desc="likelihood", unit="eval", disable=not show)
-
-
-def _count(name: str, value: Any, least: int) -> int:
-    """A whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"`{name}` must be a whole number of at least {least} here; got {value!r}")
-    return int(value)
-
-
-def _batch(x: Any) -> None:
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2 or not x.numel():
-        what = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"`x0` must be a floating tensor of shape (B, *shape) with at least one value; got {what}")
-    if not bool(torch.isfinite(x).all()):
-        raise ValueError("`x0` must be finite; it has values that are not")
-
-
-def _seeds(seeds: Any, x: Tensor) -> list[int]:
-    whole = isinstance(seeds, Sequence) and all(isinstance(s, Integral) for s in seeds)
-    if not whole or len(seeds) != len(x):
-        raise ValueError(f"`seeds` must be whole numbers, one for each of the {len(x)} samples; got {seeds!r}")
-    return [int(s) for s in seeds]
-
-
-def _validate(
-    denoiser: Any,
-    x: Any,
-    solver: Any,
-    trace: Any,
-    probes: Any,
-    law: Any,
-    seeds: Any,
-    prior: Any,
-    chunk: Any,
-    **tol: Any,
-) -> None:
-    """Each argument on its own, before any network call."""
-    _batch(x)
-    validate(denoiser, x, "end", prior=prior)
-    if denoiser.schedule.kind == "mean-reverting":
-        raise ValueError("likelihoods on mean-reverting schedules are not there: the flow depends on mu")
-    if torch.is_inference_mode_enabled():
-        raise ValueError("a trace needs gradients through the network: use torch.no_grad(), not torch.inference_mode()")
-    for name, value, known in (
-        ("solver", solver, SOLVERS),
-        ("trace", trace, ("auto", "exact", "hutchinson")),
-        ("distribution", law, ("rademacher", "gaussian")),
-    ):
-        if value not in known:
-            raise unknown(name, str(value), known)
-    _count("probes", probes, 1)
-    _count("chunk", 1 if chunk is None else chunk, 1)
-    if seeds is not None:
-        _seeds(seeds, x)
-    for name, value in tol.items():
-        if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
-            raise ValueError(f"`{name}` must be a positive number; got {value!r}")

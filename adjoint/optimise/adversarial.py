@@ -12,14 +12,12 @@ from torch import Tensor
 
 from fewstep.adjoint.optimise.noise_space import NoiseSpace, ends_of, on_shell, shell_of
 from fewstep.checks import positive, whole
-from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.guidance.guidance_entry import method
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.guided import Call, Guided
 from fewstep.samplers.run.per_sample import beside, wide
 from fewstep.samplers.sampling.loop import sample
 from fewstep.samplers.sampling.watching import Progress
-from fewstep.samplers.table.tableau import Tableau
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +38,7 @@ def adv_diff(
     x_T: Tensor,
     classifier: Callable[[Tensor], Tensor],
     target: Tensor,
-    solver: str | Tableau | Artefact = "ddim",
+    solver: Any = "ddim",
     nfe: int | None = None,
     grid: Any = None,
     *,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from fewstep.adjoint.gradient.sampling import sample
 from fewstep.adjoint.optimise.lbfgs import Search
 from fewstep.checks import positive
 from fewstep.samplers.artefact.artefact import Artefact
+from fewstep.samplers.artefact.choosing import chosen, is_file
 from fewstep.samplers.run.checks import validate, validate_noise
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.per_sample import beside, norm, wide
@@ -138,9 +140,10 @@ def on_shell(z: Tensor, shell: float) -> Tensor:
 
 def _table(denoiser: Denoiser, x_T: Tensor, solver: Any, ends: dict[str, Any], options: dict[str, Any]) -> Tableau:
     """What is played in every iteration."""
-    if isinstance(solver, Artefact):
-        return learned_table(denoiser, solver, x_T, ends["nfe"], None)
-    return table_for(denoiser, solver, ends, options)
+    plays = chosen(solver)
+    if isinstance(plays, Artefact):
+        return learned_table(denoiser, plays, x_T, ends["nfe"], None)
+    return table_for(denoiser, plays, ends, options)
 
 
 def _undoable(table: Tableau, denoiser: Denoiser, dtype: torch.dtype) -> bool:
@@ -168,3 +171,16 @@ def _bar(n: int, show: bool) -> Any:
     from tqdm.auto import tqdm
 
     return tqdm(range(n), desc="optimising noise", unit="run")
+
+
+def ends_of(solver: Any, nfe: Any, grid: Any, t_start: Any, t_end: Any, usual: int) -> dict[str, Any]:
+    """Where the table goes; `usual` evaluations if nothing says how many."""
+    nfe = usual if nfe is None and grid is None and isinstance(solver, str) and not is_file(solver) else nfe
+    return {"nfe": nfe, "grid": grid, "t_start": t_start, "t_end": t_end}
+
+
+def shell_of(value: Any) -> float | None:
+    """How far |z| may be from sqrt(d), relatively; None for any length."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < 1):
+        raise ValueError(f"`shell` must be a share of sqrt(d), from 0 to less than 1, or None; got {value!r}")
+    return None if value is None else float(value)

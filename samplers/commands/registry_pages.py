@@ -57,8 +57,8 @@ def guidance_page(name: str | None, as_json: bool) -> str:
         entry = GUIDANCE.find(name)
         needs = f"needs an operator: {entry.operator}" if entry.operator else "needs no operator"
         cost = f"{entry.gradients} vector-Jacobian products of the network a call"
-        facts = [f"{entry.kind}: {KINDS[entry.kind]}; {needs}; {cost}"]
-        return "\n".join([entry.name, _doc(entry.fn), *_options(entry.options), *facts])
+        about = f"{entry.kind}: {KINDS[entry.kind]}; {needs}; {cost}"
+        return "\n".join([entry.name, _doc(entry.fn), *_options(entry.options), about])
     entries = list(GUIDANCE.values()) if name is None else [GUIDANCE.find(name)]
     facts = [
         {

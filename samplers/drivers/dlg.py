@@ -10,29 +10,23 @@ low. Every chain has a level, and so a table, of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.compiling import build
 from fewstep.samplers.building.solver_entry import driver
-from fewstep.samplers.drivers.base_tables import bar, explicit
+from fewstep.samplers.drivers.base_tables import bar
 from fewstep.samplers.drivers.driven_run import Outcome, Task
+from fewstep.samplers.drivers.langevin_gibbs import CHAIN_PATHS, Chain, Classifier
+from fewstep.samplers.drivers.own_tables import OwnTables
 from fewstep.samplers.noise.draws import Draw
-from fewstep.samplers.run.per_sample import column
-from fewstep.samplers.schedule.outputs import form_pair
-from fewstep.samplers.table.tableau import Tableau
+from fewstep.samplers.run.per_sample import Numbers, column
 
-Array = NDArray[np.float64]
-Classifier = Callable[[Tensor], Tensor]
-CHAIN_PATHS = 2**21  # Brownian paths of the chain's noises: none that a table draws from
 FINAL = 10  # evaluations of the way down, by default
 
 
@@ -76,7 +70,7 @@ def dlg(
         opt.whole(name, o, v, most=10**6, least=0)
         for o, v in (("burn_in", burn_in), ("n_skip", n_skip), ("init", init))
     )
-    chain = _Chain(
+    chain = Chain(
         task, *_levels(task, classifier, levels), step, opt.one_of(name, "gibbs", gibbs, ("argmax", "sample"))
     )
     opt.one_of(name, "denoise", denoise, (True, False))
@@ -92,7 +86,7 @@ def dlg(
             f"dlg: {fixed} evaluations are spent beside the way down; give nfe of at least {fixed + 1} (got {nfe}), or "
             "lower init, burn_in or n_skip"
         )
-    way = _Way(task, base, dict(base_options or {}))
+    way = OwnTables(task, base, dict(base_options or {}))
     first = np.full(len(task.x), task.t_start)
     way.tables(first, 1)  # before any evaluation: what is wrong with the base
     with bar(task, name, nfe) as shown:
@@ -114,7 +108,7 @@ def dlg(
     return Outcome(x, nfe, nfe, nfe)
 
 
-def _levels(task: Task, classifier: Classifier | None, ends: Sequence[float] | None) -> tuple[Classifier, Array]:
+def _levels(task: Task, classifier: Classifier | None, ends: Sequence[float] | None) -> tuple[Classifier, Numbers]:
     """The classifier and the levels of its logits, checked."""
     schedule, batch = task.schedule, len(task.x)
     if not callable(classifier):
@@ -142,104 +136,3 @@ def _levels(task: Task, classifier: Classifier | None, ends: Sequence[float] | N
             f"dlg: the classifier must return logits of shape ({batch}, levels), 2 levels or more; got {got}"
         )
     return classifier, np.clip(np.geomspace(*given, logits.shape[1]), 1.001 * low, high)
-
-
-@dataclass
-class _Chain:
-    """A chain a sample: y, and the number of its level."""
-
-    task: Task
-    classifier: Classifier
-    rho: Array
-    step: float
-    gibbs: str
-
-    def run(self, y: Tensor, burn_in: int, n_skip: int, spent: int) -> tuple[Tensor, Array]:
-        """After all moves, of the last n_skip states that of the lowest level: (y, its time (B,))."""
-        level = self._classify(y, 0)
-        kept, lowest = y, level
-        for i in range(burn_in + n_skip):
-            y = self._move(y, level, i, spent + i)
-            level = self._classify(y, i + 1)
-            better = (level < lowest) if i > burn_in else np.ones_like(level, bool)
-            kept = torch.where(column(better.astype(float), y) > 0, y, kept)
-            lowest = np.where(better, level, lowest)
-        return kept, self._time(lowest)
-
-    def _time(self, level: NDArray[np.intp]) -> Array:
-        t = self.task.schedule.t_of_lam(-np.log(self.rho[level]))
-        return np.clip(t, self.task.t_end, self.task.t_start)
-
-    def _move(self, y: Tensor, level: NDArray[np.intp], i: int, spent: int) -> Tensor:
-        """One Langevin move at the present levels."""
-        task, t, rho = self.task, self._time(level), self.rho[level]
-        alpha = column(np.asarray(task.schedule.alpha(t)), y)
-        eps = task.predict("eps", y * alpha, t)
-        z = task.noise(Draw(i + 1, 0, 0.0, 0.0, CHAIN_PATHS + i + 1), y)
-        moved = y - column(self.step / (2 * rho), y) * eps + self.step**0.5 * z
-        x = moved * alpha
-        seen = task.tell(spent, float(t.max()), x, spent + 1, lambda: y - column(rho, y) * eps)
-        return moved if seen is x else seen / alpha
-
-    @torch.no_grad()
-    def _classify(self, y: Tensor, i: int) -> NDArray[np.intp]:
-        """The level of every y, on the host."""
-        logits = self.classifier(y.to(self.task.dtype)).double()
-        if self.gibbs == "argmax":
-            return logits.argmax(1).cpu().numpy()
-        z = self.task.noise(Draw(i, 1, 0.0, 0.0, 2 * CHAIN_PATHS + i), y.new_zeros(len(y), 1)).double()
-        passed = logits.softmax(1).cumsum(1) < torch.special.ndtr(z)
-        return passed.sum(1).clamp(max=len(self.rho) - 1).cpu().numpy()
-
-
-@dataclass
-class _Way:
-    """An ODE table from any level to t_end, one a sample."""
-
-    task: Task
-    base: str
-    options: Mapping[str, Any]
-
-    def tables(self, times: Array, nfe: int) -> list[Tableau]:
-        """The table of every sample."""
-        task = self.task
-        if explicit(task.grid):
-            raise ValueError(
-                "dlg: every chain starts its way down at a level of its own: give `grid` a name or a function"
-            )
-        grid = "karras" if task.grid is None else task.grid
-        known = {
-            t: build(self.base, task.schedule, nfe, grid, t_start=t, t_end=task.t_end, **self.options)
-            for t in set(times.tolist())
-        }
-        one = next(iter(known.values()))
-        if one.slots or one.elementwise:
-            raise ValueError(
-                f"dlg: `base` must be an ODE solver with plain weights, such as 'dpmpp_2m'; got {self.base!r}"
-            )
-        return [known[t] for t in times.tolist()]
-
-    def down(self, x: Tensor, times: Array, nfe: int, spent: int) -> Tensor:
-        """x at the given times (B,) -> x at t_end, with `nfe` evaluations."""
-        task, tables = self.task, self.tables(times, nfe)
-        one = tables[0]
-        W = np.stack([table.W for table in tables], -1)  # (nfe, 2, R, B)
-        weights = torch.from_numpy(W).to(x.device, x.dtype).view(*W.shape, *(1,) * (x.ndim - 1))
-        nodes = [np.stack([getattr(table.nodes, f) for table in tables], 1) for f in ("t", "alpha", "sigma")]
-        state, history = torch.stack([x, x]), [torch.zeros_like(x)] * one.history
-        constant = [torch.ones_like(x)] * one.constant
-        for k in range(nfe):
-            (t, alpha, sigma), (A, B), at = (v[k] for v in nodes), form_pair(one.forms[k]), state[1]
-            m = task.predict(one.forms[k], at, t)  # type: ignore[arg-type]
-            history = [m, *history][: one.history]
-            state = (weights[k] * torch.stack([*state, *history, *constant])).sum(1)
-
-            def x0(
-                m: Tensor = m, at: Tensor = at, det: Array = sigma * A - alpha * B, s: Array = sigma, B: Any = B
-            ) -> Tensor:
-                return column(s / det, at) * m - column(B / det, at) * at
-
-            after = state[1]
-            seen = task.tell(spent + k, float(nodes[0][k + 1].max()), after, spent + k + 1, x0)
-            state = state if seen is after else state + (seen - after)
-        return state[1]

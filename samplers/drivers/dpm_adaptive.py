@@ -8,12 +8,12 @@ from torch import Tensor
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.solver_entry import driver
+from fewstep.samplers.coefficients.exponential_schemes import Scheme, etd2, exp_euler, ho3
 from fewstep.samplers.coefficients.phi import phi
 from fewstep.samplers.drivers.adaptive_loop import Method, Rule, Trial, integrate, larger, scaled
 from fewstep.samplers.drivers.driven_run import Outcome, Task
 from fewstep.samplers.drivers.unit_variance import Array, Problem, problem_of
 from fewstep.samplers.run.per_sample import Rows, columns
-from fewstep.samplers.solvers.exponential_rk import Scheme, etd2, exp_euler, ho3
 
 Line = tuple[float, list[float]]
 

@@ -10,17 +10,16 @@ cfg_pp    w = scale alpha' / B in a row that goes to alpha' and weighs x0 by B: 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import accumulate
 from math import inf, isfinite
 from numbers import Real
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from fewstep.checks import positive
+from fewstep.checks import positive, within
 from fewstep.samplers.guidance.composed_denoiser import At, Composed
 from fewstep.samplers.guidance.guidance_entry import method
+from fewstep.samplers.guidance.row_memory import Memory
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.per_sample import dot
 from fewstep.samplers.run.per_sample import norm as length
@@ -68,9 +67,7 @@ def cfg(
     """
     _check_pair(conditional, unconditional)
     strength = _strength(scale, interval)
-    phi = positive("rescale", rescale, zero=True)
-    if phi > 1:
-        raise ValueError(f"`rescale` is a share, from 0 to 1; got {rescale!r}")
+    phi = within("rescale", rescale, 0, 1, hint="It is a share")
 
     def rule(at: At) -> Tensor:
         w = strength(at)
@@ -133,30 +130,6 @@ def apg(
         return c + ((w - 1) / at.q) * (delta - (1 - share) * along)
 
     return Composed([conditional, unconditional], rule)
-
-
-class Memory:
-    """The momentum of runs: what a row finds is kept under its step, for as long as the run holds its steps."""
-
-    def __init__(self) -> None:
-        self.kept: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()
-
-    def gathered(self, step: Any, delta: Tensor, beta: float) -> Tensor:
-        """delta + beta M. The first stage of a step leaves M for the other stages, and the sum for the step after."""
-        if not hasattr(step, "next"):
-            return delta
-        before = self.kept.get(step)
-        found = delta if before is None else delta + beta * before
-        starts = [0, *accumulate(step.tableau.groups)]
-        if step.index in starts[:-1]:
-            after = step.next
-            for _ in range(starts[starts.index(step.index) + 1] - step.index - 1):
-                if before is not None:
-                    self.kept[after] = before
-                after = after.next
-            if after is not None:
-                self.kept[after] = found.detach()
-        return found
 
 
 @method("cfg_pp", kind="scale")

@@ -31,7 +31,8 @@ HOMES = (
     "fewstep.samplers.guidance.pde",
     "fewstep.samplers.guidance.pde_published",
     "fewstep.samplers.guidance.feynman_kac",
-    "fewstep.adjoint.optimise.noise_optimisers",
+    "fewstep.adjoint.optimise.momentum_steps",
+    "fewstep.adjoint.optimise.quasi_newton_steps",
     "fewstep.adjoint.optimise.adversarial",
 )
 KINDS = {

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.checks import positive, whole
+from fewstep.checks import positive, whole, within
 from fewstep.samplers.guidance.guidance_entry import method
 from fewstep.samplers.guidance.measurement import Measurement
 from fewstep.samplers.guidance.network_covariance import along, damped, slope
@@ -60,8 +60,7 @@ def lgd(
     known = None if measurement is None else Measurement(measurement, operator, noise_std)
     scale, prior_std = positive("scale", scale, zero=True), positive("prior_std", prior_std)
     samples = whole("samples", samples)
-    if not 0 <= sampled <= 1:
-        raise ValueError(f"`sampled` is a share of the spread, from 0 to 1; got {sampled!r}")
+    sampled = within("sampled", sampled, 0, 1, hint="It is a share of the spread")
 
     def losses(x0: Tensor, spread: Any) -> Tensor:
         if known is None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from fewstep.checks import whole, within
 from fewstep.samplers.guidance.particle_denoiser import Seen
 from fewstep.samplers.guidance.resampling import METHODS
 from fewstep.samplers.table.tableau import Tableau
@@ -30,12 +31,11 @@ class Rules:
         if self.method not in METHODS:
             raise ValueError(f"`method` must be one of {', '.join(METHODS)}; got {self.method!r}")
         for name, value in (("ess", self.ess), ("stop", self.stop)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"`{name}` is a fraction, 0 to 1; got {value!r}")
+            within(name, value, 0, 1, hint="It is a fraction")
         if self.clamp is not None and not self.clamp > 0:
             raise ValueError(f"`clamp` must be above 0, or None; got {self.clamp!r}")
-        if self.particles is not None and (not isinstance(self.particles, Integral) or self.particles < 1):
-            raise ValueError(f"`particles` must be a whole number of at least 1; got {self.particles!r}")
+        if self.particles is not None:
+            whole("particles", self.particles)
 
     def groups(self, batch: int) -> tuple[int, tuple[int, ...]]:
         """Particles of a group and the seeds of the groups of a batch."""

@@ -19,9 +19,9 @@ from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.path import Path, Solution, scalar_node
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.schedule.base import Node
+from fewstep.samplers.solvers.classical_rk import heun
 from fewstep.samplers.solvers.exponential_rk import dpm_2, dpmpp_2s
 from fewstep.samplers.solvers.multistep import multistep
-from fewstep.samplers.solvers.rho_rk import heun
 from fewstep.samplers.table.row import Row, noise
 
 Base = Callable[[Path], Solution]

@@ -17,7 +17,8 @@ from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
-from fewstep.samplers.solvers.exponential_rk import Scheme, etd2, exp_euler, ho3, step_rows
+from fewstep.samplers.coefficients.exponential_schemes import Scheme, etd2, exp_euler, ho3
+from fewstep.samplers.solvers.exponential_rk import step_rows
 from fewstep.samplers.solvers.sde_dpm import TAU_MOST
 
 _SCHEMES: Mapping[int, Callable[[float], Scheme]] = {1: exp_euler, 2: lambda z: etd2(z, 0.5, weak=True), 3: ho3}

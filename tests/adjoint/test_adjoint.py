@@ -220,3 +220,18 @@ def test_chosen_parameters_and_conditions_with_a_graph_of_their_own() -> None:
     problem.first.grad = None
     loss(drawn(problem, "dpmpp_2m", 5, "checkpoint", params=())).backward()
     assert problem.first.grad is None and problem.x_T.grad is not None
+
+
+def test_what_sample_plays_has_a_gradient_too(tmp_path: Any) -> None:
+    """A table, its file and a solver's own function, for the gradient and for its cost."""
+    problem = Guided()
+    table = build("dpmpp_2m", problem.schedule, 6, t_end=1e-3)
+    table.save(tmp_path / "table.json")
+    expected = gradients(adjoint.sample(problem.denoiser, problem.x_T, table), problem.targets)
+    found = gradients(adjoint.sample(problem.denoiser, problem.x_T, str(tmp_path / "table.json")), problem.targets)
+    assert apart(found, expected) == 0
+    x0 = adjoint.sample(problem.denoiser, problem.x_T, SOLVERS["dpmpp_2m"].fn, 6, t_end=1e-3)
+    assert apart(gradients(x0, problem.targets), expected) == 0
+    shape = tuple(problem.x_T.shape)
+    for solver, nfe in ((table, None), (str(tmp_path / "table.json"), None), (SOLVERS["dpmpp_2m"].fn, 6)):
+        assert adjoint.cost(problem.denoiser, shape, solver, nfe).evaluations == 12

@@ -8,7 +8,8 @@ import pytest
 import torch
 from problems import PREDICTIONS, Gaussian, Mixture
 
-from fewstep.adjoint.likelihood.log_density import bits_per_dim, log_likelihood
+from fewstep.adjoint.likelihood.log_density import log_likelihood
+from fewstep.adjoint.likelihood.quantised_bits import bits_per_dim
 from fewstep.samplers import Denoiser, NoiseSchedule
 
 SCHEDULES = {"vp": NoiseSchedule.vp_linear(), "edm": NoiseSchedule.edm(), "flow": NoiseSchedule.flow()}

@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from fewstep import Denoiser, NoiseSchedule, load_demo_pipeline
-from fewstep.adjoint.likelihood.log_density import bits_per_dim
+from fewstep.adjoint.likelihood.quantised_bits import bits_per_dim
 from fewstep.demo.pipeline import NULL_CLASS
 
 

@@ -186,7 +186,7 @@ def test_cfg_pp_is_the_published_step() -> None:
     [
         ("`scale` must be a finite number", lambda c, u: guidance.cfg(c, u, float("nan"))),
         ("`scale` must be a finite number", lambda c, u: guidance.cfg(c, u, "7.5")),
-        ("`rescale` is a share", lambda c, u: guidance.cfg(c, u, 2.0, rescale=1.5)),
+        ("`rescale` must be a number from 0 to 1", lambda c, u: guidance.cfg(c, u, 2.0, rescale=1.5)),
         ("`interval` is .lo, hi.", lambda c, u: guidance.cfg(c, u, 2.0, interval=(2.0, 0.5))),
         ("must have one schedule", lambda c, u: guidance.apg(c, BOTH.denoiser(FLOW), 2.0)),
         ("must have one schedule", lambda c, u: guidance.cfg_pp(c, BOTH.denoiser(VP, "sample"))),

@@ -11,8 +11,10 @@ from problems import in_turn, starts
 
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, build, sample
 from fewstep.samplers.building.compiling import compile_path
-from fewstep.samplers.building.solver_entry import Entry, Path, Solution
-from fewstep.samplers.solvers.exponential_rk import dpm3_taylor, singlestep
+from fewstep.samplers.building.path import Path, Solution
+from fewstep.samplers.building.solver_entry import Entry
+from fewstep.samplers.coefficients.exponential_schemes import dpm3_taylor
+from fewstep.samplers.solvers.exponential_rk import singlestep
 
 ODE = [name for name, entry in SOLVERS.items() if not entry.stochastic and entry.kind == "tableau"]
 
