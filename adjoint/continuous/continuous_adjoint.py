@@ -3,7 +3,7 @@
     dp/drho = -alpha (d eps/dx)^T p,     p = alpha dL/dx,     dL/dc = int (d eps/dc)^T p d(-rho)
 
 They are approximate, and kept for comparison: `method="checkpoint"` has the exact gradient at the same cost. The rules are in
-`continuousplan.py`.
+`plan.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Going back along the sample's path with a plan of `continuousplan.py`: two sums a network call."""
+"""Going back along the sample's path with a plan of `plan.py`: two sums a network call."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ In the variables of `weights.py`, u = x / S(t) and du = m dG, with d = G_t - G_s
 
 carry is the state before, the velocity v, or w. The form is an option: "eps" (G = sigma/alpha), "x0" (alpha/sigma) or "flow"
 (r = sigma/(alpha+sigma)), finite at both ends and therefore used where one of the others is not. How far rounding grows on
-the way back is another matter: see `fewstep.adjoint.reversing.amplification`. Two copies of the state: `coupled.py`.
+the way back is another matter: see `fewstep.adjoint.reversing.amplification`. Two copies of the state: `coupled_states.py`.
 """
 
 from __future__ import annotations
