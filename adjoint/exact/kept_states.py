@@ -105,7 +105,9 @@ class Segments(Recall):
 
 @dataclass(frozen=True)
 class Revolve(Recall):
-    """At most `slots` states at once, placed so that the fewest network calls are repeated (binomial checkpointing).
+    """At most `slots` states, placed so that the fewest network calls are repeated (binomial checkpointing).
+
+    Autograd lets go of those that the sample kept only at the end of the way back, beside the `slots` - 1 made anew at most.
 
     With s slots the n rows from a kept state on cost, the first time they are gone through included,
 
