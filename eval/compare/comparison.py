@@ -17,7 +17,7 @@ from fewstep.output.files import whole
 from fewstep.output.page import Table, write_page
 from fewstep.output.pictures import Line, image_sheet, plot_lines
 from fewstep.samplers.building.solver_entry import SOLVERS
-from fewstep.samplers.pipeline.contenders import artefact_of, checked_names, entry_of, learned_file, the_only
+from fewstep.samplers.pipeline.contenders import Contender, contenders, learned_file, the_only
 from fewstep.samplers.pipeline.source import Batch, Source
 
 # The solvers that are run where none is named: one or two of each family, all deterministic.
@@ -55,20 +55,21 @@ def compare_solvers(
     families = {("all",): ode_solvers, ("sde",): stochastic_solvers}
     named = tuple(solvers or DEFAULT_SOLVERS)
     solvers = families[named]() if named in families else named
-    checked_names(solvers, nfes, None if grid == "auto" else grid, given)
-    for name in map(learned_file, learned):
-        how["guidance"] = _guidance_of(name, nfes, how["guidance"])
+    solvers = contenders(solvers, nfes, None if grid == "auto" else grid, given)
+    files = [learned_file(name) for name in learned]
+    for file in files:
+        how["guidance"] = _guidance_of(file, nfes, how["guidance"])
 
     trials = Trials(Source(**how), range(seed, seed + number))
     for _ in watched([trials.reference], "reference", told):
         trials.truth(progress=sys.stderr.isatty())
-    rows = [trials.errors(name, nfes, grid, **given) for name in watched([*learned, *solvers], "solver")]
+    rows = [trials.errors(name, nfes, grid, **given) for name in watched([*files, *solvers], "solver")]
     about = {"model": how["model"], "images": number, "seed": seed, "reference": told(trials.reference)}
     written = write_comparison(Path(out), rows, trials.batches[0], about)
     if form == "text":
         click.echo(table(rows).text())
         click.echo(f"RMSE per image to {about['reference']}, mean of {number}; * best of its column")
-        if any(entry_of(name).stochastic for name in (*learned, *solvers)):
+        if any(one.stochastic for one in (*files, *solvers)):
             click.echo("stochastic solvers: to their own, longer run on the same Brownian paths")
     else:
         click.echo(csv_table(rows) if form == "csv" else json_table(rows, **about))
@@ -86,9 +87,9 @@ def stochastic_solvers() -> tuple[str, ...]:
     return tuple(n for n, entry in SOLVERS.items() if entry.kind == "tableau" and entry.stochastic and entry.order)
 
 
-def _guidance_of(name: str, nfes: Sequence[int], guidance: float | None) -> float | None:
+def _guidance_of(name: Contender, nfes: Sequence[int], guidance: float | None) -> float | None:
     """The scale of all: what was given, else an artefact's where it has one. ValueError: it has no table to compare."""
-    artefact = artefact_of(name)
+    artefact = name.learned
     assert artefact is not None
     if not set(nfes) & set(artefact.nfes):
         raise ValueError(

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
-from fewstep.checks import unknown
+from fewstep.checks import unknown, whole
 from fewstep.eval.compare.measures import MEASURES
 from fewstep.eval.compare.sweep import Sweep, Watch
 from fewstep.eval.metrics.registry import METRICS
 from fewstep.eval.passes.processes import Processes
 from fewstep.eval.report.curves import Curves
 from fewstep.eval.report.points import Point
-from fewstep.samplers.pipeline.contenders import checked_names, entry_of
+from fewstep.samplers.pipeline.contenders import Contender, contenders
 from fewstep.samplers.pipeline.source import Source
 
 
@@ -63,7 +63,7 @@ def curve(
     options = dict(options or {})
     seen = [name for name in metrics if name not in MEASURES]
     compared = [name for name in metrics if name in MEASURES]
-    _check(solvers, nfe, metrics, grid, options)
+    solvers = _checked(solvers, nfe, metrics, grid, options)
     if seen:
         _check_evaluation(seen, solvers, real, grid, number)
     processes = Processes.current(how.get("device"))
@@ -91,11 +91,11 @@ def curve(
     return Curves(sweep.joined(points), {k: v for k, v in about.items() if v not in (None, {})}, notes, sweep.samples())
 
 
-def _check(
+def _checked(
     solvers: Sequence[str], nfe: Sequence[int], metrics: Sequence[str], grid: str | None, options: dict[str, Any]
-) -> None:
-    """ValueError for what can be seen to be wrong with solvers, numbers and names."""
-    checked_names(solvers, nfe, None if grid == "auto" else grid, options)
+) -> list[Contender]:
+    """The solvers that are meant; ValueError for what can be seen to be wrong with them, numbers and names."""
+    found = contenders(solvers, nfe, None if grid == "auto" else grid, options)
     kinds: dict[str, Sequence[Any]] = {"solver": solvers, "nfe": nfe, "metric": metrics}
     for kind, given in kinds.items():
         if not given or len(set(given)) < len(given):
@@ -105,19 +105,21 @@ def _check(
     for name in metrics:
         if name not in MEASURES and METRICS.named(name) is None:
             raise unknown("metric", name, [*METRICS, *MEASURES])
+    return found
 
 
-def _check_evaluation(metrics: Sequence[str], solvers: Sequence[str], real: Any, grid: str | None, number: int) -> None:
+def _check_evaluation(
+    metrics: Sequence[str], solvers: Sequence[Contender], real: Any, grid: str | None, number: int
+) -> None:
     """ValueError for what metrics of sets of images cannot do, though paired ones could."""
     names = ", ".join(metrics)
     if real is None and any(METRICS.find(name).real for name in metrics):
         raise ValueError(f"{names}: compared with real images; give `real`, for example real='mnist'.")
     if grid == "auto":
         raise ValueError(f"grid 'auto' is chosen by the error to a reference: leave {names} away, or name a grid.")
-    if number < 2:
-        raise ValueError(f"statistics need at least 2 images a point; got number={number}.")
+    whole("number", number, 2, hint="Statistics of a point need two images")
     for name in solvers:
-        if entry_of(name).adaptive:
+        if name.adaptive:
             raise ValueError(
                 f"{name} chooses its own steps, so that no nfe can be planned: leave {names} away, or evaluate it alone "
                 "with its tolerances."

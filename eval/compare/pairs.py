@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewstep.checks import whole
 from fewstep.eval.compare.measures import MEASURES, check_measures, image_errors
 from fewstep.eval.compare.solver_errors import SolverErrors, longer
 from fewstep.eval.compare.trials import Trials, told
@@ -22,7 +23,7 @@ from fewstep.eval.report.evaluation_report import Report
 from fewstep.eval.report.paired_difference import mean_interval
 from fewstep.eval.report.points import Point
 from fewstep.eval.report.result import HIGHER, Result
-from fewstep.samplers.pipeline.contenders import checked_names, entry_of
+from fewstep.samplers.pipeline.contenders import Contender, contenders
 from fewstep.samplers.pipeline.source import Source
 
 _PRECISION = {"float16": "fp16", "bfloat16": "bf16"}
@@ -65,10 +66,10 @@ def paired(
         ValueError: an unknown solver, grid, metric or option, counts below 1, a missing package, before anything is loaded.
     """
     options = dict(options or {})
-    _check(solvers, nfe, pairs, grid, metrics, options)
+    solvers = _checked(solvers, nfe, pairs, grid, metrics, options)
     source = model if isinstance(model, Source) else Source(model, **how)
     trials = Trials(source, range(seed, seed + pairs), dict(reference) if reference else None)
-    noisy = [name for name in solvers if entry_of(name).stochastic]
+    noisy = [name for name in solvers if Contender(name).stochastic]
     shift = _shift(trials) if len(noisy) < len(solvers) else None
     about = {
         "model": model if isinstance(model, str) else type(source.pipe).__name__,
@@ -85,19 +86,19 @@ def paired(
     return Curves(points, about, _notes(points, noisy, shift, nfe))
 
 
-def _check(
+def _checked(
     solvers: Sequence[str], nfe: Sequence[int], pairs: int, grid: str | None, metrics: Sequence[str], options: dict
-) -> None:
-    """ValueError for everything that can be seen to be wrong before a model is loaded."""
-    checked_names(solvers, nfe, None if grid == "auto" else grid, options)
+) -> list[Contender]:
+    """The solvers that are meant; ValueError for everything that can be seen to be wrong before a model is loaded."""
+    found = contenders(solvers, nfe, None if grid == "auto" else grid, options)
     for given, words in ((solvers, "solver"), (nfe, "nfe"), (metrics, f"metric ({', '.join(MEASURES)})")):
         if not given:
             raise ValueError(f"a paired comparison needs at least one {words}; got none.")
         if len(set(given)) < len(given):
             raise ValueError(f"each {words} is named once; got {', '.join(map(str, given))}.")
-    if pairs < 1:
-        raise ValueError(f"a paired comparison needs at least one pair, two for an interval; got pairs={pairs}.")
+    whole("pairs", pairs, hint="An interval needs two")
     check_measures(metrics)
+    return found
 
 
 def _shift(trials: Trials) -> float:

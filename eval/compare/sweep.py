@@ -20,7 +20,7 @@ from fewstep.eval.passes.processes import Processes
 from fewstep.eval.report.curves import Curves
 from fewstep.eval.report.evaluation_report import Report
 from fewstep.eval.report.points import Point
-from fewstep.samplers.pipeline.contenders import entry_of, identity
+from fewstep.samplers.pipeline.contenders import Contender
 from fewstep.samplers.pipeline.source import Source
 
 SHOWN = 3  # images of a point on the sample sheet
@@ -65,7 +65,7 @@ class Sweep:
         if state is None:
             return measured()
         drawn = Generated(self.source, "ddim", 1, seeds=self.seeds[:pairs]).fingerprint
-        told = [identity(solver) for solver in self.solvers]
+        told = [Contender(solver).identity for solver in self.solvers]
         kept = Path(state) / f"paired-{digest(__version__, drawn, told, self.nfes, spec)}.json"
         if not kept.exists():
             measured().to_json(kept)
@@ -91,7 +91,7 @@ class Sweep:
             grid = None if self.run["grid"] == "auto" else self.run["grid"]
             how = {"grid": grid, "noise": self.run["noise"], **self.run["options"]}
             for solver, n in self.places:
-                if not entry_of(solver).adaptive:
+                if not Contender(solver).adaptive:
                     drawn[solver, n] = batch.images(batch.draw(solver=solver, nfe=n, **how))
         found: dict[tuple[str, int], list[Image]] = self.processes.broadcast(drawn)
         return found

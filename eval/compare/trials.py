@@ -23,8 +23,9 @@ from fewstep.eval.compare.solver_errors import (
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.building.names import resolve
 from fewstep.samplers.building.solver_entry import SOLVERS
-from fewstep.samplers.pipeline.contenders import artefact_of, label
+from fewstep.samplers.pipeline.contenders import Contender
 from fewstep.samplers.pipeline.source import Source
+from fewstep.samplers.table.tableau import Tableau
 
 # Tried in turn for `--grid auto`; the ones that a schedule has no use for drop out.
 AUTO_GRIDS = ("uniform", "quadratic", "logsnr", "karras", "beta")
@@ -77,14 +78,26 @@ class Trials:
 
         A learned artefact, by its file, has no error and no image at an nfe that it has no table for.
         """
-        if (learned := artefact_of(name)) is not None:
-            return self._learned(name, learned, nfes).over(nfes, label(name))
+        told = Contender(name)
+        if told.learned is not None:
+            return self._learned(told, told.learned, nfes).over(nfes, told.label)
+        if told.table is not None:
+            return self._table(told, told.table, nfes).over(nfes, told.label)
         solver, folk_grid = resolve(name)
         to = None if SOLVERS[solver].stochastic else self.truth()
         if SOLVERS[solver].adaptive:
             return adaptive_errors(self.draw_alone, to, solver, nfes, **options)
         tried = AUTO_GRIDS if grid == "auto" else (grid or folk_grid or self.usual_grid,)
         return errors_on_best_grid(self.draw, to, solver, nfes, tried, **options)
+
+    def _table(self, name: str, table: Tableau, nfes: Sequence[int]) -> SolverErrors:
+        """A table as it is, at the number of evaluations that it makes."""
+        known = [n for n in nfes if n == table.nfe]
+        if table.stochastic:
+            raise ValueError(
+                f"{name} draws noise and has one number of evaluations: there is no longer run to compare it to"
+            )
+        return flow_errors(self.draw, self.truth(), name, known, "its own")
 
     def _learned(self, name: str, learned: Artefact, nfes: Sequence[int]) -> SolverErrors:
         """An artefact at those nfe that it has tables for."""

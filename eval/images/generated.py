@@ -14,7 +14,7 @@ from fewstep.eval.images.decode import from_picture
 from fewstep.eval.images.image_sets import Fetched, ImageSet, digest
 from fewstep.eval.images.sobol import DIMENSIONS, Sobol
 from fewstep.output.pictures import save_image
-from fewstep.samplers.pipeline.contenders import checked_names, entry_of, identity, label
+from fewstep.samplers.pipeline.contenders import contenders
 from fewstep.samplers.pipeline.source import Source
 
 
@@ -63,10 +63,10 @@ class Generated(ImageSet):
         **how: Any,
     ) -> None:
         self.seeds = _seeds(number, seeds)
-        checked_names([solver], [] if nfe is None else [nfe], grid, dict(options or {}))
-        self.adaptive = entry_of(solver).adaptive
+        (chosen,) = contenders([solver], [] if nfe is None else [nfe], grid, dict(options or {}))
+        self.adaptive = chosen.adaptive
         nfe = 8 if nfe is None and not self.adaptive else nfe
-        self.spec = {"solver": solver, "nfe": nfe, "grid": grid, "noise": noise, **(options or {})}
+        self.spec = {"solver": chosen, "nfe": nfe, "grid": grid, "noise": noise, **(options or {})}
         self.start = Sobol(scramble) if sobol else None
         self.keep = None if keep is None else Path(keep)
         if isinstance(model, Source) and how:
@@ -78,7 +78,7 @@ class Generated(ImageSet):
 
     def _told(self) -> str:
         nfe = self.spec["nfe"]
-        words = [f"{self.model}, {label(self.spec['solver'])}", f"{nfe} evaluations" if nfe else "its own steps"]
+        words = [f"{self.model}, {self.spec['solver'].label}", f"{nfe} evaluations" if nfe else "its own steps"]
         words += [f"grid {self.spec['grid']}"] if self.spec["grid"] else []
         words += [f"Sobol noise in up to {DIMENSIONS} dimensions"] if self.start else []
         return ", ".join([*words, f"seeds {self.seeds[0]} to {self.seeds[-1]}"])
@@ -115,7 +115,7 @@ class Generated(ImageSet):
     def fingerprint(self) -> str:  # type: ignore[override]  # found once
         start = None if self.start is None else self.start.scramble
         seeds = str(self.seeds) if isinstance(self.seeds, range) else list(self.seeds)
-        spec = {**self.spec, "solver": identity(self.spec["solver"])}
+        spec = {**self.spec, "solver": self.spec["solver"].identity}
         return digest(_identity(self.source.pipe), self.source.wishes, spec, start, seeds)
 
 

@@ -16,7 +16,7 @@ from fewstep.eval.report.evaluation_report import Report, plain, write_json
 from fewstep.eval.report.points import Point, Points
 from fewstep.output.page import Table, write_page
 from fewstep.output.pictures import Line, image_sheet, plot_lines
-from fewstep.samplers.pipeline.contenders import label as named
+from fewstep.samplers.pipeline.contenders import Contender
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Curves(Points):
         if any(orders):
             halves = [None if order is None else order[2][1] - order[0] for order in orders]
             columns.append(shown([order and order[0] for order in orders], halves))
-        rows = [[named(solver), *cells] for solver, *cells in zip(self.solvers, *columns, strict=True)]
+        rows = [[_named(solver), *cells] for solver, *cells in zip(self.solvers, *columns, strict=True)]
         marked = {
             (i, j)
             for i, solver in enumerate(self.solvers)
@@ -56,7 +56,7 @@ class Curves(Points):
             halves = [(d.interval[1] - d.interval[0]) / 2 if d else None for d in found]
             cells = shown([d.value if d else None for d in found], halves)
             columns.append(["best" if s == best else cell for s, cell in zip(self.solvers, cells, strict=True)])
-        rows = [[named(solver), *cells] for solver, *cells in zip(self.solvers, *columns, strict=True)]
+        rows = [[_named(solver), *cells] for solver, *cells in zip(self.solvers, *columns, strict=True)]
         caption = f"{self.label(metric)}: difference to the best, paired by seeds"
         return Table(["solver", *(f"nfe {n}" for n in self.nfes)], rows, caption=caption)
 
@@ -122,7 +122,7 @@ class Curves(Points):
             ends = [r.interval or (r.value, r.value) for _, r in known]
             below = [r.value - low for (_, r), (low, _) in zip(known, ends, strict=True)]
             above = [high - r.value for (_, r), (_, high) in zip(known, ends, strict=True)]
-            lines.append(Line(named(solver), [n for n, _ in known], [r.value for _, r in known], below, above))
+            lines.append(Line(_named(solver), [n for n, _ in known], [r.value for _, r in known], below, above))
         log = not self.higher_is_better(metric) and all(y > 0 for line in lines for y in line.y)
         plot_lines(lines, Path(path), f"{self.model}: {self.title(metric)}", self.label(metric), log=log)
         return Path(path)
@@ -132,7 +132,7 @@ class Curves(Points):
         drawn = [self.plot(metric, Path(folder) / f"curve-{metric}.png") for metric in self.metrics]
         if self.samples:
             full = [s for s in self.solvers if all((s, n) in self.samples for n in self.nfes)]
-            rows = [(named(s), [self.samples[s, n] for n in self.nfes]) for s in full]
+            rows = [(_named(s), [self.samples[s, n] for n in self.nfes]) for s in full]
             drawn.append(Path(folder) / "samples.png")
             image_sheet(rows, [f"nfe {n}" for n in self.nfes], drawn[-1])
         return drawn
@@ -167,3 +167,8 @@ def shown(values: Sequence[float | None], halves: Sequence[float | None]) -> lis
         reach = "" if half is None else f" ± {half:.{decimals}f}"
         cells.append("-" if value is None else f"{value:.{decimals}f}{reach}")
     return cells
+
+
+def _named(solver: str) -> str:
+    """For tables and legends; a file that has been read is told by its name alone."""
+    return solver.label if isinstance(solver, Contender) else solver

@@ -1,100 +1,167 @@
-"""What runs under a name where solvers are compared: a registered solver, or a learned artefact, by the file it is in."""
+"""What runs under a name where solvers are compared or chosen on a command line: resolved once, then passed on.
+
+A name is that of a registered solver, or the file of a learned artefact or of a table.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fewstep.checks import whole
 from fewstep.samplers.artefact.artefact import Artefact
+from fewstep.samplers.artefact.choosing import Chosen, Named, chosen, is_file
 from fewstep.samplers.artefact.loading import as_artefact
-from fewstep.samplers.building.names import checked_options, resolve
+from fewstep.samplers.building.names import checked_options
 from fewstep.samplers.building.solver_entry import SOLVERS, Entry
 from fewstep.samplers.grids.making import find
+from fewstep.samplers.table.tableau import Tableau
 
-KEPT = ("nfe", "noise", "progress")  # of what a run is told: an artefact has a grid and options of its own
-
-
-def artefact_of(solver: Any) -> Artefact | None:
-    """The artefact that is meant by itself or by its file, NAME.json ("demo": the embedded one); None for anything else."""
-    if isinstance(solver, str) and not _is_file(solver):
-        return None
-    return as_artefact(solver) if isinstance(solver, (str, Artefact)) else None
+KEPT = ("nfe", "noise", "progress")  # of what a run is told: an artefact or a table has a grid and options of its own
 
 
-def _is_file(solver: str) -> bool:
-    return solver == "demo" or solver.endswith(".json")
+class Contender(str):
+    """The name a solver was asked for by, which knows what that means; its file, if it is one, has been read.
 
-
-def learned_file(name: str) -> str:
-    """The file of an artefact. ValueError for a name that is none."""
-    if not _is_file(name):
-        raise ValueError(f"--learned takes a file that `fewstep learn` wrote, NAME.json, or demo; got {name!r}")
-    return name
-
-
-def entry_of(solver: Any) -> Entry:
-    """The registered solver: of an artefact, the one whose weights it corrects."""
-    learned = artefact_of(solver)
-    return SOLVERS[resolve(solver)[0] if learned is None else learned.tables[0].tableau.name]
-
-
-def identity(solver: Any) -> str:
-    """What tells two contenders apart: a name, or the hash of an artefact's content."""
-    learned = artefact_of(solver)
-    return str(solver) if learned is None else learned.hash
-
-
-def label(solver: Any) -> str:
-    """For tables and legends."""
-    if isinstance(solver, str):
-        return f"learned {Path(solver).name}" if _is_file(solver) else solver
-    return str(solver) if artefact_of(solver) is None else "learned"
-
-
-def run_of(how: Mapping[str, Any], guidance: float | None) -> dict[str, Any]:
-    """Arguments of `sample` for a run under a guidance scale, with the artefact in the place of its name.
-
-    Raises:
-        ValueError: an artefact learned for a guidance scale, on a pipeline that is not told which.
+    Of a name, a file, an artefact, a table or a function; a Contender of a Contender is that.
     """
-    learned = artefact_of(how.get("solver", ""))
-    if learned is None:
-        return dict(how)
-    if guidance is None and learned.guidances:
-        scales = " or ".join(f"--guidance {g:g}" for g in learned.guidances)
-        raise ValueError(f"this artefact was learned under a guidance scale: run the pipeline with {scales}")
-    return {"solver": learned, "guidance": guidance, **{k: v for k, v in how.items() if k in KEPT}}
 
+    plays: Chosen
 
-def check_nfe(learned: Artefact, nfe: int) -> None:
-    """ValueError where an artefact has no table for so many evaluations."""
-    if nfe not in learned.nfes:
-        known = ", ".join(map(str, learned.nfes))
-        raise ValueError(f"the artefact has no table for nfe {nfe}, only for {known}: take one of these, or learn it")
+    def __new__(cls, solver: Any) -> Contender:
+        if isinstance(solver, Contender):
+            return solver
+        plays = chosen(solver)
+        if isinstance(solver, str | os.PathLike):
+            name = os.fspath(solver)
+        elif isinstance(plays, Artefact):
+            name = f"learned {plays.hash[:12]}"
+        else:
+            name = plays.entry.name if isinstance(plays, Named) else plays.name
+        self = super().__new__(cls, name)
+        self.plays = plays
+        return self
 
+    @property
+    def learned(self) -> Artefact | None:
+        """The artefact, where it is one."""
+        return self.plays if isinstance(self.plays, Artefact) else None
 
-def the_only(values: tuple[Any, ...]) -> Any:
-    """The value where there is one, else None."""
-    return values[0] if len(values) == 1 else None
+    @property
+    def table(self) -> Tableau | None:
+        """The table, where it is one."""
+        return self.plays if isinstance(self.plays, Tableau) else None
 
+    @property
+    def entry(self) -> Entry | None:
+        """The registered solver; of an artefact, the one whose weights it corrects; None of a table made by hand."""
+        if isinstance(self.plays, Named):
+            return self.plays.entry
+        return SOLVERS.get(self.plays.name if isinstance(self.plays, Tableau) else self.plays.tables[0].tableau.name)
 
-def checked_names(solvers: Sequence[str], nfes: Sequence[int], grid: str | None, options: dict[str, Any]) -> None:
-    """ValueError for an unknown solver, grid or option and for nfe < 1, before anything is loaded.
+    @property
+    def adaptive(self) -> bool:
+        """Whether it decides itself how many evaluations it spends."""
+        return isinstance(self.plays, Named) and self.plays.entry.adaptive
 
-    A solver may be a learned artefact, by its file: it has a table for every nfe, and a grid and options of its own.
-    """
-    for name in solvers:
-        learned = artefact_of(name)
-        if learned is None:
-            checked_options(SOLVERS[resolve(name)[0]], options)
-            continue
+    @property
+    def stochastic(self) -> bool:
+        """Whether it draws noise at default options."""
+        if isinstance(self.plays, Tableau):
+            return self.plays.stochastic
+        return self.entry is not None and self.entry.stochastic
+
+    @property
+    def nfes(self) -> tuple[int, ...] | None:
+        """Numbers of evaluations it has tables for; None where it takes any."""
+        if isinstance(self.plays, Named):
+            return None
+        return (self.plays.nfe,) if isinstance(self.plays, Tableau) else self.plays.nfes
+
+    @cached_property
+    def identity(self) -> str:
+        """What tells two contenders apart: a name, or the hash of a content."""
+        if isinstance(self.plays, Tableau):
+            return hashlib.sha256(json.dumps(self.plays.to_dict(), sort_keys=True).encode()).hexdigest()
+        return self.plays.hash if isinstance(self.plays, Artefact) else str(self)
+
+    @property
+    def label(self) -> str:
+        """For tables and legends."""
+        if isinstance(self.plays, Named):
+            return str(self)
+        what = "learned" if isinstance(self.plays, Artefact) else "table"
+        if is_file(str(self)):
+            return f"{what} {Path(self).name}"
+        return what if isinstance(self.plays, Artefact) else self.plays.name
+
+    def check(self, nfes: Sequence[int], grid: str | None, options: Mapping[str, Any]) -> None:
+        """ValueError for options that it does not have, and for evaluations that it has no table for."""
+        if isinstance(self.plays, Named):
+            checked_options(self.plays.entry, options)
+            return
+        known = self.nfes or ()
         for nfe in nfes:
-            check_nfe(learned, nfe)
-        if len(solvers) == 1 and (grid is not None or options):
-            raise ValueError(f"{name} has a grid and options of its own: leave --grid and --option away")
+            if nfe not in known:
+                raise ValueError(
+                    f"the artefact has no table for nfe {nfe}, only for {', '.join(map(str, known))}: take one of these, or "
+                    "learn it"
+                    if self.learned is not None
+                    else f"{self} makes {known[0]} network evaluations; got nfe {nfe}"
+                )
+        if grid is not None or options:
+            raise ValueError(f"{self} has a grid and options of its own: leave --grid and --option away")
+
+    def run(self, how: Mapping[str, Any], guidance: float | None) -> dict[str, Any]:
+        """Arguments of `sample` for a run under a guidance scale, with what is meant in the place of its name.
+
+        Raises:
+            ValueError: an artefact learned for a guidance scale, on a pipeline that is not told which.
+        """
+        if isinstance(self.plays, Named):
+            return {**how, "solver": str(self)}
+        told = {"solver": self.plays, **{k: v for k, v in how.items() if k in KEPT}}
+        if isinstance(self.plays, Tableau):
+            return {**told, "nfe": None}
+        if guidance is None and self.plays.guidances:
+            scales = " or ".join(f"--guidance {g:g}" for g in self.plays.guidances)
+            raise ValueError(f"this artefact was learned under a guidance scale: run the pipeline with {scales}")
+        return {**told, "guidance": guidance}
+
+
+def contenders(
+    solvers: Sequence[Any], nfes: Sequence[int], grid: str | None, options: Mapping[str, Any]
+) -> list[Contender]:
+    """Every solver that is meant, each read once; ValueError for what is wrong with one, before anything else is loaded.
+
+    An unknown solver, grid or option, nfe < 1. Among several, those with a grid of their own keep it.
+    """
+    found = [Contender(solver) for solver in solvers]
+    for one in found:
+        alone = len(found) == 1 or isinstance(one.plays, Named)
+        one.check(nfes, grid if alone else None, options if alone else {})
     if grid is not None:
         find(grid)
     for nfe in nfes:
-        if nfe < 1:
-            raise ValueError(f"`--nfe` counts network evaluations, at least 1; got {nfe}")
+        whole("--nfe", nfe, of="network evaluations")
+    return found
+
+
+def the_only(values: tuple[Any, ...] | None) -> Any:
+    """The value where there is one, else None."""
+    return values[0] if values is not None and len(values) == 1 else None
+
+
+def learned_file(name: str) -> Contender:
+    """The artefact in a file. ValueError for a name that is none, and for a file that holds something else."""
+    if name != "demo" and not name.endswith(".json"):
+        raise ValueError(f"--learned takes a file that `fewstep learn` wrote, NAME.json, or demo; got {name!r}")
+    found = Contender(name)
+    if found.learned is None:
+        as_artefact(found.plays)  # says what it is instead
+    return found

@@ -9,7 +9,7 @@ import torch
 from PIL.Image import Image
 
 from fewstep.devices import chosen_device, loaded_in
-from fewstep.samplers.pipeline.contenders import run_of
+from fewstep.samplers.pipeline.contenders import Contender
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.sampling.loop import sample
 from fewstep.samplers.sampling.watching import Info
@@ -95,9 +95,9 @@ class Batch:
     def run(self, **how: Any) -> tuple[torch.Tensor, Info]:
         """x0 (B, *shape) on the CPU and what the run did, by `sample` with these solver, nfe, grid and options.
 
-        A solver may be a learned artefact, by its file; grid and options are not meant for it.
+        A solver may be a learned artefact or a table, by its file; grid and options are not meant for it.
         """
-        told = run_of(how, self.guidance)
+        told = Contender(how.pop("solver")).run(how, self.guidance) if "solver" in how else how
         x0, info = sample(self.denoiser, self.x_T, noise_seeds=self.seeds, return_info=True, **told)
         return x0.cpu(), info
 

@@ -1,0 +1,57 @@
+"""What `fewstep sample` does: draw numbered images with one solver, into a picture or a folder."""
+
+import sys
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fewstep.arguments import parsed, watched
+from fewstep.output.pictures import checked_suffix, save_image, tile
+from fewstep.samplers.pipeline.contenders import Contender, contenders, learned_file, the_only
+from fewstep.samplers.pipeline.source import Source
+
+
+def sample_images(
+    solver: str,
+    learned: str | None,
+    nfe: int | None,
+    *,
+    grid: str | None,
+    noise: str,
+    number: int,
+    seed: int,
+    out: str,
+    options: tuple[str, ...],
+    **how: Any,
+) -> None:
+    """Draw and write; the arguments are the options of the command."""
+    given = dict(map(parsed, options))
+    chosen = Contender(solver) if learned is None else learned_file(learned)
+    if chosen.nfes is not None and nfe is None:
+        nfe = the_only(chosen.nfes) or _which(chosen.nfes)
+    if chosen.learned is not None and how["guidance"] is None:
+        how["guidance"] = the_only(chosen.learned.guidances)
+    contenders([chosen], [] if nfe is None else [nfe], grid, given)
+    folder = out.endswith("/") or Path(out).is_dir()
+    if not folder:
+        checked_suffix(Path(out))
+    if nfe is None and not chosen.adaptive:
+        nfe = 8
+    images, spent = [], []
+    for batch in watched(Source(**how).batches(range(seed, seed + number), alone=chosen.adaptive), "batch"):
+        x0, info = batch.run(solver=chosen, nfe=nfe, grid=grid, noise=noise, progress=sys.stderr.isatty(), **given)
+        images += batch.images(x0)
+        spent.append(info.nfe)
+    if folder:
+        for image_seed, image in zip(range(seed, seed + number), images, strict=True):
+            save_image(image, Path(out) / f"{image_seed:06d}.png")
+    else:
+        save_image(tile(images, ceil(number**0.5)), Path(out))
+    count = f"{min(spent)}" if min(spent) == max(spent) else f"{min(spent)} to {max(spent)}"
+    click.echo(f"{out}: {number} images, {chosen}, {count} evaluations, seeds {seed} to {seed + number - 1}")
+
+
+def _which(nfes: tuple[int, ...]) -> int:
+    raise ValueError(f"this artefact has tables for nfe {', '.join(map(str, nfes))}: say which, --nfe {nfes[0]}")
