@@ -10,7 +10,6 @@ from typing import Any
 
 from PIL.Image import Image
 
-from fewstep import __version__
 from fewstep.eval.compare.pairs import paired
 from fewstep.eval.images.generated import Generated
 from fewstep.eval.images.image_sets import digest
@@ -22,6 +21,7 @@ from fewstep.eval.report.evaluation_report import Report
 from fewstep.eval.report.points import Point
 from fewstep.samplers.pipeline.contenders import Contender
 from fewstep.samplers.pipeline.source import Source
+from fewstep.version import __version__
 
 SHOWN = 3  # images of a point on the sample sheet
 Watch = Callable[[Sequence[str], str], Iterable[str]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 
@@ -20,6 +20,7 @@ class Meta:
     protocol: str = ""
     hash: str = ""
     precision: str = "fp32"
+    _: KW_ONLY
     source: str = ""  # what the images are, in words
     lossy: bool | None = None  # JPEG and the like; None: not known
     skipped: int = 0  # unreadable images passed over

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fewstep import __version__
 from fewstep.eval.gaussian.covariance import Gaussian
 from fewstep.eval.gaussian.features import Features, Meta
 from fewstep.eval.gaussian.statistics import FeatureStatistics
 from fewstep.output.files import whole
+from fewstep.version import __version__
 
 ROWS = ("features", "feats", "reps")
 MOMENTS = {"main": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}

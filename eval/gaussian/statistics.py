@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewstep.checks import whole
 from fewstep.eval.gaussian.covariance import Gaussian
 from fewstep.eval.gaussian.moments import Moments, symmetric_
 from fewstep.eval.gaussian.sketch import Sketch
@@ -38,10 +39,8 @@ class FeatureStatistics:
     """
 
     def __init__(self, dim: int, kept: int | None = None) -> None:
-        if dim < 1 or (kept is not None and kept < 1):
-            raise ValueError(f"statistics need at least one dimension and one kept row; got dim={dim}, kept={kept}.")
-        self.dim, self.n = dim, 0
-        self.sketch = Sketch(dim, max(KEPT, dim) if kept is None else kept)
+        self.dim, self.n = whole("dim", dim), 0
+        self.sketch = Sketch(dim, max(KEPT, dim) if kept is None else whole("kept", kept))
         self.moments = Moments(dim)  # of all rows; empty while these are few, and where `known` has taken its matrix
         self.known: Gaussian | None = None  # as it came from a file, perhaps without a count, or as it was asked for
         self.place = torch.device("cpu")

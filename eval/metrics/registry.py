@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, TypeVar
 
 from fewstep.eval.gaussian.features import PARTS
@@ -36,6 +36,7 @@ class Metric:
 
     name: str
     compute: Callable[..., list[Result]]
+    _: KW_ONLY
     statistics: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()
     real: bool = True

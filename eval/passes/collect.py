@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from fewstep.checks import whole
 from fewstep.eval.extractors.base import Extractor
 from fewstep.eval.gaussian.features import Features
 from fewstep.eval.images.image_sets import ImageSet, digest
@@ -61,6 +62,8 @@ def collect(
     Raises:
         ValueError: fewer than 2 images, a part that the extractor lacks, features that are not finite.
     """
+    whole("batch_size", batch_size)
+    whole("workers", workers, 0)
     processes = processes or Processes(extractor.device)
     dims = {part: _dimension(extractor, part) for part in {*statistics, *rows}}
     wanted = Wanted({part: dims[part] for part in statistics}, {part: dims[part] for part in rows}, kept)

@@ -10,11 +10,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from fewstep import __version__
 from fewstep.eval.report import remarks
 from fewstep.eval.report.result import Result
 from fewstep.output.files import whole
 from fewstep.output.page import Table, write_page
+from fewstep.version import __version__
 
 
 class Report(Mapping[str, Result]):

@@ -12,7 +12,7 @@ errors to a reference, tenths of the set for metrics of sets (of the kept part o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from math import sqrt
 
 import numpy as np
@@ -40,6 +40,7 @@ class Difference:
     value: float
     error: float
     interval: tuple[float, float]
+    _: KW_ONLY
     higher_is_better: bool = False
 
     @property

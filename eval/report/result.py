@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 # Names with other extractors than Inception: nobody shall take FD-digits for FID.
@@ -39,6 +39,7 @@ class Result:
     error: float | None = None
     interval: tuple[float, float] | None = None
     method: str = ""
+    _: KW_ONLY
     n: int | None = None
     n_real: int | None = None
     extractor: str = ""

@@ -280,7 +280,7 @@ def test_an_interrupted_sweep_goes_on(
         ({"solvers": ("dpm_adaptive",)}, "dpm_adaptive chooses its own steps"),
         ({"grid": "auto"}, "leave fid away, or name a grid"),
         ({"grid": "karas"}, "karras"),
-        ({"number": 1}, "got number=1"),
+        ({"number": 1}, "`number` must be a whole number, at least 2; got 1"),
         ({"real": None}, "give `real`"),
         ({"options": {"oder": 2}}, "oder"),
     ],

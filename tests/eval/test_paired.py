@@ -124,7 +124,7 @@ def test_lpips_through_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"nfe": (0,)}, "at least 1; got 0"),
         ({"nfe": ()}, "at least one nfe"),
         ({"grid": "karas"}, "karras"),
-        ({"pairs": 0}, "got pairs=0"),
+        ({"pairs": 0}, "`pairs` must be a whole number, at least 1; got 0"),
         ({"metrics": ("rsme",)}, "unknown paired metric 'rsme'.*rmse"),
         ({"metrics": ("lpips",)}, "pip install lpips"),
         ({"options": {"oder": 3}}, "oder"),

@@ -27,7 +27,8 @@ def kid() -> Result:
         "path": Path("a"),
         "x": np.inf,
     }
-    return Result("kid", 0.01, 1e-3, (0.008, 0.012), "U-statistic", 50_000, 60_000, "inception", details=details)
+    under = {"n": 50_000, "n_real": 60_000, "extractor": "inception"}
+    return Result("kid", 0.01, 1e-3, (0.008, 0.012), "U-statistic", details=details, **under)
 
 
 def test_a_report_is_a_mapping_of_results() -> None:
@@ -83,9 +84,8 @@ def test_plain_keeps_what_json_has() -> None:
 
 
 def test_the_table_says_value_interval_counts_and_features() -> None:
-    digits = Result(
-        "fid", 12.25, 0.5, (11.25, 13.25), "influences of 100 of the images", 1000, None, "digits", "28x28", "f"
-    )
+    under = {"n": 1000, "extractor": "digits", "protocol": "28x28", "layer": "f"}
+    digits = Result("fid", 12.25, 0.5, (11.25, 13.25), "influences of 100 of the images", **under)
     head, line, *below = Report([digits]).table().splitlines()
     assert head.split("  ")[0] == "metric" and "95 % interval" in head
     assert line.split("  ")[0] == "FD-digits" and "28x28, layer f, fp32" in line

@@ -169,10 +169,10 @@ def test_half_precision_and_integers_become_float64():
         (lambda s: s.merge(FeatureStatistics(4)), "3 and 4 dimensions"),
         (lambda s: s.merge(FeatureStatistics(3, 2)), "2048 and 2 kept rows"),
         (lambda s: s.update(torch.zeros(2, 3), [1]), "index of 2 samples"),
-        (lambda s: FeatureStatistics(3, 0), "one kept row; got dim=3, kept=0"),
+        (lambda s: FeatureStatistics(3, 0), "`kept` must be a whole number, at least 1; got 0"),
         (lambda s: s.update(torch.zeros(1, 3)).cov, "at least 2 samples; got 1"),
         (lambda s: s.mean, "at least 1 samples; got 0"),
-        (lambda s: FeatureStatistics(0), "at least one dimension"),
+        (lambda s: FeatureStatistics(0), "`dim` must be a whole number, at least 1; got 0"),
     ],
 )
 def test_bad_input(act, said):
