@@ -28,7 +28,7 @@ from fewstep.samplers.building.solver_entry import SOLVERS, driver
 from fewstep.samplers.drivers import across_processes
 from fewstep.samplers.drivers.base_tables import bar, explicit, table
 from fewstep.samplers.drivers.driven_run import Outcome, Task
-from fewstep.samplers.drivers.picard_sweeps import Chain, Sweeps
+from fewstep.samplers.drivers.picard_sweeps import StepMaps, Sweeps
 from fewstep.samplers.table.tableau import Tableau
 
 STEPS = 50  # by default
@@ -68,7 +68,7 @@ def picard(
     limit = None if max_sweeps is None else opt.whole("picard", "max_sweeps", max_sweeps, most=10**9)
     shared = bool(opt.one_of("picard", "shard", shard, (True, False))) and across_processes.count() > 1
     tableau = _base(task, base, base_options)
-    run = Sweeps(task, Chain.of(tableau, task, shared), window, tolerance, shared)
+    run = Sweeps(task, StepMaps.of(tableau, task, shared), window, tolerance, shared)
     with bar(task, "picard", tableau.nfe, "step") as shown:
         while run.done() < tableau.nfe and (limit is None or run.sweeps < limit):
             run.sweep()

@@ -17,7 +17,7 @@ from fewstep.samplers.table.tableau import Tableau
 
 
 @dataclass(frozen=True)
-class Chain:
+class StepMaps:
     """The maps x -> a x + b x0 + shift of a table: (N, 1, ...) or, of noise, (N, B, *shape); times and std of the steps."""
 
     times: NDArray[np.float64]
@@ -27,7 +27,7 @@ class Chain:
     std: Tensor
 
     @classmethod
-    def of(cls, tableau: Tableau, task: Task, shared: bool) -> Chain:
+    def of(cls, tableau: Tableau, task: Task, shared: bool) -> StepMaps:
         x, n, W = task.x, tableau.nfe, tableau.W[:, 1]
         p, q = convert("sample", tableau.forms, Nodes(*(c[:-1] for c in tableau.nodes)))
         cells = W.shape[2:] or (1,) * (x.ndim - 1)
@@ -63,7 +63,7 @@ class Sweeps:
     front: (B,) steps done. reach: (B,) last entry of X that was computed; further ones count as equal to it.
     """
 
-    def __init__(self, task: Task, chain: Chain, window: int, tolerance: float, shared: bool):
+    def __init__(self, task: Task, chain: StepMaps, window: int, tolerance: float, shared: bool):
         self.task, self.chain, self.window, self.shared = task, chain, window, shared
         self.slack, self.steps, batch = tolerance * chain.std, len(chain.std), task.x.shape[0]
         self.X = task.x.new_zeros(self.steps + 2, *task.x.shape)
