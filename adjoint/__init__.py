@@ -1,19 +1,5 @@
 """Exact gradients through sampling, inversion and likelihood."""
 
-from fewstep.lazy import lazily
+from fewstep.lazy import face
 
-_LAZY = {
-    "sample": ".gradient.sampling",
-    "noise_path": ".gradient.sampling",
-    "METHODS": ".gradient.sampling",
-    "cost": ".gradient.rehearsed_cost",
-    "Cost": ".gradient.cost_report",
-    "Free": ".gradient.free_table",
-    "free": ".gradient.free_table",
-    "invert": ".inversion.inverting",
-    "encode": ".inversion.noise_encoding",
-    "log_likelihood": ".likelihood.log_density",
-    "bits_per_dim": ".likelihood.quantised_bits",
-}
-__all__ = list(_LAZY)
-__getattr__ = lazily("fewstep.adjoint", _LAZY)
+__getattr__, __dir__, __all__ = face(__name__, __file__)

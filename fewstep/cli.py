@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from fewstep import __version__
+from fewstep.version import __version__
 
 # Command -> module that defines it, imported on first use. Such a module imports torch only inside its functions.
 COMMANDS = {

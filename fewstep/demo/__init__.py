@@ -5,12 +5,6 @@ By the embedded classifier (99.4 % right on the test set) 96.5 % of 2,000 sample
 steps, no guidance), 99.8 % of 500 with guidance 2.
 """
 
-from fewstep.lazy import lazily
+from fewstep.lazy import face
 
-_LAZY = {
-    "load_demo_pipeline": ".loading",
-    "load_demo_classifier": ".loading",
-    "load_demo_artefact": "fewstep.samplers.artefact.loading",
-}
-__all__ = list(_LAZY)
-__getattr__ = lazily("fewstep.demo", _LAZY)
+__getattr__, __dir__, __all__ = face(__name__, __file__)

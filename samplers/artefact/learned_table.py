@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from fewstep import __version__
 from fewstep.samplers.artefact.corrections import M, base_of, remapped, same_model_times, same_weights, table_hash
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.building.solver_entry import SOLVERS
@@ -18,6 +17,7 @@ from fewstep.samplers.grids.making import make_grid
 from fewstep.samplers.schedule.base import Array, NoiseSchedule
 from fewstep.samplers.table.jsonfile import plainly
 from fewstep.samplers.table.tableau import Tableau
+from fewstep.version import __version__
 
 
 @dataclass(frozen=True, eq=False)

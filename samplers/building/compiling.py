@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from fewstep.samplers.table.tableau import Tableau
 
 
 def build(
-    solver: str | Callable[..., Solution],
+    solver: str | Callable[..., Solution] | Entry,
     schedule: NoiseSchedule,
     nfe: int | None = None,
     grid: Any = None,
@@ -60,6 +61,8 @@ def build(
     explicit = grid is not None and not isinstance(grid, str) and not callable(grid)
     if explicit:
         grid = check_times(grid, schedule)
+    if isinstance(nfe, Real) and not isinstance(nfe, bool) and float(nfe).is_integer():
+        nfe = int(nfe)  # 5.0 is a count too
     planned = nfe
     if nfe is None:
         if not explicit:
@@ -69,8 +72,6 @@ def build(
         short = int(calls > 1 and schedule.sigma(float(grid[-1])) == 0 and "end" in entry.singular_ends)
         groups = (calls,) * (intervals - short) + (1,) * short
         nfe = sum(groups)
-    if isinstance(nfe, float) and nfe.is_integer():
-        nfe = int(nfe)
     nfe = whole("nfe", nfe, of="network evaluations")
     if explicit:
         first, last = float(grid[0]), float(grid[-1])

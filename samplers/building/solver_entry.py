@@ -126,12 +126,10 @@ def entry_for(
     """The entry of a family function; ValueError where it cannot be one."""
     if not callable(fn) or isinstance(fn, type):
         raise ValueError(f"solver {name!r} must be a function f(path, *, options) -> Solution; got {fn!r:.60}")
-    first, *options = inspect.signature(fn).parameters.values() or [None]
-    if (
-        first is None
-        or first.kind is first.KEYWORD_ONLY
-        or any(p.kind is not p.KEYWORD_ONLY or p.default is p.empty for p in options)
-    ):
+    parameters = list(inspect.signature(fn).parameters.values())
+    keyword_only = inspect.Parameter.KEYWORD_ONLY
+    takes_path = bool(parameters) and parameters[0].kind is not keyword_only
+    if not takes_path or any(p.kind is not keyword_only or p.default is p.empty for p in parameters[1:]):
         raise ValueError(
             f"solver {name!r} must take one path, and options that are keyword-only with defaults: "
             f"f(path, *, eta=0.0); got {fn.__name__}{inspect.signature(fn)}"

@@ -1,13 +1,5 @@
 """Learned grids, coefficients and network times: a method takes a table and gives a better one."""
 
-from fewstep.lazy import lazily
+from fewstep.lazy import face
 
-_LAZY = {
-    "learn": ".learning",
-    "METHODS": ".tasks.learner_entry",
-    "learner": ".tasks.learner_entry",
-    "Problem": ".problem.problem",
-    "Teacher": ".problem.teacher",
-}
-__all__ = list(_LAZY)
-__getattr__ = lazily("fewstep.samplers.learned", _LAZY)
+__getattr__, __dir__, __all__ = face(__name__, __file__)

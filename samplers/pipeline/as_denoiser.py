@@ -57,7 +57,9 @@ class SuspendedPipeline(PipelineDenoiser):
 
     @property
     def t_start(self) -> float:
-        return float(self.schedule.time_of_model(float(self.fn.own().first)))
+        first = self.fn.own().first
+        assert first is not None  # the loop has asked for its first time
+        return float(self.schedule.time_of_model(float(first)))
 
     def initial_noise(self, generator: Any = None) -> Tensor:
         if generator is not None:

@@ -1,8 +1,7 @@
 """`Scheduler`, under the name that saved pipelines give: `fewstep.samplers.scheduler`."""
 
-from fewstep.lazy import lazily
-
 # diffusers loads a component by the mixin that it finds beside the class, in the module that a saved pipeline names.
-_LAZY = {"Scheduler": ".scheduler", "SchedulerMixin": "diffusers.schedulers.scheduling_utils"}
-__all__ = ["Scheduler"]
-__getattr__ = lazily("fewstep.samplers.scheduler", _LAZY)
+
+from fewstep.lazy import face
+
+__getattr__, __dir__, __all__ = face(__name__, __file__)

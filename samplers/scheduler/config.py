@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from diffusers.configuration_utils import ConfigMixin
@@ -70,7 +70,7 @@ def apply_keywords(entries: dict[str, Any], given: Mapping[str, Any], config_key
 
 def solver_entries(solver: Any, plays: Any, grid: Any) -> dict[str, Any]:
     """What a solver puts into a config: its name, its function, or a table in whole. plays: what it means."""
-    own = {"grid": None, "solver_options": {}, **dict.fromkeys(LEARNED)}
+    own: dict[str, Any] = {"grid": None, "solver_options": {}, **dict.fromkeys(LEARNED)}
     if isinstance(plays, Tableau):
         if grid is not None:
             raise ValueError(f"table {plays.name!r} has times of its own: leave `grid` away; got {grid!r}")
@@ -165,7 +165,7 @@ class Adopting(ConfigMixin):
         for name, read in (("learned", as_artefact), ("solver", chosen)):
             value = entries.get(name)
             if not (value is None or isinstance(value, Held)) and (name == "learned" or not _is_named(value)):
-                entries[name] = held(read(value))  # read here, once; its content stays in the config
+                entries[name] = held(cast(Any, read(value)))  # read here, once; its content stays in the config
         super().register_to_config(**{**entries, "_class_name": type(self).__name__})
         self._configure()
 

@@ -19,7 +19,11 @@ class Noising:
     _model: Model
     _table: Timetable | None
     _begin_index: int | None
-    step_index: int | None
+
+    @property
+    def step_index(self) -> int | None:
+        """Network calls behind the next step; None before the first step."""
+        raise NotImplementedError
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """alpha x0 + sigma eps at the level of the next call of the run, or, without a begin index, of each timestep.
