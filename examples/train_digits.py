@@ -29,7 +29,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-from fewstep.demo.classifier import DigitClassifier
+from fewstep.demo.digit_classifier import DigitClassifier
 from fewstep.demo.pipeline import NULL_CLASS, DigitsPipeline
 
 UNET = dict(

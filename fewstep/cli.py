@@ -14,7 +14,7 @@ from fewstep.version import __version__
 
 # Command -> module that defines it, imported on first use. Such a module imports torch only inside its functions.
 COMMANDS = {
-    "sample": "fewstep.samplers.commands.sample",
+    "sample": "fewstep.samplers.commands.sample_options",
     "compare": "fewstep.eval.compare.command",
     "learn": "fewstep.samplers.learned.commands",
     "show": "fewstep.samplers.learned.commands",

@@ -11,8 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from fewstep.eval.report.curve_points import Point, Points
 from fewstep.eval.report.evaluation_report import Report, plain, write_json
-from fewstep.eval.report.points import Point, Points
 from fewstep.output.page import Table, write_page
 from fewstep.output.pictures import Line, image_sheet, plot_lines
 from fewstep.samplers.pipeline.contenders import Contender

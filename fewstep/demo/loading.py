@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+from safetensors.torch import load_file
 
-if TYPE_CHECKING:
-    import torch
-
-    from fewstep.demo.classifier import DigitClassifier
-    from fewstep.demo.pipeline import DigitsPipeline
-
-FOLDER = Path(__file__).parent
+from fewstep.demo.digit_classifier import DigitClassifier
+from fewstep.demo.folder import FOLDER
+from fewstep.demo.pipeline import DigitsPipeline
+from fewstep.devices import loaded_in
 
 
 def load_demo_pipeline(device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> DigitsPipeline:
@@ -24,11 +22,6 @@ def load_demo_pipeline(device: str | torch.device | None = None, dtype: torch.dt
         device: where the network goes; None is the CPU.
         dtype: what the network computes in; None is float32 (the weights are stored in float16).
     """
-    import torch
-    from diffusers import DDIMScheduler, UNet2DModel
-
-    from fewstep.demo.pipeline import DigitsPipeline
-    from fewstep.devices import loaded_in
 
     unet = UNet2DModel.from_pretrained(FOLDER, **loaded_in(dtype or torch.float32)).eval()
     pipe = DigitsPipeline(unet, DDIMScheduler.from_pretrained(FOLDER))
@@ -43,10 +36,6 @@ def load_demo_classifier(device: str | torch.device | None = None, dtype: torch.
         device: where the network goes; None is the CPU.
         dtype: what the network computes in; None is float32 (the weights are stored in float16).
     """
-    import torch
-    from safetensors.torch import load_file
-
-    from fewstep.demo.classifier import DigitClassifier
 
     classifier = DigitClassifier()
     classifier.load_state_dict(load_file(FOLDER / "classifier.safetensors"))

@@ -15,17 +15,14 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import log
 from typing import Any
 
 import numpy as np
 
 from fewstep.samplers.artefact import export, file
-from fewstep.samplers.artefact.corrections import base_of, between, same_base
 from fewstep.samplers.artefact.file import same_schedule, schedule_hash
 from fewstep.samplers.artefact.learned_table import Learned
-from fewstep.samplers.building.compiling import build
-from fewstep.samplers.building.resuming import boundaries
+from fewstep.samplers.artefact.picking import table_at
 from fewstep.samplers.schedule.as_json import schedule_to_dict
 from fewstep.samplers.schedule.base import NoiseSchedule
 from fewstep.samplers.schedule.outputs import Prediction
@@ -160,7 +157,7 @@ class Artefact:
             if strict:
                 raise self.refusal(schedule, prediction)
             fitting = self.remapped(schedule, prediction)
-        found = fitting._at(nfe, guidance, outside)
+        found = table_at(fitting.tables, nfe, guidance, outside)
         self._check_shape(found, shape)
         return found
 
@@ -209,46 +206,6 @@ class Artefact:
         if schedule is not None and not self._same_schedule(schedule):
             tables = tuple(t.on(schedule) for t in tables)
         return Artefact(tables, model, self.provenance)
-
-    def _at(self, nfe: int | None, guidance: float | None, outside: str) -> Tableau:
-        """The table of the artefact's own model."""
-        if nfe is None and len(self.nfes) > 1:
-            raise ValueError(f"this artefact has tables for {_listed('nfe', self.nfes)}: say which, nfe=")
-        if nfe is None or nfe in self.nfes:
-            return self._guided([t for t in self.tables if nfe in (None, t.nfe)], guidance, outside)
-        if outside != "base" or isinstance(nfe, bool) or not float(nfe).is_integer() or nfe < 1:
-            raise ValueError(
-                f"this artefact has no table for nfe {nfe!r}, only for {_listed('nfe', self.nfes)}. Learn one, or take its "
-                'base solver on the nearest learned grid: outside="base"'
-            )
-        near = self._at(min(self.nfes, key=lambda n: (abs(log(n / nfe)), -n)), guidance, outside)
-        return build(near.name, near.schedule, int(nfe), boundaries(near), **near.options)
-
-    def _guided(self, tables: list[Learned], guidance: float | None, outside: str) -> Tableau:
-        """Of tables for one nfe, rising in guidance, the one for a guidance scale."""
-        known = [t.guidance for t in tables]
-        if guidance is None and len(tables) == 1:
-            return tables[0].tableau
-        if guidance is None:
-            raise ValueError(f"this artefact has tables for {_listed('guidance', known)}: say which, guidance=")
-        if known == [None]:
-            raise ValueError(f"guidance was no part of what this artefact learned; got {guidance!r}: leave it away")
-        if guidance in known:
-            return tables[known.index(guidance)].tableau
-        scales = np.array(known, float)
-        above = int(np.searchsorted(scales, guidance))
-        nearest = tables[int(np.abs(scales - guidance).argmin())]
-        if 0 < above < len(scales):
-            low, high = tables[above - 1], tables[above]
-            if outside == "error" or same_base(low.tableau, high.tableau):
-                share = (guidance - scales[above - 1]) / (scales[above] - scales[above - 1])
-                return between(low.movable(), high.movable(), float(share))
-        if outside == "error":
-            raise ValueError(
-                f"guidance {guidance!r} is beyond what this artefact was learned for, {_listed('guidance', known)}: "
-                'outside="clamp" takes the nearest table, outside="base" the base solver on its grid'
-            )
-        return nearest.tableau if outside == "clamp" else base_of(nearest.tableau)
 
     def _check_shape(self, table: Tableau, shape: Iterable[int] | None) -> None:
         """Weights of every element belong to one shape; others are at home on the shape they were learned on."""
@@ -304,7 +261,3 @@ class Artefact:
 def prediction_name(prediction: Prediction) -> str:
     """What a network returns, in a word; EDM networks in diffusers return F behind their preconditioning."""
     return prediction if isinstance(prediction, str) else "preconditioned"
-
-
-def _listed(name: str, values: Iterable[Any]) -> str:
-    return f"{name} {', '.join(f'{v:g}' for v in values)}"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from fewstep.demo.loading import FOLDER
+from fewstep.demo.folder import FOLDER
 from fewstep.samplers.artefact import file
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.artefact.held import Held

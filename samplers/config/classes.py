@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fewstep.samplers.config.betas import betas, zero_terminal_snr
 from fewstep.samplers.schedule.base import Array
-from fewstep.samplers.schedule.betas import betas, zero_terminal_snr
 
 Config = Mapping[str, Any]
 PURE_NOISE = 2.0**-24  # last alpha^2 that diffusers writes for zero terminal SNR

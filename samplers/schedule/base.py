@@ -10,16 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import astuple, is_dataclass
 from math import exp, inf
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from fewstep.lazy import door
 from fewstep.registry import Registry
-
-if TYPE_CHECKING:
-    import torch
 
 Array = NDArray[np.floating[Any]]  # float64 throughout
 
@@ -149,8 +147,6 @@ class NoiseSchedule(ABC):
 
         `generator` may be a list, one a sample. Noise is drawn on the generator's device, then moved.
         """
-        import torch
-
         shape = tuple(shape)
         per_sample = list(generator) if isinstance(generator, (list, tuple)) else None
         if per_sample is not None and len(per_sample) != shape[0]:

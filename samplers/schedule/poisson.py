@@ -21,18 +21,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
 from fewstep.samplers.noise.draws import onto, uniforms
 from fewstep.samplers.schedule.base import Array, schedule_class
 from fewstep.samplers.schedule.continuous import EDM
 from fewstep.samplers.schedule.inverse_gamma import quantile_of_jump
-
-if TYPE_CHECKING:
-    import torch
 
 
 @schedule_class
@@ -58,8 +55,6 @@ class PFGM(EDM):
 
         `generator` may be a list, one a sample; each gives its sample's n and then a uniform for chi2_D.
         """
-        import torch
-
         noise = super().initial_noise(shape, generator, device, torch.float64)
         scale = self._scale(uniforms(generator, shape[0])).reshape(-1, *(1,) * (noise.ndim - 1))
         return (noise * onto(noise, scale)).to(dtype or torch.get_default_dtype())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -31,3 +32,15 @@ def bind(table: Timetable, begin: int, device: torch.device, dtype: torch.dtype)
     """Steps of the table from call `begin` on, with their weights on the device."""
     tableau = resume(table.tableau, begin, table.model.entry)
     return Bound(begin, device, dtype, tableau, lower(tableau, table.model.prediction, device, dtype, table.model.post))
+
+
+class Done(Shared):
+    """What stands after the last step."""
+
+    draws = ()
+
+    def __call__(self, *_: Any) -> Any:
+        raise ValueError("every step of this run has been taken: call set_timesteps() before stepping again")
+
+
+DONE = Done()

@@ -18,25 +18,13 @@ from torch import Tensor
 from fewstep.samplers.noise.draws import Noise
 from fewstep.samplers.noise.sources import GeneratorNoise, source
 from fewstep.samplers.run.step import State, Step, first_state, like_state
-from fewstep.samplers.scheduler.binding import Bound, bind
+from fewstep.samplers.scheduler.binding import DONE, Bound, Done, bind
 from fewstep.samplers.scheduler.config import Adopting, described
-from fewstep.samplers.scheduler.model import Model, Shared, config_key, model
+from fewstep.samplers.scheduler.model import Model, config_key, model
 from fewstep.samplers.scheduler.noising import Noising
 from fewstep.samplers.scheduler.output import SchedulerOutput, StepTuple
 from fewstep.samplers.scheduler.tensors import model_clock, numbers, public_sigmas
 from fewstep.samplers.scheduler.timetable import Timetable, timetable
-
-
-class _Done(Shared):
-    """What stands after the last step."""
-
-    draws = ()
-
-    def __call__(self, *_: Any) -> Any:
-        raise ValueError("every step of this run has been taken: call set_timesteps() before stepping again")
-
-
-DONE = _Done()
 
 
 class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
@@ -127,7 +115,7 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
         """Network calls behind the next step; None before the first step."""
         if self._step is None or self._bound is None:
             return None
-        return len(self.timesteps) if isinstance(self._step, _Done) else self._bound.begin + self._step.index
+        return len(self.timesteps) if isinstance(self._step, Done) else self._bound.begin + self._step.index
 
     @property
     def begin_index(self) -> int | None:

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from fewstep.samplers.config.betas import betas, zero_terminal_snr
 from fewstep.samplers.grids.flow_shift import shift_time
-from fewstep.samplers.grids.making import ALIASES, GRIDS, find, make_grid, sigmas_to_times
+from fewstep.samplers.grids.grid_entry import GRIDS, sigmas_to_times
+from fewstep.samplers.grids.making import ALIASES, find, make_grid
 from fewstep.samplers.schedule.base import NoiseSchedule
-from fewstep.samplers.schedule.betas import betas, zero_terminal_snr
 
 SD = np.cumprod(1 - betas("scaled_linear", 0.00085, 0.012))
 SCHEDULES = {

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fewstep.samplers.config.betas import BETAS, betas, zero_terminal_snr
 from fewstep.samplers.schedule.base import NoiseSchedule
-from fewstep.samplers.schedule.betas import BETAS, betas, zero_terminal_snr
 
 LATENT = (0.00085, 0.012)
 TABLES = {name: np.cumprod(1 - betas(name, *(LATENT if name == "scaled_linear" else (1e-4, 0.02)))) for name in BETAS}

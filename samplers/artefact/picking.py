@@ -1,0 +1,63 @@
+"""Which of an artefact's tables is played for a number of evaluations and a guidance scale, and what stands in beyond them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import log
+from typing import Any
+
+import numpy as np
+
+from fewstep.samplers.artefact.corrections import base_of, between, same_base
+from fewstep.samplers.artefact.file import nfes
+from fewstep.samplers.artefact.learned_table import Learned
+from fewstep.samplers.building.compiling import build
+from fewstep.samplers.building.resuming import boundaries
+from fewstep.samplers.table.tableau import Tableau
+
+
+def table_at(tables: Sequence[Learned], nfe: int | None, guidance: float | None, outside: str) -> Tableau:
+    """The table for so many evaluations and a guidance scale; `outside` as in `Artefact.table`."""
+    known = nfes(tables)
+    if nfe is None and len(known) > 1:
+        raise ValueError(f"this artefact has tables for {_listed('nfe', known)}: say which, nfe=")
+    if nfe is None or nfe in known:
+        return _guided([t for t in tables if nfe in (None, t.nfe)], guidance, outside)
+    if outside != "base" or isinstance(nfe, bool) or not float(nfe).is_integer() or nfe < 1:
+        raise ValueError(
+            f"this artefact has no table for nfe {nfe!r}, only for {_listed('nfe', known)}. Learn one, or take its "
+            'base solver on the nearest learned grid: outside="base"'
+        )
+    near = table_at(tables, min(known, key=lambda n: (abs(log(n / nfe)), -n)), guidance, outside)
+    return build(near.name, near.schedule, int(nfe), boundaries(near), **near.options)
+
+
+def _guided(tables: list[Learned], guidance: float | None, outside: str) -> Tableau:
+    """Of tables for one nfe, rising in guidance, the one for a guidance scale."""
+    known = [t.guidance for t in tables]
+    if guidance is None and len(tables) == 1:
+        return tables[0].tableau
+    if guidance is None:
+        raise ValueError(f"this artefact has tables for {_listed('guidance', known)}: say which, guidance=")
+    if known == [None]:
+        raise ValueError(f"guidance was no part of what this artefact learned; got {guidance!r}: leave it away")
+    if guidance in known:
+        return tables[known.index(guidance)].tableau
+    scales = np.array(known, float)
+    above = int(np.searchsorted(scales, guidance))
+    nearest = tables[int(np.abs(scales - guidance).argmin())]
+    if 0 < above < len(scales):
+        low, high = tables[above - 1], tables[above]
+        if outside == "error" or same_base(low.tableau, high.tableau):
+            share = (guidance - scales[above - 1]) / (scales[above] - scales[above - 1])
+            return between(low.movable(), high.movable(), float(share))
+    if outside == "error":
+        raise ValueError(
+            f"guidance {guidance!r} is beyond what this artefact was learned for, {_listed('guidance', known)}: "
+            'outside="clamp" takes the nearest table, outside="base" the base solver on its grid'
+        )
+    return nearest.tableau if outside == "clamp" else base_of(nearest.tableau)
+
+
+def _listed(name: str, values: Iterable[Any]) -> str:
+    return f"{name} {', '.join(f'{v:g}' for v in values)}"
