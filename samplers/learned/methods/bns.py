@@ -30,7 +30,8 @@ def bns(
 ) -> Tableau:
     """Every weight and the grid, tied to nothing: x_{k+1} = a_k x_k + sum_j b_kj m_j, by the log of the final error.
 
-    N (N + 5) / 2 + 1 numbers with the two ends of the grid, which stay. Earlier states add nothing to it, see `tables`.
+    N (N + 5) / 2 + 1 numbers with the two ends of the grid, which stay. Earlier states add nothing to it, see
+    `playing/arithmetic.py`.
     """
     recipe = DescentOptions(loss=loss, steps=steps, batch=batch, lr=lr, remember=remember)
     return _learn(task, start, [((("grid", "coef", "state"), start.nfe, False), recipe)], "bns")

@@ -66,8 +66,8 @@ def newton(
 ) -> Tableau:
     """Grid, weights and network times together, by Gauss-Newton steps from differences: any network, any solver, noise too.
 
-    Network evaluations a sample: at most rounds x (knobs + 2) x nfe, less where a knob turns only later rows (`together`),
-    and those of the validation seeds after each round.
+    Network evaluations a sample: at most rounds x (knobs + 2) x nfe, less where a knob turns only later rows, which
+    are played together, and those of the validation seeds after each round.
 
     Args:
         free, window (None: all outputs), consistent: what may be turned, see `Knobs`; not the grid of a table with noise,

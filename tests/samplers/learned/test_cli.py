@@ -281,7 +281,7 @@ def files(made: tuple[Path, Result], tmp_path_factory: pytest.TempPathFactory) -
 
 
 WRONG_FILES = {
-    "missing": (["sample", "--learned", "{missing}"], "no artefact"),
+    "missing": (["sample", "--learned", "{missing}"], "there is no file"),
     "cut": (["eval", "{cut}"], "not a saved table"),
     "changed": (["eval", "{changed}"], "changed or damaged"),
     "foreign": (["compare", "--learned", "{foreign}"], "not a saved table"),

@@ -11,19 +11,21 @@ import numpy as np
 import pytest
 import torch
 from learned_problems import ring, sixteen
+from pipelines import PIPELINES
 
 import fewstep
 from fewstep.samplers import Denoiser, NoiseSchedule, Tableau, build, sample
 from fewstep.samplers.learned.learning import learn
 from fewstep.samplers.learned.learning_run import _drawn
 from fewstep.samplers.learned.playing.arithmetic import corrected
-from fewstep.samplers.learned.problem.problem import Problem
+from fewstep.samplers.learned.problem.problem import Problem, under_each
 from fewstep.samplers.learned.problem.recipes import recipes
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.tasks import guard
 from fewstep.samplers.learned.tasks.learner_entry import METHODS, learner
 from fewstep.samplers.learned.tasks.learner_task import Progress, Task, score
 from fewstep.samplers.learned.tasks.screening import ROUNDS
+from fewstep.samplers.pipeline import source
 
 SMALL: dict[str, Any] = {
     "shape": (2,), "dtype": torch.float64, "cache": False, "progress": False, "batch_size": 128,
@@ -168,6 +170,21 @@ def test_ctrl_c_gives_the_best_so_far() -> None:
     (one,) = run(["iia", "d_ode", "iia"], progress=stop).tables
     assert [s["method"] for s in one.stages] == ["iia", "d_ode"] and one.stages[-1]["interrupted"]
     np.testing.assert_array_equal(one.tableau.W, run("iia").tables[0].tableau.W)
+
+
+def test_a_model_is_loaded_and_hashed_once_for_all_guidances(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads, load = [], source.load_pipeline
+    monkeypatch.setattr(source, "load_pipeline", lambda *how: loads.append(how) or load(*how))
+    table = build("dpmpp_2m", Problem("demo").schedule, 3)
+    alone = [Problem("demo", guidance=g) for g in (1.0, 3.0)]
+    loads.clear()
+    for one, other in zip(alone, under_each("demo", (1.0, 3.0)), strict=True):
+        assert (other.guidance, other.condition, other.fingerprint) == (one.guidance, one.condition, one.fingerprint)
+        assert torch.equal(other.draw(table, other.part([0, 1])), one.draw(table, one.part([0, 1])))
+        assert other.spent == one.spent == 6 and other.name == "demo"
+    assert len(loads) == 1
+    with pytest.raises(ValueError, match="takes no"):
+        next(iter(under_each(PIPELINES["ddpm"].make()[0], (None,)))).under(2.0)
 
 
 def test_several_guidances_and_evaluations(tmp_path: Path) -> None:
