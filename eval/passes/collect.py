@@ -77,7 +77,7 @@ def collect(
     folder = None if resume is None else Path(resume) / _key(images, extractor, wanted, number)
     mine, earlier = _begun(folder, wanted, processes)
     left = None if count is None else undone(count, [*(s.indices for s in earlier), *(s.missing for s in earlier)])
-    how = {"number": number, "batch_size": batch_size, "workers": workers, "progress": progress}
+    how: dict[str, Any] = {"number": number, "batch_size": batch_size, "workers": workers, "progress": progress}
     _run(images, extractor, mine, left, processes, **how)
     return gathered(images, extractor, mine, earlier, wanted, processes)
 
