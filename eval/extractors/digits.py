@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fewstep.demo import load_demo_classifier
+from fewstep.demo.digit_classifier import load_demo_classifier
 from fewstep.eval.extractors.base import Extractor
 from fewstep.eval.extractors.extractor_entry import register_extractor
 from fewstep.eval.extractors.resize import pillow_bilinear, resized

@@ -1,6 +1,10 @@
 """The small digit classifier that judges samples of the demo model and, later, guides them."""
 
+import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from fewstep.demo.folder import FOLDER
 
 
 class DigitClassifier(nn.Module):
@@ -26,3 +30,15 @@ class DigitClassifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the ten classes: (B, 1, 28, 28) in [-1, 1] -> (B, 10)."""
         return self.head(self.features(x))
+
+
+def load_demo_classifier(device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> DigitClassifier:
+    """The embedded digit classifier, in eval mode with frozen weights: (B, 1, 28, 28) in [-1, 1] -> (B, 10) logits.
+
+    Args:
+        device: where the network goes; None is the CPU.
+        dtype: what the network computes in; None is float32 (the weights are stored in float16).
+    """
+    classifier = DigitClassifier()
+    classifier.load_state_dict(load_file(FOLDER / "classifier.safetensors"))
+    return classifier.to(device=device, dtype=dtype or torch.float32).eval().requires_grad_(False)

@@ -1,12 +1,10 @@
-"""The embedded network and its classifier, from the weights beside this file."""
+"""The embedded network as a pipeline, from the weights beside this file."""
 
 from __future__ import annotations
 
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
-from safetensors.torch import load_file
 
-from fewstep.demo.digit_classifier import DigitClassifier
 from fewstep.demo.folder import FOLDER
 from fewstep.demo.pipeline import DigitsPipeline
 from fewstep.devices import loaded_in
@@ -22,21 +20,7 @@ def load_demo_pipeline(device: str | torch.device | None = None, dtype: torch.dt
         device: where the network goes; None is the CPU.
         dtype: what the network computes in; None is float32 (the weights are stored in float16).
     """
-
     unet = UNet2DModel.from_pretrained(FOLDER, **loaded_in(dtype or torch.float32)).eval()
     pipe = DigitsPipeline(unet, DDIMScheduler.from_pretrained(FOLDER))
     pipe.set_progress_bar_config(disable=None)  # a bar on a terminal, nothing in a pipe
     return pipe.to(device) if device is not None else pipe
-
-
-def load_demo_classifier(device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> DigitClassifier:
-    """The embedded digit classifier, in eval mode with frozen weights: (B, 1, 28, 28) in [-1, 1] -> (B, 10) logits.
-
-    Args:
-        device: where the network goes; None is the CPU.
-        dtype: what the network computes in; None is float32 (the weights are stored in float16).
-    """
-
-    classifier = DigitClassifier()
-    classifier.load_state_dict(load_file(FOLDER / "classifier.safetensors"))
-    return classifier.to(device=device, dtype=dtype or torch.float32).eval().requires_grad_(False)

@@ -33,7 +33,7 @@ def on_times(table: Tableau, times: Array, schedule: NoiseSchedule | None = None
     """The base solver of a table on other step boundaries, as many as it has: no corrections, the usual model times."""
     on = table.schedule if schedule is None else schedule
     return compile_path(
-        SOLVERS[table.name], on, times, table.groups, None, table.options, table.jumps or None, table.nfe
+        SOLVERS[table.name], on, times, table.groups, None, table.options, landings=table.jumps or None, nfe=table.nfe
     )
 
 

@@ -101,6 +101,7 @@ def compile_path(
     groups: tuple[int, ...],
     model_times: Iterable[float] | None,
     options: Mapping[str, Any],
+    *,
     landings: Mapping[int, Node] | None = None,
     nfe: int | None = None,
 ) -> Tableau:

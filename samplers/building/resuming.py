@@ -41,7 +41,7 @@ def resume(table: Tableau, begin: int, entry: Entry | None = None) -> Tableau:
     shown = table.model_times[calls]
     moved = len(groups) - len(table.groups)  # numbers of the steps change by as much
     landings = {step + moved: node for step, node in table.jumps.items() if step + moved >= 0}
-    return compile_path(entry, table.schedule, times, groups, shown, table.options, landings)
+    return compile_path(entry, table.schedule, times, groups, shown, table.options, landings=landings)
 
 
 def _compiler(table: Tableau) -> Entry | None:
@@ -51,7 +51,14 @@ def _compiler(table: Tableau) -> Entry | None:
         return None
     try:
         own = compile_path(
-            entry, table.schedule, boundaries(table), table.groups, None, table.options, table.jumps or None, table.nfe
+            entry,
+            table.schedule,
+            boundaries(table),
+            table.groups,
+            None,
+            table.options,
+            landings=table.jumps or None,
+            nfe=table.nfe,
         )
     except (ValueError, TypeError):  # options or groups that the solver does not know
         return None

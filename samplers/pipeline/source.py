@@ -24,7 +24,7 @@ def load_pipeline(model: str, device: torch.device, dtype: torch.dtype) -> Any:
     """
     folder = Path(model).expanduser()
     if model == "demo":
-        from fewstep import load_demo_pipeline
+        from fewstep.demo.loading import load_demo_pipeline
 
         pipe: Any = load_demo_pipeline(device, dtype)
     elif folder.exists() and not (folder / "model_index.json").is_file():

@@ -57,7 +57,8 @@ def lower(
     if tableau.elementwise:
         kept = [0, *keep]  # history of a row: what the one before keeps
         plans = [
-            _wide_plan(tableau, k, W[k], to_m[:, k], x0[:, k], keep[k], live[k], kept[k]) for k in range(tableau.nfe)
+            _wide_plan(tableau, k, W[k], to_m[:, k], x0[:, k], keep[k], live[k], past=kept[k])
+            for k in range(tableau.nfe)
         ]
     else:
         plans = _plans(tableau, W, to_m, x0, keep, live, fold=post is None)
@@ -178,7 +179,7 @@ def _registers(tableau: Tableau, W: Array, draws: Sequence[Draw], live: bool) ->
 
 
 def _wide_plan(
-    tableau: Tableau, k: int, W: Array, pair: Array, x0: Array, keep: int, live: bool, past: int
+    tableau: Tableau, k: int, W: Array, pair: Array, x0: Array, keep: int, live: bool, *, past: int
 ) -> dict[str, Any]:
     """Row k of a table whose weights differ by element: every line over the network's output, m itself one of them."""
     draws = tableau.draws(k)
