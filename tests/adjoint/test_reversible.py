@@ -64,7 +64,7 @@ class Run:
         for k in range(table.nfe):
             seen.append(state.input)
             past = [self.predict(k, state.input), *past][: table.history]
-            drawn = dict(zip((d.slot for d in table.draws(k + 1)), self.noises(k), strict=True))
+            drawn = dict(zip((d.slot for d in table.draws(k)), self.noises(k), strict=True))
             z = [drawn.get(i, blank) for i in range(table.slots)]
             const = [blank + (1.0 if self.mu is None else self.mu)] * table.constant
             registers = torch.stack([*state[:2], *past, *z, *const])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import socket
-import time
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from picard_processes import one_of_two
 from problems import Gaussian, Mixture, in_turn, starts
 from torch import Tensor
 
@@ -222,28 +222,12 @@ def test_embedded_digits_at_a_hundred_steps() -> None:
     assert table[1e-5][0] <= 25 and table[1e-5][1] < 1e-4
 
 
-def _process(rank: int, port: int, path: str) -> None:
-    """One of two processes: the run that both share, and what came of it."""
-    import torch.distributed as dist
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    denoiser, x = mixture()
-    shown: list[int] = []
-    watched = Denoiser(lambda x, tau: shown.append(len(x)) or denoiser.fn(x, tau), VP, "epsilon", True)
-    run = {"base": "euler_ancestral", "window": 9, "tolerance": 1e-9, "generator": torch.Generator().manual_seed(rank)}
-    y, info = sample(watched, x + rank, "picard", 20, return_info=True, **run)
-    torch.save((y, info.calls, info.nfe, sum(shown)), f"{path}/{rank}")
-    time.sleep(0.1)  # threads of the group let go of their last tensors a moment after a collective, see eval/passes
-    dist.destroy_process_group()
-
-
 def test_two_processes_share_the_window(tmp_path: Any) -> None:
     """Each evaluates half; both return the first one's result, which is that of one process."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    torch.multiprocessing.spawn(_process, (port, str(tmp_path)), nprocs=2)
+    torch.multiprocessing.spawn(one_of_two, (port, str(tmp_path)), nprocs=2)
     results = [torch.load(tmp_path / str(rank)) for rank in range(2)]
     denoiser, x = mixture()
     alone = sample(denoiser, x, "euler_ancestral", 20, generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,6 @@ import torch
 from problems import Gaussian, Mixture, starts
 
 from fewstep.samplers import NoiseSchedule, sample
-from fewstep.samplers.drivers import rk45
 
 VP = NoiseSchedule.vp_linear()
 LAMS = (float(VP.lam(1.0)), float(VP.lam(1e-3)))
@@ -43,16 +42,6 @@ def test_same_steps_as_scipy(var: str, tolerance: float, seed: int) -> None:
     ours, info = sample(Mixture().denoiser(VP), x, "rk45", rtol=tolerance, atol=tolerance, var=var, return_info=True)
     assert (info.nfe, info.accepted) == (theirs.nfev, len(theirs.t) - 1)
     assert np.abs(ours.numpy().ravel() - theirs.y[:, -1]).max() < (1e-9 if var == "lam" else 1e-6)
-
-
-def test_the_pair_is_dormand_and_princes() -> None:
-    assert np.allclose(
-        [row + (0,) * (6 - len(row)) for row in rk45.A[:6]], np.pad(scipy.integrate.RK45.A, ((0, 0), (0, 1)))[:6, :6]
-    )
-    assert np.allclose(rk45.A[6], scipy.integrate.RK45.B) and np.allclose(
-        np.abs(rk45.E), np.abs(scipy.integrate.RK45.E)
-    )
-    assert np.allclose([sum(row) for row in rk45.A], rk45.C) and abs(sum(rk45.E)) < 1e-15
 
 
 @pytest.mark.parametrize("var", ["lam", "t"])
