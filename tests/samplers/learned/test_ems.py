@@ -172,6 +172,7 @@ def test_calls_are_counted_and_wrong_input_is_named() -> None:
     inner = problem.problem.model.fn
     problem.problem.model.fn = lambda x, tau: (calls.append(len(x)), inner(x, tau))[1]
     problem.teacher.path(parts[0])
+    assert problem.teacher.key  # asks the function what it is
     before, made = problem.problem.spent, sum(calls)
     estimate(problem.teacher, parts, nodes=5, derivative="difference")
     assert problem.problem.spent - before == sum(calls) - made == 8 * 5 * 5
