@@ -29,12 +29,20 @@ lint: .venv/installed-dev
 slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
+# Editors and type checkers do not follow the import hook of an editable install: a path file shows them the package,
+# alone in a folder, so that nothing else of the checkout can be imported from elsewhere.
+SHOW_SOURCE = mkdir -p .venv/source && ln -sfn "$(CURDIR)/fewstep" .venv/source/fewstep && $(BIN)/python -c \
+	'import pathlib, sysconfig; p = pathlib.Path(sysconfig.get_path("purelib"), "fewstep_source.pth"); \
+	p.write_text(str(pathlib.Path(".venv/source").resolve()))'
+
 .venv/installed: pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install -e .
+	@$(SHOW_SOURCE)
 	@touch $@
 
 .venv/installed-dev: pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install -e ".[dev]"
+	@$(SHOW_SOURCE)
 	@touch .venv/installed $@
 
 # pip is the last thing that venv puts in place: an interrupted attempt is mended by the next one.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fewstep.samplers.schedule.base import Array, NoiseSchedule
 from fewstep.samplers.schedule.outputs import Prediction
-from fewstep.samplers.scheduler.output import SchedulerOutput
+from fewstep.samplers.scheduler.diffusers_parts import SchedulerOutput
 from fewstep.samplers.scheduler.scheduler import Scheduler
 from fewstep.samplers.scheduler.tensors import public_sigmas
 
@@ -39,7 +39,7 @@ class Probe(Scheduler):
     @classmethod
     def of(cls, scheduler: Any) -> Probe:
         """A probe for the model that a scheduler's config describes."""
-        probe: Probe = cls.from_config(scheduler.config, solver="ddim")
+        probe = cls.from_config(scheduler.config, solver="ddim")
         return probe
 
     def fresh(self) -> Probe:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
-from diffusers.configuration_utils import ConfigMixin
 
 from fewstep.checks import unknown
 from fewstep.samplers.artefact.artefact import Artefact
@@ -22,6 +21,7 @@ from fewstep.samplers.artefact.loading import as_artefact
 from fewstep.samplers.building.names import resolve
 from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.config.classes import as_config
+from fewstep.samplers.scheduler.diffusers_parts import ConfigMixin
 from fewstep.samplers.scheduler.model import DEFAULT, LEARNED, OWN, for_config, name_of
 from fewstep.samplers.table.tableau import Tableau
 
@@ -31,6 +31,7 @@ MODEL_KEYS = frozenset(
     "flow_shift use_flow_sigmas use_dynamic_shifting time_shift_type base_shift max_shift base_image_seq_len "
     "max_image_seq_len shift_terminal invert_sigmas clip_sample clip_sample_range variance_type".split()
 )
+S = TypeVar("S", bound="Adopting")
 ORIGINAL = "_original"  # config entry: the class that a config came from, and which arguments of ours it lacked
 DEFAULTS = "_use_default_values"  # config entry of diffusers: names of entries that nobody chose
 
@@ -102,7 +103,7 @@ class Adopting(ConfigMixin):
 
     @classmethod
     def from_config(  # type: ignore[override]
-        cls,
+        cls: type[S],
         config: Any = None,
         solver: Any = None,
         grid: Any = None,
@@ -113,7 +114,7 @@ class Adopting(ConfigMixin):
         strict: bool = True,
         return_unused_kwargs: bool = False,
         **solver_options: Any,
-    ) -> Any:
+    ) -> S:
         """The scheduler for a model whose diffusers scheduler (or its config) is given.
 
         Args:
@@ -150,9 +151,9 @@ class Adopting(ConfigMixin):
             entries = apply_keywords(entries, solver_options, cls._config_keys)
         if learned is not None:
             entries["learned"] = held(entries["learned"] if strict else for_config(described(entries)))
-        made: Any = super().from_config(entries, return_unused_kwargs)
+        made: Any = super().from_config(entries, return_unused_kwargs)  # type: ignore[misc]
         (made[0] if return_unused_kwargs else made)._model.check()
-        return made
+        return made  # type: ignore[no-any-return]  # with return_unused_kwargs, which diffusers uses, a pair
 
     @classmethod
     def _config_keys(cls) -> set[str]:

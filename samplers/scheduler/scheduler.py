@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.configuration_utils import register_to_config
-from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from diffusers.utils import DummyObject
 from torch import Tensor
 
@@ -20,9 +20,9 @@ from fewstep.samplers.noise.sources import GeneratorNoise, source
 from fewstep.samplers.run.step import State, Step, first_state, like_state
 from fewstep.samplers.scheduler.binding import DONE, Bound, Done, bind
 from fewstep.samplers.scheduler.config import Adopting, described
+from fewstep.samplers.scheduler.diffusers_parts import SchedulerMixin, SchedulerOutput, StepTuple
 from fewstep.samplers.scheduler.model import Model, config_key, model
 from fewstep.samplers.scheduler.noising import Noising
-from fewstep.samplers.scheduler.output import SchedulerOutput, StepTuple
 from fewstep.samplers.scheduler.tensors import model_clock, numbers, public_sigmas
 from fewstep.samplers.scheduler.timetable import Timetable, timetable
 
