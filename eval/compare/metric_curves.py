@@ -11,8 +11,8 @@ from fewstep.eval.compare.measures import MEASURES
 from fewstep.eval.compare.sweep import Sweep, Watch
 from fewstep.eval.metrics.registry import METRICS
 from fewstep.eval.passes.processes import Processes
+from fewstep.eval.report.curve_points import Point
 from fewstep.eval.report.curves import Curves
-from fewstep.eval.report.points import Point
 from fewstep.samplers.pipeline.contenders import Contender, contenders
 from fewstep.samplers.pipeline.source import Source
 

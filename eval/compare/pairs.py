@@ -18,10 +18,10 @@ from fewstep.checks import whole
 from fewstep.eval.compare.measures import MEASURES, check_measures, image_errors
 from fewstep.eval.compare.solver_errors import SolverErrors, longer
 from fewstep.eval.compare.trials import Trials, told
+from fewstep.eval.report.curve_points import Point
 from fewstep.eval.report.curves import Curves
 from fewstep.eval.report.evaluation_report import Report
 from fewstep.eval.report.paired_difference import mean_interval
-from fewstep.eval.report.points import Point
 from fewstep.eval.report.result import HIGHER, Result
 from fewstep.samplers.pipeline.contenders import Contender, contenders
 from fewstep.samplers.pipeline.source import Source

@@ -16,9 +16,9 @@ from fewstep.eval.images.image_sets import digest
 from fewstep.eval.metrics.registry import METRICS
 from fewstep.eval.passes.evaluation import evaluate, stats
 from fewstep.eval.passes.processes import Processes
+from fewstep.eval.report.curve_points import Point
 from fewstep.eval.report.curves import Curves
 from fewstep.eval.report.evaluation_report import Report
-from fewstep.eval.report.points import Point
 from fewstep.samplers.pipeline.contenders import Contender
 from fewstep.samplers.pipeline.source import Source
 from fewstep.version import __version__

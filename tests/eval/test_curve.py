@@ -13,10 +13,10 @@ from PIL import Image
 import fewstep.eval as fe
 from fewstep.eval.extractors import Function
 from fewstep.eval.images.generated import Generated
+from fewstep.eval.report.curve_points import Point
 from fewstep.eval.report.curves import Curves, shown
 from fewstep.eval.report.evaluation_report import Report
 from fewstep.eval.report.paired_difference import difference, mean_interval
-from fewstep.eval.report.points import Point
 from fewstep.eval.report.result import Result
 
 

@@ -109,7 +109,7 @@ def test_statistics_remember_a_registered_extractor(folders: Path, tmp_path: Pat
 
 
 def test_the_direction_of_a_registered_metric_is_that_of_its_curves(clean: None) -> None:
-    from fewstep.eval.report.points import Point
+    from fewstep.eval.report.curve_points import Point
 
     @fe.metric("brightness", statistics=("main",), higher_is_better=True)
     def brightness(real: fe.Features, generated: fe.Features) -> list[fe.Result]:
