@@ -7,6 +7,7 @@ other class's default; what describes sampling counts only if somebody chose it,
 from __future__ import annotations
 
 import inspect
+import os
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
@@ -173,6 +174,11 @@ class Adopting(ConfigMixin):
     @abstractmethod
     def _configure(self) -> None:
         """Read the model and the solver off the config."""
+
+    def save_config(self, save_directory: str | os.PathLike[str], **how: Any) -> None:
+        """Write the config as a saved scheduler or pipeline has it; see `to_json_string`."""
+        self.to_json_string()  # before a file is opened
+        super().save_config(save_directory, **how)
 
     def to_json_string(self) -> str:
         """The config as JSON; ValueError for a solver or grid that is a function, which no file can hold."""

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fewstep.samplers import guidance
-from fewstep.samplers.guidance.measurement import Measurement
 from fewstep.samplers.guidance.linear_solve import conjugate_gradients
+from fewstep.samplers.guidance.measurement import Measurement
 
 DRAW = torch.Generator().manual_seed(0)
 SHAPE = (3, 8, 8)

@@ -9,7 +9,7 @@ import torch
 from problems import Gaussian, Mixture, starts
 
 from fewstep.samplers import NoiseSchedule, build, sample
-from fewstep.samplers.building.compiling import resume
+from fewstep.samplers.building.resuming import resume
 
 VP, EDM, FLOW = NoiseSchedule.vp_linear(), NoiseSchedule.edm(), NoiseSchedule.flow()
 SCHEDULES = {"vp": VP, "edm": EDM, "flow": FLOW}
@@ -94,7 +94,7 @@ def test_resumed_runs_visit_the_same_times_and_end_in_the_same_marginal(name: st
 
 
 def test_public_names_of_the_field() -> None:
-    from fewstep.samplers.building.solver_entry import resolve
+    from fewstep.samplers.building.names import resolve
 
     assert resolve("Euler a")[0] == "euler_ancestral" and resolve("DPM++ 2M SDE Karras") == ("dpmpp_2m_sde", "karras")
     assert resolve("DPM++ SDE")[0] == "dpmpp_sde" and resolve("lcm")[0] == "renoise"
