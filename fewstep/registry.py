@@ -1,8 +1,8 @@
 """Registries: things of one kind by name, the library's own and what other packages bring.
 
-The library's own entries live in modules that are imported when somebody first looks. Others come at any time: by a
-decorator (`@fewstep.samplers.solver(...)`), or with an installed package whose metadata name a module in the entry-point
-group `fewstep`:
+The library's own entries live in modules that are imported when somebody looks for a name, one after another until it is
+there, or all of them for a list. Others come at any time: by a decorator (`@fewstep.samplers.solver(...)`), or with an
+installed package whose metadata name a module in the entry-point group `fewstep`:
 
     [project.entry-points.fewstep]
     mine = "my_package.solvers"    # importing it registers
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from threading import RLock
 from typing import Any, Generic, TypeVar
@@ -33,7 +33,7 @@ class Registry(Mapping[str, E], Generic[E]):
 
     Args:
         kind: what an entry is, in a word for messages. entry: its class. homes: modules of the library that register its
-            own entries, imported at the first look. register: how outsiders register, for messages.
+            own entries, the most asked for first. register: how outsiders register, for messages.
     """
 
     def __init__(self, kind: str, entry: type[E], homes: Iterable[str] = (), register: str = "") -> None:
@@ -42,7 +42,7 @@ class Registry(Mapping[str, E], Generic[E]):
         self.edition = 0  # grows when a name changes its meaning: what is cached by name ends with it
         self._entries: dict[str, tuple[str, E]] = {}  # name -> (module, entry)
         self._aliases: dict[str, str] = {}  # plain spelling -> name
-        self._looked, self._lock = False, RLock()
+        self._pending, self._lock = list(self.homes), RLock()
 
     def add(self, name: str, entry: E, module: str, aliases: Iterable[str] = ()) -> None:
         """Register an entry that `module` defines; the same module may define it again, as notebooks do.
@@ -57,7 +57,7 @@ class Registry(Mapping[str, E], Generic[E]):
                 f"{name!r} is no {self.kind} but {type(entry).__name__}; register one with {self.register or self.entry}"
             )
         if module not in self.homes:
-            self._look(plugins=False)  # whoever comes from outside meets all names of the library
+            self._load_all()  # whoever comes from outside meets all names of the library
         spelled = [name, *aliases]
         for one in spelled:
             owner = self._aliases.get(plain(one))
@@ -81,8 +81,7 @@ class Registry(Mapping[str, E], Generic[E]):
 
     def named(self, name: str) -> str | None:
         """The registered name of a spelling or alias; None for one nobody knows."""
-        self._look()
-        return name if name in self._entries else self._aliases.get(plain(name))
+        return self._sought(lambda: name if name in self._entries else self._aliases.get(plain(name)))
 
     def find(self, name: Any) -> E:
         """The entry of that name or alias; ValueError with near names for an unknown one."""
@@ -94,32 +93,50 @@ class Registry(Mapping[str, E], Generic[E]):
     def _own(self, name: str) -> bool:
         return self._entries[name][0] in self.homes
 
-    def _look(self, plugins: bool = True) -> None:
-        with self._lock:  # another thread waits until all are there; a module of ours that looks meanwhile does not
-            if not self._looked:
-                self._looked = True
-                try:
-                    for home in self.homes:
-                        import_module(home)
-                except BaseException:
-                    self._looked = False  # the next look tells the same
-                    raise
-                place = {home: i for i, home in enumerate(self.homes)}
-                self._entries = dict(sorted(self._entries.items(), key=lambda item: place.get(item[1][0], len(place))))
-        if plugins:
+    def _sought(self, known: Callable[[], str | None]) -> str | None:
+        """What `known` tells, as soon as it tells something: of the library's modules, then of plugins."""
+        found = known()
+        while found is None and self._load_next():
+            found = known()
+        if found is None:
             load_plugins()
+            found = known()
+        return found
+
+    def _load_next(self) -> bool:
+        """Import the next module of ours; False where none is left. Another thread waits until it is there."""
+        with self._lock:
+            if not self._pending:
+                return False
+            home = self._pending.pop(0)  # first: a module that looks while it is imported goes on with the next one
+            try:
+                import_module(home)
+            except BaseException:
+                self._pending.insert(0, home)  # the next look tells the same
+                raise
+            return True
+
+    def _load_all(self) -> None:
+        while self._load_next():
+            pass
+
+    def _in_order(self) -> tuple[str, ...]:
+        """All names: the library's by its modules, whichever was imported first, then others as they came."""
+        self._load_all()
+        load_plugins()
+        place = {home: i for i, home in enumerate(self.homes)}
+        return tuple(sorted(self._entries, key=lambda name: place.get(self._entries[name][0], len(place))))
 
     def __getitem__(self, name: str) -> E:
-        self._look()
+        if self._sought(lambda: name if name in self._entries else None) is None:
+            raise KeyError(name)
         return self._entries[name][1]
 
     def __iter__(self) -> Iterator[str]:
-        self._look()
-        return iter(tuple(self._entries))
+        return iter(self._in_order())
 
     def __len__(self) -> int:
-        self._look()
-        return len(self._entries)
+        return len(self._in_order())
 
     def __repr__(self) -> str:
         return f"<{len(self)} of kind {self.kind}: {', '.join(self)}>"
