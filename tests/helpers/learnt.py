@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from fewstep.samplers import Artefact, Learned, NoiseSchedule, Tableau, build
-from fewstep.samplers.artefact.corrections import M, boundaries, widened
+from fewstep.samplers.artefact.corrections import M, widened
+from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.schedule.outputs import form_pair
 
 WINDOW = 3
