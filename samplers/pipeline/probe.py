@@ -67,6 +67,8 @@ class Probe(Scheduler):
         timesteps: Sequence[float] | np.ndarray | Tensor | None = None,
     ) -> None:
         """A grid for the pipeline to prepare itself by; what its loop meets are the times that are asked for."""
+        # Pipelines read the tensor (its length, its first value, slices for image to image) before they iterate over it, so
+        # it stays a tensor with plausible values; only its iteration is ours, and hands out the times that callers ask for.
         super().set_timesteps(num_inference_steps, device, sigmas, mu, timesteps)
         self.timesteps = _iterated(self.timesteps, self._ask)
 
@@ -91,6 +93,8 @@ class Probe(Scheduler):
         per_token_timesteps: Tensor | None = None,
     ) -> Any:
         """The Halt to suspend the pipeline with."""
+        # One turn, one step: a pipeline that steps twice a turn, or steps in a loop of its own, would be given a state of
+        # one time with the output of another.
         if not self._asked_for:
             raise ValueError("this pipeline does not step its scheduler once for each of the scheduler's timesteps")
         self._asked_for = False
@@ -106,6 +110,8 @@ class Probe(Scheduler):
     @property
     def sigmas(self) -> Tensor:
         """The level of this turn, whatever the index; computed when somebody reads it."""
+        # Some pipelines scale by `scheduler.sigmas[i]` with an index of their own, which means nothing here: every entry is
+        # the level of this turn.
         own: Tensor = self.__dict__["sigmas"]
         if self.tau is None:
             return own

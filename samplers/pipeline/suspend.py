@@ -20,6 +20,9 @@ def suspendable(function: Callable[..., Any], method: str) -> Callable[..., Gene
     Raises:
         ValueError: the function has no source, or does not call the method itself.
     """
+    # A pipeline's loop has to wait in the middle, while its caller looks at the output and says where to go on. A thread
+    # could wait, but grad mode, autocast and errors belong to threads; a generator waits in the caller's own. So the
+    # function is compiled once more from its source, with a `yield` around each call of the method: nothing else differs.
     function = inspect.unwrap(function)
     try:
         lines, first = inspect.getsourcelines(function)
@@ -54,6 +57,7 @@ class _YieldCalls(ast.NodeTransformer):
     def _leave(self, node: ast.AST) -> ast.AST:
         return node
 
+    # A `yield` within an inner function or a comprehension would make that a generator, not the loop around it.
     visit_FunctionDef = visit_AsyncFunctionDef = visit_ClassDef = visit_Lambda = _leave
     visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _leave
 
@@ -67,6 +71,8 @@ def _compile(definition: ast.FunctionDef, function: Any) -> Callable[..., Any]:
             argument.annotation = None
     arguments.defaults = [ast.Constant(None) for _ in arguments.defaults]
     arguments.kw_defaults = [value and ast.Constant(None) for value in arguments.kw_defaults]
+    # Names of the closure must be names of an enclosing function again, or the compiler takes them for globals; default
+    # values are objects that exist already, so they are set on the function that is made, not compiled.
     enclosing = ast.parse(f"def enclose({', '.join(function.__code__.co_freevars)}):\n    return {definition.name}")
     enclosing.body[0].body.insert(0, definition)  # type: ignore[attr-defined]
     scope: dict[str, Any] = {}

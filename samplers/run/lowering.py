@@ -72,6 +72,9 @@ def _plans(
     tableau: Tableau, W: Array, to_m: Array, x0: Array, keep: list[int], live: list[bool], fold: bool
 ) -> list[dict[str, Any]]:
     """Plans of scalar rows: m scaled so that one of its weights is 1, or made within the lines where nobody keeps it."""
+    # A step costs memory traffic, an operation each time a state is read and written, so what matters is how few there are:
+    # with m scaled so that one of its two weights is 1, a multiply becomes an add, and lines that read m take the factor.
+    # Where no later row reads m, it need not exist: its two terms go into the lines themselves.
     factor, plans = np.ones(tableau.nfe), []
     for k in range(tableau.nfe):
         lines, pair = W[k].copy(), to_m[:, k].copy()
@@ -119,6 +122,8 @@ def _predicted_x0(tableau: Tableau, prediction: Prediction, calls: Nodes, strict
 
 def _needs(tableau: Tableau, pair: bool) -> tuple[list[int], list[bool]]:
     """(outputs to keep after each row, whether carry is read after it), by walking the table backwards."""
+    # Liveness, as in a compiler: what a row must keep is what rows after it read. Without it a second-order table would hold
+    # its whole history, and every step would write a carry that nobody looks at.
     n = tableau.nfe
     keep, live = [0] * n, [pair] * n
     for k in range(n - 2, -1, -1):
@@ -215,6 +220,7 @@ def _bind(
     constant: torch.Tensor | None,
 ) -> tuple[Step, ...]:
     """Replace float weights by views of one tensor on the device."""
+    # All weights of all steps are views of one tensor: one transfer to the device, and none while the steps run.
     values: list[float] = []
 
     def collect(item: Any) -> None:

@@ -202,6 +202,9 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
         Raises:
             ValueError: before set_timesteps, after the last step, or a model output of another shape.
         """
+        # The table is compiled: which row comes next is known, and `timestep` is not looked at again (reading it would make
+        # the host wait for the device). The state between calls is ours, the sample is the caller's: where it is not the very
+        # tensor that was returned, unchanged since (`_version`), somebody edited it, and the anchor moves by the same.
         step = self._step or self._first_step(timestep, sample, eta)
         if per_token_timesteps is not None:
             model_output = self._of_tokens(model_output, per_token_timesteps / step.model_time)

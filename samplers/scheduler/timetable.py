@@ -96,6 +96,8 @@ def _groups(
 
     A solver with several calls a step takes fewer boundaries from the same rule, or from the same explicit curve.
     """
+    # n counts network calls, a grid has steps: for a solver of several calls a step the same rule is asked again, for as
+    # many boundaries as the n calls make. An explicit curve cannot be asked: it is thinned, its times shown with it.
     explicit = sigmas is not None or timesteps is not None
     rule: Callable[[int | None], Path] = lambda n: _from_config(m, entry, n, sigmas, timesteps, mu)  # noqa: E731
     if m.grid is not None and not explicit:
