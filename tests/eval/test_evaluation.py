@@ -8,7 +8,6 @@ from PIL import Image
 
 import fewstep
 from fewstep import eval as fe
-from fewstep import load_demo_pipeline
 from fewstep.eval.extractors import Function
 from fewstep.eval.gaussian.statfile import bundled, load
 
@@ -81,7 +80,7 @@ def test_batches_change_nothing_to_nine_digits(sets):
 
 
 def test_a_pipeline_is_a_set(tmp_path):
-    pipe = load_demo_pipeline()
+    pipe = fewstep.load_demo_pipeline()
     how = {"solver": "dpmpp_2m", "nfe": 2, "classes": range(10), "progress": False, "batch_size": 8}
     drawn = fe.fid("mnist", pipe, number=12, **how)
     folder = tmp_path / "images"

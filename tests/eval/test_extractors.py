@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from random_inception import smooth_images
 
-from fewstep.demo import load_demo_classifier
+import fewstep
+import fewstep.demo
 from fewstep.eval.extractors import Function, extractor
 from fewstep.eval.extractors.precision import exact_arithmetic
 
@@ -19,7 +20,7 @@ def grey(count, size, seed=0):
 
 def test_digits_are_the_embedded_classifiers_features_and_logits():
     digits, images = extractor("digits"), grey(5, 28)
-    network, x = load_demo_classifier(), images[:, :1].float() / 127.5 - 1
+    network, x = fewstep.demo.load_demo_classifier(), images[:, :1].float() / 127.5 - 1
     assert digits.parts == {"main": "features", "logits": "logits"} and digits.protocol == "28x28"
     found = digits(images, ["features", "logits"])
     with torch.no_grad():
@@ -33,7 +34,7 @@ def test_digits_of_other_sizes_are_reduced_first():
     picture = [Image.fromarray(image[0].numpy().astype(np.float32)).resize((28, 28), Image.BILINEAR) for image in large]
     x = torch.from_numpy(np.stack([np.asarray(p) for p in picture]))[:, None] / 127.5 - 1
     with torch.no_grad():
-        torch.testing.assert_close(digits(large), load_demo_classifier().features(x))
+        torch.testing.assert_close(digits(large), fewstep.demo.load_demo_classifier().features(x))
     mixed = digits([*large, *grey(2, 28)])
     torch.testing.assert_close(mixed, torch.cat([digits(large), digits(grey(2, 28))]))
 

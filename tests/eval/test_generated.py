@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from pipelines import PIPELINES
 from torch import Tensor
 
-from fewstep import NoiseSchedule, load_demo_pipeline
+import fewstep
+from fewstep import NoiseSchedule
 from fewstep.cli import main
 from fewstep.eval.images import ImageSet, image_set, sobol
 from fewstep.eval.images.generated import Generated
@@ -105,7 +106,7 @@ def test_fingerprints_tell_every_wish_apart(source: Source) -> None:
     ]
     prints = [Generated(source, **{**base, **change}).fingerprint for change in changes]
     prints.append(Generated("demo", device="cpu", classes=[1], **base).fingerprint)
-    pipe = load_demo_pipeline("cpu")
+    pipe = fewstep.load_demo_pipeline("cpu")
     assert Generated(pipe, classes=range(10), **base).fingerprint == prints[0]
     with torch.no_grad():
         next(pipe.unet.parameters()).add_(1e-3)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fewstep import load_demo_pipeline
+import fewstep
 from fewstep.eval.compare.pairs import MEASURES, paired, result
 from fewstep.eval.report.curves import Curves
 from fewstep.samplers.pipeline.source import Source
@@ -43,11 +43,18 @@ def test_rmse_and_psnr_are_those_of_the_images(found: Curves) -> None:
 
 def test_a_pipeline_in_other_batches_gives_the_same(found: Curves) -> None:
     one = paired(
-        load_demo_pipeline(), ("dpmpp_2m",), (4,), pairs=3, seed=5, reference=SHORT, batch_size=2, classes=range(10)
+        fewstep.load_demo_pipeline(),
+        ("dpmpp_2m",),
+        (4,),
+        pairs=3,
+        seed=5,
+        reference=SHORT,
+        batch_size=2,
+        classes=range(10),
     )
     a, b = (c.result("rmse", "dpmpp_2m", 4) for c in (found, one))
     assert a is not None and b is not None and a.groups == pytest.approx(b.groups, rel=1e-4)
-    assert one.about["model"] == type(load_demo_pipeline()).__name__ and found.about["model"] == "demo"
+    assert one.about["model"] == type(fewstep.load_demo_pipeline()).__name__ and found.about["model"] == "demo"
 
 
 def test_what_the_errors_are_to_is_told(found: Curves) -> None:

@@ -12,15 +12,15 @@ from click.testing import CliRunner
 from late import diffusers
 from places import EXAMPLES
 
-from fewstep import load_demo_pipeline
-from fewstep.demo import load_demo_classifier
+import fewstep
+import fewstep.demo
 
 NO_CLASS = 10  # its embedding is that of no digit
 
 
 @pytest.fixture(scope="module")
 def pipe():
-    return load_demo_pipeline()
+    return fewstep.load_demo_pipeline()
 
 
 def seeded(*seeds):
@@ -38,7 +38,7 @@ def test_is_a_diffusers_pipeline_of_the_promised_size(pipe):
     assert isinstance(pipe, diffusers.DiffusionPipeline) and pipe.unet.dtype == torch.float32
     assert 1.0e6 < sum(p.numel() for p in pipe.unet.parameters()) < 1.2e6
     assert all(torch.isfinite(p).all() for p in pipe.unet.parameters())
-    assert load_demo_pipeline(dtype=torch.float64).unet.dtype == torch.float64
+    assert fewstep.load_demo_pipeline(dtype=torch.float64).unet.dtype == torch.float64
 
 
 def test_import_brings_no_torch():
@@ -50,17 +50,17 @@ def test_import_brings_no_torch():
 def test_draws_the_digit_asked_for(pipe, scale, each, n):
     labels = torch.arange(10).repeat(each)
     images = draw(pipe, labels, seeded(0), n=n, guidance_scale=scale, output_type="pt")
-    guesses = load_demo_classifier()(images * 2 - 1).argmax(1)
+    guesses = fewstep.demo.load_demo_classifier()(images * 2 - 1).argmax(1)
     assert (guesses == labels).float().mean() >= 0.9
 
 
 def test_digits_of_no_class_vary(pipe):
-    guesses = load_demo_classifier()(draw(pipe, None, seeded(3), n=10, batch_size=24)).argmax(1)
+    guesses = fewstep.demo.load_demo_classifier()(draw(pipe, None, seeded(3), n=10, batch_size=24)).argmax(1)
     assert len(guesses.unique()) >= 4
 
 
 def test_classifier_has_features_and_gradients():
-    classifier = load_demo_classifier()
+    classifier = fewstep.demo.load_demo_classifier()
     x = torch.randn(2, 1, 28, 28, generator=seeded(0)).requires_grad_()
     assert classifier.features(x).shape == (2, 64)
     torch.testing.assert_close(classifier.head(classifier.features(x)), classifier(x))
@@ -235,7 +235,10 @@ def test_the_training_command_writes_a_model_and_resumes(script, data, tmp_path)
         "checkpoint.pt", "classifier.safetensors", "config.json", "diffusion_pytorch_model.safetensors",
         "samples-guidance-1.png", "samples-guidance-2.png", "scheduler_config.json",
     }  # fmt: skip
-    assert diffusers.UNet2DModel.from_pretrained(out).num_parameters() == load_demo_pipeline().unet.num_parameters()
+    assert (
+        diffusers.UNet2DModel.from_pretrained(out).num_parameters()
+        == fewstep.load_demo_pipeline().unet.num_parameters()
+    )
     result = CliRunner().invoke(script.main, ["--out", str(tmp_path / "empty"), "--resume"])
     assert result.exit_code == 2 and "checkpoint.pt" in result.output
 
@@ -249,7 +252,7 @@ def test_loading_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error", FutureWarning)
             for dtype in (None, torch.bfloat16):
-                assert load_demo_pipeline(dtype=dtype).unet.dtype == (dtype or torch.float32)
+                assert fewstep.load_demo_pipeline(dtype=dtype).unet.dtype == (dtype or torch.float32)
     finally:
         logging.disable_propagation()
     assert not caplog.records

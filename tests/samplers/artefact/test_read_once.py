@@ -6,7 +6,7 @@ from command_line import run
 from learnt import artefact
 
 import fewstep
-from fewstep import Denoiser, Scheduler, load_demo_pipeline, sample
+from fewstep import Denoiser, Scheduler, sample
 from fewstep.samplers.artefact import file
 from fewstep.samplers.schedule.discrete import Discrete
 from fewstep.samplers.scheduler import config as adopting
@@ -50,7 +50,7 @@ def tables(path):
 
 
 def test_scheduler_from_a_file(saved, counted):
-    config = load_demo_pipeline().scheduler.config
+    config = fewstep.load_demo_pipeline().scheduler.config
     n = tables(saved)
     counted.update(dict.fromkeys(counted, 0))
     scheduler = Scheduler.from_config(config, learned=saved)
@@ -61,7 +61,7 @@ def test_scheduler_from_a_file(saved, counted):
 
 def test_scheduler_from_an_artefact_reads_and_proves_nothing(saved, counted):
     made = fewstep.load(saved)
-    config = load_demo_pipeline().scheduler.config
+    config = fewstep.load_demo_pipeline().scheduler.config
     counted.update(dict.fromkeys(counted, 0))
     Scheduler.from_config(config, learned=made).set_timesteps(5)
     assert (counted["read"], counted["proved"], counted["hashed"]) == (0, 0, 0)
@@ -85,7 +85,7 @@ def test_sample_on_the_command_line(saved, counted, tmp_path):
 
 
 def test_sample_with_the_file_of_a_table(counted, tmp_path):
-    schedule = fewstep.NoiseSchedule.from_config(load_demo_pipeline().scheduler.config)
+    schedule = fewstep.NoiseSchedule.from_config(fewstep.load_demo_pipeline().scheduler.config)
     assert isinstance(schedule, Discrete)
     path = tmp_path / "table.json"
     fewstep.build("dpmpp_2m", schedule, 3).save(path)
@@ -95,7 +95,7 @@ def test_sample_with_the_file_of_a_table(counted, tmp_path):
 
 
 def test_a_pipeline_denoiser_reads_the_config_once(counted):
-    pipe = load_demo_pipeline()
+    pipe = fewstep.load_demo_pipeline()
     counted.update(dict.fromkeys(counted, 0))
     denoiser = Denoiser.from_pipeline(pipe, class_labels=[3, 5])
     with torch.no_grad():

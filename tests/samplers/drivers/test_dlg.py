@@ -11,7 +11,8 @@ import torch
 from problems import Mixture, energy_distance, starts
 from torch import Tensor, nn
 
-from fewstep.demo import load_demo_classifier, load_demo_pipeline
+import fewstep
+import fewstep.demo
 from fewstep.samplers import Denoiser, NoiseSchedule, sample
 
 DATA, STDS, LEVELS, COUNT = Mixture(), torch.tensor([0.35, 0.25, 0.4], dtype=torch.float64), (0.02, 20.0), 40
@@ -255,7 +256,7 @@ class DigitLevels(nn.Module):
 @pytest.mark.slow
 def test_embedded_digits() -> None:
     """A classifier of noise trained on the model's own digits, and chains that stay digits of their class."""
-    pipe = load_demo_pipeline()
+    pipe = fewstep.load_demo_pipeline()
     schedule = NoiseSchedule.from_config(pipe.scheduler.config)
 
     def digits(labels: Tensor) -> Denoiser:
@@ -279,6 +280,6 @@ def test_embedded_digits() -> None:
         digits(chain), torch.randn(10, 1, 28, 28), "dlg", 40, classifier=network, levels=ends, step=0.1,
         init_noise=0.3, noise_seeds=range(10), return_info=True,
     )  # fmt: skip
-    kept = float((load_demo_classifier()(y.clamp(-1, 1)).argmax(1) == chain).float().mean())
+    kept = float((fewstep.demo.load_demo_classifier()(y.clamp(-1, 1)).argmax(1) == chain).float().mean())
     print(f"\nlevels within a factor 1.5: {right:.2f}; digits of their class: {kept:.1f}; nfe {info.nfe}")
     assert right > 0.9 and kept >= 0.8 and info.nfe == 40

@@ -12,7 +12,7 @@ from picard_processes import one_of_two
 from problems import Gaussian, Mixture, in_turn, starts
 from torch import Tensor
 
-from fewstep.demo import load_demo_pipeline
+import fewstep
 from fewstep.samplers import Denoiser, NoiseSchedule, sample
 
 N = 100
@@ -186,7 +186,7 @@ def test_output_that_is_not_finite_is_named() -> None:
 
 def digits(labels: list[int], guidance: float = 2.0) -> Denoiser:
     """The embedded network with guidance: any number of copies of the batch, a time for every sample."""
-    pipe = load_demo_pipeline()
+    pipe = fewstep.load_demo_pipeline()
     schedule = NoiseSchedule.from_config(pipe.scheduler.config)
 
     @torch.no_grad()

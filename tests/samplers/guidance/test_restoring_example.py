@@ -6,7 +6,8 @@ import torch
 from example_runner import run
 from PIL import Image
 
-from fewstep import Denoiser, load_demo_artefact, load_demo_pipeline, sample
+import fewstep
+from fewstep import Denoiser, load_demo_artefact, sample
 from fewstep.samplers import guidance
 
 
@@ -23,7 +24,7 @@ def test_restoring_digits(tmp_path):
 
 
 def test_learned_tables_play_guided_pipelines():
-    pipe, artefact = load_demo_pipeline(), load_demo_artefact()
+    pipe, artefact = fewstep.load_demo_pipeline(), load_demo_artefact()
     denoiser = Denoiser.from_pipeline(pipe, class_labels=[2, 7])
     A = guidance.downsample(4)
     start = denoiser.initial_noise(torch.Generator().manual_seed(0))

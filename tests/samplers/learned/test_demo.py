@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fewstep
-from fewstep import Artefact, Denoiser, build, load_demo_artefact, load_demo_pipeline, sample
+from fewstep import Artefact, Denoiser, build, load_demo_artefact, sample
 from fewstep.samplers.learned.problem.problem import Problem, squared_errors
 
 NFES = {None: tuple(range(3, 11)), 3.0: (5, 8)}
@@ -30,7 +30,7 @@ def test_every_table_is_better_than_the_best_fixed_recipe(guidance: float | None
 
 
 def test_a_pipeline_plays_it(guidance: float | None) -> None:
-    pipe, calls = load_demo_pipeline(), []
+    pipe, calls = fewstep.load_demo_pipeline(), []
     pipe.scheduler = fewstep.Scheduler.from_config(
         pipe.scheduler.config, learned=load_demo_artefact(guidance), guidance=guidance
     )

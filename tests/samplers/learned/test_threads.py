@@ -12,7 +12,7 @@ from late import diffusers
 from learned_problems import ring
 from torch import Tensor
 
-from fewstep import load_demo_pipeline
+import fewstep
 from fewstep.samplers import Denoiser, build
 from fewstep.samplers.learned.parameters.knobs import Knobs
 from fewstep.samplers.learned.playing.differentiable import play, play_beside
@@ -88,7 +88,7 @@ def test_teacher_in_pieces(demo: Problem) -> None:
 def test_functions_and_caches_stay_whole() -> None:
     problem = Problem(ring(), shape=(2,))
     assert problem.threads.count == 1 and len(problem.pieces(problem.part(range(8)))) == 1
-    pipe = load_demo_pipeline()
+    pipe = fewstep.load_demo_pipeline()
     assert Problem(pipe, classes=[3]).threads.count == torch.get_num_threads()
     hooks = diffusers.hooks
     hooks.HookRegistry.check_if_exists_or_initialize(pipe.unet.mid_block).register_hook(hooks.ModelHook(), "remembers")

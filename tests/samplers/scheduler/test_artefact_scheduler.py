@@ -15,7 +15,7 @@ from pipelines import PIPELINES, generate
 from problems import Mixture, starts
 
 import fewstep
-from fewstep import Artefact, Denoiser, load_demo_pipeline, sample
+from fewstep import Artefact, Denoiser, sample
 from fewstep.samplers import SOLVERS, Learned, NoiseSchedule, Statistics, build
 from fewstep.samplers.building.resuming import resume
 
@@ -68,7 +68,7 @@ def test_a_run_is_that_of_sample(made, nfe):
 
 @pytest.fixture(scope="module")
 def digits():
-    pipe = load_demo_pipeline()
+    pipe = fewstep.load_demo_pipeline()
     pipe.set_progress_bar_config(disable=True)
     denoiser = Denoiser.from_pipeline(pipe, class_labels=[1, 7])
     return pipe, denoiser, artefact(denoiser.schedule, 4, 5)
