@@ -1,10 +1,12 @@
 """Shared by all tests: torch keeps to one thread, examples repeat, long files come first."""
 
 import gc
+import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
+from collecting import IMPORTED, SLOW
 from hypothesis import settings
 from places import TESTS
 
@@ -33,6 +35,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.relative_to(TESTS).as_posix() not in LONGEST)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    """Keep which modules of tests import something slow, for house/test_collecting.py."""
+    before = SLOW & sys.modules.keys()
+    report = yield
+    for name in (SLOW & sys.modules.keys()) - before:
+        collector.config.stash.setdefault(IMPORTED, {})[name] = collector.nodeid
+    return report
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import fewstep
-from fewstep import Denoiser, NoiseSchedule, Scheduler, adjoint, build, sample
+from fewstep import Denoiser, NoiseSchedule, adjoint, build, sample
 from fewstep.registry import Registry
 from fewstep.samplers import GRIDS, SCHEDULES, SOLVERS, Node, Row, Solution, driver, grid, schedule_class, solver
 from fewstep.samplers.building.names import resolve
@@ -144,14 +144,14 @@ def test_registered_after_the_first_look(halves):
         adjoint.sample(denoiser, x.clone().requires_grad_(), "halves", 5).detach(), want, rtol=0, atol=1e-13
     )
     assert list(SOLVERS)[-1] == "halves" and resolve("Half And Half Karras") == ("halves", "karras")
-    scheduler = Scheduler.from_config({"beta_schedule": "linear"}, "halves", share=0.25)
+    scheduler = fewstep.Scheduler.from_config({"beta_schedule": "linear"}, "halves", share=0.25)
     assert scheduler.config.solver == "halves" and scheduler.config.solver_options == {"share": 0.25}
 
 
 def test_a_name_that_changes_its_meaning_is_not_remembered(halves):
     """Notebooks run a cell again: the second function counts, in what is cached by name too."""
     config = {"beta_schedule": "linear"}
-    before = Scheduler.from_config(config, "halves")
+    before = fewstep.Scheduler.from_config(config, "halves")
     before.set_timesteps(4)
 
     def family(path, *, share=0.5):
@@ -159,7 +159,7 @@ def test_a_name_that_changes_its_meaning_is_not_remembered(halves):
 
     family.__module__ = halves.__module__
     solver("halves", order=1, prediction="x0", reference="none")(family)
-    after = Scheduler.from_config(config, "halves")
+    after = fewstep.Scheduler.from_config(config, "halves")
     after.set_timesteps(4)
     assert before._table.tableau.order == 1 and after._table.tableau.order == 7
 

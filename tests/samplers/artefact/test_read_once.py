@@ -6,16 +6,17 @@ from command_line import run
 from learnt import artefact
 
 import fewstep
-from fewstep import Denoiser, Scheduler, sample
+from fewstep import Denoiser, sample
 from fewstep.samplers.artefact import file
 from fewstep.samplers.schedule.discrete import Discrete
-from fewstep.samplers.scheduler import config as adopting
 from fewstep.samplers.table import jsonfile, tableau
 
 
 @pytest.fixture
 def counted(monkeypatch):
     """How often JSON was read, a table proved, a whole artefact hashed, a config turned into a scheduler."""
+    from fewstep.samplers.scheduler import config as adopting
+
     counts = {"read": 0, "proved": 0, "hashed": 0, "configured": 0}
 
     def counting(name, function, counts_if=lambda *_: True):
@@ -53,9 +54,9 @@ def test_scheduler_from_a_file(saved, counted):
     config = fewstep.load_demo_pipeline().scheduler.config
     n = tables(saved)
     counted.update(dict.fromkeys(counted, 0))
-    scheduler = Scheduler.from_config(config, learned=saved)
+    scheduler = fewstep.Scheduler.from_config(config, learned=saved)
     scheduler.set_timesteps(5)
-    Scheduler.from_config(scheduler.config).set_timesteps(4)
+    fewstep.Scheduler.from_config(scheduler.config).set_timesteps(4)
     assert (counted["read"], counted["proved"], counted["hashed"]) == (1, n, 1)
 
 
@@ -63,7 +64,7 @@ def test_scheduler_from_an_artefact_reads_and_proves_nothing(saved, counted):
     made = fewstep.load(saved)
     config = fewstep.load_demo_pipeline().scheduler.config
     counted.update(dict.fromkeys(counted, 0))
-    Scheduler.from_config(config, learned=made).set_timesteps(5)
+    fewstep.Scheduler.from_config(config, learned=made).set_timesteps(5)
     assert (counted["read"], counted["proved"], counted["hashed"]) == (0, 0, 0)
 
 

@@ -10,7 +10,7 @@ import torch
 from pipelines import PIPELINES, generate
 
 import fewstep
-from fewstep import Denoiser, NoiseSchedule, Scheduler, build, sample
+from fewstep import Denoiser, NoiseSchedule, build, sample
 from fewstep.samplers import SOLVERS, Node, Row, Solution, Tableau
 
 CONFIG = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": "sample"}
@@ -48,25 +48,27 @@ def test_a_table_plays_as_in_sample(solver, tmp_path):
     table.save(path)
     want = wanted(table, x)
     for given in (table, str(path), path, table.to_dict()):
-        scheduler = Scheduler.from_config(CONFIG, solver=given)
+        scheduler = fewstep.Scheduler.from_config(CONFIG, solver=given)
         torch.testing.assert_close(play(scheduler, x, 6), want, rtol=0, atol=CLOCK)
-    again = Scheduler.from_config(scheduler.config)
+    again = fewstep.Scheduler.from_config(scheduler.config)
     for copied in (
         again,
         copy.deepcopy(scheduler),
         pickle.loads(pickle.dumps(scheduler)),
-        Scheduler(**CONFIG, solver=table),
+        fewstep.Scheduler(**CONFIG, solver=table),
     ):
         torch.testing.assert_close(play(copied, x, 6), want, rtol=0, atol=CLOCK)
     scheduler.save_pretrained(tmp_path / "saved")
-    torch.testing.assert_close(play(Scheduler.from_pretrained(tmp_path / "saved"), x, 6), want, rtol=0, atol=CLOCK)
+    torch.testing.assert_close(
+        play(fewstep.Scheduler.from_pretrained(tmp_path / "saved"), x, 6), want, rtol=0, atol=CLOCK
+    )
     torch.testing.assert_close(sample(Denoiser(NETWORK, DISCRETE, "sample"), x, str(path)), want, rtol=0, atol=0)
 
 
 def test_in_a_pipeline_that_is_saved(tmp_path):
     pipe, call = PIPELINES["ddpm"].make()
     table = changed(build("dpmpp_2m", NoiseSchedule.from_config(pipe.scheduler.config), 5))
-    pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, solver=table)
+    pipe.scheduler = fewstep.Scheduler.from_config(pipe.scheduler.config, solver=table)
     one = generate(pipe, call)[1]
     pipe.save_pretrained(tmp_path)
     again = type(pipe).from_pretrained(tmp_path)
@@ -90,18 +92,18 @@ def cubic(schedule, n, t_start, t_end):
 
 def test_functions_play_and_are_not_saved(tmp_path):
     x = start()
-    scheduler = Scheduler.from_config(CONFIG, solver=euler, grid=cubic)
+    scheduler = fewstep.Scheduler.from_config(CONFIG, solver=euler, grid=cubic)
     want = wanted(build("ddim", DISCRETE, 7, cubic), x)
     torch.testing.assert_close(play(scheduler, x, 7), want, rtol=0, atol=CLOCK)
-    for again in (Scheduler.from_config(scheduler.config), pickle.loads(pickle.dumps(scheduler))):
+    for again in (fewstep.Scheduler.from_config(scheduler.config), pickle.loads(pickle.dumps(scheduler))):
         torch.testing.assert_close(play(again, x, 7), want, rtol=0, atol=CLOCK)
     with pytest.raises(ValueError, match=r"solver is the function 'euler', which cannot be saved: register it"):
         scheduler.save_pretrained(tmp_path)
     assert not list(tmp_path.glob("*.json"))
-    ours = Scheduler.from_config(CONFIG, solver=SOLVERS["ddim"].fn)  # a registered function is its name
+    ours = fewstep.Scheduler.from_config(CONFIG, solver=SOLVERS["ddim"].fn)  # a registered function is its name
     assert ours.config.solver == "ddim"
     rest = build(euler, DISCRETE, 4, cubic)
-    half = Scheduler.from_config(CONFIG, solver=euler, grid=cubic)
+    half = fewstep.Scheduler.from_config(CONFIG, solver=euler, grid=cubic)
     torch.testing.assert_close(
         play(half, x, 4, 2), wanted(build("ddim", DISCRETE, None, rest.times[2:]), x), rtol=0, atol=CLOCK
     )
@@ -110,7 +112,7 @@ def test_functions_play_and_are_not_saved(tmp_path):
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "unipc", "heun"])
 def test_a_run_from_the_middle_starts_afresh_where_a_name_made_the_table(solver):
     table, x = build(solver, DISCRETE, 7), start()
-    by_table = Scheduler.from_config(CONFIG, solver=table)
+    by_table = fewstep.Scheduler.from_config(CONFIG, solver=table)
     got = play(by_table, x, 7, 4)
     ends = np.cumsum((0, *table.groups))
     rest = build(solver, DISCRETE, None, table.times[ends[list(ends).index(4) :]])
@@ -121,10 +123,10 @@ def test_a_run_from_the_middle_starts_afresh_where_a_name_made_the_table(solver)
 def test_a_run_from_the_middle_plays_the_rows_that_remain_of_a_table_made_by_hand():
     x = start()
     ddim = changed(build("ddim", DISCRETE, 6, "karras"))
-    scheduler = Scheduler.from_config(CONFIG, solver=ddim)
+    scheduler = fewstep.Scheduler.from_config(CONFIG, solver=ddim)
     want = wanted(build("ddim", DISCRETE, None, ddim.times[2:]), x)
     torch.testing.assert_close(play(scheduler, x, 6, 2), want, rtol=0, atol=CLOCK)
-    heun = Scheduler.from_config(CONFIG, solver=changed(build("heun", DISCRETE, 7)))
+    heun = fewstep.Scheduler.from_config(CONFIG, solver=changed(build("heun", DISCRETE, 7)))
     torch.testing.assert_close(
         play(heun, x, 7, 2), wanted(build("heun", DISCRETE, None, build("heun", DISCRETE, 7).times[[2, 4, 6, 7]]), x),
         rtol=0, atol=CLOCK,
@@ -132,11 +134,11 @@ def test_a_run_from_the_middle_plays_the_rows_that_remain_of_a_table_made_by_han
 
 
 def test_where_its_history_does_not_allow_it_the_places_are_told():
-    two = Scheduler.from_config(CONFIG, solver=changed(build("dpmpp_2m", DISCRETE, 5)))
+    two = fewstep.Scheduler.from_config(CONFIG, solver=changed(build("dpmpp_2m", DISCRETE, 5)))
     two.set_timesteps(5)
     with pytest.raises(ValueError, match="'mine' was made by hand and cannot begin at network call 2: row 2 reads the"):
         two.set_begin_index(2)
-    heun = Scheduler.from_config(CONFIG, solver=changed(build("heun", DISCRETE, 7)))
+    heun = fewstep.Scheduler.from_config(CONFIG, solver=changed(build("heun", DISCRETE, 7)))
     heun.set_timesteps(7)
     with pytest.raises(ValueError, match="it can begin at 2, 4, 6"):
         heun.set_begin_index(3)
@@ -146,14 +148,18 @@ def other(nfe=4):
     return build("ddim", NoiseSchedule.vp_linear(), nfe)
 
 
+def made_of(*args, **how):
+    return fewstep.Scheduler.from_config(*args, **how)
+
+
 REFUSED = {
-    "another schedule": (lambda: Scheduler.from_config(CONFIG, solver=other()), "was compiled for VPLinear.*Build it for that"),
-    "a grid beside it": (lambda: Scheduler.from_config(CONFIG, build("ddim", DISCRETE, 4), "karras"), "times of its own"),
-    "options": (lambda: Scheduler.from_config(CONFIG, build("ddim", DISCRETE, 4), eta=0.3), "unknown option of solver 'ddim'"),
-    "as learned": (lambda: Scheduler.from_config(CONFIG, learned=build("ddim", DISCRETE, 4).to_dict()), "is a saved table"),
-    "no file": (lambda: Scheduler.from_config(CONFIG, "nowhere.json"), "there is no file 'nowhere.json'"),
+    "another schedule": (lambda: made_of(CONFIG, solver=other()), "was compiled for VPLinear.*Build it for that"),
+    "a grid beside it": (lambda: made_of(CONFIG, build("ddim", DISCRETE, 4), "karras"), "times of its own"),
+    "options": (lambda: made_of(CONFIG, build("ddim", DISCRETE, 4), eta=0.3), "unknown option of solver 'ddim'"),
+    "as learned": (lambda: made_of(CONFIG, learned=build("ddim", DISCRETE, 4).to_dict()), "is a saved table"),
+    "no file": (lambda: made_of(CONFIG, "nowhere.json"), "there is no file 'nowhere.json'"),
     "compiled again": (lambda: build(build("ddim", DISCRETE, 4), DISCRETE, 4), "is a table already"),
-    "a number": (lambda: Scheduler.from_config(CONFIG, 3), "`solver` must be a name"),
+    "a number": (lambda: made_of(CONFIG, 3), "`solver` must be a name"),
 }  # fmt: skip
 
 
@@ -168,11 +174,11 @@ def test_a_table_in_the_place_of_an_artefact_is_told_by_its_file(tmp_path):
     path = tmp_path / "table.json"
     build("ddim", DISCRETE, 4).save(path)
     with pytest.raises(ValueError, match="table.json is a saved table, not a learned artefact: give it as the solver"):
-        Scheduler.from_config(CONFIG, learned=path)
+        fewstep.Scheduler.from_config(CONFIG, learned=path)
 
 
 def test_other_numbers_of_steps_are_refused():
-    scheduler = Scheduler.from_config(CONFIG, solver=build("ddim", DISCRETE, 4))
+    scheduler = fewstep.Scheduler.from_config(CONFIG, solver=build("ddim", DISCRETE, 4))
     with pytest.raises(ValueError, match="table 'ddim' makes 4 network evaluations; got 5. Ask for 4"):
         scheduler.set_timesteps(5)
     with pytest.raises(ValueError, match="times of its own"):
@@ -182,7 +188,7 @@ def test_other_numbers_of_steps_are_refused():
 def test_an_artefact_as_solver_is_learned():
     made = fewstep.load_demo_artefact()
     config = fewstep.load_demo_pipeline().scheduler.config
-    one, two = Scheduler.from_config(config, solver=made), Scheduler.from_config(config, learned=made)
+    one, two = fewstep.Scheduler.from_config(config, solver=made), fewstep.Scheduler.from_config(config, learned=made)
     assert dict(one.config) == dict(two.config) and one.config.learned["hash"] == made.hash
 
 
@@ -201,5 +207,5 @@ def test_tables_of_the_first_release_say_nothing_before_the_first_call():
     content = build("dpmpp_2m_sde", DISCRETE, 4).to_dict()
     assert content["prologue"] is None and np.isnan(np.array(content["spans"], float)[0]).all()
     with pytest.raises(ValueError, match="a row before its first network call"):
-        Scheduler.from_config(CONFIG, solver={**content, "prologue": [[1.0] * 5] * 2})
+        fewstep.Scheduler.from_config(CONFIG, solver={**content, "prologue": [[1.0] * 5] * 2})
     assert not hasattr(Tableau, "prologue")
