@@ -176,7 +176,7 @@ def test_bad_input() -> None:
     for more, match in (
         ({"slots": 3}, "`slots` belongs to"),
         ({"method": "revolve", "slots": 0}, "at least 1; got 0"),
-        ({"last": 0}, "`last` must be a number of rows"),
+        ({"last": 0}, "`last` must be a whole number"),
         ({"z": torch.zeros(1)}, r"of shape \(0, 3, 4\); got \(1,\)"),
     ):
         with pytest.raises(ValueError, match=match):

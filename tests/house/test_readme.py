@@ -35,7 +35,7 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(trials, "REFERENCE", {"solver": "ddim", "nfe": 2, "grid": "uniform"})
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("fewstep ")]
-    assert len(commands) == 20
+    assert len(commands) == 21
     for line in commands:  # fewer images and evaluations than the reader asks for; everything else as written
         arguments = shlex.split(line, comments=True)[1:]
         if " -n " in line or " sample " in line or " compare " in line:
