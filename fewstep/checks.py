@@ -27,30 +27,38 @@ def unknown(kind: str, name: object, names: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {kind} {name!r}. {hint}")
 
 
-def whole(name: str, value: Any, least: int = 1, most: int | None = None, hint: str = "", of: str = "") -> int:
-    """A count (`of` something), as int; ValueError for anything else. `hint` ends the sentence: what to do instead."""
+def whole(
+    name: str, value: Any, least: int = 1, most: int | None = None, *, hint: str = "", of: str = "", where: str = ""
+) -> int:
+    """A count (`of` something), as int; ValueError for anything else.
+
+    where: whose argument it is, said in front. hint: what to do instead, said at the end.
+    """
     what = f"a whole number of {of}" if of else "a whole number"
-    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value):
-        raise _refused(name, f"{what}, at least {least}", value, hint)
-    if most is not None and int(value) > most:
-        raise _refused(name, f"{what} from {least} to {most}", value, hint)
+    wanted = f"{what}, at least {least}" if most is None else f"{least}..{most}"
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, Integral)
+        or not least <= int(value) <= (int(value) if most is None else most)
+    ):
+        raise _refused(name, wanted, value, hint, where)
     return int(value)
 
 
-def positive(name: str, value: Any, zero: bool = False, hint: str = "") -> float:
+def positive(name: str, value: Any, zero: bool = False, *, hint: str = "", where: str = "") -> float:
     """A finite number above 0 (or 0 too), as float; ValueError for anything else."""
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else -1.0
     if not (0 < number < inf or (zero and number == 0)):
-        raise _refused(name, f"a number {'of at least' if zero else 'above'} 0", value, hint)
+        raise _refused(name, f"a number {'of at least' if zero else 'above'} 0", value, hint, where)
     return number
 
 
-def within(name: str, value: Any, least: float, most: float, hint: str = "") -> float:
+def within(name: str, value: Any, least: float, most: float, *, hint: str = "", where: str = "") -> float:
     """A number from least to most, as float; ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) <= most:
-        raise _refused(name, f"a number from {least:g} to {most:g}", value, hint)
+        raise _refused(name, f"a number from {least:g} to {most:g}", value, hint, where)
     return float(value)
 
 
-def _refused(name: str, expected: str, value: object, hint: str) -> ValueError:
-    return ValueError(f"`{name}` must be {expected}; got {value!r}{hint and '. '}{hint}")
+def _refused(name: str, expected: str, value: object, hint: str, where: str) -> ValueError:
+    return ValueError(f"{where and where + ': '}`{name}` must be {expected}; got {value!r}{hint and '. '}{hint}")

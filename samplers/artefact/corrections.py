@@ -101,7 +101,7 @@ def with_corrections(base: Tableau, C: Array, history: int, claims: tuple[str, .
 
 def _sizes(table: Tableau) -> tuple[Array, Array]:
     """S of what rows write, (nfe, 2, 1, ...), and read, (nfe, 1, R, ...). A carry stands at the start of its step."""
-    S = table.nodes.alpha + table.nodes.sigma
+    S = table.nodes.S
     ends = np.cumsum((0, *table.groups))
     anchor = S[ends[np.searchsorted(ends, np.arange(table.nfe + 1), side="right") - 1]]
     read = np.ones((table.nfe, 1, table.registers))

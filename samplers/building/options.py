@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
+
+from fewstep import checks
 
 
 def one_of(solver: str, option: str, value: Any, known: Iterable[Any]) -> Any:
@@ -17,9 +19,7 @@ def one_of(solver: str, option: str, value: Any, known: Iterable[Any]) -> Any:
 
 def whole(solver: str, option: str, value: Any, most: int, least: int = 1) -> int:
     """The value as a whole number in least..most."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
-        raise ValueError(f"{solver}: `{option}` must be {least}..{most}; got {value!r}")
-    return int(value)
+    return checks.whole(option, value, least, most, where=solver)
 
 
 def fraction(solver: str, option: str, value: Any, most: float = 1.0) -> float:
@@ -39,10 +39,7 @@ def number(solver: str, option: str, value: Any, most: float = float("inf"), lea
 
 def positive(solver: str, **options: Any) -> tuple[float, ...]:
     """The values of several options, finite numbers above 0."""
-    for option, value in options.items():
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < float("inf"):
-            raise ValueError(f"{solver}: `{option}` must be a number above 0; got {value!r}")
-    return tuple(float(value) for value in options.values())
+    return tuple(checks.positive(option, value, where=solver) for option, value in options.items())
 
 
 def several(solver: str, option: str, value: Any) -> frozenset[int]:

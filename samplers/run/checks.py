@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.schedule.base import NoiseSchedule
 from fewstep.samplers.table.tableau import Tableau
-
-Tensor = torch.Tensor
 
 
 def mean_for(schedule: NoiseSchedule, x: Tensor, mu: Tensor | None) -> Tensor | None:

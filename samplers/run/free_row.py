@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from fewstep.samplers.run.denoiser import clock
 from fewstep.samplers.run.step import State
 from fewstep.samplers.table.tableau import Tableau
-
-Tensor = torch.Tensor
 
 
 class Coefficients(NamedTuple):

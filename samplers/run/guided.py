@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.per_sample import column, wide
 from fewstep.samplers.schedule.base import Nodes
 from fewstep.samplers.schedule.outputs import convert, form_pair
 
-Tensor = torch.Tensor
 Level = float | Tensor  # a number, or one a sample (B, 1, ...)
 TINY = 1e-8  # of alpha: at pure noise the network's Jacobian says nothing
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.table.tableau import Tableau
 
-Tensor = torch.Tensor
 Post = Callable[[Tensor], Tensor]
 INPUT = 1  # register of the network's input
 # (register, weight) pairs; weight None stands for 1

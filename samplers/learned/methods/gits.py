@@ -30,7 +30,7 @@ def step_costs(path: Trajectory, nodes: Array, metric: str) -> Array:
     """
     at = path.schedule.nodes(path.times[nodes])
     everywhere = bool(np.all(at.alpha > 0)) and path.schedule.kind != "flow"
-    unit = at.alpha if everywhere else at.alpha + at.sigma
+    unit = at.alpha if everywhere else at.S
     clock, M = at.sigma / unit, len(nodes)
     y = torch.stack([path.state(int(i)).double().flatten(1) / float(u) for i, u in zip(nodes, unit, strict=True)])
     chord = torch.nn.functional.normalize(y[-1] - y[0], dim=1)

@@ -104,7 +104,7 @@ class ScaleTime:
             c = np.interp(np.linspace(0, 1, start.nfe + 1), np.linspace(0, 1, len(ends)), axis.c(ends))
             ends = np.concatenate([ends[:1], axis.t(c[1:-1]), ends[-1:]])
         at = start.schedule.nodes(ends)
-        rho, k = at.sigma / (at.alpha + at.sigma), 0
+        rho, k = at.r, 0
         for n in self.calls:
             if n == 2:
                 r = 0.5 * (rho[k] + rho[k + 2])
@@ -115,9 +115,8 @@ class ScaleTime:
     def _flat(self, c: Array) -> Array:
         """rho and size at the nodes, p, q and network times at the calls, in one row."""
         at = self.start.schedule.nodes(self.places._times(c))
-        size = at.alpha + at.sigma
         p, q = convert(self.prediction, self.start.forms, Nodes(*(column[:-1] for column in at)))
-        return np.concatenate([at.sigma / size, size, p, q, self.start.schedule.model_time(at.t[:-1])])
+        return np.concatenate([at.r, at.S, p, q, self.start.schedule.model_time(at.t[:-1])])
 
     def coefficients(self) -> Coefficients:
         """What `play` needs, with a graph back to the parameters."""

@@ -38,15 +38,13 @@ class Coordinate:
 
     def _r(self, t: ArrayLike) -> Array:
         """sigma / (alpha + sigma)."""
-        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        return np.asarray(sigma / (alpha + sigma))
+        return np.asarray(self.schedule.nodes(t).r)
 
     def c(self, t: ArrayLike) -> Array:
         """The coordinate of times."""
         a, b = self._bends
-        alpha, sigma = np.asarray(self.schedule.alpha(t)), np.asarray(self.schedule.sigma(t))
-        size = alpha + sigma
-        return np.log((alpha / size + b) / (sigma / size + a))
+        at = self.schedule.nodes(t)
+        return np.asarray(np.log((at.alpha / at.S + b) / (at.r + a)))
 
     def t(self, c: ArrayLike) -> Array:
         """The time at a coordinate, within the two ends."""

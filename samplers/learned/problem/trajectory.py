@@ -56,7 +56,7 @@ class Trajectory:
 
     @cached_property
     def _size(self) -> Array:
-        return np.asarray(self._nodes.alpha + self._nodes.sigma)
+        return np.asarray(self._nodes.S)
 
     def at(self, t: float) -> Tensor:
         """The state at any time, by Hermite interpolation in r; a node's own state at a node."""
@@ -64,7 +64,7 @@ class Trajectory:
         for j in (i, i + 1):
             if t == self.times[j]:
                 return self.state(j)
-        size = float(self.schedule.alpha(t)) + float(self.schedule.sigma(t))
+        size = float(self.schedule.nodes(t).S)
         return self._hermite(i, *self._within(i, t)) * size
 
     def flow(self, t: float) -> Tensor:
@@ -80,10 +80,9 @@ class Trajectory:
 
     def _within(self, i: int, t: float) -> tuple[float, float]:
         """(u, h): how far a time is between node i and the next, from 0 to 1, and how long that is in r."""
-        alpha, sigma = float(self.schedule.alpha(t)), float(self.schedule.sigma(t))
-        r = self._nodes.sigma / self._size
+        r = self._nodes.r
         h = float(r[i + 1] - r[i])
-        return (sigma / (alpha + sigma) - float(r[i])) / h, h
+        return (float(self.schedule.nodes(t).r) - float(r[i])) / h, h
 
     def _hermite(self, i: int, u: float, h: float, slope: bool = False) -> Tensor:
         """y at u, or dy/du."""
