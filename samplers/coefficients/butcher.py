@@ -56,8 +56,8 @@ class Butcher:
     ) -> tuple[list[F], Y]:
         """(the slopes of one step, the state of its last stage).
 
-        move: (a_i, slopes so far) -> y_i, whatever a state is. slope: (y_i, c_i) -> f_i. first: f_1 where it is known, of a method
-        with more stages.
+        move: (a_i, slopes so far) -> y_i, whatever a state is. slope: (y_i, c_i) -> f_i. first: f_1 where it is known
+        and there are more.
         """
         found, start = ([], 0) if first is None else ([first], 1)
         for c, row in zip(self.c[start:], self.a[start:], strict=True):
