@@ -23,8 +23,8 @@ def resume(table: Tableau, begin: int, entry: Entry | None = None) -> Tableau:
     """What is played from network call `begin` of a table on.
 
     entry: the solver that compiled it. Its multistep histories start empty, and calls left over from a step that began
-    earlier become first-order steps to its boundary. Without one, a table that its name would compile is compiled again,
-    and any other is made by hand: of that the remaining rows are played as they are, see `rest`.
+    earlier become first-order steps to its boundary. Without one, a table that a solver compiled is compiled again, and any
+    other is made by hand: of that the remaining rows are played as they are, see `rest`.
     """
     if begin == 0:
         return table
@@ -45,20 +45,19 @@ def resume(table: Tableau, begin: int, entry: Entry | None = None) -> Tableau:
 
 
 def _compiler(table: Tableau) -> Entry | None:
-    """The registered solver that makes exactly this table of the table's own boundaries; None where there is none."""
+    """The registered solver that makes exactly this table of its own boundaries; None where there is none.
+
+    A table knows it while nobody has made another out of it; one from a file is compared with what its name would make.
+    """
+    if isinstance(table.compiled_by, Entry):
+        return table.compiled_by
     entry = SOLVERS.get(table.name)
     if entry is None or entry.kind != "tableau":
         return None
+    jumps, options = table.jumps or None, table.options
     try:
         own = compile_path(
-            entry,
-            table.schedule,
-            boundaries(table),
-            table.groups,
-            None,
-            table.options,
-            landings=table.jumps or None,
-            nfe=table.nfe,
+            entry, table.schedule, boundaries(table), table.groups, None, options, landings=jumps, nfe=table.nfe
         )
     except (ValueError, TypeError):  # options or groups that the solver does not know
         return None

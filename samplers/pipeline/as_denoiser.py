@@ -74,6 +74,10 @@ class SuspendedPipeline(PipelineDenoiser):
             )
         return self.fn.finish(latents)
 
+    def prepare(self, x: Tensor) -> None:
+        """Starts the pipeline's loop for states like x, where it is not suspended in one already."""
+        self.fn.fitting(x)
+
     def close(self) -> None:
         self.fn.run = None
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -61,6 +61,7 @@ class Tableau:
     spans: np.ndarray | None = None
     conserves: str = "x0 eps"
     jumps: Mapping[int, Node] = field(default_factory=dict)
+    compiled_by: ClassVar[Any] = None  # the solver's entry, where a table is as that made it; see building/resuming.py
 
     @classmethod
     def from_rows(
