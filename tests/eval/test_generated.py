@@ -41,7 +41,7 @@ def levels_apart(a: list[Tensor], b: list[Tensor]) -> int:
     return max(int((x.int() - y.int()).abs().max()) for x, y in zip(a, b, strict=True))
 
 
-LIKE_THE_COMMAND: list[tuple[str, dict[str, Any]]] = [
+LIKE_THE_COMMAND: list[Any] = [
     ("--nfe 3", {"nfe": 3}),
     (
         "--solver unipc --nfe 4 --guidance 2 --classes 7,1 --grid karras",
@@ -51,7 +51,11 @@ LIKE_THE_COMMAND: list[tuple[str, dict[str, Any]]] = [
         "--solver dpmpp_2m_sde --nfe 3 --noise brownian --option tau=0.5",
         {"solver": "dpmpp_2m_sde", "nfe": 3, "noise": "brownian", "options": {"tau": 0.5}},
     ),
-    ("--solver dpm_adaptive --option rtol=0.5", {"solver": "dpm_adaptive", "options": {"rtol": 0.5}}),
+    pytest.param(
+        "--solver dpm_adaptive --option rtol=0.5",
+        {"solver": "dpm_adaptive", "options": {"rtol": 0.5}},
+        marks=pytest.mark.slow,  # a run for every image
+    ),
 ]
 
 

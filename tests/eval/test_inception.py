@@ -174,6 +174,7 @@ def test_the_network_is_frozen(ours):
     assert not any(w.requires_grad for w in ours.parameters()) and not ours.network.training
 
 
+@pytest.mark.slow
 def test_fast_is_near_says_so_and_has_the_hash_of_the_same_weights(state, ours):
     fast, images = inception.InceptionV3(state, fast=True), smooth_images(4, 32, 32)
     assert (fast.precision, ours.precision) == ("bf16", "fp32")

@@ -60,6 +60,7 @@ def pytorch_fid(state, monkeypatch):
     return fid_score
 
 
+@pytest.mark.slow
 def test_four_metrics_are_torch_fidelitys(state, folders, report, tmp_path):
     from torch_fidelity import calculate_metrics
 
@@ -124,6 +125,7 @@ def test_fid_is_pytorch_fids_number(state, pytorch_fid, tmp_path):
     assert found.layer == "64" and found.value == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_kid_and_features_are_clean_fids(state, extractors, folders, monkeypatch):
     from cleanfid import fid as clean
     from pytorch_fid import inception

@@ -57,6 +57,7 @@ def test_optimising_noise(tmp_path):
     Image.open(tmp_path / "noise.png").verify()
 
 
+@pytest.mark.slow
 def test_completing_digits(tmp_path):
     out = tmp_path / "completed.png"
     output = run("edit_by_noise", "--images", 2, "--iterations", 6, "--nfe", 3, "--seed", 1, "--out", out)

@@ -60,6 +60,7 @@ def test_a_network_without_gradients() -> None:
     assert one.status == "learned" and one.report["test"]["gain"]["ratio"] < 0.5
 
 
+@pytest.mark.slow
 def test_a_stochastic_base() -> None:
     """No states on the way: only what compares ends, on each seed's Brownian path."""
     how: dict[str, Any] = {"shape": (2,), "dtype": torch.float64, "cache": False, "progress": False, "steps": 4}
@@ -69,7 +70,7 @@ def test_a_stochastic_base() -> None:
     assert one.report["test"]["gain"]["ratio"] < 1 and one.tableau.stochastic
 
 
-@pytest.mark.parametrize(("nfe", "seeds"), [(20, 160), (5, 20), (5, 28)])
+@pytest.mark.parametrize(("nfe", "seeds"), [pytest.param(20, 160, marks=pytest.mark.slow), (5, 20), (5, 28)])
 def test_as_many_numbers_as_samples_allow(nfe: int, seeds: int) -> None:
     """Long tables and few seeds: every stage turns what it has samples for, joint at last only grid and times, or nothing."""
     how: dict[str, Any] = {"shape": (2,), "dtype": torch.float64, "cache": False, "progress": False}
