@@ -1,6 +1,7 @@
 """Shared by all tests: torch keeps to one thread, examples repeat, long files come first."""
 
 import gc
+import logging
 import sys
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from hypothesis import settings
 from places import TESTS
 
 torch.set_num_threads(1)
+logging.raiseExceptions = False  # diffusers logs to the stderr of the test that imported it, closed when that ends
 # The same examples in every run, so that a failure is that of a change; `--hypothesis-profile=default` draws new ones.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
