@@ -34,8 +34,10 @@ def load_pipeline(model: str, device: torch.device, dtype: torch.dtype) -> Any:
     elif not folder.exists() and (folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1):
         raise ValueError(f"{model} does not exist; give a folder or hub id of a diffusers pipeline, or demo")
     else:
-        from diffusers import DiffusionPipeline
+        from diffusers import DiffusionPipeline, logging
 
+        said = logging.get_verbosity()
+        logging.set_verbosity_error()  # a failure is told in one sentence, ours
         try:
             how = {} if dtype == torch.float32 else loaded_in(dtype)
             pipe = DiffusionPipeline.from_pretrained(str(folder) if folder.exists() else model, **how)
@@ -44,6 +46,8 @@ def load_pipeline(model: str, device: torch.device, dtype: torch.dtype) -> Any:
             raise OSError(
                 f"cannot load {model!r}, neither a folder here nor to be had from the hub: {reason}"
             ) from error
+        finally:
+            logging.set_verbosity(said)
         pipe = pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
