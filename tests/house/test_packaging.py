@@ -32,7 +32,7 @@ def source_files() -> dict[str, Path]:
         for path in sorted((ROOT / folder).rglob("*")):
             inside = path.relative_to(ROOT / folder)
             linked = folder == "fewstep" and (ROOT / folder / inside.parts[0]).is_symlink()
-            if path.is_file() and not linked and (path.suffix in (".py", *DATA) or path.name == "py.typed"):
+            if path.is_file() and not linked and (path.suffix in (".py", ".pyi", *DATA) or path.name == "py.typed"):
                 files[(Path(*package.split(".")) / inside).as_posix()] = path
     return files
 
