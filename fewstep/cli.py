@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 failed, 2 wrong usage (a ValueError: what was given, what 
 """
 
 import errno
-import traceback
 from importlib import import_module
 from typing import Any
 
@@ -77,6 +76,8 @@ class Commands(click.Group):
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # the reader of a pipe has seen enough: click ends quietly
             if ctx.meta.get("fewstep.debug"):
+                import traceback
+
                 traceback.print_exc()
             raise (WrongUsage if isinstance(error, ValueError) else Failure)(error) from error
 

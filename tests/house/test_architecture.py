@@ -48,6 +48,7 @@ INSIDE = {  # imports within functions: file -> why
     "eval/passes/collect.py": SLOW,
     "eval/passes/processes.py": SLOW,
     "fewstep/arguments.py": HELP,
+    "fewstep/cli.py": HELP,
     "fewstep/devices.py": HELP,
     "fewstep/output/page.py": SLOW,
     "fewstep/output/pictures.py": SLOW,
