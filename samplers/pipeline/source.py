@@ -34,7 +34,8 @@ def load_pipeline(model: str, device: torch.device, dtype: torch.dtype) -> Any:
     elif not folder.exists() and (folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1):
         raise ValueError(f"{model} does not exist; give a folder or hub id of a diffusers pipeline, or demo")
     else:
-        from diffusers import DiffusionPipeline, logging
+        from diffusers import DiffusionPipeline
+        from diffusers.utils import logging
 
         said = logging.get_verbosity()
         logging.set_verbosity_error()  # a failure is told in one sentence, ours
