@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,9 @@ class Noising:
     _begin_index: int | None
 
     @property
+    @abstractmethod
     def step_index(self) -> int | None:
         """Network calls behind the next step; None before the first step."""
-        raise NotImplementedError
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """alpha x0 + sigma eps at the level of the next call of the run, or, without a begin index, of each timestep.
