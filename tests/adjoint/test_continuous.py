@@ -68,12 +68,14 @@ def test_order_one_by_hand():
     assert max(relative(found[:2], [p / float(alpha[0]), to_c])) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("states", STATES)
 def test_order_one(states):
     found = slopes(errors("ddim", "adjoint_deis", (40, 80, 160), order=1, states=states))
     assert (found > 0.8).all() and (found < 1.2).all(), found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("states", STATES)
 @pytest.mark.parametrize(
     "method, options",
@@ -89,6 +91,7 @@ def test_order_two(method, options, states):
     assert (found > 1.8).all() and (found < 2.4).all(), found
 
 
+@pytest.mark.slow
 def test_order_four():
     found = slopes(errors("etd_rk4", "adjoint_dpm", (40, 80, 160), rk="rk4"))
     assert (found > 3.3).all() and (found < 4.7).all(), found
@@ -110,6 +113,7 @@ def walked(n: int, method: str, **options: Any) -> list[Tensor]:
     return task.run(method, **options)
 
 
+@pytest.mark.slow
 def test_sde_converges_with_its_own_noise_alone():
     true, sizes = walked(1280, "direct"), (40, 80, 160, 320)
     cases: dict[str, dict[str, Any]] = {

@@ -142,6 +142,7 @@ def test_a_sample_is_the_same_alone_in_a_batch_and_in_chunks(solver):
     assert (batch[3] - log_likelihood(denoiser, x[3:4], seeds=[9], **how)).abs() > 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver, order, nfe", [("euler", 1, 80), ("midpoint", 2, 80), ("heun", 2, 80), ("rk4", 4, 160), ("adams4", 4, 60)]
 )
@@ -186,6 +187,7 @@ def test_adaptive_steps_watch_the_log_density_where_the_state_rests():
     torch.testing.assert_close(got, log_density(data, x, 1.0, float(np.exp(-VP.lam(VP.t_min)))), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", ["logsnr", "flow", lambda s, n, a, b: np.linspace(a, b, n + 1) ** 1.0])
 def test_any_grid(grid):
     _, denoiser, x, law = mixture(VP, 4)

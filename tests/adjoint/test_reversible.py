@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from pipelike import distance
-from problems import Mixture, starts
+from problems import Mixture, in_turn, starts
 from torch import Tensor
 
 from fewstep.adjoint.exact.inverse_rows import Block, blocks
@@ -140,12 +140,14 @@ OPTIONS: list[tuple[str, dict[str, Any], float]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options", "want"), OPTIONS, ids=[f"{n}-{o}" for n, o, _ in OPTIONS])
 def test_order_on_the_mixture(name: str, options: dict[str, Any], want: float) -> None:
     assert build(name, VP, 24, **options).order == want
     assert order("mixture", name, (80, 160), **options) == pytest.approx(want, abs=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODE)
 def test_second_order_where_distances_grow(name: str) -> None:
     assert order("expansive", name, (160, 320)) > 1.75
@@ -171,8 +173,7 @@ def test_edict_without_mixing_is_rex_euler_without_mixing(form: str) -> None:
 # Round trips -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", SCHEDULES)
-@pytest.mark.parametrize("name", ODE)
+@pytest.mark.parametrize(("name", "kind"), in_turn(ODE, SCHEDULES))
 def test_there_and_back_to_the_ends_of_every_schedule(name: str, kind: str) -> None:
     """From alpha = 0, down to sigma = 0, with rests of every size."""
     schedule = SCHEDULES[kind]
@@ -224,6 +225,7 @@ def test_an_sde_comes_back_in_single_precision_where_it_forgets_little() -> None
     assert round_trip(Run(table, denoiser, x.float())) < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "want"), [({"form": "flow"}, 1), ({"form": "flow", "tau": 0.5}, 1), ({"tau": 0.5}, 2)]
 )

@@ -62,6 +62,7 @@ def test_one_set_is_enough_for_the_inception_score(folders):
     assert "IS-digits" in run("eval", folders / "generated", *DIGITS, "--metrics", "is").stdout
 
 
+@pytest.mark.slow
 def test_curve_of_the_embedded_model(tmp_path):
     arguments = ("eval", "--model", "demo", "--solver", "ddim,dpmpp_2m", "--nfe", "2,3", "-n", 4, "--pairs", 2)
     arguments += ("--metrics", "fid,rmse", "--out", tmp_path / "out", "--resume", tmp_path / "state")
@@ -129,6 +130,7 @@ def test_a_full_disk_leaves_no_file(folders, tmp_path, monkeypatch):
     assert "No space left" in result.stderr and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_module_is_the_command_in_two_processes_too(folders, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     arguments = [str(folders / "real"), str(folders / "generated"), *DIGITS, "--device", "cpu", "--batch-size", "5"]

@@ -188,6 +188,7 @@ if processes.first:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [3, pytest.param(2, marks=pytest.mark.slow)])
 def test_processes_together_give_the_same(folder, tmp_path, size):
     """Whole batches and some, as many as one batch holds, and fewer images than dimensions, where there is no matrix."""

@@ -213,6 +213,7 @@ def swept(real: torch.Tensor) -> Curves:
     return fe.curve("demo", real=real, **SWEEP)
 
 
+@pytest.mark.slow
 def test_a_point_is_the_evaluation_of_the_same_seeds(swept: Curves, real: torch.Tensor) -> None:
     assert [(p.solver, p.nfe) for p in swept.points] == [(s, n) for s in ("ddim", "dpmpp_2m") for n in (2, 3)]
     images = Generated("demo", "dpmpp_2m", 3, seeds=range(3, 23), batch_size=10)
@@ -239,6 +240,7 @@ def test_a_folder_has_pictures_page_and_figures(swept: Curves, tmp_path: Path) -
     assert (tmp_path / "one.html").read_text().count("data:image/png;base64,") == 4
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_goes_on(
     swept: Curves, real: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def test_known_distance_is_recovered_where_the_plain_one_is_biased():
     assert slope / 600 == pytest.approx(full.mean() - truth[0], rel=0.3)  # k / N is the bias that was there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mean", "scale"), [(0.0, 1.0), (0.3, 1.3)])
 def test_error_is_the_spread_of_fresh_samples(mean, scale):
     runs = [distance(mean, scale, 3, 300, s, fits=8)[0] for s in range(80)]

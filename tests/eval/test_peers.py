@@ -95,6 +95,7 @@ def test_four_metrics_are_torch_fidelitys(state, folders, report, tmp_path):
     assert 0 < theirs["recall"] < 1 and 0 < theirs["precision"] < 1 and theirs["precision"] != theirs["recall"]
 
 
+@pytest.mark.slow
 def test_statistics_are_those_of_pytorch_fid_and_files_go_both_ways(extractors, folders, pytorch_fid, tmp_path):
     """Its mu and sigma, from images and from our file; our FID from its file, from ours and from images."""
     network = extractors["pytorch-fid"]

@@ -224,6 +224,7 @@ def test_training_that_was_interrupted_ends_where_the_other_does(script, data, t
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 def test_the_training_command_writes_a_model_and_resumes(script, data, tmp_path):
     out = tmp_path / "out"
     options = ["--data", str(data), "--out", str(out), "--batch", "4", "--samples", "10", "--nfe", "2"]

@@ -50,6 +50,7 @@ def numbers(pattern, output):
     return [float(value) for value in re.findall(pattern, output)]
 
 
+@pytest.mark.slow
 def test_optimising_noise(tmp_path):
     output = run("optimise_noise", "--images", 4, "--steps", 6, "--nfe", 4, "--out", tmp_path / "noise.png")
     before, after = numbers(r"mean probability ([\d.]+)", output)
@@ -66,6 +67,7 @@ def test_completing_digits(tmp_path):
     Image.open(out).verify()
 
 
+@pytest.mark.slow
 def test_learning_a_conditioning_vector(tmp_path):
     output = run("learn_conditioning", "--steps", 5, "--batch", 2, "--nfe", 4, "--out", tmp_path / "rows.png")
     before, after = numbers(r"ink ([\d.]+)", output)
@@ -73,6 +75,7 @@ def test_learning_a_conditioning_vector(tmp_path):
     assert Image.open(tmp_path / "rows.png").width == 302
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", ["random", pytest.param(2, marks=pytest.mark.slow)])
 def test_finetuning_towards_a_reward(tmp_path, last):
     arguments = ("--steps", 5, "--nfe", 3, "--last", last, "--out", tmp_path / "rows.png")
@@ -81,6 +84,7 @@ def test_finetuning_towards_a_reward(tmp_path, last):
     assert Image.open(tmp_path / "rows.png").width == 302
 
 
+@pytest.mark.slow
 def test_auditing_the_classifier(tmp_path):
     output = run("audit_classifier", "--images", 4, "--steps", 6, "--nfe", 4, "--out", tmp_path / "audit.png")
     found, random = numbers(r": +(\d+) of", output)
@@ -88,6 +92,7 @@ def test_auditing_the_classifier(tmp_path):
     Image.open(tmp_path / "audit.png").verify()
 
 
+@pytest.mark.slow
 def test_morphing(tmp_path):
     output = run("morph", "--images", 5, "--steps", 8, "--nfe", 4, "--out", tmp_path / "strip.png")
     before, after = numbers(r"length ([\d.]+)", output)
@@ -95,6 +100,7 @@ def test_morphing(tmp_path):
     assert Image.open(tmp_path / "strip.png").width == 152
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:a step of the inversion")
 def test_inverting_images(tmp_path):
     output = run("invert_reconstruct", "--images", 2, "--nfe", 8, "--out", tmp_path / "rows.png")
@@ -103,6 +109,7 @@ def test_inverting_images(tmp_path):
     assert Image.open(tmp_path / "rows.png").size == (62, 152)
 
 
+@pytest.mark.slow
 def test_an_example_is_a_script():
     result = subprocess.run(
         [sys.executable, EXAMPLES / "plug_into_pipeline.py", "--help"], capture_output=True, text=True, check=False

@@ -67,6 +67,7 @@ def test_flow_of_a_gaussian_on_every_schedule(name: str, kind: str, options: dic
     assert float((got - problem.flow(schedule, x, schedule.t_max, end)).abs().max()) < 3e-4 + 3 * last**2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction", "flow_prediction", "score"])
 @everyone
 def test_what_the_network_predicts_does_not_matter(name: str, prediction: str) -> None:
@@ -208,6 +209,7 @@ def test_perfect_steps_go_to_the_end(name: str) -> None:
         assert info.rejected == 0 and info.nfe < 70 and not x.any()
 
 
+@pytest.mark.slow
 @everyone
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_dtype_of_state_and_network(name: str, dtype: torch.dtype) -> None:
@@ -365,6 +367,7 @@ def _slope(name: str, tolerances: list[float], **options: Any) -> tuple[float, l
     return float(np.polyfit(np.log(tolerances), np.log(errors), 1)[0]), errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "least"),
     [("dpm_adaptive", {}, 0.8), ("dpm_adaptive", {"order": 2}, 0.8), ("rk45", {}, 0.8), ("rk45", {"var": "t"}, 0.8)],

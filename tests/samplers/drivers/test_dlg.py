@@ -95,6 +95,7 @@ def test_trained_classifier_knows_the_level(trained: nn.Module) -> None:
     assert float((ratio < np.log(3)).float().mean()) > 0.8
 
 
+@pytest.mark.slow
 @everywhere
 def test_chains_end_on_the_mixture(kind: str, trained: nn.Module) -> None:
     """Closer to it than where they started, and about as close as its own samples are (0.002)."""
@@ -116,6 +117,7 @@ def test_chains_end_on_the_mixture(kind: str, trained: nn.Module) -> None:
     assert float((nearest.min(1).values < 3.5 * 0.4).float().mean()) > 0.99
 
 
+@pytest.mark.slow
 @everywhere
 @pytest.mark.parametrize("gibbs", ["argmax", "sample"])
 def test_exact_classifier_and_gibbs_steps(kind: str, gibbs: str) -> None:

@@ -73,6 +73,7 @@ def test_bad_arguments_are_named_before_any_call(name: str) -> None:
     assert denoiser.nfe == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in DRIVERS if DRIVERS[name].adaptive])
 def test_a_conditioned_network_sees_its_whole_batch(name: str) -> None:
     """One label a sample: every call has all of them, whoever has arrived; results are those of the samples alone."""

@@ -36,6 +36,7 @@ def check_law(schedule: NoiseSchedule, n: int, width: int, vector_time: bool) ->
     assert abs(float(got.std()) - problem.std) < 0.02 * problem.std + 3 * error / 2**0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [VP, NoiseSchedule.edm(), NoiseSchedule.flow()], ids=["vp", "edm", "flow"])
 @pytest.mark.parametrize("vector_time", [False, True])
 def test_law_of_gaussian_data(schedule: NoiseSchedule, vector_time: bool) -> None:
@@ -61,6 +62,7 @@ def on_path(denoiser: Denoiser, x: Tensor, seeds: list[int], n: int = 1000) -> T
     return x
 
 
+@pytest.mark.slow
 def test_rejected_noise_is_kept() -> None:
     """With a first step far too long every sample rejects, and still follows the path of the fixed-step reference."""
     seeds = [3, 4, 5]
@@ -98,6 +100,7 @@ def test_denoise_is_one_evaluation_more() -> None:
     assert torch.equal(*same)
 
 
+@pytest.mark.slow
 def test_half_the_evaluations_of_euler_maruyama() -> None:
     """Deviation of Gaussian data against a fine solution on the same paths: Euler-Maruyama with twice as many is worse."""
     problem = Gaussian()

@@ -112,6 +112,7 @@ def test_the_last_noise_is_left_out() -> None:
     assert torch.equal(*ends)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "predictor"), in_turn(SCHEDULES, ["reverse_diffusion", "ddpm"]))
 def test_gaussian_marginals(kind: str, predictor: str) -> None:
     """Mean and deviation of 60 samples of 2,000 elements at 200 evaluations: within 1.5 % (the estimates: 0.6 %, 0.2 %)."""
@@ -125,6 +126,7 @@ def test_gaussian_marginals(kind: str, predictor: str) -> None:
     assert abs(float(y.std()) / data.std - 1) < 0.015
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vp", "edm"])
 def test_correctors_help_at_few_steps(kind: str) -> None:
     """Energy distance to the mixture, whose own samples are within 0.001 of each other.

@@ -222,6 +222,7 @@ def test_embedded_digits_at_a_hundred_steps() -> None:
     assert table[1e-5][0] <= 25 and table[1e-5][1] < 1e-4
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_window(tmp_path: Any) -> None:
     """Each evaluates half; both return the first one's result, which is that of one process."""
     with socket.socket() as s:

@@ -28,6 +28,7 @@ def test_exact_classifier_gives_the_conditional_model(schedule: NoiseSchedule, p
             torch.testing.assert_close(guided.x0(x, t)[row : row + 1], expected, rtol=1e-7, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_order_of_convergence_is_the_solvers() -> None:
     """Slope 1 of DDIM and 2 of 2M, as without guidance; towards the exact conditional law."""
     guided = guidance.classifier(BOTH.denoiser(VP), logits_of(BOTH, VP), 1)

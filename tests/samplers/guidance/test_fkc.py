@@ -51,6 +51,7 @@ CFG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CFG)
 def test_any_table_and_any_noise_samples_the_target(name):
     options = dict(CFG[name])

@@ -2,10 +2,12 @@
 
 import re
 
+import pytest
 from example_runner import run
 from PIL import Image
 
 
+@pytest.mark.slow
 def test_what_two_experts_agree_on(tmp_path):
     out = tmp_path / "product.png"
     output = run("product_of_experts", "--particles", 6, "--nfe", 6, "--ess", 1, "--out", out)

@@ -121,6 +121,7 @@ METHODS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", list(METHODS))
 @pytest.mark.parametrize(
     ("field", "solver", "far"), [(None, "dpmpp_2m_sde", 0.1), (FIELD, "dpmpp_2m_sde", 0.1), (FIELD, "ddpm", 0.13)]
@@ -328,6 +329,7 @@ def test_solved_darcy_flow_has_no_residual(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_the_example_runs(tmp_path, monkeypatch):
     from click.testing import CliRunner
 

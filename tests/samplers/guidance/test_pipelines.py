@@ -113,6 +113,7 @@ def test_the_unknown_hears_of_the_known() -> None:
     torch.testing.assert_close(x0[:, :1], y[:, :1].expand(n, 1), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_multistep_solvers_keep_their_order() -> None:
     """With one z, what is known moves on a smooth path; impute, the form for predicted x0, is a smooth denoiser."""
     base = correlated()
@@ -283,6 +284,7 @@ def example(name: str, *arguments: Any) -> str:
     return result.output
 
 
+@pytest.mark.slow
 def test_example_of_classes(tmp_path: Path) -> None:
     output = example("guide_classes", "--images", 6, "--evaluations", 6, "--out", tmp_path / "rows.png")
     spent = [int(n) for n in re.findall(r"(\d+) evaluations", output)]

@@ -34,6 +34,7 @@ PLACES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("schedule", "prediction"), PLACES, ids=lambda v: v if isinstance(v, str) else "")
 def test_exact_covariance_samples_the_posterior(schedule, prediction):
     problem = Linear(schedule, prediction)
@@ -64,6 +65,7 @@ def test_the_length_of_a_shift_is_one_where_the_spread_is_right():
     torch.testing.assert_close(a, c, rtol=1e-9, atol=1e-9)  # with r^2 / noise^2, and J a number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_strength_does_not_depend_on_the_number_of_steps(name):
     problem = Linear()
@@ -71,6 +73,7 @@ def test_strength_does_not_depend_on_the_number_of_steps(name):
     assert abs(few - many) < 0.2 * max(many, 0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["exact_covariance", "dps", "mpgd"])
 @pytest.mark.parametrize(("solver", "order"), [("ddim", 1), ("dpmpp_2m", 2)])
 def test_guided_denoisers_keep_the_order_of_solvers(name, solver, order):

@@ -99,6 +99,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_batch(tmp_path):
     folder = str(HELPERS)
     command = [sys.executable, "-c", ACROSS.format(folder=folder)]

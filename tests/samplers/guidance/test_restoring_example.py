@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 import torch
 from example_runner import run
 from PIL import Image
@@ -11,6 +12,7 @@ from fewstep import Denoiser, load_demo_artefact, sample
 from fewstep.samplers import guidance
 
 
+@pytest.mark.slow
 def test_restoring_digits(tmp_path):
     out = tmp_path / "restored.png"
     output = run("restore_digits", "--images", 2, "--nfe", 10, "--published", 2, "--out", out)

@@ -89,6 +89,7 @@ def transformed(schedule: NoiseSchedule, steps: int, order: int, seed: int) -> T
     return replace(base, W=W.numpy().copy(), conserves="")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order, tolerance", [(1, 0.15), (2, 0.2)])
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize("kind", ["vp", "flow"])
@@ -114,6 +115,7 @@ def test_count_of_parameters(steps: int, order: int, count: int) -> None:
     assert knobs.count == count == sum(map(len, knobs.parameters.values())) - 1  # softmax has one too many
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order, nfe", [(1, 4), (2, 4), (2, 5)])
 @pytest.mark.parametrize("kind", SCHEDULES)
 def test_gradients_and_tables(kind: str, order: int, nfe: int) -> None:
@@ -144,6 +146,7 @@ def test_gradients_and_tables(kind: str, order: int, nfe: int) -> None:
         assert float((slopes - gradient).abs().max()) <= 1e-6 * float(gradient.abs().max()), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("mixture, shape", [(ring, (2,)), (sixteen, (16,))])
 def test_learning_helps(mixture: Any, shape: tuple[int, ...], order: int) -> None:
@@ -277,6 +280,7 @@ def test_gradients_of_the_bound(order: int, nfe: int) -> None:
             assert slope == pytest.approx(float(gradient[i]), rel=2e-4, abs=2e-4 * float(gradient.abs().max())), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, 2])
 def test_learning_by_the_bound(order: int) -> None:
     """The bound is lowered, and on the ring the error of fresh samples with it."""

@@ -55,6 +55,7 @@ def test_learn_tells_and_writes(made: tuple[Path, Result]) -> None:
     assert artefact.provenance["seeds"]["guard"] == {"from": 1000, "to": 1016}
 
 
+@pytest.mark.slow
 def test_json_is_for_machines(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     result = call("learn", model, "--nfe", 3, "--method", "dmn", *SMALL, "--out", file, "--json")
@@ -65,6 +66,7 @@ def test_json_is_for_machines(model: Path, tmp_path: Path) -> None:
     assert {line["stage"] for line in lines} >= {"fixed recipes", "dmn"} and lines[-1]["spent"] > 0
 
 
+@pytest.mark.slow
 def test_networks_in_low_precision(model: Path, tmp_path: Path) -> None:
     """--dtype is what the network is loaded in: it is asked in bfloat16, and the artefact says so. `joint` descends there."""
     file = tmp_path / "b.json"
@@ -81,6 +83,7 @@ def test_networks_in_low_precision(model: Path, tmp_path: Path) -> None:
     assert len(asked) >= 2 and set(asked) == {torch.bfloat16}
 
 
+@pytest.mark.slow
 def test_options_of_auto(model: Path, tmp_path: Path) -> None:
     """--set reaches what auto passes on: which refinements, and how long."""
     how = ("--set", "refine=newton", "--set", "auto.samples=12", "--nfe", 2, *SMALL, "-n", 32)
@@ -118,6 +121,7 @@ def test_compare_shows_it_beside_the_solvers(
     assert {p.name for p in tmp_path.iterdir()} == {"curves.png", "samples.png", "results.json"}
 
 
+@pytest.mark.slow
 def test_eval_finds_it_better_on_fresh_seeds(made: tuple[Path, Result], model: Path, tmp_path: Path) -> None:
     file, page = tmp_path / "told.json", tmp_path / "page.html"
     how = ("--nfe", 3, "-n", 12, "--against", "unipc", "--json", file, "--html", page)
@@ -143,11 +147,13 @@ def spoilt(file: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_eval_of_a_worse_one_is_a_failure(made: tuple[Path, Result], model: Path, tmp_path: Path) -> None:
     result = call("eval", spoilt(made[0], tmp_path), model, "--nfe", 4, "-n", 8)
     assert result.exit_code == 1 and "worse" in result.stdout and "Traceback" not in result.output, result.output
 
 
+@pytest.mark.slow
 def test_curves_take_an_artefact_as_a_solver(made: tuple[Path, Result], model: Path) -> None:
     from fewstep.eval import paired
 
@@ -195,6 +201,7 @@ def stopping() -> Iterator[None]:
     METHODS.remove("stopping")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stopping")
 def test_interrupt_keeps_the_best_so_far(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.json"
@@ -204,6 +211,7 @@ def test_interrupt_keeps_the_best_so_far(model: Path, tmp_path: Path) -> None:
     assert artefact.nfes == (3,) and artefact.tables[0].stages[-1]["interrupted"]
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_leaves_the_file(
     made: tuple[Path, Result], model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

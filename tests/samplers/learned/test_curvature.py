@@ -60,6 +60,7 @@ def test_nothing_is_mixed_where_nothing_can_be_measured() -> None:
     assert set(noisy.parameters) == set(ALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sixteen", "third"])
 def test_descents_go_farther_in_as_many_steps(name: str) -> None:
     found = {}

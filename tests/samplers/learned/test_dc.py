@@ -99,6 +99,7 @@ def distance(problem: Any, start: Tableau, ratios: np.ndarray, k: int, time: str
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("solver", "time"), [("dpmpp_2m", "t"), ("unipc", "t"), ("dpmpp_2m", "lam")])
 def test_each_ratio_is_the_least_of_a_scan(solver: str, time: str) -> None:
     problem = task(sixteen(), (16,), 5, train=16, valid=4)

@@ -43,6 +43,7 @@ def test_a_pipeline_plays_it(guidance: float | None) -> None:
         assert torch.isfinite(found).all() and len(calls) == nfe
 
 
+@pytest.mark.slow
 def test_fresh_samples_are_nearer_to_a_long_run(guidance: float | None) -> None:
     """12 seeds that neither learning nor its guard had, in five evaluations, against solvers on their usual grids."""
     problem = Problem("demo", guidance=guidance)

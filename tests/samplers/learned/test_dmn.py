@@ -73,6 +73,7 @@ def test_first_order_does_not_depend_on_what_is_combined():
     assert bound(tables[1], 1.5) == pytest.approx(bound(tables[0], 1.5), rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MIXTURES)
 @pytest.mark.parametrize(("nfe", "taper"), [(5, True), (5, False), pytest.param(8, True, marks=pytest.mark.slow)])
 def test_better_than_uniform_in_log_snr(name, nfe, taper):

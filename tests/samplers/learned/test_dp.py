@@ -94,6 +94,7 @@ class TestAdditive:
 class TestState:
     """DP over the solver's own state."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", MIXTURES)
     @pytest.mark.parametrize("nfe", [4, pytest.param(5, marks=pytest.mark.slow)])
     @pytest.mark.parametrize("taper", [True, False])
@@ -185,6 +186,7 @@ class TestState:
         assert t.judge(both) <= t.judge(one)
         assert both.options["lower_order_final"] is True  # worth a factor there
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("schedule", ["edm", "flow", "vp_scaled", "zero_snr"])
     @pytest.mark.parametrize("solver", ["dpmpp_2m", "unipc", "heun"])
     def test_a_full_beam_is_the_best_of_all_on_every_schedule(self, schedule, solver):

@@ -33,6 +33,7 @@ def gaussian(schedule: NoiseSchedule) -> Denoiser:
     return Axes(MEAN, STD, torch.ones(1)).denoiser(schedule)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SCHEDULES)
 def test_one_step_is_exact_on_an_axis_aligned_gaussian(kind: str) -> None:
     """l = sigma^2 / (alpha^2 v + sigma^2) leaves N without x: all that is left to the step is quadrature and splines."""
@@ -72,6 +73,7 @@ def forward_ring() -> Denoiser:
     return Denoiser(fn, VP, "sample")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vp", "velocity"])
 def test_forward_mode_is_the_difference(kind: str) -> None:
     denoiser = forward_ring()
@@ -101,6 +103,7 @@ def test_forward_mode_is_the_difference(kind: str) -> None:
         assert np.array_equal(getattr(one, name), getattr(three, name))
 
 
+@pytest.mark.slow
 def test_statistics_are_the_least_squares_of_their_definition() -> None:
     """On a lattice of one's own, with derivatives along the runs taken from the runs themselves."""
     problem = task(sixteen(), (16,), 4, train=48, valid=4, teacher={"nfe": 400})

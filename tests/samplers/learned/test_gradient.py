@@ -61,6 +61,7 @@ def test_a_start_that_is_the_best_is_returned_itself() -> None:
         assert fn(made, begin, **{**QUICK, "steps": 4, "lr": 0.0}) is begin
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHOD_CASES)
 def test_every_method_improves_and_is_repeatable(name: str) -> None:
     """Forty small steps lower the validation score of a good fixed recipe, and do so the same way twice."""
@@ -80,6 +81,7 @@ def test_each_method_is_registered() -> None:
         assert METHODS[name].gradients and METHODS[name].reference
 
 
+@pytest.mark.slow
 def test_what_each_method_moves() -> None:
     """Nothing but what it says: network times, the grid, or weights that keep the solver's own grid."""
     made = small()
@@ -94,6 +96,7 @@ def test_what_each_method_moves() -> None:
     assert joint(made, begin, **QUICK).conserves == "x0 eps" and bns(made, begin, **QUICK).conserves == ""
 
 
+@pytest.mark.slow
 def test_ball_of_radius_zero_is_no_ball() -> None:
     """With r = 0 the descent is the plain one to the last bit; with r > 0 it is another."""
     found = [ld3(small(), start(small()), ball=ball, **{**QUICK, "steps": (5, 10)}) for ball in (0.0, 0.5, "card")]
@@ -125,6 +128,7 @@ def _played(run: Any, part: Any) -> Tensor:
         return play(part, run.knobs.start, run.knobs.coefficients(), run.noise.start(part))[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [*LOSSES, lambda x0, truth: (x0 - truth).abs().flatten(1).mean(1)])
 @pytest.mark.parametrize("optimizer", ["adam", "lion"])
 def test_losses_and_optimizers(loss: Any, optimizer: str) -> None:
@@ -155,6 +159,7 @@ def test_lion_by_hand() -> None:
     torch.testing.assert_close(p.detach(), torch.tensor([1 - 0.1 - 0.1, 1 + 0.1 - 0.1], dtype=torch.float64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method, options", [(joint, {}), (ld3, {"ball": 0.05, "steps": (10, 20)}), (s4s, {})])
 @pytest.mark.parametrize("stop", [4])
 def test_resumed_is_uninterrupted(method: Any, options: dict[str, Any], stop: int, tmp_path: Any) -> None:
@@ -243,6 +248,7 @@ def test_time_is_kept() -> None:
     assert [p.step for p in told] == [0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["flow", "edm", "sde"])
 def test_other_schedules_and_noise(kind: str) -> None:
     """Flow matching, EDM down to sigma = 0, and a stochastic solver against its own limit on the same Brownian paths."""

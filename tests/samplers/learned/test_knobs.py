@@ -72,6 +72,7 @@ def loss_of(knobs: Knobs, learnt: Problem, **how: Any) -> Tensor:
     return play(learnt.part(range(8)), knobs.start, knobs.coefficients(), **how)[-1].square().mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "kind"), in_turn(["dpmpp_2m", "unipc", "heun", "dpmpp_2m_sde"], ["vp", "flow", "edm"])
 )

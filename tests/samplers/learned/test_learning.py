@@ -85,6 +85,7 @@ def test_a_cheat_is_not_believed(cheat: str) -> None:
     assert one.report["best_fixed_recipe"] == min(one.report["fixed"], key=one.report["fixed"].get)
 
 
+@pytest.mark.slow
 def test_same_spec_same_file(tmp_path: Path) -> None:
     first = text(run(["iia", "d_ode"], [4, 6]), tmp_path)
     assert first == text(run(["iia", "d_ode"], [4, 6]), tmp_path)
@@ -145,7 +146,7 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("at", [("iia", 4), ("d_ode", 6)])
+@pytest.mark.parametrize("at", [("iia", 4), pytest.param(("d_ode", 6), marks=pytest.mark.slow)])
 def test_killed_and_resumed(tmp_path: Path, at: tuple[str, int]) -> None:
     expected = text(run(["iia", "d_ode"], [4, 6]), tmp_path)
 

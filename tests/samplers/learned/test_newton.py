@@ -70,6 +70,7 @@ def test_planted_knobs_are_reached(schedule: NoiseSchedule, power: float) -> Non
     assert problem.judge(newton(problem, start, power=power, rounds=20)) < 1e-3 * before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ring", pytest.param("sixteen", marks=pytest.mark.slow)])
 def test_a_few_rounds_take_away_a_third_and_more_without_gradients(name: str) -> None:
     """From the best of the fixed grids, through a network that torch cannot differentiate."""
@@ -108,6 +109,7 @@ def test_other_solvers(solver: str) -> None:
     assert problem.judge(newton(problem, start, rounds=2)) < 0.8 * problem.judge(start)
 
 
+@pytest.mark.slow
 def test_with_noise_weights_and_times_are_learned_on_the_samples_own_paths() -> None:
     """The reference is a longer run on the same Brownian paths; the grid, by which they have no derivative, stays."""
     problem = task(ring(), (2,), 4, train=24, valid=24, teacher={"solver": "dpmpp_2m_sde", "nfe": 32})

@@ -50,6 +50,7 @@ def one(variance: float, schedule: NoiseSchedule | None = None) -> Denoiser:
 
 
 class TestS3:
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", MIXTURES)
     def test_a_budget_of_the_whole_space_is_an_enumeration(self, name):
         t = learnable(name, 5)
@@ -88,6 +89,7 @@ class TestS3:
         every = [train_score(t, base(t, "unipc", order=order)) for order in orders]
         assert train_score(t, found) == min(every)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("schedule", SCHEDULES)
     def test_every_schedule(self, schedule):
         """Choices that cannot run there, such as eps where alpha = 0, lose; the start's own grid is among the others."""
@@ -222,6 +224,7 @@ class TestPolish:
         table = METHODS.find("polish").fn(t, start, evaluations=60, measure="score")
         assert train_score(t, table) < 0.8 * train_score(t, start)
 
+    @pytest.mark.slow
     def test_solvers_with_noise(self):
         t = learnable("ring", 4, train=16, valid=8, teacher={"solver": "dpmpp_2m_sde", "nfe": 40})
         start = base(t, "dpmpp_2m_sde")

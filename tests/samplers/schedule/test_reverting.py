@@ -117,6 +117,7 @@ def test_clipping_acts_on_clean_samples_of_x() -> None:
     assert float((got - sample(of_x, MU + y, "dpmpp_2m", 9, mu=MU)).abs().max()) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theta", THETAS)
 @pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpmpp_2m", 2)])
 def test_order_of_the_paper_s_solvers(name: str, order: int, theta: str) -> None:

@@ -186,6 +186,7 @@ ORDERS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("order", "options", "expected"), ORDERS)
 def test_order_with_any_smooth_statistics(order: int, options: dict[str, Any], expected: int) -> None:
     declared = build("dpm_solver_v3", VP, 9, "logsnr", t_end=1e-3, statistics=made(), order=order, **options).order

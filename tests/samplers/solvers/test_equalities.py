@@ -66,6 +66,7 @@ def test_first_order_methods_are_one(kind: str) -> None:
         close(run(kind, name, **options), ddim)
 
 
+@pytest.mark.slow
 @everywhere
 def test_prediction_types_give_one_result(kind: str) -> None:
     for name in ODE:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from problems import in_turn
 from torch import Tensor
 
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, build, sample
@@ -67,8 +68,7 @@ def check_spent(name: str, kind: str, counts: Iterable[int]) -> None:
         assert SOLVERS[name].stochastic or float(x[0, 0]) == pytest.approx(end, abs=1e-7)
 
 
-@pytest.mark.parametrize("kind", QUICK)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "kind"), in_turn(NAMES, QUICK))
 def test_exactly_n_evaluations_inside_the_grid(name: str, kind: str) -> None:
     check_spent(name, kind, COUNTS)
 

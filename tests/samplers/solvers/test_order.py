@@ -115,6 +115,7 @@ def test_published_three_step_weights_are_second_order() -> None:
     assert measured("vp", "dpmpp_3m", variant="public") == pytest.approx(2, abs=0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("interpolation", "kept"), [("cubic", True), ("log_sigma", False)])
 def test_discrete_schedules_keep_order_three_where_they_are_smooth(interpolation: str, kept: bool) -> None:
     """A network with its own smooth noise law sees the training index; the solver knows only the law's table."""

@@ -35,6 +35,7 @@ def test_the_way_of_a_run_with_two_intervals(schedule: NoiseSchedule) -> None:
     assert {draw.path for row in range(table.nfe) for draw in table.draws(row)} == {1, 2, 3, 4, 5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 @pytest.mark.parametrize("base", ["heun", "ddim", "dpmpp_2m", "unipc", "dpm_3", "deis"])
 def test_every_number_of_evaluations_and_any_base(base: str, schedule: NoiseSchedule) -> None:

@@ -62,6 +62,7 @@ WEAK_CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["vp", pytest.param("edm", marks=pytest.mark.slow), pytest.param("flow", marks=pytest.mark.slow)]
 )
@@ -116,9 +117,8 @@ STRONG = {
 }  # churn is switched on and off; Restart's noises do not depend on the grid
 
 
-@pytest.mark.parametrize(
-    "kind", ["vp", pytest.param("edm", marks=pytest.mark.slow), pytest.param("flow", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["vp", "edm", "flow"])
 @pytest.mark.parametrize("name", CONVERGENT)
 def test_strong_order_on_a_brownian_path(name: str, kind: str) -> None:
     """One seed, one image: the distance between n and 4 n evaluations falls with n at the strong order."""
@@ -130,8 +130,7 @@ def test_strong_order_on_a_brownian_path(name: str, kind: str) -> None:
     assert STRONG.get(name, 1.0) - 0.25 < slope < STRONG.get(name, 1.0) + 0.6
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("noise", ["independent", "brownian"])
+@pytest.mark.parametrize(("name", "noise"), in_turn(NAMES, ["independent", "brownian"]))
 def test_a_sample_is_the_same_alone_and_in_any_batch(name: str, noise: str) -> None:
     """Bit for bit, for a network that works element by element; again and again; whatever the dtype's neighbours are."""
     gaussian, seeds = Gaussian(0.7, 0.3), [5, 6, 2**63 + 7]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from paths import FULL, close, everywhere, path, run
-from problems import Mixture, starts
+from problems import Mixture, in_turn, starts
 from torch import Tensor
 
 from fewstep.samplers import Denoiser, NoiseSchedule, build, sample
@@ -86,9 +86,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", SINGULAR)
-@pytest.mark.parametrize(("name", "options"), CASES, ids=[f"{n}-{i}" for i, (n, _) in enumerate(CASES)])
-def test_any_number_of_evaluations_from_any_start_to_any_end(name: str, options: dict[str, Any], kind: str) -> None:
+@pytest.mark.parametrize(("case", "kind"), in_turn(CASES, SINGULAR))
+def test_any_number_of_evaluations_from_any_start_to_any_end(case: tuple[str, dict[str, Any]], kind: str) -> None:
+    name, options = case
     schedule = SINGULAR[kind]
     x = starts(schedule, float(schedule.t_max), 4)
     for nfe in (1, 2, 3, 4, 7, 12):
@@ -140,6 +140,7 @@ WEAK = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options", "order"), WEAK, ids=[f"{n}-{i}" for i, (n, _, _) in enumerate(WEAK)])
 def test_weak_order_of_options(name: str, options: dict[str, Any], order: int) -> None:
     """Errors of the deviation between 96 and 384 steps; the declared order follows the options."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from problems import BLIND, PREDICTIONS, Gaussian, Mixture, output, starts
+from problems import BLIND, PREDICTIONS, Gaussian, Mixture, in_turn, output, starts
 from torch import Tensor
 
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, NoiseSource, Tableau, build, sample
@@ -200,9 +200,9 @@ CASES += [("unipc", {"order": 4, "form": "eps"}), ("unipc", {"disable_corrector"
 CASES += [("unipc", {"corrector": False}), ("deis_rho_rk", {"method": "rk4"}), ("lms", {"order": 2})]
 
 
-@pytest.mark.parametrize("kind", SCHEDULES)
-@pytest.mark.parametrize(("name", "options"), CASES, ids=[f"{n}-{'-'.join(o)}" for n, o in CASES])
-def test_execution_equals_the_definition(name: str, options: dict[str, Any], kind: str) -> None:
+@pytest.mark.parametrize(("case", "kind"), in_turn(CASES, SCHEDULES))
+def test_execution_equals_the_definition(case: tuple[str, dict[str, Any]], kind: str) -> None:
+    name, options = case
     schedule = SCHEDULES[kind]
     x = starts(schedule, schedule.t_max, 5)
     for prediction in PREDICTIONS:
@@ -219,8 +219,7 @@ def clip(x: Tensor) -> Tensor:
     return x.clamp(-0.4, 0.4)
 
 
-@pytest.mark.parametrize("kind", SCHEDULES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "kind"), in_turn(NAMES, SCHEDULES))
 def test_clipping_equals_the_longhand_loop(name: str, kind: str) -> None:
     schedule = SCHEDULES[kind]
     x, prediction = starts(schedule, schedule.t_max, 5), "v_prediction"
