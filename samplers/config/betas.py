@@ -62,3 +62,16 @@ def zero_terminal_snr(alphas_cumprod: ArrayLike, floor: float = 0.0) -> Array:
         levels = np.append(np.log(a[kept]), 0.5 * np.log(floor))
         a = np.where(a > np.sqrt(floor), a, np.exp(np.interp(index, np.append(kept, index[-1]), levels)))
     return a**2
+
+
+def wuerstchen_table(s: float = 0.008, scaler: float = 1.0, n: int = 1000) -> Array:
+    """alpha^2 = cos((r + s) / (1 + s) pi / 2)^2 / cos(s / (1 + s) pi / 2)^2 at r = 1/n .. 1, within [1e-4, 0.9999].
+
+    scaler: r <- r^scaler below 1, 1 - (1 - r)^scaler above. Ties at the two limits are broken by 1e-9, so that it falls.
+    (Pernias et al., Wuerstchen, 2023, arXiv 2306.00637.)
+    """
+    r = np.arange(1, n + 1) / n
+    r = r**scaler if scaler < 1 else 1 - (1 - r) ** scaler
+    scale = 0.5 * np.pi / (1 + s)
+    table = np.clip((np.cos((r + s) * scale) / np.cos(s * scale)) ** 2, 1e-4, 0.9999)
+    return np.asarray(table * (1 - 1e-9 * np.arange(n)))

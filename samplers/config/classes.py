@@ -1,4 +1,4 @@
-"""What diffusers scheduler configs mean: kinds of model, beta tables, and the habits of each scheduler class."""
+"""What diffusers scheduler configs mean: kinds of model, alpha tables, and the habits of each scheduler class."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from fewstep.samplers.config.betas import betas, zero_terminal_snr
+from fewstep.samplers.config.betas import betas, wuerstchen_table, zero_terminal_snr
+from fewstep.samplers.config.known_classes import KNOWN, Config, class_name, completed, known
 from fewstep.samplers.schedule.base import Array
 
-Config = Mapping[str, Any]
 PURE_NOISE = 2.0**-24  # last alpha^2 that diffusers writes for zero terminal SNR
 
 
@@ -30,11 +30,15 @@ class Convention:
     clips: bool | None = None  # default of clip_sample; None: not an option of the class
     thresholds: bool = False  # thresholding is an option of the class
     literal: bool = False  # zero terminal SNR means alpha = 0 exactly, not 2**-12
+    distilled: bool = False  # times are those of distillation, by original_inference_steps
 
 
 _DATA = Convention(rounds=("use_karras_sigmas",), thresholds=True, end="final_sigmas_type")
 _KARRAS = Convention(closed=True, whole=False)
 _STEPS = Convention(closed=True, spacing="leading", end="set_alpha_to_one")
+_DDIM = replace(_STEPS, clips=True, thresholds=True, literal=True)
+_DDPM = replace(_DDIM, end="zero")
+_KDPM2 = replace(_KARRAS, rounds=("use_karras_sigmas",))
 CONVENTIONS: dict[str, Convention] = {
     "DPMSolverMultistepScheduler": replace(
         _DATA, rounds=("use_karras_sigmas", "use_lu_lambdas"), truncates="squaredcos_cap_v2"
@@ -47,13 +51,23 @@ CONVENTIONS: dict[str, Convention] = {
     "EulerAncestralDiscreteScheduler": _KARRAS,
     "HeunDiscreteScheduler": replace(_KARRAS, clips=False),
     "LMSDiscreteScheduler": _KARRAS,
-    "KDPM2DiscreteScheduler": replace(_KARRAS, rounds=("use_karras_sigmas",)),
+    "KDPM2DiscreteScheduler": _KDPM2,
+    "KDPM2AncestralDiscreteScheduler": _KDPM2,
     "DPMSolverSDEScheduler": _KARRAS,
-    "DDIMScheduler": replace(_STEPS, clips=True, thresholds=True, literal=True),
+    "DDIMScheduler": _DDIM,
+    "DDIMParallelScheduler": _DDIM,
+    "CogVideoXDDIMScheduler": replace(_STEPS, literal=True),  # says clip_sample, and does not clip
+    "CogVideoXDPMScheduler": replace(_STEPS, literal=True),
     "PNDMScheduler": replace(_STEPS, default_end="sigma_min"),
-    "DDPMScheduler": replace(_STEPS, end="zero", clips=True, thresholds=True, literal=True),
+    "DDPMScheduler": _DDPM,
+    "DDPMParallelScheduler": _DDPM,
+    "UnCLIPScheduler": Convention(closed=True, spacing_fixed=True, clips=True),
+    "DDPMWuerstchenScheduler": Convention(spacing="trailing", spacing_fixed=True, end="sigma_min"),
+    "LCMScheduler": Convention(closed=True, clips=False, thresholds=True, distilled=True),
+    "TCDScheduler": Convention(closed=True, end="sigma_min", distilled=True),
 }
-FLOW_CLASSES = tuple(name for name, rule in CONVENTIONS.items() if not rule.closed)  # those with use_flow_sigmas
+# those with use_flow_sigmas
+FLOW_CLASSES = tuple(name for name, rule in CONVENTIONS.items() if not rule.closed and not KNOWN[name].sticks)
 
 # Solver name, or the beginning of it -> the diffusers class whose habits apply.
 CLASS_OF_SOLVER: dict[str, str] = {
@@ -74,27 +88,18 @@ CLASS_OF_SOLVER: dict[str, str] = {
     "pndm": "PNDMScheduler",
     "plms": "PNDMScheduler",
 }
-# Beta tables of classes whose defaults are not linear 1e-4..0.02.
 _BETAS = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "num_train_timesteps": 1000}
-_LATENT = {"beta_start": 0.00085, "beta_end": 0.012}
-_SCALED = {**_LATENT, "beta_schedule": "scaled_linear"}
-_BETAS_OF_CLASS: dict[str, dict[str, Any]] = {
-    "HeunDiscreteScheduler": _LATENT,
-    "KDPM2DiscreteScheduler": _LATENT,
-    "KDPM2AncestralDiscreteScheduler": _LATENT,
-    "DPMSolverSDEScheduler": _LATENT,
-    "LCMScheduler": _SCALED,
-    "TCDScheduler": _SCALED,
-    "CogVideoXDDIMScheduler": {**_SCALED, "snr_shift_scale": 3.0},
-    "CogVideoXDPMScheduler": {**_SCALED, "snr_shift_scale": 3.0},
-    "UnCLIPScheduler": {"beta_schedule": "squaredcos_cap_v2"},
-}
 
 
 def as_config(config: Any) -> dict[str, Any]:
-    """A plain dict from a config mapping or a scheduler object; a scheduler adds its class name."""
+    """A plain dict from a config mapping or a scheduler object; a scheduler adds its class name.
+
+    A subclass of a known class is read as that.
+    """
     if not isinstance(config, Mapping) and isinstance(own := getattr(config, "config", None), Mapping):
-        config = {"_class_name": type(config).__name__, **own}
+        names = [base.__name__ for base in type(config).__mro__]
+        name = next((name for name in names if name in KNOWN or name == "Scheduler"), names[0])
+        config = {**own, "_class_name": name}
     if not isinstance(config, Mapping):
         raise ValueError(
             f"expected a scheduler or its config (a dict); got {type(config).__name__}. Pass `pipe.scheduler.config`."
@@ -109,10 +114,10 @@ def explicit(config: Config) -> dict[str, Any]:
 
 
 def class_of(config: Config, solver: str | None) -> str:
-    """The diffusers class that belongs to a solver; without one, the config's own class if it is known."""
-    if solver is None:
-        own = str(config.get("_class_name"))
-        own = "UniPCMultistepScheduler" if own == "None" and "disable_corrector" in config else own
+    """The diffusers class that belongs to a solver; the config's own where its times are its own, or without a solver."""
+    own, rule = class_name(config), known(config)
+    if solver is None or (rule is not None and rule.sticks):
+        own = "UniPCMultistepScheduler" if own is None and "disable_corrector" in config else own
         return own if own in CONVENTIONS else CLASS_OF_SOLVER[""]
     if solver in CONVENTIONS:
         return solver
@@ -125,22 +130,34 @@ def convention(config: Config, solver: str | None = None) -> Convention:
 
 
 def kind_of(config: Config) -> str:
-    """The kind of model: "flow", "edm", "ve", "vp" (continuous), "sigma" (VP labelled by log sigma / 4) or "table"."""
-    name = str(config.get("_class_name", ""))
-    has_betas = any(key in config for key in ("beta_schedule", "beta_start", "beta_end", "trained_betas"))
-    if flow_mode(config) or "FlowM" in name:
+    """The kind of model: "flow", "edm", "ve", "vp" (continuous), "angle" (x = cos t x0 + sin t z), or of betas "table".
+
+    Of tables, "sigma" is labelled by log sigma / 4, and "ve" networks that predict x0 see the state over alpha: "scaled".
+    """
+    rule = known(config)
+    _contradictions(config)
+    if flow_mode(config):
         return "flow"
+    kind = _by_entries(config) if rule is None else rule.kind
+    if kind != "table":
+        return kind
+    if config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction":
+        return "sigma"
+    return "scaled" if config.get("prediction_type") == "original_sample" else "table"
+
+
+def _by_entries(config: Config) -> str:
+    """The kind of model of a config without a class."""
+    has_betas = any(key in config for key in ("beta_schedule", "beta_start", "beta_end", "trained_betas"))
     if not has_betas and any(key in config for key in ("shift", "base_shift", "use_dynamic_shifting")):
         return "flow"
     if "sigma_data" in config:
-        return "edm"
+        return "angle" if config.get("prediction_type") == "trigflow" else "edm"
     if "sampling_eps" in config and "sigma_max" in config:
         return "ve"
     if "beta_min" in config and "beta_max" in config:
         return "vp"
-    if config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction":
-        return "sigma"
-    if has_betas or (name.endswith("Scheduler") and "num_train_timesteps" in config):
+    if has_betas or (config.get("_class_name") == "Scheduler" and "num_train_timesteps" in config):
         return "table"
     entries = ", ".join(sorted(key for key in config if not key.startswith("_"))) or "none"
     raise ValueError(
@@ -149,15 +166,45 @@ def kind_of(config: Config) -> str:
     )
 
 
+LABELS = {"CosineDPMSolverMultistepScheduler": "audio", "CMStochasticIterativeScheduler": "consistency"}
+
+
+def label_of(config: Config) -> str:
+    """How an EDM network in diffusers is told its level: "log", "audio" or "consistency", see LabelledEDM."""
+    if class_name(config) is None:
+        return "log" if "rho" in config else "audio"  # only the class for audio has configs without rho
+    return LABELS.get(str(class_name(config)), "log")
+
+
 def flow_mode(config: Config) -> bool:
     """A flow model described in the config of a VP class (use_flow_sigmas, flow_shift), not in that of a flow class."""
-    own = "FlowM" not in str(config.get("_class_name", ""))
+    rule = known(config)
+    own = rule is None or rule.kind == "table"
     return own and bool(config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction")
+
+
+def _contradictions(config: Config) -> None:
+    """ValueError where a config says one thing twice, differently; what nobody chose is not said."""
+    chosen = explicit(config)
+    shifts = {float(s) for key in ("shift", "flow_shift") if isinstance(s := chosen.get(key), (int, float)) and s != 1}
+    if len(shifts) > 1:
+        raise ValueError(
+            f"this config says the shift of its flow twice: shift={chosen['shift']}, flow_shift={chosen['flow_shift']}. "
+            "Remove one of them."
+        )
+    maps = [key for key in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas") if chosen.get(key)]
+    form = chosen.get("sigma_schedule")
+    if maps and form is not None and maps != [f"use_{form}_sigmas"]:
+        raise ValueError(
+            f"this config spreads its sigmas twice: sigma_schedule={form!r} and {' and '.join(maps)}. Remove one of them."
+        )
 
 
 def table_of(config: Config, floor: float = PURE_NOISE) -> Array:
     """alpha^2 at the training steps, float64; with zero terminal SNR the last entry is `floor`."""
-    c = {**_BETAS, **_BETAS_OF_CLASS.get(str(config.get("_class_name")), {}), **config}
+    c = {**_BETAS, **completed(config)}
+    if class_name(config) == "DDPMWuerstchenScheduler":
+        return wuerstchen_table(float(c["s"]), float(c["scaler"]), int(c["num_train_timesteps"]))
     if c.get("trained_betas") is not None:
         beta: Array = np.asarray(c["trained_betas"], np.float64)
         if beta.ndim != 1 or len(beta) < 2 or not (np.isfinite(beta) & (beta > 0) & (beta <= 1)).all():

@@ -14,7 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fewstep.samplers.config.classes import as_config, kind_of
+from fewstep.samplers.config.distilled import angle_levels
 from fewstep.samplers.config.flows import flow_levels
+from fewstep.samplers.config.known_classes import class_name
+from fewstep.samplers.config.sigma_maps import Levels
 from fewstep.samplers.config.spacing import sigma_levels, table_levels
 from fewstep.samplers.grids.grid_entry import sigmas_to_times
 from fewstep.samplers.grids.making import make_grid
@@ -63,6 +66,8 @@ def grid_from_config(
     given, shown = given_numbers("sigmas", sigmas), given_numbers("timesteps", timesteps, sigmas is not None, least)
     if given is not None and len(given) > 1 and given[-1] == 0:
         given = given[:-1]
+    if kind == "angle" and shown is not None and len(shown) > 1 and shown[-1] == 0:
+        shown = shown[:-1]
     n = agreed_count(n, given, shown)
     if kind == "vp":
         times = make_grid("uniform", schedule, n)
@@ -71,10 +76,19 @@ def grid_from_config(
         elif shown is not None:
             times = make_grid(np.append(schedule.time_of_model(shown), schedule.t_end), schedule, n)
         return ConfigGrid(times, np.asarray(schedule.model_time(times[:-1]) if shown is None else shown, np.float64))
+    if class_name(config) == "FlowMapEulerDiscreteScheduler" and solver not in (None, "euler", "ddim"):
+        raise ValueError(
+            f"the network of a FlowMapEulerDiscreteScheduler averages the velocity over the step it is told, so that only "
+            f"'euler' and 'ddim' are right; got {solver!r}."
+        )
+    if kind == "angle" and given is None:
+        return ConfigGrid(*angle_levels(config, n, shown))
     if kind == "flow":
         found = flow_levels(config, solver, n, given, shown, mu)
     elif kind in ("edm", "ve"):
-        found = sigma_levels(config, schedule, kind, n, given, shown)
+        found = sigma_levels(config, schedule, solver, n, given, shown)
+    elif kind == "angle":
+        found = Levels(given, given, "zero")  # type: ignore[arg-type]
     else:
         found = table_levels(config, schedule, solver, n, given, shown)
     last = 0.0
@@ -85,7 +99,8 @@ def grid_from_config(
     if not (np.diff(times) < 0).all():
         raise ValueError(f"the levels of this config do not decrease over {n} steps: {found.levels}.")
     if shown is None:
-        shown = np.asarray(schedule.model_time(times[:-1]) if kind == "sigma" else found.shown, np.float64)
+        labelled = kind in ("sigma", "angle")
+        shown = np.asarray(schedule.model_time(times[:-1]) if labelled else found.shown, np.float64)
     return ConfigGrid(times, mirrored(shown))
 
 

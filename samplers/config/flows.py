@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,16 +12,29 @@ from fewstep.samplers.config.classes import (
     CLASS_OF_SOLVER,
     CONVENTIONS,
     FLOW_CLASSES,
-    Config,
     class_of,
     explicit,
     flow_mode,
     levels_of,
     table_of,
 )
+from fewstep.samplers.config.distilled import fixed_times
+from fewstep.samplers.config.known_classes import Config, class_name, completed
 from fewstep.samplers.config.sigma_maps import RAMPS, Levels, end_of, ramped, sigma_map_of
 from fewstep.samplers.grids.flow_shift import dynamic_shift, shift_time, stretch_to_terminal
 from fewstep.samplers.schedule.base import Array
+
+ONCE = "shift_once"  # config entry of ours: what Scheduler.from_config(shift="once") writes
+EVEN_CLASSES = ("MiniMaxH3Scheduler", "FlowMapEulerDiscreteScheduler")
+TWICE = (
+    "this flow config's shift of {shift:g} acts twice, as in diffusers: on the training range, and on the steps within it. "
+    'Scheduler.from_config(config, shift="once") shifts once.'
+)
+MISMATCHED = (
+    "explicit `timesteps` go to the network as they are, while their noise levels are shifted by {shift:g}, as in diffusers, "
+    "so that the two do not belong together. Pass `sigmas` as well, or make pairs of them by "
+    'Scheduler.from_config(config, shift="once").'
+)
 
 
 def flow_levels(
@@ -30,29 +45,59 @@ def flow_levels(
     timesteps: Array | None,
     mu: float | None,
 ) -> Levels:
-    """Flow times. A flow class shifts its already shifted range once more; explicit sigmas are shifted once."""
-    total, mode = int(config.get("num_train_timesteps", 1000)), flow_mode(config)
-    static = float(config.get("flow_shift" if mode else "shift") or 1.0)
-    dynamic = bool(config.get("use_dynamic_shifting"))
+    """Flow times.
+
+    As in diffusers, a flow class shifts its already shifted range once more, and explicit sigmas once; explicit times go to
+    the network as they are, while their levels are shifted. Both are told once, and `shift_once` shifts once, or not
+    at all where times are given, so that levels and times are pairs.
+    """
+    c, mode, once = completed(config), flow_mode(config), bool(config.get(ONCE))
+    total = int(c.get("num_train_timesteps", 1000))
+    static = float(c.get("flow_shift" if mode else "shift") or 1.0)
+    dynamic = bool(c.get("use_dynamic_shifting"))
     if dynamic and mu is None:
         raise ValueError("this config uses dynamic shifting: pass `mu` (pipelines derive it from the image size).")
-    shift = dynamic_shift(float(mu), config.get("time_shift_type") or "exponential") if dynamic else static  # type: ignore[arg-type]
+    shift = dynamic_shift(float(mu), c.get("time_shift_type") or "exponential") if dynamic else static  # type: ignore[arg-type]
+    paired = timesteps is not None and sigmas is None
+    verbatim = class_name(config) == "MiniMaxH3Scheduler" and (sigmas is not None or paired)
+    as_given = verbatim or (once and paired)
 
     def moved(s: Array) -> Array:
-        s, terminal = shift_time(s, shift), config.get("shift_terminal")
+        if as_given:
+            return s
+        s, terminal = shift_time(s, shift), c.get("shift_terminal")
         return stretch_to_terminal(s, terminal) if terminal else s
 
     base = sigmas if sigmas is not None or timesteps is None else timesteps / total
+    if paired and shift != 1 and not as_given:
+        _tell(MISMATCHED.format(shift=shift))
     if mode:
         return _of_vp_class(config, solver, n, total, base, moved)
     if base is None:
-        ends = np.array([1.0, 1 / total])
-        first, last = ends if dynamic else shift_time(ends, static)
-        base = np.linspace(first, last, n)
+        base = _range_of_class(config, n, total, 1.0 if dynamic or once else static)
     levels, name = moved(base), sigma_map_of(explicit(config))
     if name is not None:
         levels = ramped(RAMPS[name], n, levels[0], levels[-1])
     return Levels(levels, levels * total, "zero")
+
+
+def _range_of_class(config: Config, n: int, total: int, before: float) -> Array:
+    """n flow times before the shift; `before`: the shift that their range has had already."""
+    if (fixed := fixed_times(config, n)) is not None:
+        return fixed
+    # Classes that begin at 1 and leave 0 out; a training range of 1 is a unit of time and has no last step to end at.
+    if class_name(config) in EVEN_CLASSES or total == 1:
+        return np.linspace(1.0, 0.0, n + 1)[:-1]
+    if before != 1:
+        _tell(TWICE.format(shift=before))
+    first, last = shift_time(np.array([1.0, 1 / total]), before)
+    return np.linspace(first, last, n)
+
+
+@lru_cache(maxsize=256)
+def _tell(message: str) -> None:
+    """A warning, once for each message."""
+    warnings.warn(message, stacklevel=2)
 
 
 def _of_vp_class(config: Config, solver: str | None, n: int, total: int, base: Array | None, moved: Any) -> Levels:

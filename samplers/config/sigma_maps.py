@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fewstep.checks import unknown
-from fewstep.samplers.config.classes import Config, Convention
+from fewstep.samplers.config.classes import Convention
+from fewstep.samplers.config.known_classes import Config
 from fewstep.samplers.grids.levels import Ramp, beta_ramp, linear_ramp, power_ramp
 from fewstep.samplers.schedule.base import Array
 

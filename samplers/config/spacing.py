@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from fewstep.checks import unknown
-from fewstep.samplers.config.classes import Config, Convention, convention, explicit, levels_of, table_of
+from fewstep.samplers.config.classes import Convention, convention, explicit, kind_of, label_of, levels_of, table_of
+from fewstep.samplers.config.distilled import RENOISING, consistency_levels, distilled_steps
+from fewstep.samplers.config.known_classes import Config
 from fewstep.samplers.config.sigma_maps import RAMPS, Levels, end_of, ramped, sigma_map_of
 from fewstep.samplers.grids.levels import linear_ramp, power_ramp
 from fewstep.samplers.grids.times import whole_stride
@@ -14,11 +16,13 @@ from fewstep.samplers.schedule.base import Array, NoiseSchedule
 
 def _steps(rule: Convention, chosen: Config, n: int, rho: Array) -> Array:
     """n decreasing training steps, whole ones where the class rounds and rounding keeps them apart."""
-    spacing = "linspace" if rule.spacing_fixed else chosen.get("timestep_spacing", rule.spacing)
+    spacing = rule.spacing if rule.spacing_fixed else chosen.get("timestep_spacing", rule.spacing)
     total = len(rho)
     clipped = chosen.get("lambda_min_clipped")
     last = total if clipped is None else max(total - int(np.sum(-np.log(rho) < clipped)), 1)
     points = n if rule.closed else n + 1
+    if rule.distilled:
+        return distilled_steps(total, n, int(chosen.get("original_inference_steps", 50)))
     if n == 1 and rule.closed:
         return np.array([last - 1.0])
     if spacing == "linspace":
@@ -78,19 +82,31 @@ def table_levels(
 
 
 def sigma_levels(
-    config: Config, schedule: NoiseSchedule, kind: str, n: int, sigmas: Array | None, timesteps: Array | None
+    config: Config,
+    schedule: NoiseSchedule,
+    solver: str | None,
+    n: int,
+    sigmas: Array | None,
+    timesteps: Array | None,
 ) -> Levels:
     """Levels of EDM and VE models and their network's noise label; explicit labels name their levels."""
-    audio = kind == "edm" and "rho" not in config  # the class for audio has its own label and no rho
-    form = config.get("sigma_schedule", "karras" if kind == "edm" and not audio else "exponential")
-    ramp = {"karras": power_ramp(float(config.get("rho", 7.0))), "exponential": linear_ramp}.get(form)
+    kind = kind_of(config)
+    audio = kind == "edm" and label_of(config) == "audio"
+    if kind == "edm" and label_of(config) == "consistency" and sigmas is None:
+        return consistency_levels(config, n, timesteps)
+    form = config.get("sigma_schedule") or ("karras" if kind == "edm" and not audio else "exponential")
+    ramp = {"karras": power_ramp(float(config.get("rho") or 7.0)), "exponential": linear_ramp}.get(form)
     if ramp is None:
         raise unknown("sigma_schedule", form, ("karras", "exponential"))
     if sigmas is None and timesteps is not None:
         named = timesteps if kind == "ve" else np.tan(timesteps * np.pi / 2) if audio else np.exp(4 * timesteps)
         return Levels(named, timesteps, "zero")
-    levels = ramped(ramp, n, schedule.t_max, schedule.t_min) if sigmas is None else sigmas
+    # a network that answers with data has nothing left to do at the smallest level: its last call is one level above
+    early = int(kind == "edm" and solver in RENOISING and sigmas is None)
+    levels = ramped(ramp, n + early, schedule.t_max, schedule.t_min)[:n] if sigmas is None else sigmas
     if kind == "ve":
         return Levels(levels, levels, "zero")
     label = np.arctan(levels) * 2 / np.pi if audio else 0.25 * np.log(levels)
+    if label_of(config) == "consistency":
+        return Levels(levels, 1000 * label, "zero")
     return Levels(levels, label, end_of(Convention(end="final_sigmas_type"), explicit(config)))

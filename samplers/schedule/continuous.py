@@ -1,11 +1,12 @@
-"""Continuous-time schedules in closed form: VP linear, VP cosine, VE, EDM and rectified flow."""
+"""Continuous-time schedules in closed form: VP linear, VP cosine, VE, EDM, rectified flow and angles."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
 from fewstep.samplers.schedule.base import VP, Array, NoiseSchedule, log, log_alpha_of_lam, schedule_class
@@ -187,7 +188,8 @@ class Flow(NoiseSchedule):
     def __post_init__(self) -> None:
         _positive(shift=self.shift, num_train_timesteps=self.num_train_timesteps)
 
-    t_min = property(lambda self: 1.0 / self.num_train_timesteps)  # type: ignore[assignment]
+    # a training range of 1 is a unit of time, not a number of steps
+    t_min = property(lambda self: 1 / self.num_train_timesteps if self.num_train_timesteps > 1 else 1e-3)  # type: ignore[assignment]
 
     def alpha(self, t: ArrayLike) -> Array:
         return 1.0 - np.asarray(t, np.float64)[()]
@@ -217,6 +219,8 @@ class Flow(NoiseSchedule):
 class InvertedFlow(Flow):
     """Flow whose network counts time from noise to data, as Mochi's does: it sees 1000 (1 - t)."""
 
+    sigmas_rise: ClassVar[bool] = True  # in the sigmas that schedulers display
+
     def mirrored(self, tau: ArrayLike) -> Array:
         """num_train_timesteps - tau: between the time that the network sees and that of `Flow`, both ways."""
         return self.num_train_timesteps - np.asarray(tau, np.float64)[()]
@@ -228,3 +232,59 @@ class InvertedFlow(Flow):
     def time_of_model(self, tau: ArrayLike) -> Array:
         """1 - tau / num_train_timesteps."""
         return super().time_of_model(self.mirrored(tau))
+
+
+@schedule_class
+@dataclass(frozen=True, eq=False)
+class CleanTimeFlow(InvertedFlow):
+    """Flow whose network counts time from noise to data while its scheduler's sigmas fall, as MiniMax-H3's do."""
+
+    sigmas_rise: ClassVar[bool] = False
+
+
+@schedule_class
+@dataclass(frozen=True, eq=False)
+class TrigFlow(NoiseSchedule):
+    """alpha = cos t, sigma = sigma_data sin t, t in 0..pi/2 (Lu, Song, sCM, arXiv 2410.11081); networks see unit * t.
+
+    With sigma_data = 1 it is variance preserving, and dx/dt is the v prediction.
+    """
+
+    sigma_data: float = 0.5
+    unit: float = 1.0
+    kind: ClassVar[str] = "vp"
+    default_grid: ClassVar[str] = "uniform"
+    t_max: ClassVar[float] = np.pi / 2  # type: ignore[misc]
+    t_min: ClassVar[float] = 1e-3  # type: ignore[misc]
+
+    def __post_init__(self) -> None:
+        _positive(sigma_data=self.sigma_data, unit=self.unit)
+
+    def alpha(self, t: ArrayLike) -> Array:
+        t = np.asarray(t, np.float64)[()]
+        return np.where(t >= self.t_max, 0.0, np.cos(t))[()]
+
+    def sigma(self, t: ArrayLike) -> Array:
+        return self.sigma_data * np.sin(np.asarray(t, np.float64)[()])
+
+    def lam(self, t: ArrayLike) -> Array:
+        return log(self.alpha(t)) - log(self.sigma(t))
+
+    def t_of_lam(self, lam: ArrayLike) -> Array:
+        lam = np.asarray(lam, np.float64)
+        # tan t = e^-lam / sigma_data, from the side where the exponential is small
+        t = np.where(lam > 0, np.arctan2(np.exp(-np.maximum(lam, 0.0)), self.sigma_data),
+                     np.arctan2(1.0, self.sigma_data * np.exp(np.minimum(lam, 0.0))))  # fmt: skip
+        return np.asarray(t)[()]
+
+    def model_time(self, t: ArrayLike) -> Array:
+        """unit * t."""
+        return self.unit * np.asarray(t, np.float64)[()]
+
+    def time_of_model(self, tau: ArrayLike) -> Array:
+        """tau / unit, at most pi/2."""
+        return np.minimum(np.asarray(tau, np.float64) / self.unit, self.t_max)[()]
+
+    def initial_noise(self, *shape: Any, **how: Any) -> torch.Tensor:
+        """x_T from N(0, sigma_data^2 I)."""
+        return super().initial_noise(*shape, **how) * self.sigma_data

@@ -26,6 +26,10 @@ def prediction_coefficients(prediction: Prediction, nodes: Nodes) -> tuple[np.nd
     if callable(prediction):
         return prediction(nodes)
     zero, one = np.zeros_like(nodes.alpha), np.ones_like(nodes.alpha)
+    if prediction == "trigflow":
+        # dx/dt of x = cos t x0 + s sin t eps; the scale s of the noise is sigma / sin t
+        sine = np.sqrt((1 - nodes.alpha) * (1 + nodes.alpha))
+        return -sine, nodes.alpha * np.divide(nodes.sigma, sine, out=one, where=sine > 0)
     table = {
         "epsilon": (zero, one),
         "sample": (one, zero),
@@ -35,7 +39,7 @@ def prediction_coefficients(prediction: Prediction, nodes: Nodes) -> tuple[np.nd
         "score": (zero, -1.0 / np.where(nodes.sigma > 0, nodes.sigma, np.inf)),
     }
     if prediction not in table:
-        raise ValueError(f"unknown prediction {prediction!r}; expected one of {', '.join(table)}")
+        raise ValueError(f"unknown prediction {prediction!r}; expected one of {', '.join([*table, 'trigflow'])}")
     return table[prediction]
 
 

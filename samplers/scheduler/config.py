@@ -22,6 +22,9 @@ from fewstep.samplers.artefact.loading import as_artefact
 from fewstep.samplers.building.names import resolve
 from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.config.classes import as_config
+from fewstep.samplers.config.distilled import own_solver
+from fewstep.samplers.config.flows import ONCE
+from fewstep.samplers.config.known_classes import completed
 from fewstep.samplers.scheduler.diffusers_parts import ConfigMixin
 from fewstep.samplers.scheduler.model import DEFAULT, LEARNED, OWN, for_config, name_of
 from fewstep.samplers.table.tableau import Tableau
@@ -30,7 +33,8 @@ MODEL_KEYS = frozenset(
     "num_train_timesteps beta_start beta_end beta_schedule trained_betas prediction_type rescale_betas_zero_snr "
     "snr_shift_scale timestep_type sigma_min sigma_max sigma_data sigma_schedule rho sampling_eps beta_min beta_max shift "
     "flow_shift use_flow_sigmas use_dynamic_shifting time_shift_type base_shift max_shift base_image_seq_len "
-    "max_image_seq_len shift_terminal invert_sigmas clip_sample clip_sample_range variance_type".split()
+    "max_image_seq_len shift_terminal invert_sigmas clip_sample clip_sample_range variance_type "
+    "original_inference_steps clip_denoised s scaler stochastic_sampling".split()
 )
 S = TypeVar("S", bound="Adopting")
 ORIGINAL = "_original"  # config entry: the class that a config came from, and which arguments of ours it lacked
@@ -50,9 +54,9 @@ def described(config: Mapping[str, Any]) -> dict[str, Any]:
     original = config.get(ORIGINAL) or {}
     filled = set(original.get("lacks", ())) - set(OWN)  # defaults of our constructor, unknown to the original
     entries = {k: v for k, v in config.items() if k[0] != "_" and v is not None and k not in filled}
-    entries.setdefault("num_train_timesteps", 1000)
     if original.get("class"):
         entries["_class_name"] = original["class"]
+    entries.setdefault("num_train_timesteps", completed(entries).get("num_train_timesteps", 1000))
     return entries
 
 
@@ -63,7 +67,7 @@ def apply_keywords(entries: dict[str, Any], given: Mapping[str, Any], config_key
     options = {**(entries.get("solver_options") or {}), **{k: v for k, v in given.items() if k in known}}
     replaced = {key: value for key, value in given.items() if key not in known}
     for key in replaced:
-        if key not in (*entries, *OWN) and key not in (keys := config_keys()):
+        if key not in (*entries, *OWN, ONCE) and key not in (keys := config_keys()):
             raise unknown(f"option of solver {name_of(plays)!r} or config entry", key, [*known, *keys])
     changed = {*replaced, *OWN}
     kept = [key for key in entries.get(DEFAULTS, ()) if key not in changed]
@@ -130,6 +134,7 @@ class Adopting(ConfigMixin):
             guidance, outside: which of its tables, as in `Artefact.table`. strict: False moves an artefact that was
                 learned on another model to this one, by log-SNR, with a warning.
             **solver_options: options of the solver; entries of a config (timestep_spacing="trailing") are replaced.
+                shift="once": the config's flow shift acts once; in diffusers, and here without it, it acts twice.
 
         Raises:
             ValueError: unknown solver, grid or option; no noise schedule; an artefact or a table of another schedule; an
@@ -144,6 +149,12 @@ class Adopting(ConfigMixin):
             entries.update(learned_entries(learned, solver, grid))
         elif solver is not None:
             entries.update(solver_entries(solver, told, grid))
+        elif "solver" not in entries and (own := own_solver(entries)) is not None:
+            solver = own[0]
+            entries.update({**solver_entries(solver, chosen(solver), grid), "solver_options": own[1]})
+        if solver_options.get("shift") == "once":
+            solver_options = {**solver_options, ONCE: True}
+            del solver_options["shift"]
         if grid is not None:
             as_is = isinstance(grid, str) or callable(grid)
             entries["grid"] = grid if as_is else np.asarray(grid, np.float64).tolist()

@@ -16,6 +16,7 @@ from fewstep.samplers.artefact.loading import as_artefact
 from fewstep.samplers.building.compiling import no_table
 from fewstep.samplers.building.names import checked_options
 from fewstep.samplers.building.solver_entry import SOLVERS, Entry
+from fewstep.samplers.config.classes import label_of
 from fewstep.samplers.config.reading import reading, schedule_from_config
 from fewstep.samplers.grids.making import find, make_grid
 from fewstep.samplers.noise.sources import check_kind as check_noise_kind
@@ -174,7 +175,9 @@ def _network(config: dict[str, Any], plays: Chosen) -> tuple[NoiseSchedule, Pred
         post = Clip(said.clip_sample_range)
     schedule = schedule_from_config(config, solver)
     if isinstance(schedule, EDM):
-        labelled = LabelledEDM(schedule.sigma_min, schedule.sigma_max, schedule.sigma_data, audio="rho" not in config)
+        label = label_of(config)
+        kind = {"audio": label == "audio", "consistency": label == "consistency"}
+        labelled = LabelledEDM(schedule.sigma_min, schedule.sigma_max, schedule.sigma_data, **kind)
         return labelled, labelled.output(said.prediction), post
     if not _fits(plays, schedule) and _fits(plays, other := schedule_from_config(config, "ddim")):
         schedule = other

@@ -9,7 +9,6 @@ import torch
 
 from fewstep.samplers.grids.grid_entry import times_to_sigmas
 from fewstep.samplers.schedule.base import Array, Nodes, NoiseSchedule
-from fewstep.samplers.schedule.continuous import InvertedFlow
 from fewstep.samplers.schedule.discrete import Discrete
 
 
@@ -33,4 +32,4 @@ def public_sigmas(schedule: NoiseSchedule, nodes: Nodes) -> torch.Tensor:
     1 - sigma where flow time is inverted.
     """
     sigmas = times_to_sigmas(schedule, nodes.t)
-    return torch.tensor(1 - sigmas if isinstance(schedule, InvertedFlow) else sigmas, dtype=torch.float32)
+    return torch.tensor(1 - sigmas if getattr(schedule, "sigmas_rise", False) else sigmas, dtype=torch.float32)

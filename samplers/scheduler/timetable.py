@@ -17,7 +17,6 @@ from fewstep.samplers.grids.flow_shift import dynamic_shift
 from fewstep.samplers.grids.making import make_grid
 from fewstep.samplers.schedule.base import Array, NoiseSchedule
 from fewstep.samplers.schedule.discrete import Discrete
-from fewstep.samplers.schedule.labelled import LabelledEDM
 from fewstep.samplers.scheduler.model import Key, Model, Shared, model
 from fewstep.samplers.scheduler.tensors import model_clock, public_sigmas
 from fewstep.samplers.table.tableau import Tableau
@@ -38,9 +37,9 @@ class Timetable(Shared):
 
     @cached_property
     def input_scales(self) -> list[float] | None:
-        """Factor on the network's input of every call, under EDM preconditioning."""
-        schedule = self.model.schedule
-        return schedule.input_scale(self.tableau.nodes.sigma) if isinstance(schedule, LabelledEDM) else None
+        """Factor on the network's input of every call, where it sees a scaled state."""
+        scale = getattr(self.model.schedule, "input_scale", None)
+        return None if scale is None else scale(self.tableau.nodes.sigma)  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=128)
