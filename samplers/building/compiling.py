@@ -82,7 +82,11 @@ def build(
         raise ValueError(f"`groups` {tuple(groups)} spend {sum(groups)} evaluations; expected nfe = {nfe}")
     if groups is None:
         groups = entry.groups(nfe, bool(schedule.alpha(first) == 0), bool(schedule.sigma(last) == 0), chosen)
-    times = make_grid(grid, schedule, len(groups), t_start, t_end)
+    if grid is None and entry.order == 0 and schedule.default_grid == "karras" and schedule.sigma(last) == 0:
+        # its network answers with data, and has nothing left to do at the smallest level
+        times = np.delete(make_grid(None, schedule, len(groups) + 1, t_start, t_end), -2)
+    else:
+        times = make_grid(grid, schedule, len(groups), t_start, t_end)
     return compile_path(entry, schedule, times, tuple(groups), model_times, chosen, nfe=planned)
 
 

@@ -19,6 +19,7 @@ RF_ANCESTRAL = "Ancestral Euler of rectified flows, r_down = r_t (1 - eta + eta 
 CONSISTENCY = (
     "Latent Consistency Models; Luo et al.; 2023; arXiv:2310.04378; after Consistency Models; arXiv:2303.01469"
 )
+TCD = "Trajectory Consistency Distillation; Zheng et al.; 2024; arXiv:2402.19159"
 RESTART = "Restart Sampling for Improving Generative Processes; Xu et al.; 2023; arXiv:2306.14878"
 SCORE_SDE = (
     "Score-Based Generative Modeling through Stochastic Differential Equations; Song et al.; 2020; arXiv:2011.13456"

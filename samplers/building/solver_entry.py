@@ -13,6 +13,7 @@ from fewstep.registry import Registry
 
 FAMILIES = (
     "solvers.ancestral",
+    "solvers.consistency_models",
     "solvers.multistep",
     "solvers.pndm",
     "solvers.exponential_rk",
