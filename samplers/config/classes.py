@@ -30,6 +30,7 @@ class Convention:
     clips: bool | None = None  # default of clip_sample; None: not an option of the class
     thresholds: bool = False  # thresholding is an option of the class
     literal: bool = False  # zero terminal SNR means alpha = 0 exactly, not 2**-12
+    log_linear: bool = False  # interpolation_type is an option of the class
     distilled: bool = False  # times are those of distillation, by original_inference_steps
 
 
@@ -47,7 +48,7 @@ CONVENTIONS: dict[str, Convention] = {
     "DEISMultistepScheduler": replace(_DATA, end="sigma_min"),
     "UniPCMultistepScheduler": _DATA,
     "SASolverScheduler": replace(_DATA, end="sigma_min"),
-    "EulerDiscreteScheduler": replace(_KARRAS, end="final_sigmas_type"),
+    "EulerDiscreteScheduler": replace(_KARRAS, end="final_sigmas_type", log_linear=True),
     "EulerAncestralDiscreteScheduler": _KARRAS,
     "HeunDiscreteScheduler": replace(_KARRAS, clips=False),
     "LMSDiscreteScheduler": _KARRAS,
@@ -162,7 +163,7 @@ def _by_entries(config: Config) -> str:
     entries = ", ".join(sorted(key for key in config if not key.startswith("_"))) or "none"
     raise ValueError(
         f"this config describes no noise schedule; its entries are: {entries}. Expected a diffusers scheduler's "
-        "(beta_schedule, trained_betas, sigma_data, shift, ...): pass `pipe.scheduler.config`."
+        "(beta_schedule, trained_betas, sigma_data, shift, ...): pass the scheduler itself, `pipe.scheduler`."
     )
 
 

@@ -123,12 +123,12 @@ def class_name(config: Config) -> str | None:
     """
     original = config.get("_original")
     name = original.get("class") if isinstance(original, Mapping) else config.get("_class_name")
-    if name is None or (isinstance(original, Mapping) and name is None) or name == "Scheduler":
-        return None
     plain = str(name).removeprefix("Flax")
     plain = OLD_NAMES.get(plain, plain)
     if plain in KNOWN:
         return plain
+    if name in (None, "Scheduler") or "solver_options" in config:  # the latter is ours: of a subclass of Scheduler
+        return _by_marks(config)
     close = next(iter(near(plain, KNOWN)), "DDIMScheduler")
     if plain in REFUSED:
         raise ValueError(f"{name} is no scheduler that can be read here: {REFUSED[plain]}")
@@ -137,6 +137,22 @@ def class_name(config: Config) -> str | None:
         f"{close!r}: write that into '_class_name' if the model is one of its kind, or remove '_class_name' to have the "
         "entries read for themselves"
     )
+
+
+def _by_marks(config: Config) -> str | None:
+    """The class whose entries no other has, in configs that name none; diffusers writes the name only into files."""
+    said = {key for key in config if not key.startswith("_")}
+    if "clip_denoised" in said:
+        return "CMStochasticIterativeScheduler"
+    if "original_inference_steps" in said:
+        return "LCMScheduler"
+    if config.get("prediction_type") == "trigflow":
+        return "SCMScheduler"
+    if {"sigma_data", "solver_order"} <= said and "algorithm_type" not in said:
+        return "CosineDPMSolverMultistepScheduler"
+    if {"num_train_timesteps", "trained_betas"} == said and config["trained_betas"] is None:
+        return "IPNDMScheduler"
+    return None
 
 
 def known(config: Config) -> Known | None:

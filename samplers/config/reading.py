@@ -121,6 +121,7 @@ def reading(config: Any, solver: str | None = None) -> Reading:
     if prediction not in _PREDICTIONS:
         raise unknown("prediction type", prediction, _PREDICTIONS)
     clips = kind == "table" and rule.clips is not None and bool(chosen.get("clip_sample", rule.clips))
+    clips = clips and not str(class_name(config)).startswith("CogVideoX")  # which says so, and does not
     return Reading(
         prediction=prediction,
         learned_variance=config.get("variance_type") in ("learned", "learned_range"),

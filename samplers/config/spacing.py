@@ -64,6 +64,9 @@ def table_levels(
     index = _steps(rule, chosen, n, rho)
     levels: Array = np.interp(index, steps, rho)
     name = sigma_map_of(chosen)
+    if rule.log_linear and name == "use_exponential_sigmas" and not chosen.get(name):
+        levels = ramped(linear_ramp, n + 1, rho[-1], rho[0])[:n]  # its last step leads to the first training step
+        return Levels(levels, np.interp(np.log(levels), np.log(rho), steps), "sigma_min")
     if name is None:
         return Levels(levels, np.round(index) if rule.whole else index, end)
     # Classes that reach step 0 map between the levels of their own steps, the others over the whole table.

@@ -39,7 +39,7 @@ class Probe(Scheduler):
     @classmethod
     def of(cls, scheduler: Any) -> Probe:
         """A probe for the model that a scheduler's config describes."""
-        probe = cls.from_config(scheduler.config, solver="ddim")
+        probe = cls.from_config(scheduler, solver="ddim")
         return probe
 
     def fresh(self) -> Probe:

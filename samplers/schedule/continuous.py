@@ -250,6 +250,9 @@ class TrigFlow(NoiseSchedule):
     With sigma_data = 1 it is variance preserving, and dx/dt is the v prediction.
     """
 
+    # pipelines of SCMScheduler leave the last of `timesteps` out, as it is 0
+    shows_end = property(lambda self: self.unit == 1)
+
     sigma_data: float = 0.5
     unit: float = 1.0
     kind: ClassVar[str] = "vp"

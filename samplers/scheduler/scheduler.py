@@ -115,7 +115,7 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
         """Network calls behind the next step; None before the first step."""
         if self._step is None or self._bound is None:
             return None
-        return len(self.timesteps) if isinstance(self._step, Done) else self._bound.begin + self._step.index
+        return self.num_inference_steps if isinstance(self._step, Done) else self._bound.begin + self._step.index
 
     @property
     def begin_index(self) -> int | None:
@@ -241,9 +241,10 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
         if begin is None:
             begin = 0 if torch.compiler.is_compiling() else self._locate(timestep)
         dtype = torch.float64 if sample.dtype == torch.float64 else torch.float32
-        if eta and self._model.options.get("eta", eta) != eta:
+        name = "gamma" if "gamma" in self._model.options else "eta"  # what a pipeline's eta is for tcd
+        if eta and self._model.options.get(name, eta) != eta:
             entries = described(self._read)
-            options = {**entries.get("solver_options", {}), "eta": float(eta)}
+            options = {**entries.get("solver_options", {}), name: float(eta)}
             self._run_key = config_key({**entries, "solver_options": options})
             self._table = timetable(self._run_key, *(self._asked or ()))
             self._bound = bind(self._table, begin, sample.device, dtype)

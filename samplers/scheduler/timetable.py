@@ -24,7 +24,8 @@ from fewstep.samplers.table.tableau import Tableau
 
 @dataclass(frozen=True, eq=False)
 class Timetable(Shared):
-    """A compiled run. timesteps: (n,), one a network call; sigmas: (n + 1,). Both on the CPU, never handed out."""
+    """A compiled run. timesteps: (n,), one a network call, and a 0 after them where the schedule shows its end; sigmas:
+    (n + 1,). Both on the CPU, never handed out."""
 
     model: Model
     tableau: Tableau
@@ -57,7 +58,8 @@ def timetable(
         assert m.entry is not None
         nfe, times, shown, groups = _groups(m, m.entry, n, sigmas, timesteps, mu)
         tableau = compile_path(m.entry, m.schedule, times, groups, shown, m.options, nfe=nfe)
-    return Timetable(m, tableau, model_clock(m.schedule, tableau.model_times), public_sigmas(m.schedule, tableau.nodes))
+    shown = np.append(tableau.model_times, [0.0] * getattr(m.schedule, "shows_end", False))
+    return Timetable(m, tableau, model_clock(m.schedule, shown), public_sigmas(m.schedule, tableau.nodes))
 
 
 def _as_it_is(table: Tableau, n: int) -> Tableau:

@@ -30,16 +30,13 @@ EQUAL = {
     "DDIMParallelScheduler": [({**SD, "clip_sample": False}, {"solver": "ddim"}, STEPS)],
     "DDPMScheduler": [({**SD, "clip_sample": False}, {"solver": "ddpm"}, EVEN)],
     "DDPMParallelScheduler": [({**SD, "clip_sample": False}, {"solver": "ddpm"}, EVEN)],
-    "PNDMScheduler": [({**SD, "skip_prk_steps": True, "steps_offset": 1}, {"solver": "plms"}, (10, 20))],
     "LMSDiscreteScheduler": [(SD, {"solver": "lms"}, STEPS)],
     "EulerDiscreteScheduler": [
         (SD, {"solver": "euler"}, STEPS),
         ({**SD, "prediction_type": "original_sample"}, {"solver": "euler"}, STEPS),
-        ({**SD, "prediction_type": "original_sample", "interpolation_type": "log_linear"}, {"solver": "euler"}, (5,)),
     ],
     "EulerAncestralDiscreteScheduler": [(SD, {"solver": "euler_ancestral"}, STEPS)],
     "HeunDiscreteScheduler": [(SD, {"solver": "heun"}, STEPS), ({}, {"solver": "heun"}, (5,))],
-    "KDPM2DiscreteScheduler": [(SD, {"solver": "dpm_2"}, (5, 10))],
     "DPMSolverMultistepScheduler": [(SD, {"solver": "dpmpp_2m"}, STEPS)],
     "DEISMultistepScheduler": [(SD, {"solver": "deis_log_rho", "order": 2}, (5, 10))],
     "UniPCMultistepScheduler": [(SD, {"solver": "unipc", "order": 2}, STEPS)],
@@ -58,14 +55,12 @@ EQUAL = {
         (SHIFTED, {"solver": "euler"}, STEPS),
         ({**SHIFTED, "stochastic_sampling": True}, {}, STEPS),
     ],
-    "FlowMatchHeunDiscreteScheduler": [(SHIFTED, {"solver": "heun"}, STEPS)],
     "FlowMatchLCMScheduler": [(SHIFTED, {}, STEPS)],
     "LTXEulerAncestralRFScheduler": [({}, {"solver": "rf_ancestral"}, STEPS)],
     "FlowMapEulerDiscreteScheduler": [({"shift": 5.0}, {}, STEPS)],
     "MiniMaxH3Scheduler": [({}, {"solver": "euler"}, STEPS), ({"shift": 3.0}, {"solver": "euler"}, (5,))],
     "EDMEulerScheduler": [({}, {"solver": "euler"}, STEPS)],
     "EDMDPMSolverMultistepScheduler": [({}, {"solver": "dpmpp_2m"}, STEPS)],
-    "CosineDPMSolverMultistepScheduler": [({}, {"solver": "dpmpp_2m_sde"}, (2, 5, 10))],
     "CMStochasticIterativeScheduler": [
         ({"clip_denoised": False}, {}, (1, 2, 4)), ({"num_train_timesteps": 201}, {}, (3,)),
     ],
@@ -76,6 +71,10 @@ OWN = {  # class: the test that compares our rule with textbook values
     "DDPMWuerstchenScheduler": "test_wuerstchen",
     "IPNDMScheduler": "test_ipndm_begins_at_pure_noise",
     "ScoreSdeVeScheduler": "test_score_sde_ve",
+    "CosineDPMSolverMultistepScheduler": "test_stable_audio",
+    "FlowMatchHeunDiscreteScheduler": "test_models_of_classes_with_other_steps",
+    "KDPM2DiscreteScheduler": "test_models_of_classes_with_other_steps",
+    "PNDMScheduler": "test_models_of_classes_with_other_steps",
     "DPMSolverSinglestepScheduler": "test_models_of_classes_with_other_steps",
     "KDPM2AncestralDiscreteScheduler": "test_models_of_classes_with_other_steps",
     "DPMSolverSDEScheduler": "test_models_of_classes_with_other_steps",
@@ -140,8 +139,6 @@ def network_of(name, scheduler):
         return Angles(config.sigma_data)
     if name.startswith("EDM"):
         return EDMNetwork(PROBLEM, config.sigma_data)
-    if name.startswith("Cosine"):
-        return Labelled(lambda t: np.tan(t * np.pi / 2), 1.0, "v_prediction")
     if name.startswith("CM"):
         return Labelled(lambda t: np.exp(t / 250), 0.5, least=config.sigma_min)
     if name == "MiniMaxH3Scheduler":
@@ -168,9 +165,10 @@ def drive(scheduler, name, network, x, seed):
     return x
 
 
-NO_GENERATOR = ("PNDMScheduler", "LMSDiscreteScheduler", "FlowMapEulerDiscreteScheduler", "MiniMaxH3Scheduler",
-                "DEISMultistepScheduler", "UniPCMultistepScheduler", "KDPM2DiscreteScheduler", "HeunDiscreteScheduler",
-                )  # fmt: skip
+NO_GENERATOR = (
+    "LMSDiscreteScheduler", "FlowMapEulerDiscreteScheduler", "MiniMaxH3Scheduler", "DEISMultistepScheduler",
+    "UniPCMultistepScheduler", "HeunDiscreteScheduler",
+)  # fmt: skip
 
 
 def begun(scheduler, name):
@@ -178,7 +176,7 @@ def begun(scheduler, name):
     x = noise(16, 2, 3, 3)
     if name == "SCMScheduler":
         return x * scheduler.config.sigma_data
-    if name.startswith(("EDM", "CM", "Cosine")):
+    if name.startswith(("EDM", "CM")):
         return x * float(scheduler.config.sigma_max)
     wide = float(getattr(scheduler, "init_noise_sigma", 1)) > 1
     return x * (1 + float(scheduler.sigmas[0]) ** 2) ** 0.5 if wide else x
@@ -188,19 +186,150 @@ def begun(scheduler, name):
 def test_equal_to_the_class(name):
     for config, asked, counts in EQUAL[name]:
         theirs = getattr(diffusers, name)(**config)
-        ours = fewstep.Scheduler.from_config(theirs.config, **asked)
+        ours = fewstep.Scheduler.from_config(theirs, **asked)
         network = network_of(name, theirs)
         for n in counts:
             own = {"intermediate_timesteps": None} if name == "SCMScheduler" and n != 2 else {}
             theirs.set_timesteps(n + (name == "MiniMaxH3Scheduler"), **own)
-            plms = name == "PNDMScheduler"  # asks twice at its second time
-            if name == "SCMScheduler":
-                ours.set_timesteps(n)
-            else:
-                ours.set_timesteps(n if plms else len(theirs.timesteps))
-            if not plms and not name.startswith(("KDPM2", "Heun", "FlowMatchHeun")):
+            ours.set_timesteps(n if name == "SCMScheduler" else len(theirs.timesteps))
+            if name != "HeunDiscreteScheduler":
                 shown = ours.timesteps.double()[: len(theirs.timesteps)]
                 np.testing.assert_allclose(shown, theirs.timesteps.double()[: len(shown)], rtol=1e-4, atol=5e-3)
             ends = [drive(one, name, network, begun(one, name), n) for one in (theirs, ours)]
-            # a sampler that works in sigma ends in x0 itself, ours at the level of the last row: all end at data here
-            assert distance(ends[1], ends[0]) < (2e-4 if not plms else 2e-2), (config, n, distance(ends[1], ends[0]))
+            # cosine tables of float32 keep three digits of 1 - beta at their end
+            limit = 1e-3 if name == "UnCLIPScheduler" else 2e-4
+            assert distance(ends[1], ends[0]) < limit, (config, n)
+
+
+@pytest.mark.parametrize("n", EVEN)
+def test_cogvideox_dpm_is_2m_sde(n, monkeypatch):
+    theirs = diffusers.CogVideoXDPMScheduler(prediction_type="v_prediction", timestep_spacing="trailing")
+    ours = fewstep.Scheduler.from_config(theirs, "dpmpp_2m_sde")
+    network = Network(PROBLEM, "v_prediction", theirs.alphas_cumprod)
+    theirs.set_timesteps(n)
+    ours.set_timesteps(n)
+    np.testing.assert_array_equal(ours.timesteps, theirs.timesteps)
+    x = y = noise(16, 2, 3, 3)
+    old = None
+    for i, t in enumerate(theirs.timesteps):
+        z = noise(16, 2, 3, 3, seed=i)
+        monkeypatch.setattr(diffusers.schedulers.scheduling_dpm_cogvideox, "randn_tensor", lambda *a, z=z, **k: z)
+        back = theirs.timesteps[i - 1] if i else None
+        x, old = theirs.step(network(x, t), old, t, back, x, return_dict=False)
+        y = ours.step(network(y, t), t, y, variance_noise=z, return_dict=False)[0]
+    assert distance(y, x) < 2e-4
+
+
+def test_wuerstchen():
+    """cos^2 of the share r of noise time; whole thousandths of it are the steps of a table, as Stable Cascade asks."""
+    theirs = diffusers.DDPMWuerstchenScheduler()
+    schedule = schedule_from_config(theirs)
+    r = torch.arange(1, 1001) / 1000
+    np.testing.assert_allclose(schedule.alphas_cumprod, theirs._alpha_cumprod(r, "cpu"), rtol=2e-6, atol=1e-6)
+    ours = fewstep.Scheduler.from_config(theirs, "ddpm")
+    for n in (4, 10, 20):
+        theirs.set_timesteps(n)
+        ours.set_timesteps(n)
+        np.testing.assert_allclose((ours.timesteps + 1) / 1000, theirs.timesteps[:-1], atol=1e-6)
+        network = Network(PROBLEM, "epsilon", ours.alphas_cumprod)
+        x = y = noise(16, 2, 3, 3)
+        drawn = [torch.Generator().manual_seed(n) for _ in range(2)]
+        for t, step in zip(theirs.timesteps[:-1], ours.timesteps, strict=True):
+            x = theirs.step(network(x, step), t.expand(16), x, generator=drawn[0]).prev_sample
+            y = ours.step(network(y, step), step, y, generator=drawn[1]).prev_sample
+        assert distance(y, x) < 2e-2  # theirs leaves the noise of the last step away, of deviation 0.01 sqrt(1 - e^(-2h))
+    assert schedule_from_config({"_class_name": "DDPMWuerstchenScheduler"}) == schedule
+
+
+def test_ipndm_begins_at_pure_noise():
+    """sin t = sin(pi k / 2n)^2; where alpha = 0 the class divides 0 by 1e-8 and takes x0 for 0, and v says x0 = -v."""
+    theirs = diffusers.IPNDMScheduler()
+    schedule = schedule_from_config(theirs)
+    assert schedule_from_config(dict(theirs.config)) == schedule and reading(theirs).prediction == "v_prediction"
+    for n in (4, 10):
+        theirs.set_timesteps(n)
+        grid = grid_from_config(theirs, schedule, n)
+        np.testing.assert_allclose(grid.model_times, theirs.timesteps, atol=1e-6)
+        np.testing.assert_allclose(schedule.sigma(grid.times), theirs.betas, atol=1e-6)
+        np.testing.assert_allclose(schedule.alpha(grid.times), theirs.alphas, atol=1e-3)
+    ours = fewstep.Scheduler.from_config(theirs, "ipndm")
+    off = []
+    for scheduler, n in ((theirs, 20), (ours, 20), (ours, 400)):
+        scheduler.set_timesteps(n)
+        x = 0.3 * noise(16, 2, 3, 3)  # near the mean, where the flow is told by x0
+        for t in scheduler.timesteps:
+            a, s = np.cos(float(t) * np.pi / 2), np.sin(float(t) * np.pi / 2)
+            x = scheduler.step(output("v_prediction", *ONE.predict(x, a, s), a, s), t, x, return_dict=False)[0]
+        off.append(x)
+    assert distance(off[1], off[2]) < 0.3 * distance(off[0], off[2])
+
+
+ONE = Mixture([[2.0]], [0.5], [1.0])
+
+
+def test_score_sde_ve():
+    theirs = diffusers.ScoreSdeVeScheduler()
+    assert schedule_from_config({"_class_name": "ScoreSdeVeScheduler"}) == schedule_from_config(theirs)
+    theirs.set_timesteps(9)
+    theirs.set_sigmas(9)
+    grid = grid_from_config(theirs, schedule_from_config(theirs), 9)
+    np.testing.assert_allclose(grid.model_times, theirs.discrete_sigmas.flip(0), rtol=1e-5)
+
+
+def test_stable_audio():
+    """v prediction at x = x0 + sigma eps behind c_in, told 2 arctan(sigma) / pi; `rho` does not make it another model."""
+    config = {"_class_name": "CosineDPMSolverMultistepScheduler", "sigma_max": 500, "sigma_min": 0.3, "rho": 7.0}
+    ours = fewstep.Scheduler.from_config(config, "dpmpp_2m")
+    ours.set_timesteps(8)
+    levels = np.exp(np.linspace(np.log(500), np.log(0.3), 8))
+    np.testing.assert_allclose(ours.timesteps, np.arctan(levels) * 2 / np.pi, rtol=1e-6)
+    assert 0.9987 < float(ours.timesteps[0]) < 0.9988 and 0.18 < float(ours.timesteps[-1]) < 0.19
+    network = Labelled(lambda t: np.tan(t * np.pi / 2), 1.0, "v_prediction")
+    x = 500 * noise(16, 2, 3, 3)
+    end = x
+    for t in ours.timesteps:
+        end = ours.step(network(ours.scale_model_input(end, t), t), t, end, return_dict=False)[0]
+    edm = NoiseSchedule.edm(0.3, 500.0, 1.0)
+    right = fewstep.sample(PROBLEM.denoiser(edm, "sample"), x, build("dpmpp_2m", edm, grid=np.append(levels, 0.0)))
+    assert distance(end, right) < 1e-3  # arctan in float32 keeps three digits of sigma = 500
+
+
+@pytest.mark.parametrize("name", [name for name, test in OWN.items() if "other_steps" in test])
+def test_models_of_classes_with_other_steps(name):
+    """Their steps differ from ours on purpose or need a package; their models and their levels do not."""
+    if name == "DPMSolverSDEScheduler":
+        alike = schedule_from_config({"_class_name": "HeunDiscreteScheduler"})
+        assert schedule_from_config({"_class_name": name}) == alike
+        return
+    config = SHIFTED if name.startswith("Flow") else SD
+    theirs = getattr(diffusers, name)(**config)
+    theirs.set_timesteps(10)
+    schedule = schedule_from_config(theirs)
+    levels = np.exp(-schedule.lam(grid_from_config(theirs, schedule, 10).times[:-1]))
+    if name.startswith("PNDM"):
+        np.testing.assert_allclose(schedule.alphas_cumprod, theirs.alphas_cumprod, rtol=1e-5)
+        return
+    sigmas = np.unique(theirs.sigmas.double())[::-1][:-1]
+    want = sigmas / (1 - sigmas) if name.startswith("Flow") else sigmas
+    if name.startswith("Flow"):
+        levels, want = levels[1:], want[1:]
+    kept = np.array([np.abs(want / level - 1).min() for level in levels])
+    assert (kept < 1e-4).all()
+
+
+def test_latent_upscaler_levels():
+    """Its pipeline makes x0 out of x / alpha and `scheduler.sigmas`: the state is in that scale, the network's input is not."""
+    config = {**SD, "prediction_type": "original_sample", "interpolation_type": "log_linear"}
+    theirs = diffusers.EulerDiscreteScheduler(**config)
+    ours = fewstep.Scheduler.from_config(theirs, "euler")
+    for scheduler in (theirs, ours):
+        scheduler.set_timesteps(5)
+    np.testing.assert_allclose(ours.sigmas, theirs.sigmas[:6], rtol=1e-4)
+    x = noise()
+    for i, t in enumerate(zip(ours.timesteps, theirs.timesteps, strict=True)):
+        seen = [one.scale_model_input(x, tau) for one, tau in zip((ours, theirs), t, strict=True)]
+        torch.testing.assert_close(*seen, rtol=1e-4, atol=1e-5)
+        x0 = x / (1 + i)
+        after = [one.step(x0, tau, x).prev_sample for one, tau in zip((ours, theirs), t, strict=True)]
+        torch.testing.assert_close(*after, rtol=1e-4, atol=1e-4)
+        x = after[0]
