@@ -48,11 +48,11 @@ def consistency_levels(config: Config, n: int, timesteps: Array | None) -> Level
     """
     c = completed(config)
     total = int(c["num_train_timesteps"])
-    places = None if timesteps is None else np.asarray(timesteps)[::-1]
+    places: Array | None = None if timesteps is None else np.asarray(timesteps)[::-1]
     if places is not None and not ((places == np.round(places)) & (places >= 0) & (places < total)).all():
         return Levels(np.exp(np.asarray(timesteps) / 250), np.asarray(timesteps), "zero")
     if places is None:
-        places = np.arange(n) * max(total // n, 1) if n <= total else np.arange(n) * (total - 1) / n
+        places = np.arange(n) * float(total // n if n <= total else (total - 1) / n)
     ends = -np.log(float(c["sigma_max"])), -np.log(float(c["sigma_min"]))
     levels = np.exp(-power_ramp(float(c["rho"]))(np.asarray(places, float) / max(total - 1, 1), *ends))
     return Levels(levels, 250 * np.log(levels), "zero")

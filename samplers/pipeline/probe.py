@@ -65,11 +65,12 @@ class Probe(Scheduler):
         sigmas: Sequence[float] | np.ndarray | Tensor | None = None,
         mu: float | None = None,
         timesteps: Sequence[float] | np.ndarray | Tensor | None = None,
+        **own: Any,
     ) -> None:
         """A grid for the pipeline to prepare itself by; what its loop meets are the times that are asked for."""
         # Pipelines read the tensor (its length, its first value, slices for image to image) before they iterate over it, so
         # it stays a tensor with plausible values; only its iteration is ours, and hands out the times that callers ask for.
-        super().set_timesteps(num_inference_steps, device, sigmas, mu, timesteps)
+        super().set_timesteps(num_inference_steps, device, sigmas, mu, timesteps, **own)
         self.timesteps = _iterated(self.timesteps, self._ask)
 
     def _ask(self, own: Tensor) -> Iterator[Tensor]:
@@ -91,6 +92,7 @@ class Probe(Scheduler):
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
         per_token_timesteps: Tensor | None = None,
+        prev_timestep: Any = None,
     ) -> Any:
         """The Halt to suspend the pipeline with."""
         # One turn, one step: a pipeline that steps twice a turn, or steps in a loop of its own, would be given a state of

@@ -26,7 +26,7 @@ from fewstep.samplers.config.distilled import own_solver
 from fewstep.samplers.config.flows import ONCE
 from fewstep.samplers.config.known_classes import completed
 from fewstep.samplers.scheduler.diffusers_parts import ConfigMixin
-from fewstep.samplers.scheduler.model import DEFAULT, LEARNED, OWN, for_config, name_of
+from fewstep.samplers.scheduler.model import DEFAULT, LEARNED, OWN, Key, config_key, for_config, name_of
 from fewstep.samplers.table.tableau import Tableau
 
 MODEL_KEYS = frozenset(
@@ -58,6 +58,11 @@ def described(config: Mapping[str, Any]) -> dict[str, Any]:
         entries["_class_name"] = original["class"]
     entries.setdefault("num_train_timesteps", completed(entries).get("num_train_timesteps", 1000))
     return entries
+
+
+def key_with(config: Mapping[str, Any], **changes: Any) -> Key:
+    """What the model of our config is cached by, with some entries changed."""
+    return config_key({**described(config), **changes})
 
 
 def apply_keywords(entries: dict[str, Any], given: Mapping[str, Any], config_keys: Any) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from fewstep.samplers.noise.draws import Noise
 from fewstep.samplers.noise.sources import GeneratorNoise, source
 from fewstep.samplers.run.step import State, Step, first_state, like_state
 from fewstep.samplers.scheduler.binding import DONE, Bound, Done, bind
-from fewstep.samplers.scheduler.config import Adopting, described
+from fewstep.samplers.scheduler.config import Adopting, described, key_with
 from fewstep.samplers.scheduler.diffusers_parts import SchedulerMixin, SchedulerOutput, StepTuple
-from fewstep.samplers.scheduler.model import Model, config_key, model
+from fewstep.samplers.scheduler.model import Model, model
 from fewstep.samplers.scheduler.noising import Noising
-from fewstep.samplers.scheduler.tensors import model_clock, numbers, public_sigmas
+from fewstep.samplers.scheduler.tensors import angles, model_clock, numbers, public_sigmas, version
 from fewstep.samplers.scheduler.timetable import Timetable, timetable
 
 
@@ -83,7 +83,7 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
     def _configure(self) -> None:
         """What exists before set_timesteps: the training range as timesteps and sigmas."""
         self._read = self._internal_dict
-        self._key = config_key(described(self._read))
+        self._key = key_with(self._read)
         self._model: Model = model(self._key)
         schedule, nodes = self._model.schedule, self._model.training
         self.timesteps = model_clock(schedule, np.asarray(schedule.model_time(nodes.t[:-1])))
@@ -138,6 +138,10 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
         sigmas: Sequence[float] | np.ndarray | Tensor | None = None,
         mu: float | None = None,
         timesteps: Sequence[float] | np.ndarray | Tensor | None = None,
+        *,
+        original_inference_steps: int | None = None,
+        max_timesteps: float | None = None,
+        intermediate_timesteps: float | None = None,
     ) -> None:
         """Prepare a run of exactly n network evaluations; forgets the previous one.
 
@@ -146,15 +150,20 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
             sigmas: explicit levels, decreasing, n or n + 1 with a final 0; flow levels are shifted here, once.
             mu: dynamic shift; required where the config uses dynamic shifting, else ignored.
             timesteps: explicit times for the network; with `sigmas`, those drive the solver.
+            original_inference_steps: of an LCM or TCD config, in its place for this run.
+            max_timesteps, intermediate_timesteps: first time of an SCM model, and second of two.
 
         Raises:
             ValueError: n < 1, lengths that differ, levels that do not decrease, a missing `mu`.
         """
         if self._internal_dict is not self._read:  # pipelines that correct a config replace it as a whole
             self._configure()
+        if max_timesteps is not None and timesteps is None and num_inference_steps:
+            timesteps = angles(num_inference_steps, max_timesteps, intermediate_timesteps)
         shift = None if mu is None else float(mu)
         self._asked = (num_inference_steps, numbers(sigmas), numbers(timesteps), shift)
-        self._run_key = self._key
+        changes = {} if original_inference_steps is None else {"original_inference_steps": original_inference_steps}
+        self._run_key = key_with(self._read, **changes) if changes else self._key
         self._table = timetable(self._run_key, *self._asked)
         self.timesteps = self._table.timesteps.to(device, copy=True)
         self.sigmas = self._table.sigmas.clone()
@@ -167,12 +176,11 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """The network's input for a state: the state itself, but times 1/sqrt(sigma^2 + sigma_data^2) for EDM models."""
-        scales = None if self._table is None else self._table.input_scales
-        if scales is None:
+        if self._table is None or (scales := self._table.input_scales) is None:
             return sample
         index = self.step_index
         if index is None:
-            index = self._locate(timestep) if self._begin_index is None else self._begin_index
+            index = self._table.locate(timestep, self._clock) if self._begin_index is None else self._begin_index
         return sample * scales[index]
 
     def step(
@@ -185,12 +193,14 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
         per_token_timesteps: Tensor | None = None,
+        prev_timestep: Any = None,
     ) -> Any:
         """The state at the next network call, from the network's output at this one.
 
         Args:
             model_output: (B, C, ...), or (B, 2C, ...) with a learned variance, of any floating dtype.
-            timestep: read only at the first step of a run that has no begin index. sample: state, (B, C, ...).
+            timestep: read only at the first step of a run that has no begin index; prev_timestep: never, the table knows it.
+            sample: state, (B, C, ...).
             eta: what pipelines pass on; above 0, it takes the place of the solver's option `eta` (ddim, ancestral) for
                 this run. Other solvers do not read it.
             generator: one, or a list with one a sample; used by rows with noise. variance_noise: their noise, given.
@@ -215,7 +225,7 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
         after = step(state, like_state(model_output, sample), noises)
         self._step, self._state = step.next or DONE, after
         previous = self._returned = after.input.to(sample.dtype)
-        self._version = None if previous is after.input else _version(previous)
+        self._version = None if previous is after.input else version(previous)
 
         def predicted() -> Tensor:
             x0 = step.x0(state.input, like_state(model_output, sample))
@@ -239,27 +249,17 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
             raise ValueError("call set_timesteps() before step()")
         begin = self._begin_index
         if begin is None:
-            begin = 0 if torch.compiler.is_compiling() else self._locate(timestep)
+            begin = 0 if torch.compiler.is_compiling() else self._table.locate(timestep, self._clock)
         dtype = torch.float64 if sample.dtype == torch.float64 else torch.float32
         name = "gamma" if "gamma" in self._model.options else "eta"  # what a pipeline's eta is for tcd
         if eta and self._model.options.get(name, eta) != eta:
-            entries = described(self._read)
-            options = {**entries.get("solver_options", {}), name: float(eta)}
-            self._run_key = config_key({**entries, "solver_options": options})
+            options = {**described(self._read).get("solver_options", {}), name: float(eta)}
+            self._run_key = key_with(self._read, solver_options=options)
             self._table = timetable(self._run_key, *(self._asked or ()))
             self._bound = bind(self._table, begin, sample.device, dtype)
         if (self._bound.begin, self._bound.device, self._bound.dtype) != (begin, sample.device, dtype):
             self._bound = bind(self._table, begin, sample.device, dtype)
         return self._bound.steps[0]
-
-    def _locate(self, timestep: Any) -> int:
-        """Index of a timestep: by place for views of `timesteps`, which reads no value, else the nearest entry."""
-        assert self._table is not None
-        if isinstance(timestep, Tensor):
-            if timestep.untyped_storage().data_ptr() == self._clock.untyped_storage().data_ptr():
-                return int(timestep.storage_offset())
-            timestep = timestep.reshape(-1)[0]
-        return self._table.nearest(float(timestep))
 
     def _entered(self, sample: Tensor) -> State:
         """The state with an input from outside: a first sample, or an edited one, which moves the anchor with it."""
@@ -294,8 +294,3 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
 
 
 Scheduler.__module__ = "fewstep.samplers.scheduler"  # what a saved pipeline names, and finds again
-
-
-def _version(x: Tensor) -> int | None:
-    """A counter of in-place changes, known to the host; None where there is none."""
-    return None if torch.compiler.is_compiling() or x.is_inference() else x._version

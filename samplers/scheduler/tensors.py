@@ -20,6 +20,13 @@ def numbers(values: Any) -> tuple[float, ...] | None:
     return tuple(np.atleast_1d(array).ravel().tolist())
 
 
+def angles(n: int, first: float, second: float | None) -> Array:
+    """n times of an SCM model, which the network is shown: first and second of two, else even from the first to 0."""
+    if second is not None and n == 2:
+        return np.array([first, second], np.float64)
+    return np.linspace(first, 0.0, n + 1)[:-1]
+
+
 def model_clock(schedule: NoiseSchedule, shown: Array) -> torch.Tensor:
     """Times for the network: int64 where all are whole steps of discrete training, else float32."""
     whole = isinstance(schedule, Discrete) and bool((shown == np.round(shown)).all())
@@ -33,3 +40,8 @@ def public_sigmas(schedule: NoiseSchedule, nodes: Nodes) -> torch.Tensor:
     """
     sigmas = times_to_sigmas(schedule, nodes.t)
     return torch.tensor(1 - sigmas if getattr(schedule, "sigmas_rise", False) else sigmas, dtype=torch.float32)
+
+
+def version(x: torch.Tensor) -> int | None:
+    """A counter of in-place changes, known to the host; None where there is none."""
+    return None if torch.compiler.is_compiling() or x.is_inference() else x._version

@@ -237,7 +237,9 @@ def test_wuerstchen():
         for t, step in zip(theirs.timesteps[:-1], ours.timesteps, strict=True):
             x = theirs.step(network(x, step), t.expand(16), x, generator=drawn[0]).prev_sample
             y = ours.step(network(y, step), step, y, generator=drawn[1]).prev_sample
-        assert distance(y, x) < 2e-2  # theirs leaves the noise of the last step away, of deviation 0.01 sqrt(1 - e^(-2h))
+        assert (
+            distance(y, x) < 2e-2
+        )  # theirs leaves the noise of the last step away, of deviation 0.01 sqrt(1 - e^(-2h))
     assert schedule_from_config({"_class_name": "DDPMWuerstchenScheduler"}) == schedule
 
 
