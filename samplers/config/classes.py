@@ -30,6 +30,7 @@ class Convention:
     clips: bool | None = None  # default of clip_sample; None: not an option of the class
     thresholds: bool = False  # thresholding is an option of the class
     literal: bool = False  # zero terminal SNR means alpha = 0 exactly, not 2**-12
+    bounded: bool = False  # lambda_min_clipped is an option of the class
     log_linear: bool = False  # interpolation_type is an option of the class
     distilled: bool = False  # times are those of distillation, by original_inference_steps
 
@@ -42,9 +43,9 @@ _DDPM = replace(_DDIM, end="zero")
 _KDPM2 = replace(_KARRAS, rounds=("use_karras_sigmas",))
 CONVENTIONS: dict[str, Convention] = {
     "DPMSolverMultistepScheduler": replace(
-        _DATA, rounds=("use_karras_sigmas", "use_lu_lambdas"), truncates="squaredcos_cap_v2"
+        _DATA, rounds=("use_karras_sigmas", "use_lu_lambdas"), truncates="squaredcos_cap_v2", bounded=True
     ),
-    "DPMSolverSinglestepScheduler": replace(_DATA, spacing_fixed=True),
+    "DPMSolverSinglestepScheduler": replace(_DATA, spacing_fixed=True, bounded=True),
     "DEISMultistepScheduler": replace(_DATA, end="sigma_min"),
     "UniPCMultistepScheduler": _DATA,
     "SASolverScheduler": replace(_DATA, end="sigma_min"),
@@ -187,6 +188,11 @@ def flow_mode(config: Config) -> bool:
 def _contradictions(config: Config) -> None:
     """ValueError where a config says one thing twice, differently; what nobody chose is not said."""
     chosen = explicit(config)
+    if config.get("scale_factors"):
+        raise ValueError(
+            f"`scale_factors`={config['scale_factors']} change the resolution of the state between steps, which no solver "
+            "here does: remove the entry, or keep this scheduler in its own pipeline."
+        )
     shifts = {float(s) for key in ("shift", "flow_shift") if isinstance(s := chosen.get(key), (int, float)) and s != 1}
     if len(shifts) > 1:
         raise ValueError(

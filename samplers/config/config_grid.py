@@ -98,7 +98,7 @@ def grid_from_config(
     times = sigmas_to_times(schedule, np.append(found.levels, last))
     if not (np.diff(times) < 0).all():
         raise ValueError(f"the levels of this config do not decrease over {n} steps: {found.levels}.")
-    if shown is None:
+    if shown is None or kind == "edm":
         labelled = kind in ("sigma", "angle")
         shown = np.asarray(schedule.model_time(times[:-1]) if labelled else found.shown, np.float64)
     return ConfigGrid(times, mirrored(shown))

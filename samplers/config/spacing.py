@@ -18,7 +18,7 @@ def _steps(rule: Convention, chosen: Config, n: int, rho: Array) -> Array:
     """n decreasing training steps, whole ones where the class rounds and rounding keeps them apart."""
     spacing = rule.spacing if rule.spacing_fixed else chosen.get("timestep_spacing", rule.spacing)
     total = len(rho)
-    clipped = chosen.get("lambda_min_clipped")
+    clipped = chosen.get("lambda_min_clipped") if rule.bounded else None
     last = total if clipped is None else max(total - int(np.sum(-np.log(rho) < clipped)), 1)
     points = n if rule.closed else n + 1
     if rule.distilled:

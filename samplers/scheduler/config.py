@@ -36,6 +36,10 @@ MODEL_KEYS = frozenset(
     "max_image_seq_len shift_terminal invert_sigmas clip_sample clip_sample_range variance_type "
     "original_inference_steps clip_denoised s scaler stochastic_sampling".split()
 )
+SPACINGS = frozenset(  # entries that place the steps, as a grid does
+    "timestep_spacing steps_offset sigma_schedule use_karras_sigmas use_exponential_sigmas use_beta_sigmas "
+    "use_lu_lambdas".split()
+)
 S = TypeVar("S", bound="Adopting")
 ORIGINAL = "_original"  # config entry: the class that a config came from, and which arguments of ours it lacked
 DEFAULTS = "_use_default_values"  # config entry of diffusers: names of entries that nobody chose
@@ -161,6 +165,10 @@ class Adopting(ConfigMixin):
             solver_options = {**solver_options, ONCE: True}
             del solver_options["shift"]
         if grid is not None:
+            if spaced := [key for key in solver_options if key in SPACINGS]:
+                raise ValueError(
+                    f"`grid` and {', '.join(map(repr, spaced))} both say where the steps are: give one of them"
+                )
             as_is = isinstance(grid, str) or callable(grid)
             entries["grid"] = grid if as_is else np.asarray(grid, np.float64).tolist()
         entries.update({k: v for k, v in (("guidance", guidance), ("outside", outside)) if v is not None})

@@ -16,7 +16,7 @@ from fewstep.samplers.artefact.loading import as_artefact
 from fewstep.samplers.building.compiling import no_table
 from fewstep.samplers.building.names import checked_options
 from fewstep.samplers.building.solver_entry import SOLVERS, Entry
-from fewstep.samplers.config.classes import label_of
+from fewstep.samplers.config.classes import kind_of, label_of
 from fewstep.samplers.config.reading import reading, schedule_from_config
 from fewstep.samplers.grids.making import find, make_grid
 from fewstep.samplers.noise.sources import check_kind as check_noise_kind
@@ -32,6 +32,7 @@ from fewstep.samplers.table.tableau import Tableau
 
 DEFAULT = "dpmpp_2m"
 SAID = ("grid", "solver_options", "noise", "guidance", "outside")  # entries of ours beside what is played
+PARTIAL = "_partial"
 LEARNED = ("learned", "guidance", "outside")
 OWN = ("solver", "grid", "solver_options", "noise", *LEARNED)  # entries of a config that are ours
 
@@ -67,8 +68,12 @@ class Model(Shared):
     def check(self) -> None:
         """ValueError for an artefact or a table of another model, or without a table for the guidance asked for.
 
+        And for a table of one training step.
+
         A model is not whole until its config is: diffusers makes an object before it has seen every entry.
         """
+        if self.config.get(PARTIAL):
+            raise ValueError("a table of betas needs at least 2 training steps; got num_train_timesteps=1")
         if self.table is not None and not on_schedule(self.table, self.schedule):
             raise ValueError(
                 f"table {self.table.name!r} was compiled for {self.table.schedule!r}; this config describes "
@@ -139,6 +144,8 @@ def model(key: Key) -> Model:
         raise ValueError(
             "`guidance` and `outside` choose among the tables of `learned`: give an artefact, or none of them"
         )
+    if config.get("num_train_timesteps") == 1 and kind_of(config) == "table":  # the flow to come has not said so yet
+        config = {**config, "num_train_timesteps": 2, PARTIAL: True}
     network = _network(config, plays)
     if isinstance(plays, Artefact):
         entry = SOLVERS[plays.tables[0].tableau.name]
