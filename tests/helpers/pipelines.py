@@ -87,7 +87,7 @@ def recorded(scheduler: Any) -> Any:
     @functools.wraps(step)
     def recording(*args: Any, **kwargs: Any) -> Any:
         if not states:
-            states.append(args[2].clone())
+            states.append((args[2] if len(args) > 2 else kwargs["sample"]).clone())
         result = step(*args, **kwargs)
         states.append(result[0])
         return result
