@@ -64,14 +64,14 @@ def zero_terminal_snr(alphas_cumprod: ArrayLike, floor: float = 0.0) -> Array:
     return a**2
 
 
-def wuerstchen_table(s: float = 0.008, scaler: float = 1.0, n: int = 1000) -> Array:
+def wuerstchen_table(s: float = 0.008, scaler: float = 1.0, n: int = 1000, clipped: bool = True) -> Array:
     """alpha^2 = cos((r + s) / (1 + s) pi / 2)^2 / cos(s / (1 + s) pi / 2)^2 at r = 1/n .. 1, within [1e-4, 0.9999].
 
-    scaler: r <- r^scaler below 1, 1 - (1 - r)^scaler above. Ties at the two limits are broken by 1e-9, so that it falls.
-    (Pernias et al., Wuerstchen, 2023, arXiv 2306.00637.)
+    scaler: r <- r^scaler below 1, 1 - (1 - r)^scaler above. Ties at the two limits are broken by 1e-9, so that it falls;
+    clipped=False: as the formula has it, from which r can be read. (Pernias et al., Wuerstchen, 2023, arXiv 2306.00637.)
     """
     r = np.arange(1, n + 1) / n
     r = r**scaler if scaler < 1 else 1 - (1 - r) ** scaler
     scale = 0.5 * np.pi / (1 + s)
-    table = np.clip((np.cos((r + s) * scale) / np.cos(s * scale)) ** 2, 1e-4, 0.9999)
-    return np.asarray(table * (1 - 1e-9 * np.arange(n)))
+    table = (np.cos((r + s) * scale) / np.cos(s * scale)) ** 2
+    return np.asarray(np.clip(table, 1e-4, 0.9999) * (1 - 1e-9 * np.arange(n))) if clipped else np.asarray(table)

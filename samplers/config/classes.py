@@ -224,6 +224,17 @@ def table_of(config: Config, floor: float = PURE_NOISE) -> Array:
     return zero_terminal_snr(table, floor) if c.get("rescale_betas_zero_snr") else np.asarray(table, np.float64)
 
 
+def told_by_betas(config: Config, table: Array) -> Array:
+    """alpha^2 that pipelines make out of a scheduler's betas: the model's own, but where they read its network's time there.
+
+    Stable Cascade's do, for which the limits of the table have to be away.
+    """
+    if class_name(config) != "DDPMWuerstchenScheduler":
+        return table
+    c = completed(config)
+    return wuerstchen_table(float(c["s"]), float(c["scaler"]), len(table), clipped=False)
+
+
 def levels_of(table: Array) -> Array:
     """sigma / alpha of a table of alpha^2, finite also where alpha = 0."""
     return np.sqrt(1 / np.maximum(table, 1e-300) - 1)

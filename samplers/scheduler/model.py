@@ -16,7 +16,7 @@ from fewstep.samplers.artefact.loading import as_artefact
 from fewstep.samplers.building.compiling import no_table
 from fewstep.samplers.building.names import checked_options
 from fewstep.samplers.building.solver_entry import SOLVERS, Entry
-from fewstep.samplers.config.classes import kind_of, label_of
+from fewstep.samplers.config.classes import kind_of, label_of, told_by_betas
 from fewstep.samplers.config.reading import reading, schedule_from_config
 from fewstep.samplers.grids.making import find, make_grid
 from fewstep.samplers.noise.sources import check_kind as check_noise_kind
@@ -94,7 +94,8 @@ class Model(Shared):
         if not isinstance(self.schedule, Discrete):
             return dict.fromkeys(("betas", "alphas", "alphas_cumprod"))
         table = self.schedule.alphas_cumprod
-        alphas = np.append(table[0], table[1:] / table[:-1])
+        told = told_by_betas(self.config, table)
+        alphas = np.append(told[0], told[1:] / told[:-1])
         return {"betas": 1 - alphas, "alphas": alphas, "alphas_cumprod": table}
 
     def levels(self, table: Tableau | None, timesteps: Array) -> tuple[Array, Array]:
