@@ -128,7 +128,7 @@ def _place(scheduler: Any, index: int) -> tuple[float, float]:
         if table is None or at is None:
             raise ValueError("the pipeline's scheduler has taken no step yet: use this as callback_on_step_end")
         return float(table.tableau.times[at]), 1.0
-    schedule = NoiseSchedule.from_config(scheduler.config)
+    schedule = NoiseSchedule.from_config(scheduler)
     at = getattr(scheduler, "step_index", None)
     sigmas = getattr(scheduler, "sigmas", None)
     if at is not None and sigmas is not None:

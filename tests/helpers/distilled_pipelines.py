@@ -9,6 +9,7 @@ from late import diffusers
 from parts import GUIDED, PIXELS_OUT, SIZE, conditional_unet
 from pipelines import MASKED, PIPELINES, _stable_diffusion
 
+
 class Typed(torch.nn.Module):
     """A text encoder that is asked for nothing but its precision."""
 
