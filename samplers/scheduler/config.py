@@ -177,7 +177,12 @@ class Adopting(ConfigMixin):
         if learned is not None:
             entries["learned"] = held(entries["learned"] if strict else for_config(described(entries)))
         made: Any = super().from_config(entries, return_unused_kwargs)  # type: ignore[misc]
-        (made[0] if return_unused_kwargs else made)._model.check()
+        model = (made[0] if return_unused_kwargs else made)._model
+        model.check()
+        if entries.get(ONCE) and model.schedule.kind != "flow":
+            raise ValueError(
+                f'shift="once" is for flow models; this config describes {model.schedule!r}: leave it away'
+            )
         return made  # type: ignore[no-any-return]  # with return_unused_kwargs, which diffusers uses, a pair
 
     @classmethod

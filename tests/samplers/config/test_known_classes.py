@@ -55,12 +55,14 @@ def test_the_published_configs_are_many():
 
 def test_published_configs_make_runs():
     """Every one of them, with entries of other classes and without some of their own."""
-    for name, config in READ.items():
+    for i, (name, config) in enumerate(READ.items()):
         schedule, said = schedule_from_config(config), reading(config)
-        for n in (4,) if "fixed_step_sampler_config" in config else (1, 9):
+        for n in (4,) if "fixed_step_sampler_config" in config else (9,):
             grid = grid_from_config(config, schedule, n, **given(config))
             assert len(grid.times) == n + 1 and (np.diff(grid.times) < 0).all(), name
             assert np.isfinite(grid.model_times).all() and said.prediction, name
+        if i % 4:  # one in four as a whole
+            continue
         ours = fewstep.Scheduler.from_config(config, "euler")
         ours.set_timesteps(4, **given(config))
         assert ours.num_inference_steps == 4 and ours._model.schedule.kind == schedule.kind, name
@@ -250,6 +252,8 @@ def test_the_double_shift_is_told_once_and_has_a_way_out():
     again = fewstep.Scheduler.from_config(once.config, "ddim")
     again.set_timesteps(4)
     np.testing.assert_array_equal(again.sigmas, once.sigmas)
+    with pytest.raises(ValueError, match="for flow models"):
+        fewstep.Scheduler.from_config(SD, shift="once")
     quietly = fewstep.Scheduler.from_config(FLOW, shift=1.0)
     quietly.set_timesteps(4)
     np.testing.assert_allclose(quietly.sigmas[:-1], s, rtol=1e-5)
