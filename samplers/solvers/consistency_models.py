@@ -30,8 +30,6 @@ def consistency(path: Path, *, s_noise: float = 1.0) -> Solution:
     less noise; `renoise` takes it as clean. 1 evaluation a step.
     """
     s_noise = opt.number("consistency", "s_noise", s_noise, 2.0)
-    if path.schedule.jump_scale is not None:
-        raise ValueError("consistency: the noise of this schedule is not Gaussian, and its answers have a level: use 'renoise'")
     least = scalar_node(path.schedule, path.schedule.t_min).rho
     rows = []
     for _, s, t in path.steps():
