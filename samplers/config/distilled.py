@@ -15,15 +15,16 @@ RENOISING = ("renoise", "consistency", "tcd")  # solvers of networks that answer
 
 
 def own_solver(config: Config) -> tuple[str, dict[str, Any]] | None:
-    """(solver, options) that a distilled model is played by where nobody asks for one; None for other models."""
+    """(solver, options) that a config asks for by its class or its entries, as distilled models' do; None of others."""
     rule = known(config)
     fixed = config.get("fixed_step_sampler_config") or {}
-    if config.get("stochastic_sampling") or fixed.get("sample_type") == "sde":
+    own = class_name(config) in (None, "FlowMatchEulerDiscreteScheduler")  # an option of no other class
+    if (own and config.get("stochastic_sampling")) or fixed.get("sample_type") == "sde":
         return "renoise", {}
     if rule is None or rule.solver is None:
         return None
-    s_noise = config.get("s_noise", 1.0) if rule.solver == "consistency" else 1.0
-    return rule.solver, {} if s_noise == 1.0 else {"s_noise": float(s_noise)}
+    said = {"consistency": ("s_noise",), "rf_ancestral": ("eta", "s_noise")}.get(rule.solver, ())
+    return rule.solver, {name: float(config[name]) for name in said if config.get(name, 1.0) != 1.0}
 
 
 def distilled_steps(total: int, n: int, original: int) -> Array:

@@ -20,8 +20,8 @@ class Known:
     """What a class stands for.
 
     kind: of its models, see `kind_of`. defaults: entries of the model that its configs may leave out. solver: what plays its
-    models where nobody asked for a solver, because they were distilled for it; None: any solver. sticks: its times are its
-    own, whatever the solver.
+    models where nobody asked for a solver, because they were distilled for it or its entries are options of that; None: any
+    solver. sticks: its times are its own, whatever the solver.
     """
 
     kind: str
@@ -73,9 +73,8 @@ KNOWN: dict[str, Known] = {
     "DDPMWuerstchenScheduler": Known("table", {"s": 0.008, "scaler": 1.0, "num_train_timesteps": 1000}, sticks=True),
     "LCMScheduler": Known("table", _DISTILLED, solver="renoise", sticks=True),
     "TCDScheduler": Known("table", _DISTILLED, solver="tcd", sticks=True),
-    **dict.fromkeys(
-        ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "LTXEulerAncestralRFScheduler"), _FLOW
-    ),
+    **dict.fromkeys(("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"), _FLOW),
+    "LTXEulerAncestralRFScheduler": Known("flow", solver="rf_ancestral"),
     "FlowMatchLCMScheduler": Known("flow", solver="renoise"),
     "FlowMapEulerDiscreteScheduler": Known("flow", solver="euler"),
     "MiniMaxH3Scheduler": Known("flow", {"shift": 12.0, "num_train_timesteps": 1}),
@@ -110,7 +109,7 @@ REFUSED: dict[str, str] = {
     "ConsistencyDecoderScheduler": "it is a fixed decoder of two calls: keep it in its own pipeline",
     "RePaintScheduler": "it needs a mask: give the config of a DDPMScheduler with the same betas, and guidance.impute",
     "KarrasVeScheduler": "it gives its network (x + 1) / 2 and sigma / 2, of levels that it squares: make "
-    "NoiseSchedule.ve(sigma_min, sigma_max) and a Denoiser of x + sigma * network",
+    "NoiseSchedule.ve(sigma_min, sigma_max) and a Denoiser of x + sigma * network with prediction='sample'",
     "SchedulerMixin": "it is no scheduler but the base of them",
 }  # fmt: skip
 

@@ -56,7 +56,7 @@ EQUAL = {
         ({**SHIFTED, "stochastic_sampling": True}, {}, STEPS),
     ],
     "FlowMatchLCMScheduler": [(SHIFTED, {}, STEPS)],
-    "LTXEulerAncestralRFScheduler": [({}, {"solver": "rf_ancestral"}, STEPS)],
+    "LTXEulerAncestralRFScheduler": [({}, {"solver": "rf_ancestral"}, STEPS), ({"eta": 0.5, "s_noise": 0.9}, {}, STEPS)],
     "FlowMapEulerDiscreteScheduler": [({"shift": 5.0}, {}, STEPS)],
     "MiniMaxH3Scheduler": [({}, {"solver": "euler"}, STEPS), ({"shift": 3.0}, {"solver": "euler"}, (5,))],
     "EDMEulerScheduler": [({}, {"solver": "euler"}, STEPS)],
