@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fewstep.lazy import door
 from fewstep.samplers.noise.field import GaussianField
+from fewstep.samplers.run.ownership import counted, require_unwritten, version
 from fewstep.samplers.run.per_sample import column
 from fewstep.samplers.run.step import like_state
 from fewstep.samplers.schedule.base import Nodes, NoiseSchedule
@@ -70,7 +71,11 @@ class Denoiser:
         """
         if not torch.compiler.is_compiling():
             self.nfe += 1
-        return like_state(self.fn(x, tau), x)
+        x = counted(x)
+        before = version(x)
+        output = like_state(self.fn(x, tau), x)
+        require_unwritten(x, before)
+        return output
 
     def prepare(self, x: Tensor) -> None:
         """Whatever a call on x needs once before it; where a call may be made again, this comes first. Mostly nothing."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fewstep.samplers.noise.draws import Draw
+from fewstep.samplers.run.ownership import require_kept, version
 from fewstep.samplers.table.tableau import Tableau
 
 Post = Callable[[Tensor], Tensor]
@@ -23,11 +24,15 @@ Terms = tuple[tuple[int, Tensor | None], ...]
 
 
 class State(NamedTuple):
-    """What a sampler carries from call to call: anchor, next network input, earlier outputs (newest first)."""
+    """What a sampler carries from call to call: anchor, next network input, earlier outputs (newest first).
+
+    versions: counters of in-place changes of the outputs when they came, where they are known.
+    """
 
     carry: Tensor
     input: Tensor
     history: tuple[Tensor, ...] = ()
+    versions: tuple[int | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,9 @@ class Step:
     def __call__(self, state: State, output: Tensor, noises: Sequence[Tensor] = ()) -> State:
         """The state after this row, given the network's output at state.input."""
         output = output.to(state.input.dtype)
+        told = not torch.compiler.is_compiling() and len(state.versions) == len(state.history)
+        if told:
+            require_kept(output, state.history, state.versions)
         source = output if self.post is None else self.post(self.x0(state.input, output))
         constant = () if self.constant is None else (self.constant,)
         if self.wide is not None:
@@ -88,7 +96,8 @@ class Step:
                 after, carry = stacked_sums(*self.stacked, registers)
         if carry is None:
             carry = state.carry if self.carry == "keep" else after
-        return State(carry, after, (m, *state.history)[: self.keep])
+        versions = (version(m), *state.versions)[: self.keep] if told and self.keep else ()
+        return State(carry, after, (m, *state.history)[: self.keep], versions)
 
     def _wide(self, state: State, source: Tensor, extra: Sequence[Tensor]) -> tuple[Tensor, Tensor | None, Tensor]:
         """The lines with a weight for every element: one stack, one product, one sum."""
@@ -134,7 +143,7 @@ def moved(state: State, x: Tensor | Post) -> State:
     if x is state.input:
         return state
     carry = x if state.carry is state.input else state.carry + (x - state.input)
-    return State(carry, x, state.history)
+    return State(carry, x, state.history, state.versions)
 
 
 def like_state(output: Tensor, x: Tensor) -> Tensor:

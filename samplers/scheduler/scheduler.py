@@ -267,7 +267,7 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
         if state is None:
             return first_state(self._bound.tableau, x)
         carry = x if state.carry is state.input else state.carry + (x - state.input)
-        return State(carry, x, state.history)
+        return State(carry, x, state.history, state.versions)
 
     def _of_tokens(self, output: Tensor, share: Tensor) -> Tensor:
         """The velocity at the time of the step that predicts the x0 of tokens at a share of it: x0 = x - t (share v)."""
