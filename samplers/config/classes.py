@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fewstep.samplers.config.attributes import attributes
 from fewstep.samplers.config.betas import betas, zero_terminal_snr
 from fewstep.samplers.schedule.base import Array
 
@@ -94,12 +95,12 @@ _BETAS_OF_CLASS: dict[str, dict[str, Any]] = {
 def as_config(config: Any) -> dict[str, Any]:
     """A plain dict from a config mapping or a scheduler object; a scheduler adds its class name."""
     if not isinstance(config, Mapping) and isinstance(own := getattr(config, "config", None), Mapping):
-        config = {"_class_name": type(config).__name__, **own}
+        config = {"_class_name": type(config).__name__, **own, **attributes(own)}
     if not isinstance(config, Mapping):
         raise ValueError(
             f"expected a scheduler or its config (a dict); got {type(config).__name__}. Pass `pipe.scheduler.config`."
         )
-    return dict(config)
+    return {**config, **attributes(config)}
 
 
 def explicit(config: Config) -> dict[str, Any]:

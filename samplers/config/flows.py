@@ -30,7 +30,10 @@ def flow_levels(
     timesteps: Array | None,
     mu: float | None,
 ) -> Levels:
-    """Flow times. A flow class shifts its already shifted range once more; explicit sigmas are shifted once."""
+    """Flow times. A flow class shifts its already shifted range once more; explicit sigmas are shifted once.
+
+    The range is that of the shift the class was made with, `made_with_shift`, where set_shift gave another one since.
+    """
     total, mode = int(config.get("num_train_timesteps", 1000)), flow_mode(config)
     static = float(config.get("flow_shift" if mode else "shift") or 1.0)
     dynamic = bool(config.get("use_dynamic_shifting"))
@@ -47,7 +50,7 @@ def flow_levels(
         return _of_vp_class(config, solver, n, total, base, moved)
     if base is None:
         ends = np.array([1.0, 1 / total])
-        first, last = ends if dynamic else shift_time(ends, static)
+        first, last = ends if dynamic else shift_time(ends, float(config.get("made_with_shift") or static))
         base = np.linspace(first, last, n)
     levels, name = moved(base), sigma_map_of(explicit(config))
     if name is not None:

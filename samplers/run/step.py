@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +33,14 @@ class State(NamedTuple):
     input: Tensor
     history: tuple[Tensor, ...] = ()
     versions: tuple[int | None, ...] = ()
+
+    def __reduce__(self) -> Any:
+        """Counters of a copy are its own."""
+        return _counted, tuple(self[:3])
+
+
+def _counted(carry: Tensor, x: Tensor, history: tuple[Tensor, ...]) -> State:
+    return State(carry, x, history, tuple(map(version, history)))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from torch import Tensor
 from fewstep.samplers.noise.draws import Noise
 from fewstep.samplers.noise.sources import GeneratorNoise, source
 from fewstep.samplers.run.step import State, Step, first_state, like_state
-from fewstep.samplers.scheduler.binding import DONE, Bound, Done, bind
+from fewstep.samplers.scheduler.binding import DONE, Bound, Following, Seen, bind
+from fewstep.samplers.config.attributes import changed
 from fewstep.samplers.scheduler.config import Adopting, described
 from fewstep.samplers.scheduler.diffusers_parts import SchedulerMixin, SchedulerOutput, StepTuple
 from fewstep.samplers.scheduler.model import Model, config_key, model
@@ -27,7 +28,7 @@ from fewstep.samplers.scheduler.tensors import model_clock, numbers, public_sigm
 from fewstep.samplers.scheduler.timetable import Timetable, timetable
 
 
-class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
+class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[misc]
     """Any table solver as a diffusers scheduler: `pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, "unipc")`.
 
     The state is x_t = alpha_t x0 + sigma_t eps of the model's own schedule: unit noise for VP and flow models, sigma_max
@@ -82,7 +83,7 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
 
     def _configure(self) -> None:
         """What exists before set_timesteps: the training range as timesteps and sigmas."""
-        self._read = self._internal_dict
+        self._read, self._entries = self._internal_dict, dict(self._internal_dict)
         self._key = config_key(described(self._read))
         self._model: Model = model(self._key)
         schedule, nodes = self._model.schedule, self._model.training
@@ -106,21 +107,11 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
         self._returned: Tensor | None = None
         self._version: int | None = None
         self._noise: Noise | None = None  # of this run, where it remembers
+        self._named = ""  # how its first timestep was told
+        self._seen: Seen | None = None  # by the network, as scale_model_input handed it out
 
     def __len__(self) -> int:
         return self._model.schedule.num_train_timesteps
-
-    @property
-    def step_index(self) -> int | None:
-        """Network calls behind the next step; None before the first step."""
-        if self._step is None or self._bound is None:
-            return None
-        return len(self.timesteps) if isinstance(self._step, Done) else self._bound.begin + self._step.index
-
-    @property
-    def begin_index(self) -> int | None:
-        """Network call at which the run begins, as set_begin_index said."""
-        return self._begin_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Begin the run at network call `begin_index`: its solver starts afresh on the remaining calls."""
@@ -152,6 +143,8 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
         """
         if self._internal_dict is not self._read:  # pipelines that correct a config replace it as a whole
             self._configure()
+        elif told := changed(self._internal_dict, self._entries):  # users set attributes of it
+            self.register_to_config(**told)
         shift = None if mu is None else float(mu)
         self._asked = (num_inference_steps, numbers(sigmas), numbers(timesteps), shift)
         self._run_key = self._key
@@ -169,10 +162,11 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
         """The network's input for a state: the state itself, but times 1/sqrt(sigma^2 + sigma_data^2) for EDM models."""
         scales = None if self._table is None else self._table.input_scales
         if scales is None:
+            self._seen = Seen.of(sample)
             return sample
         index = self.step_index
         if index is None:
-            index = self._locate(timestep) if self._begin_index is None else self._begin_index
+            index = self._located(timestep) if self._begin_index is None else self._begin_index
         return sample * scales[index]
 
     def step(
@@ -206,6 +200,7 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
         # the host wait for the device). The state between calls is ours, the sample is the caller's: where it is not the very
         # tensor that was returned, unchanged since (`_version`), somebody edited it, and the anchor moves by the same.
         step = self._step or self._first_step(timestep, sample, eta)
+        self._follow(timestep, sample)
         if per_token_timesteps is not None:
             model_output = self._of_tokens(model_output, per_token_timesteps / step.model_time)
         state: Any = self._state
@@ -237,9 +232,7 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
         """Step zero of the run: at the begin index, else where `timestep` stands in `timesteps`."""
         if self._table is None or self._bound is None:
             raise ValueError("call set_timesteps() before step()")
-        begin = self._begin_index
-        if begin is None:
-            begin = 0 if torch.compiler.is_compiling() else self._locate(timestep)
+        begin = self._begins(timestep)
         dtype = torch.float64 if sample.dtype == torch.float64 else torch.float32
         if eta and self._model.options.get("eta", eta) != eta:
             entries = described(self._read)
@@ -250,15 +243,6 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
         if (self._bound.begin, self._bound.device, self._bound.dtype) != (begin, sample.device, dtype):
             self._bound = bind(self._table, begin, sample.device, dtype)
         return self._bound.steps[0]
-
-    def _locate(self, timestep: Any) -> int:
-        """Index of a timestep: by place for views of `timesteps`, which reads no value, else the nearest entry."""
-        assert self._table is not None
-        if isinstance(timestep, Tensor):
-            if timestep.untyped_storage().data_ptr() == self._clock.untyped_storage().data_ptr():
-                return int(timestep.storage_offset())
-            timestep = timestep.reshape(-1)[0]
-        return self._table.nearest(float(timestep))
 
     def _entered(self, sample: Tensor) -> State:
         """The state with an input from outside: a first sample, or an edited one, which moves the anchor with it."""
@@ -277,13 +261,13 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         bound = None if self._bound is None else (self._bound.begin, self._bound.device, self._bound.dtype)
-        rebuilt = ("_model", "_table", "_bound", "_step", "_read")
+        rebuilt = ("_model", "_table", "_bound", "_step", "_read", "_seen")
         return {**{k: v for k, v in self.__dict__.items() if k not in rebuilt}, "at": (bound, self.step_index)}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         bound, index = saved.pop("at")
         self.__dict__.update(saved)
-        self._read, self._model = self._internal_dict, model(self._key)
+        self._read, self._model, self._seen = self._internal_dict, model(self._key), None
         self._table = None if self._asked is None else timetable(self._run_key, *self._asked)
         self._bound = self._step = None
         if self._table is not None:
