@@ -57,7 +57,8 @@ class Following:
     """The part of a Scheduler that knows where its run is."""
 
     timesteps: Tensor
-    _clock: Tensor
+    _clock: Tensor  # `timesteps` as they were handed out,
+    _shown: np.ndarray  # and in full precision
     _table: Timetable | None
     _bound: Bound | None
     _begin_index: int | None
@@ -82,7 +83,7 @@ class Following:
         if torch.compiler.is_compiling():
             return self._begin_index or 0
         begin = self._located(timestep) if self._begin_index is None else self._begin_index
-        self._named = named(timestep, self._clock, self._shown(), begin, known=self._begin_index is None)
+        self._named = named(timestep, self._clock, self._shown, begin, known=self._begin_index is None)
         return begin
 
     def _located(self, timestep: Any) -> int:
@@ -91,18 +92,13 @@ class Following:
         at = place(timestep, self._clock)
         return self._table.nearest(number(timestep)) if at is None else at
 
-    def _shown(self) -> np.ndarray:
-        """What the network is shown at every call."""
-        assert self._table is not None
-        return self._table.tableau.model_times
-
     def _follow(self, timestep: Any, sample: Tensor) -> None:
         """ValueError for the step of another run, and for a sample that the network wrote into."""
         if torch.compiler.is_compiling():
             return
         if self._seen is not None:
             self._seen.check(sample)
-        index, shown = self.step_index, self._shown()
+        index, shown = self.step_index, self._shown
         if index is None or index >= len(shown) or belongs(timestep, self._clock, shown, index, self._named):
             return
         raise ValueError(

@@ -15,11 +15,11 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from diffusers.utils import DummyObject
 from torch import Tensor
 
+from fewstep.samplers.config.attributes import changed
 from fewstep.samplers.noise.draws import Noise
 from fewstep.samplers.noise.sources import GeneratorNoise, source
 from fewstep.samplers.run.step import State, Step, first_state, like_state
 from fewstep.samplers.scheduler.binding import DONE, Bound, Following, Seen, bind
-from fewstep.samplers.config.attributes import changed
 from fewstep.samplers.scheduler.config import Adopting, described
 from fewstep.samplers.scheduler.diffusers_parts import SchedulerMixin, SchedulerOutput, StepTuple
 from fewstep.samplers.scheduler.model import Model, config_key, model
@@ -154,7 +154,7 @@ class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[m
         self.num_inference_steps = self._table.tableau.nfe
         if self._model.schedule.kind == "ve":
             self.init_noise_sigma = float(self._table.tableau.nodes.sigma[0])
-        self._clock = self.timesteps
+        self._clock, self._shown = self.timesteps, self._table.tableau.model_times
         self._bound = bind(self._table, 0, self.timesteps.device, torch.float32)
         self._restart()
 
