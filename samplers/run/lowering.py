@@ -7,6 +7,7 @@ factor is put into the lines that read it. All weights move to the device in one
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from fewstep.samplers.schedule.outputs import Prediction, convert, mean_weight
 from fewstep.samplers.table.tableau import Tableau
 
 MOST_OPERATIONS = 4
+FELT = 1e6  # amplification of rounding that float32 feels, 6e-8 times that
 CARRY, INPUT, M = 0, 1, 2  # columns of W and registers of a Step
 
 
@@ -49,6 +51,12 @@ def lower(
             )
         constant = torch.ones((), dtype=dtype, device=device)
     calls = Nodes(*(c[:-1] for c in tableau.nodes))
+    if dtype != torch.float64 and tableau.amplification > FELT:
+        warnings.warn(
+            f"{tableau.name} amplifies rounding {tableau.amplification:.1e} times on these steps, {6e-8 * tableau.amplification:.1g} "
+            "in float32: take a lower order, another form or other steps, or sample in float64",
+            stacklevel=2,
+        )
     x0 = _predicted_x0(tableau, prediction, calls, strict=post is not None)
     source = "sample" if post else prediction
     to_m = np.stack(convert(source, tableau.forms, calls))

@@ -58,7 +58,7 @@ class Following:
 
     timesteps: Tensor
     _clock: Tensor  # `timesteps` as they were handed out,
-    _shown: np.ndarray  # and in full precision
+    _handed: np.ndarray  # and in full precision
     _table: Timetable | None
     _bound: Bound | None
     _begin_index: int | None
@@ -83,7 +83,7 @@ class Following:
         if torch.compiler.is_compiling():
             return self._begin_index or 0
         begin = self._located(timestep) if self._begin_index is None else self._begin_index
-        self._named = named(timestep, self._clock, self._shown, begin, known=self._begin_index is None)
+        self._named = named(timestep, self._clock, self._handed, begin, known=self._begin_index is None)
         return begin
 
     def _located(self, timestep: Any) -> int:
@@ -98,7 +98,7 @@ class Following:
             return
         if self._seen is not None:
             self._seen.check(sample)
-        index, shown = self.step_index, self._shown
+        index, shown = self.step_index, self._handed
         if index is None or index >= len(shown) or belongs(timestep, self._clock, shown, index, self._named):
             return
         raise ValueError(

@@ -154,7 +154,7 @@ class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[m
         self.num_inference_steps = self._table.tableau.nfe
         if self._model.schedule.kind == "ve":
             self.init_noise_sigma = float(self._table.tableau.nodes.sigma[0])
-        self._clock, self._shown = self.timesteps, self._table.tableau.model_times
+        self._clock, self._handed = self.timesteps, self._table.tableau.model_times
         self._bound = bind(self._table, 0, self.timesteps.device, torch.float32)
         self._restart()
 

@@ -61,6 +61,7 @@ class Tableau:
     spans: np.ndarray | None = None
     conserves: str = "x0 eps"
     jumps: Mapping[int, Node] = field(default_factory=dict)
+    amplification: float = field(init=False, repr=False, default=1.0)
     compiled_by: ClassVar[Any] = None  # the solver's entry, where a table is as that made it; see building/resuming.py
 
     @classmethod
@@ -98,7 +99,7 @@ class Tableau:
             )
         if self.slots and self.spans is None:
             raise ValueError(f"{self.name}: `spans` must say which increment each of the {self.slots} noises is")
-        prove(self)
+        object.__setattr__(self, "amplification", prove(self))
 
     @property
     def nfe(self) -> int:
