@@ -29,11 +29,10 @@ class Convention:
     default_end: str = "zero"
     spacing_fixed: bool = False  # timestep_spacing and steps_offset are not options of the class
     clips: bool | None = None  # default of clip_sample; None: not an option of the class
-    thresholds: bool = False  # thresholding is an option of the class
     literal: bool = False  # zero terminal SNR means alpha = 0 exactly, not 2**-12
 
 
-_DATA = Convention(rounds=("use_karras_sigmas",), thresholds=True, end="final_sigmas_type")
+_DATA = Convention(rounds=("use_karras_sigmas",), end="final_sigmas_type")
 _KARRAS = Convention(closed=True, whole=False)
 _STEPS = Convention(closed=True, spacing="leading", end="set_alpha_to_one")
 CONVENTIONS: dict[str, Convention] = {
@@ -50,9 +49,9 @@ CONVENTIONS: dict[str, Convention] = {
     "LMSDiscreteScheduler": _KARRAS,
     "KDPM2DiscreteScheduler": replace(_KARRAS, rounds=("use_karras_sigmas",)),
     "DPMSolverSDEScheduler": _KARRAS,
-    "DDIMScheduler": replace(_STEPS, clips=True, thresholds=True, literal=True),
+    "DDIMScheduler": replace(_STEPS, clips=True, literal=True),
     "PNDMScheduler": replace(_STEPS, default_end="sigma_min"),
-    "DDPMScheduler": replace(_STEPS, end="zero", clips=True, thresholds=True, literal=True),
+    "DDPMScheduler": replace(_STEPS, end="zero", clips=True, literal=True),
 }
 FLOW_CLASSES = tuple(name for name, rule in CONVENTIONS.items() if not rule.closed)  # those with use_flow_sigmas
 

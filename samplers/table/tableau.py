@@ -26,6 +26,7 @@ from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.schedule.base import Node, Nodes, NoiseSchedule
 from fewstep.samplers.schedule.outputs import Form
 from fewstep.samplers.table.consistency import ADVICE, prove
+from fewstep.samplers.table.jumps import jump_of
 from fewstep.samplers.table.packing import pack
 from fewstep.samplers.table.row import Row
 
@@ -132,11 +133,14 @@ class Tableau:
         if self.spans is None:
             return ()
         first = 2 + self.history
-        return tuple(
+        found = tuple(
             Draw(k + 1, i, float(start), float(end), int(path))
             for i, (start, end, path) in enumerate(np.nan_to_num(self.spans[k], posinf=np.inf, neginf=-np.inf))
             if self.W[k, :, first + i].any()
         )
+        if self.schedule.jump_scale is None:
+            return found
+        return tuple(jump_of(self, draw, len(found) == 1) for draw in found)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON, the content of a saved table."""
