@@ -19,6 +19,10 @@ RF_ANCESTRAL = "Ancestral Euler of rectified flows, r_down = r_t (1 - eta + eta 
 CONSISTENCY = (
     "Latent Consistency Models; Luo et al.; 2023; arXiv:2310.04378; after Consistency Models; arXiv:2303.01469"
 )
+FLOW_MAP = (
+    "Mean Flows for One-step Generative Modeling; Geng et al.; 2025; arXiv:2505.13447; Consistency Trajectory Models; Kim et "
+    "al.; 2023; arXiv:2310.02279"
+)
 RESTART = "Restart Sampling for Improving Generative Processes; Xu et al.; 2023; arXiv:2306.14878"
 SCORE_SDE = (
     "Score-Based Generative Modeling through Stochastic Differential Equations; Song et al.; 2020; arXiv:2011.13456"

@@ -63,6 +63,7 @@ class Composed(Denoiser):
         prediction = first.prediction if prediction is None else prediction
         super().__init__(self.call, first.schedule, prediction, vector, first.field)
         self.parts, self.rule = tuple(parts), rule
+        self.two_times = any(one.two_times for one in parts)
 
     def call(self, x: Tensor, tau: Tensor, step: Any = None) -> Tensor:
         """The output, in x's shape; float32 at least."""

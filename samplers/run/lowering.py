@@ -255,16 +255,19 @@ def _bind(
         return tuple(map(place, item)) if isinstance(item, tuple) else item
 
     clock = torch.float64 if dtype == torch.float64 else torch.float32
-    shown = torch.tensor(tableau.model_times, dtype=torch.float64).to(device, clock).unbind()
+    both = np.concatenate([tableau.model_times, tableau.target_times])
+    shown = torch.tensor(both, dtype=torch.float64).to(device, clock).unbind()
+    pairs = zip(shown[: tableau.nfe], shown[tableau.nfe :], strict=True)
     wide = [plan.pop("wide", None) for plan in plans]
     return tuple(
         Step(
             **{**plan, **{name: place(plan[name]) for name in tensors}},
             model_time=tau,
+            target=target,
             wide=None if lines is None else torch.tensor(lines, dtype=torch.float64).to(device, dtype),
             post=post,
             constant=constant,
             tableau=tableau,
         )
-        for plan, tau, lines in zip(plans, shown, wide, strict=True)
+        for plan, (tau, target), lines in zip(plans, pairs, wide, strict=True)
     )

@@ -50,12 +50,18 @@ class Place:
     tableau: Tableau
     index: int
 
+    @property
+    def target(self) -> Tensor:
+        """Where the row leads, in the network's unit."""
+        return torch.tensor(self.tableau.target_times[self.index])
+
 
 @dataclass(eq=False)
 class Step:
     """Row `index` of a table, bound to a device and a prediction type. Registers: carry, input, m, noises, const, history.
 
-    t: time of the call in the schedule's unit. model_time: 0-dim tensor, what the network is shown.
+    t: time of the call in the schedule's unit. model_time: 0-dim tensor, what the network is shown; target: where the row
+    leads by it, in the same unit, for networks of two times.
     x0_terms: predicted x0 from (input, output, constant). m_terms: m from (input, output), or from (input, x0) when `post`
     acts on x0 in between. input, carry: the two lines of W; carry is "same" (as input), "keep" (unchanged) or terms.
     stacked: registers and weight vectors of long lines, done as one stack and one product a line.
@@ -79,6 +85,7 @@ class Step:
     constant: Tensor | None = None
     next: Step | None = None
     tableau: Tableau | None = None
+    target: Tensor | None = None
 
     def __deepcopy__(self, memo: object) -> Step:
         """A step changes nothing and is never changed: a copy is the step itself."""

@@ -78,6 +78,24 @@ class Following:
         """Network call at which the run begins, as set_begin_index said."""
         return self._begin_index
 
+    @property
+    def r_timesteps(self) -> Tensor:
+        """(n,) where each network call of the run leads: the second time of a flow map, beside `timesteps`."""
+        if self._table is None:
+            raise ValueError("call set_timesteps() before asking for r_timesteps")
+        return torch.tensor(self._table.tableau.target_times, dtype=torch.float32, device=self.timesteps.device)
+
+    def _leads(self, step: Any, r_timestep: Any) -> None:
+        """ValueError where a flow map was told to go elsewhere than this row goes; what lies on a device is not read."""
+        readable = not isinstance(r_timestep, Tensor) or r_timestep.device.type == "cpu"
+        if readable and not torch.compiler.is_compiling() and step.tableau is not None:
+            shown = step.tableau.target_times
+            if not _near(r_timestep, shown, step.index):
+                raise ValueError(
+                    f"step() was told that the network went to {number(r_timestep):.6g}; this row goes to "
+                    f"{shown[step.index]:.6g}: show the network scheduler.r_timesteps"
+                )
+
     def _begins(self, timestep: Any) -> int:
         """The network call that a run begins with: as set_begin_index said, else the one that `timestep` names."""
         if torch.compiler.is_compiling():
@@ -167,10 +185,10 @@ def _near(timestep: Any, shown: np.ndarray, index: int) -> bool:
     """Whether a timestep is entry `index`, as exactly as its type can tell; whole numbers are told by cutting off."""
     t, entry = number(timestep), float(shown[index])
     if isinstance(timestep, Tensor) and timestep.is_floating_point():
-        return abs(t - entry) <= 2 * max(torch.finfo(timestep.dtype).eps, 1e-6) * abs(entry)
+        return abs(t - entry) <= 2 * max(torch.finfo(timestep.dtype).eps, 1e-6) * max(abs(entry), 1e-3)
     if isinstance(timestep, Tensor | int | np.integer):
         return abs(t - entry) < 1
-    return abs(t - entry) <= 1e-6 * abs(entry)
+    return abs(t - entry) <= 1e-6 * max(abs(entry), 1e-3)
 
 
 def _is_entry(timestep: Any, shown: np.ndarray) -> bool:

@@ -179,6 +179,8 @@ class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[m
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
         per_token_timesteps: Tensor | None = None,
+        *,
+        r_timestep: Any = None,
     ) -> Any:
         """The state at the next network call, from the network's output at this one.
 
@@ -189,6 +191,7 @@ class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[m
                 this run. Other solvers do not read it.
             generator: one, or a list with one a sample; used by rows with noise. variance_noise: their noise, given.
             return_dict: False for a tuple (prev_sample, pred_original_sample), the second computed when it is read.
+            r_timestep: where a flow map was told to lead, as its pipelines pass it: must be that of `r_timesteps`.
             per_token_timesteps: (B, N) for flow states (B, N, C) whose tokens have times of their own; the output is
                 minus the velocity then, as the pipelines that pass this have it. A token whose time is still
                 to come gets its clean sample right; its state is the caller's to keep.
@@ -201,6 +204,8 @@ class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[m
         # tensor that was returned, unchanged since (`_version`), somebody edited it, and the anchor moves by the same.
         step = self._step or self._first_step(timestep, sample, eta)
         self._follow(timestep, sample)
+        if r_timestep is not None:
+            self._leads(step, r_timestep)
         if per_token_timesteps is not None:
             model_output = self._of_tokens(model_output, per_token_timesteps / step.model_time)
         state: Any = self._state

@@ -26,7 +26,7 @@ from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.schedule.base import Node, Nodes, NoiseSchedule
 from fewstep.samplers.schedule.outputs import Form
 from fewstep.samplers.table.consistency import ADVICE, prove
-from fewstep.samplers.table.jumps import jump_of
+from fewstep.samplers.table.jumps import jump_of, target_times
 from fewstep.samplers.table.packing import pack
 from fewstep.samplers.table.row import Row
 
@@ -127,6 +127,11 @@ class Tableau:
         """Whether any row draws noise."""
         z = slice(2 + self.history, 2 + self.history + self.slots)
         return bool(np.any(self.W[:, :, z]))
+
+    @cached_property
+    def target_times(self) -> np.ndarray:
+        """(nfe,) where each call is meant to lead, in the network's unit: the second time of a flow map."""
+        return target_times(self)
 
     def draws(self, k: int) -> tuple[Draw, ...]:
         """The noises that row k reads, the one after network call k."""
