@@ -36,7 +36,7 @@ class Denoiser:
             with z ~ N(0, C). Samplers then draw every z from it, and guidance takes gradients in its inner product.
         two_times: whether fn is a flow map (MeanFlow, CTM, AnyFlow), fn(x, tau, tau_next), which is shown where it stands
             and where the answer is to lead: the time of the next network call of a table, before noise where a row adds
-            some, and of the result after the last one. Calls that come from no row lead nowhere: tau twice, the velocity at a point.
+            some, and of the result after the last one. Calls that come from no row lead nowhere: tau twice.
 
     `denoiser(x, t)` is the raw output at time t of the schedule; `.x0(x, t)` and `.eps(x, t)` convert it.
     `.nfe` counts calls over the object's life, except those inside a graph that the caller compiles.
@@ -239,8 +239,8 @@ def check_times(fn: Callable[..., Any], two_times: bool) -> None:
         )
     if not two_times and not takes(2) and takes(3):
         raise ValueError(
-            f"`fn` is called as fn(x, tau); this one needs more, {signature}. If it is a flow map, which is shown where it goes, "
-            "say Denoiser(fn, schedule, prediction, two_times=True)"
+            f"`fn` is called as fn(x, tau); this one needs more, {signature}. If it is a flow map, which is shown where it "
+            "goes, say Denoiser(fn, schedule, prediction, two_times=True)"
         )
 
 

@@ -53,8 +53,8 @@ def lower(
     calls = Nodes(*(c[:-1] for c in tableau.nodes))
     if dtype != torch.float64 and tableau.amplification > FELT:
         warnings.warn(
-            f"{tableau.name} amplifies rounding {tableau.amplification:.1e} times on these steps, {6e-8 * tableau.amplification:.1g} "
-            "in float32: take a lower order, another form or other steps, or sample in float64",
+            f"{tableau.name} amplifies rounding {tableau.amplification:.1e} times on these steps, "
+            f"{6e-8 * tableau.amplification:.1g} in float32: take a lower order, another form or other steps, or sample in float64",
             stacklevel=2,
         )
     x0 = _predicted_x0(tableau, prediction, calls, strict=post is not None)

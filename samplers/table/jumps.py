@@ -1,6 +1,7 @@
 """Where rows lead before noise takes the state back up: jumps by laws that are not Gaussian, and what flow maps are shown.
 
-On a process whose noise is not Gaussian every noise of a table is a jump up by the law of that process. A row that goes to t, with sigma_t = std of its kernel there, and adds c z, has led the state down to sigma_d first,
+On a process whose noise is not Gaussian every noise of a table is a jump up by the law of that process. A row that goes to t,
+with sigma_t = std of its kernel there, and adds c z, has led the state down to sigma_d first,
 
     sigma_d^2 = sigma_t^2 - c^2,
 
@@ -32,7 +33,13 @@ def jump_of(table: Any, draw: Draw, alone: bool) -> Draw:
     carried, added = table.W[k, :, column]
     sigma = float(table.nodes.sigma[k + 1])
     held = table.W[k, 0, 0] == 1.0 and not table.W[k, 0, 1:].any()
-    if not alone or table.elementwise or not (held or carried == added) or "eps" not in table.conserves or added > sigma:
+    if (
+        not alone
+        or table.elementwise
+        or not (held or carried == added)
+        or "eps" not in table.conserves
+        or added > sigma
+    ):
         raise ValueError(
             f"{table.name} adds Gaussian noise in a way that is no jump of {type(table.schedule).__name__}, whose noise has "
             'heavy tails: take an ODE solver, "restart", or a stochastic one with one noise a row, such as "ddim" with eta, '

@@ -69,8 +69,8 @@ class Problem:
         if isinstance(model, Denoiser):
             if model.two_times:
                 raise ValueError(
-                    "learning compares a solver with the flow of a field, and a flow map's answer is for one interval: learn on "
-                    "the network that it was distilled from"
+                    "learning compares a solver with the flow of a field, and a flow map's answer is for one interval: learn "
+                    "on the network that it was distilled from"
                 )
             if shape is None:
                 raise ValueError(

@@ -13,7 +13,11 @@ import fewstep
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, Tableau, build, sample
 from fewstep.samplers.table.consistency import MOST
 
-COSINE = {"_class_name": "DPMSolverMultistepScheduler", "beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 1000}
+COSINE = {
+    "_class_name": "DPMSolverMultistepScheduler",
+    "beta_schedule": "squaredcos_cap_v2",
+    "num_train_timesteps": 1000,
+}
 SCALED = {**COSINE, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 WAN = {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 CONFIGS: dict[str, dict[str, Any]] = {
