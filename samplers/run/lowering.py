@@ -54,7 +54,7 @@ def lower(
     if dtype != torch.float64 and tableau.amplification > FELT:
         warnings.warn(
             f"{tableau.name} amplifies rounding {tableau.amplification:.1e} times on these steps, "
-            f"{6e-8 * tableau.amplification:.1g} in float32: take a lower order, another form or other steps, or sample in float64",
+            f"{6e-8 * tableau.amplification:.1g} in float32: take a lower order, another form or other steps, or float64",
             stacklevel=2,
         )
     x0 = _predicted_x0(tableau, prediction, calls, strict=post is not None)

@@ -69,7 +69,7 @@ def prove(table: Any) -> float:
     most = max(growth, default=1.0)
     if most > MOST:
         raise ValueError(
-            f"{table.name}: with these steps it amplifies rounding {most:.1e} times, so that even float64 keeps three digits at "
+            f"{table.name}: with these steps it amplifies rounding {most:.1e} times, so that even float64 keeps 3 digits at "
             "most: take a lower order, another form, or a grid with smaller steps where log(sigma / alpha) falls fastest"
         )
     return most
