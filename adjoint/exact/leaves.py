@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fewstep.samplers.run.ownership import WRITES
+
 Call = Callable[[Tensor], Tensor]
 
 
@@ -36,6 +38,8 @@ def discover(call: Call, x: Tensor, params: Collection[Tensor] | None, cond: Seq
         try:
             output = call(inner)
         except RuntimeError as error:
+            if "leaf Variable that requires grad" in str(error) and "in-place" in str(error):
+                raise ValueError(WRITES) from error
             if "dtype" not in str(error) and "scalar type" not in str(error):
                 raise
             raise ValueError(

@@ -19,6 +19,7 @@ from torch import Tensor
 from fewstep.adjoint.exact.leaves import random_state, set_random_state
 from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.run.denoiser import Denoiser
+from fewstep.samplers.run.ownership import require_fresh
 from fewstep.samplers.run.step import State
 
 Noises = Callable[[int, Tensor], Sequence[Tensor]]  # row, like -> its z
@@ -94,6 +95,7 @@ class Rows:
         output = self.first.pop(k, None)
         if output is None:
             output = self.network(k, state.input, self.taus[k], self.steps[k])
+            require_fresh(output, state.history)
         return self.steps[k](state, output, self.noises(k, state.input))
 
     def after(self, start: int) -> Rows:

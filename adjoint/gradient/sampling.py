@@ -144,9 +144,9 @@ def _driven(denoiser: Denoiser, run: Any, solver: str, method: str) -> Tensor:
     )
     again = copy.copy(denoiser)
 
-    def call(x: Tensor, tau: Tensor) -> Tensor:
+    def call(x: Tensor, *times: Tensor) -> Tensor:
         with set_checkpoint_early_stop(False):  # stopping in the middle of a suspended pipeline would end it
-            output: Tensor = checkpoint(denoiser.fn, x, tau, use_reentrant=False)
+            output: Tensor = checkpoint(denoiser.fn, x, *times, use_reentrant=False)
         return output
 
     again.fn = call

@@ -20,6 +20,10 @@ CONSISTENCY = (
     "Latent Consistency Models; Luo et al.; 2023; arXiv:2310.04378; after Consistency Models; arXiv:2303.01469"
 )
 TCD = "Trajectory Consistency Distillation; Zheng et al.; 2024; arXiv:2402.19159"
+FLOW_MAP = (
+    "Mean Flows for One-step Generative Modeling; Geng et al.; 2025; arXiv:2505.13447; Consistency Trajectory Models; Kim et "
+    "al.; 2023; arXiv:2310.02279"
+)
 RESTART = "Restart Sampling for Improving Generative Processes; Xu et al.; 2023; arXiv:2306.14878"
 SCORE_SDE = (
     "Score-Based Generative Modeling through Stochastic Differential Equations; Song et al.; 2020; arXiv:2011.13456"

@@ -29,6 +29,7 @@ FAMILIES = (
     "solvers.seeds",
     "solvers.reversible_pairs",
     "solvers.coupled_states",
+    "solvers.flow_map",
     "drivers.dpm_adaptive",
     "drivers.gotta_go_fast",
     "drivers.rk45",

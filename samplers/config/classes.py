@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fewstep.samplers.config.betas import betas, wuerstchen_table, zero_terminal_snr
-from fewstep.samplers.config.known_classes import KNOWN, Config, class_name, completed, known
+from fewstep.samplers.config.known_classes import KNOWN, Config, attributes, class_name, completed, known
 from fewstep.samplers.schedule.base import Array
 
 PURE_NOISE = 2.0**-24  # last alpha^2 that diffusers writes for zero terminal SNR
@@ -28,17 +28,16 @@ class Convention:
     default_end: str = "zero"
     spacing_fixed: bool = False  # timestep_spacing and steps_offset are not options of the class
     clips: bool | None = None  # default of clip_sample; None: not an option of the class
-    thresholds: bool = False  # thresholding is an option of the class
     literal: bool = False  # zero terminal SNR means alpha = 0 exactly, not 2**-12
     bounded: bool = False  # lambda_min_clipped is an option of the class
     log_linear: bool = False  # interpolation_type is an option of the class
     distilled: bool = False  # times are those of distillation, by original_inference_steps
 
 
-_DATA = Convention(rounds=("use_karras_sigmas",), thresholds=True, end="final_sigmas_type")
+_DATA = Convention(rounds=("use_karras_sigmas",), end="final_sigmas_type")
 _KARRAS = Convention(closed=True, whole=False)
 _STEPS = Convention(closed=True, spacing="leading", end="set_alpha_to_one")
-_DDIM = replace(_STEPS, clips=True, thresholds=True, literal=True)
+_DDIM = replace(_STEPS, clips=True, literal=True)
 _DDPM = replace(_DDIM, end="zero")
 _KDPM2 = replace(_KARRAS, rounds=("use_karras_sigmas",))
 CONVENTIONS: dict[str, Convention] = {
@@ -65,7 +64,7 @@ CONVENTIONS: dict[str, Convention] = {
     "DDPMParallelScheduler": _DDPM,
     "UnCLIPScheduler": Convention(closed=True, spacing_fixed=True, clips=True),
     "DDPMWuerstchenScheduler": Convention(spacing="trailing", spacing_fixed=True, end="sigma_min"),
-    "LCMScheduler": Convention(closed=True, clips=False, thresholds=True, distilled=True),
+    "LCMScheduler": Convention(closed=True, clips=False, distilled=True),
     "TCDScheduler": Convention(closed=True, end="sigma_min", distilled=True),
 }
 # those with use_flow_sigmas
@@ -101,12 +100,12 @@ def as_config(config: Any) -> dict[str, Any]:
     if not isinstance(config, Mapping) and isinstance(own := getattr(config, "config", None), Mapping):
         names = [base.__name__ for base in type(config).__mro__]
         name = next((name for name in names if name in KNOWN or name == "Scheduler"), names[0])
-        config = {**own, "_class_name": name}
+        config = {**own, "_class_name": name, **attributes(own)}
     if not isinstance(config, Mapping):
         raise ValueError(
             f"expected a scheduler or its config (a dict); got {type(config).__name__}. Pass `pipe.scheduler.config`."
         )
-    return dict(config)
+    return {**config, **attributes(config)}
 
 
 def explicit(config: Config) -> dict[str, Any]:

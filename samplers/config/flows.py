@@ -49,7 +49,8 @@ def flow_levels(
 
     As in diffusers, a flow class shifts its already shifted range once more, and explicit sigmas once; explicit times go to
     the network as they are, while their levels are shifted. Both are told once, and `shift_once` shifts once, or not
-    at all where times are given, so that levels and times are pairs.
+    at all where times are given, so that levels and times are pairs. The range is that of the shift the class was made
+    with, `made_with_shift`, where set_shift gave another one since.
     """
     c, mode, once = completed(config), flow_mode(config), bool(config.get(ONCE))
     total = int(c.get("num_train_timesteps", 1000))
@@ -74,7 +75,8 @@ def flow_levels(
     if mode:
         return _of_vp_class(config, solver, n, total, base, moved)
     if base is None:
-        base = _range_of_class(config, n, total, 1.0 if dynamic or once else static)
+        made = float(config.get("made_with_shift") or static)
+        base = _range_of_class(config, n, total, 1.0 if dynamic or once else made)
     levels, name = moved(base), sigma_map_of(explicit(config))
     if name is not None:
         levels = ramped(RAMPS[name], n, levels[0], levels[-1])

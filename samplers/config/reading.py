@@ -110,7 +110,10 @@ _CLEANWARD = "inverted_flow_prediction"
 
 
 def reading(config: Any, solver: str | None = None) -> Reading:
-    """Prediction type, learned variance, thresholding and clipping, as the class that belongs to `solver` has them."""
+    """Prediction type, learned variance and clipping, as the class that belongs to `solver` has them.
+
+    Thresholding is a need of the model: it holds for every solver, also for those whose class has no such option.
+    """
     config = as_config(config)
     kind, rule, chosen, c = kind_of(config), convention(config, solver), explicit(config), completed(config)
     prediction = {"flow": "flow_prediction", "ve": "score", "vp": "score", "scaled": "sample"}.get(kind, "epsilon")
@@ -125,7 +128,7 @@ def reading(config: Any, solver: str | None = None) -> Reading:
     return Reading(
         prediction=prediction,
         learned_variance=config.get("variance_type") in ("learned", "learned_range"),
-        thresholding=rule.thresholds and bool(chosen.get("thresholding", False)),
+        thresholding=bool(chosen.get("thresholding", False)),
         dynamic_thresholding_ratio=float(config.get("dynamic_thresholding_ratio", 0.995)),
         sample_max_value=float(config.get("sample_max_value", 1.0)),
         clip_sample=clips or bool(kind == "edm" and c.get("clip_denoised")),

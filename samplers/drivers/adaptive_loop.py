@@ -80,7 +80,7 @@ class _Steps:
 
     def __post_init__(self) -> None:
         n = len(self.s)
-        self.stalled, self.after_rejection = np.zeros(n, bool), np.zeros(n, bool)
+        self.stalled, self.after_rejection, self.lost = np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, bool)
         self.accepted, self.rejected = np.zeros(n, np.int64), np.zeros(n, np.int64)
 
     def active(self) -> Rows:
@@ -95,6 +95,7 @@ class _Steps:
     def judge(self, rows: Rows, error: Array, rule: Rule) -> Mask:
         """Accept or reject, and choose the next steps: which of `rows` were accepted."""
         ok: Mask = error <= 1
+        self.lost[rows] = np.logical_not(np.isfinite(error))
         s, h = self.s[rows], self.h[rows]
         self.s[rows] = np.where(ok, np.where(h >= self.problem.end - s, self.problem.end, s + h), s)
         self.accepted[rows] += ok
@@ -140,7 +141,15 @@ def integrate(problem: Problem, method: Method, h: float | None, min_step: float
 
 
 def _outcome(problem: Problem, steps: _Steps, u: Tensor, status: str) -> Outcome:
-    """The samples, after the last step on x0 where there is one."""
+    """The samples, after the last step on x0 where there is one. ValueError where NaN is what stopped them."""
+    if status != "done" or steps.stalled.any():
+        stuck = np.flatnonzero(steps.lost & (steps.s < problem.end))
+        if len(stuck):
+            t = float(problem.time(steps.s)[stuck].max())
+            raise ValueError(
+                f"{problem.name}: the network's output led to values that are not finite (NaN) in {len(stuck)} of "
+                f"{len(steps.s)} samples right after t = {t:.6g}, however short the step"
+            )
     x = u * column(problem.scale(problem.time(steps.s)), u)
     arrived = np.flatnonzero(steps.s >= problem.end)
     if steps.stalled.any():

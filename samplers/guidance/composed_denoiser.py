@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.guided import Call, check_denoiser
+from fewstep.samplers.run.ownership import require_fresh, require_kept, version
 from fewstep.samplers.run.per_sample import column, wide
 from fewstep.samplers.schedule.outputs import convert, prediction_coefficients
 
@@ -22,6 +23,8 @@ class At(Call):
 
     def __init__(self, inner: Denoiser, x: Tensor, tau: Tensor, step: Any = None):
         self.inner, self.x, self.tau, self.step = inner, x, tau, step
+        self.answers: list[Tensor] = []
+        self.versions: list[int | None] = []
 
     @property
     def levels(self) -> np.ndarray:
@@ -35,6 +38,10 @@ class At(Call):
     def ask(self, part: Denoiser) -> Tensor:
         """The part's output as the whole predicts it, float32 at least."""
         output = wide(_called(part, self.x, self.tau, self.step))
+        require_kept(output, self.answers, self.versions)
+        require_fresh(output, self.answers)
+        self.answers.append(output)
+        self.versions.append(version(output))
         if part.prediction == self.inner.prediction:
             return output
         forms = list(zip(*prediction_coefficients(self.inner.prediction, self.nodes), strict=True))
@@ -56,6 +63,7 @@ class Composed(Denoiser):
         prediction = first.prediction if prediction is None else prediction
         super().__init__(self.call, first.schedule, prediction, vector, first.field)
         self.parts, self.rule = tuple(parts), rule
+        self.two_times = any(one.two_times for one in parts)
 
     def call(self, x: Tensor, tau: Tensor, step: Any = None) -> Tensor:
         """The output, in x's shape; float32 at least."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fewstep.samplers.guidance.composed_denoiser import At, alike, numbers
 from fewstep.samplers.run.denoiser import Denoiser
+from fewstep.samplers.run.ownership import require_fresh, require_kept, version
 from fewstep.samplers.run.per_sample import wide
 from fewstep.samplers.schedule.base import Nodes
 from fewstep.samplers.schedule.outputs import convert
@@ -102,7 +103,13 @@ class Combination(Denoiser):
 
     def _combined(self, x: Tensor, tau: Tensor, step: Any, at: Nodes) -> tuple[Tensor, list[Tensor]]:
         """The output of the combination, and eps of every component."""
-        outputs = [wide(one.call(x, tau, step)) for one in self.parts]
+        outputs: list[Tensor] = []
+        versions: list[int | None] = []
+        for one in self.parts:
+            output = wide(one.call(x, tau, step))
+            require_kept(output, outputs, versions)
+            require_fresh(output, outputs)
+            outputs, versions = [*outputs, output], [*versions, version(output)]
         eps = []
         for one, o in zip(self.parts, outputs, strict=True):
             p, q = (float(v[0]) for v in convert(one.prediction, ["eps"], at))

@@ -47,4 +47,6 @@ def check_seeds(seeds: Sequence[int], like: torch.Tensor) -> None:
 
 def onto(like: torch.Tensor, parts: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
     """One array a sample as a tensor beside `like`."""
+    if len(parts) == 0:
+        return like.new_empty(like.shape)
     return torch.from_numpy(np.asarray(parts)).to(like.device, like.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from fewstep.lazy import door
 from fewstep.samplers.noise.field import GaussianField
+from fewstep.samplers.run.ownership import counted, require_unwritten, version
 from fewstep.samplers.run.per_sample import column
 from fewstep.samplers.run.step import like_state
 from fewstep.samplers.schedule.base import Nodes, NoiseSchedule
@@ -32,6 +34,9 @@ class Denoiser:
             sample, or visit many times at once, need it or are faster with it.
         field: the guidance.GaussianField whose noise fn was trained with, in place of white noise: x_t = alpha x0 + sigma z
             with z ~ N(0, C). Samplers then draw every z from it, and guidance takes gradients in its inner product.
+        two_times: whether fn is a flow map (MeanFlow, CTM, AnyFlow), fn(x, tau, tau_next), which is shown where it stands
+            and where the answer is to lead: the time of the next network call of a table, before noise where a row adds
+            some, and of the result after the last one. Calls that come from no row lead nowhere: tau twice.
 
     `denoiser(x, t)` is the raw output at time t of the schedule; `.x0(x, t)` and `.eps(x, t)` convert it.
     `.nfe` counts calls over the object's life, except those inside a graph that the caller compiles.
@@ -39,14 +44,18 @@ class Denoiser:
 
     def __init__(
         self,
-        fn: Callable[[Tensor, Tensor], Tensor],
+        fn: Callable[..., Tensor],
         schedule: NoiseSchedule,
         prediction: str = "epsilon",
         vector_time: bool | str = False,
         field: GaussianField | None = None,
+        two_times: bool = False,
     ):
         if not callable(fn):
             raise ValueError(f"`fn` must be a callable fn(x, tau) -> output; got {type(fn).__name__}")
+        if two_times not in (False, True):
+            raise ValueError(f"`two_times` must be True or False; got {two_times!r}")
+        check_times(fn, two_times)
         if not isinstance(schedule, NoiseSchedule):
             raise ValueError(
                 f"`schedule` must be a NoiseSchedule; got {type(schedule).__name__}. "
@@ -60,7 +69,7 @@ class Denoiser:
             )
         prediction_coefficients(prediction, schedule.nodes(np.array([schedule.t_min])))
         self.fn, self.schedule, self.prediction, self.vector_time = fn, schedule, prediction, vector_time
-        self.field = field
+        self.field, self.two_times = field, two_times
         self.nfe = 0
 
     def call(self, x: Tensor, tau: Tensor, step: Any = None) -> Tensor:
@@ -70,7 +79,18 @@ class Denoiser:
         """
         if not torch.compiler.is_compiling():
             self.nfe += 1
-        return like_state(self.fn(x, tau), x)
+        x = counted(x)
+        before = version(x)
+        output = like_state(self.fn(x, tau, *self._target(tau, step)), x)
+        require_unwritten(x, before)
+        return output
+
+    def _target(self, tau: Tensor, step: Any) -> tuple[Tensor, ...]:
+        """The second time of a network that has two."""
+        if not self.two_times:
+            return ()
+        target = getattr(step, "target", None)
+        return (tau if target is None else target.to(tau).expand_as(tau),)
 
     def prepare(self, x: Tensor) -> None:
         """Whatever a call on x needs once before it; where a call may be made again, this comes first. Mostly nothing."""
@@ -196,6 +216,32 @@ def _mix(weights: Any, x: Tensor, output: Tensor, mu: Tensor | None) -> Tensor:
     used = ((w, v) for w, v in terms if w is not None and v is not None)
     scaled = [(float(w[0]) if len(w) == 1 else column(w, x)) * v.to(x) for w, v in used]
     return sum(scaled[1:], scaled[0])
+
+
+def check_times(fn: Callable[..., Any], two_times: bool) -> None:
+    """ValueError for a function that cannot be called with as many times as a network has."""
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):
+        return
+
+    def takes(count: int) -> bool:
+        try:
+            signature.bind(*range(count))
+        except TypeError:
+            return False
+        return True
+
+    if two_times and not takes(3):
+        raise ValueError(
+            f"with two_times=True `fn` is called as fn(x, tau, tau_next); this one takes {signature}. A network without a "
+            "second time is no flow map: leave two_times away"
+        )
+    if not two_times and not takes(2) and takes(3):
+        raise ValueError(
+            f"`fn` is called as fn(x, tau); this one needs more, {signature}. If it is a flow map, which is shown where it "
+            "goes, say Denoiser(fn, schedule, prediction, two_times=True)"
+        )
 
 
 def clock(dtype: torch.dtype) -> torch.dtype:

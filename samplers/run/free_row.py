@@ -40,6 +40,14 @@ class FreeRow:
     k: int
     numbers: Coefficients
 
+    @property
+    def target(self) -> Tensor:
+        """Where the row leads, in the network's unit: the time of the next call, which may be free."""
+        tau = self.numbers.tau
+        if self.k + 1 < len(tau) and not self.layout.draws(self.k):
+            return tau[self.k + 1]
+        return tau.new_tensor(self.layout.target_times[self.k])
+
     def __call__(self, state: State, output: Tensor, noises: Sequence[Tensor] = ()) -> State:
         """The state after this row, given the network's output at state.input."""
         layout, k, x = self.layout, self.k, state.input

@@ -7,6 +7,7 @@ factor is put into the lines that read it. All weights move to the device in one
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from fewstep.samplers.schedule.outputs import Prediction, convert, mean_weight
 from fewstep.samplers.table.tableau import Tableau
 
 MOST_OPERATIONS = 4
+FELT = 1e6  # amplification of rounding that float32 feels, 6e-8 times that
 CARRY, INPUT, M = 0, 1, 2  # columns of W and registers of a Step
 
 
@@ -49,6 +51,12 @@ def lower(
             )
         constant = torch.ones((), dtype=dtype, device=device)
     calls = Nodes(*(c[:-1] for c in tableau.nodes))
+    if dtype != torch.float64 and tableau.amplification > FELT:
+        warnings.warn(
+            f"{tableau.name} amplifies rounding {tableau.amplification:.1e} times on these steps, "
+            f"{6e-8 * tableau.amplification:.1g} in float32: take a lower order, another form or other steps, or float64",
+            stacklevel=2,
+        )
     x0 = _predicted_x0(tableau, prediction, calls, strict=post is not None)
     source = "sample" if post else prediction
     to_m = np.stack(convert(source, tableau.forms, calls))
@@ -247,16 +255,19 @@ def _bind(
         return tuple(map(place, item)) if isinstance(item, tuple) else item
 
     clock = torch.float64 if dtype == torch.float64 else torch.float32
-    shown = torch.tensor(tableau.model_times, dtype=torch.float64).to(device, clock).unbind()
+    both = np.concatenate([tableau.model_times, tableau.target_times])
+    shown = torch.tensor(both, dtype=torch.float64).to(device, clock).unbind()
+    pairs = zip(shown[: tableau.nfe], shown[tableau.nfe :], strict=True)
     wide = [plan.pop("wide", None) for plan in plans]
     return tuple(
         Step(
             **{**plan, **{name: place(plan[name]) for name in tensors}},
             model_time=tau,
+            target=target,
             wide=None if lines is None else torch.tensor(lines, dtype=torch.float64).to(device, dtype),
             post=post,
             constant=constant,
             tableau=tableau,
         )
-        for plan, tau, lines in zip(plans, shown, wide, strict=True)
+        for plan, (tau, target), lines in zip(plans, pairs, wide, strict=True)
     )

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fewstep.samplers.noise.draws import Draw
+from fewstep.samplers.run.ownership import require_kept, version
 from fewstep.samplers.table.tableau import Tableau
 
 Post = Callable[[Tensor], Tensor]
@@ -23,11 +24,23 @@ Terms = tuple[tuple[int, Tensor | None], ...]
 
 
 class State(NamedTuple):
-    """What a sampler carries from call to call: anchor, next network input, earlier outputs (newest first)."""
+    """What a sampler carries from call to call: anchor, next network input, earlier outputs (newest first).
+
+    versions: counters of in-place changes of the outputs when they came, where they are known.
+    """
 
     carry: Tensor
     input: Tensor
     history: tuple[Tensor, ...] = ()
+    versions: tuple[int | None, ...] = ()
+
+    def __reduce__(self) -> Any:
+        """Counters of a copy are its own."""
+        return _counted, tuple(self[:3])
+
+
+def _counted(carry: Tensor, x: Tensor, history: tuple[Tensor, ...]) -> State:
+    return State(carry, x, history, tuple(map(version, history)))
 
 
 @dataclass(frozen=True)
@@ -37,12 +50,18 @@ class Place:
     tableau: Tableau
     index: int
 
+    @property
+    def target(self) -> Tensor:
+        """Where the row leads, in the network's unit."""
+        return torch.tensor(self.tableau.target_times[self.index])
+
 
 @dataclass(eq=False)
 class Step:
     """Row `index` of a table, bound to a device and a prediction type. Registers: carry, input, m, noises, const, history.
 
-    t: time of the call in the schedule's unit. model_time: 0-dim tensor, what the network is shown.
+    t: time of the call in the schedule's unit. model_time: 0-dim tensor, what the network is shown; target: where the row
+    leads by it, in the same unit, for networks of two times.
     x0_terms: predicted x0 from (input, output, constant). m_terms: m from (input, output), or from (input, x0) when `post`
     acts on x0 in between. input, carry: the two lines of W; carry is "same" (as input), "keep" (unchanged) or terms.
     stacked: registers and weight vectors of long lines, done as one stack and one product a line.
@@ -66,6 +85,7 @@ class Step:
     constant: Tensor | None = None
     next: Step | None = None
     tableau: Tableau | None = None
+    target: Tensor | None = None
 
     def __deepcopy__(self, memo: object) -> Step:
         """A step changes nothing and is never changed: a copy is the step itself."""
@@ -74,6 +94,9 @@ class Step:
     def __call__(self, state: State, output: Tensor, noises: Sequence[Tensor] = ()) -> State:
         """The state after this row, given the network's output at state.input."""
         output = output.to(state.input.dtype)
+        told = not torch.compiler.is_compiling() and len(state.versions) == len(state.history)
+        if told:
+            require_kept(output, state.history, state.versions)
         source = output if self.post is None else self.post(self.x0(state.input, output))
         constant = () if self.constant is None else (self.constant,)
         if self.wide is not None:
@@ -88,7 +111,8 @@ class Step:
                 after, carry = stacked_sums(*self.stacked, registers)
         if carry is None:
             carry = state.carry if self.carry == "keep" else after
-        return State(carry, after, (m, *state.history)[: self.keep])
+        versions = (version(m), *state.versions)[: self.keep] if told and self.keep else ()
+        return State(carry, after, (m, *state.history)[: self.keep], versions)
 
     def _wide(self, state: State, source: Tensor, extra: Sequence[Tensor]) -> tuple[Tensor, Tensor | None, Tensor]:
         """The lines with a weight for every element: one stack, one product, one sum."""
@@ -134,7 +158,7 @@ def moved(state: State, x: Tensor | Post) -> State:
     if x is state.input:
         return state
     carry = x if state.carry is state.input else state.carry + (x - state.input)
-    return State(carry, x, state.history)
+    return State(carry, x, state.history, state.versions)
 
 
 def like_state(output: Tensor, x: Tensor) -> Tensor:

@@ -32,6 +32,11 @@ def drive(
     dtype: what the network takes. spec: nfe, grid, t_start, t_end as given. run: noise, seeds, generator, post, progress.
     """
     schedule = denoiser.schedule
+    if entry.stochastic and schedule.jump_scale is not None:
+        raise ValueError(
+            f"{entry.name} draws Gaussian noise and follows scores, and {type(schedule).__name__} has neither: take an ODE "
+            'solver, or a table whose noises are jumps of its law, such as "restart", "ddim" with eta or "euler_ancestral"'
+        )
     nfe, ends = spec["nfe"], (spec["t_start"], spec["t_end"])
     nfe = None if nfe is None else whole("nfe", nfe, of="network evaluations")
     first, last = (
@@ -41,6 +46,8 @@ def drive(
         raise ValueError(f"sampling goes down in time: expected 0 <= t_end < t_start; got {first!r} and {last!r}")
     seeds = None if run["seeds"] is None else tuple(map(int, run["seeds"]))
     chosen = checked_options(entry, options)
+    if len(x) == 0:
+        return Info(0, 0, 0, "done", 0.0, None, 0, ()), x
     task = Task(denoiser, x, first, last, nfe, spec["grid"], dtype=dtype, tell=look.tell, **{**run, "seeds": seeds})
     out = entry.fn(task, **chosen)
     if out.status != "done":

@@ -19,6 +19,7 @@ from fewstep.samplers.noise.sources import source
 from fewstep.samplers.run.checks import mean_for, require_finite, validate, validate_noise
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.lowering import lower
+from fewstep.samplers.run.ownership import require_fresh, shares
 from fewstep.samplers.run.step import Post, State, Step, first_state, moved
 from fewstep.samplers.sampling.asked_table import learned_table, table_for
 from fewstep.samplers.sampling.driving import drive
@@ -125,9 +126,11 @@ def _play(
     look: Look,
     check: str,
 ) -> Tensor:
-    """The loop that executes every table; dtype is what the network takes."""
+    """The loop that executes every table; dtype is what the network takes. The result is nobody else's tensor."""
+    first = output = state.input
     for step in steps:
         output = denoiser.call(state.input.to(dtype), step.model_time, step)
+        require_fresh(output, state.history)
         after = step(state, output, [noise(draw, state.input) for draw in step.draws])
         if look:
             x0, t = partial(step.x0, state.input, output), float(tableau.times[step.index + 1])
@@ -136,7 +139,8 @@ def _play(
             shown = tableau.model_times[step.index]
             require_finite(after.input, f"row {step.index} (t = {step.t:.6g}, model time {shown:.6g})")
         state = after
-    return state.input
+    x = state.input
+    return x.clone() if shares(x, output) or shares(x, first) else x
 
 
 def _bar(steps: Sequence[Step], show: bool) -> Any:

@@ -10,6 +10,8 @@ import inspect
 import os
 from abc import abstractmethod
 from collections.abc import Mapping
+from math import isfinite
+from numbers import Real
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -21,7 +23,7 @@ from fewstep.samplers.artefact.held import Held
 from fewstep.samplers.artefact.loading import as_artefact
 from fewstep.samplers.building.names import resolve
 from fewstep.samplers.building.solver_entry import SOLVERS
-from fewstep.samplers.config.classes import as_config
+from fewstep.samplers.config.classes import as_config, flow_mode, kind_of
 from fewstep.samplers.config.distilled import own_solver
 from fewstep.samplers.config.flows import ONCE
 from fewstep.samplers.config.known_classes import completed
@@ -199,6 +201,36 @@ class Adopting(ConfigMixin):
                 entries[name] = held(cast(Any, read(value)))  # read here, once; its content stays in the config
         super().register_to_config(**{**entries, "_class_name": type(self).__name__})
         self._configure()
+
+    @property
+    def shift(self) -> float:
+        """The shift of a flow model, where it does not depend on the size of the image."""
+        entry = self._shift_entry()
+        if entry is None:
+            raise AttributeError("only flow models have a shift; this config describes none")
+        return float(self.config.get(entry) or 1.0)
+
+    def set_shift(self, shift: float) -> None:
+        """The shift of a flow model from now on; before set_timesteps, which it asks for anew.
+
+        Raises:
+            ValueError: a model that is no flow, or whose shift comes with each call, as `mu`.
+        """
+        if not (isinstance(shift, Real) and isfinite(shift) and shift > 0):
+            raise ValueError(f"`shift` must be a positive number; got {shift!r}")
+        if self.config.get("use_dynamic_shifting"):
+            raise ValueError("this config uses dynamic shifting: pass set_timesteps(..., mu=log(shift)) instead")
+        if (entry := self._shift_entry()) is None:
+            raise ValueError("only flow models have a shift to set; this config describes none")
+        made = self.config.get("made_with_shift") or self.shift
+        self.register_to_config(**{entry: float(shift), **({"made_with_shift": made} if entry == "shift" else {})})
+
+    def _shift_entry(self) -> str | None:
+        """Name of the config entry that shifts a flow model; None of others."""
+        entries = described(self.config)
+        if kind_of(entries) != "flow":
+            return None
+        return "flow_shift" if flow_mode(entries) else "shift"
 
     @abstractmethod
     def _configure(self) -> None:

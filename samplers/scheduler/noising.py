@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewstep.samplers.scheduler.model import Model
-from fewstep.samplers.scheduler.tensors import numbers
+from fewstep.samplers.scheduler.tensors import numbers, public_sigmas
 from fewstep.samplers.scheduler.timetable import Timetable
 
 
@@ -33,10 +33,39 @@ class Noising:
             original_samples, noise: (B, ...). timesteps: (B,) or (1,), entries of `timesteps` or any training times.
         """
         alpha, sigma = self._levels(timesteps)
-        shape = (-1, *(1,) * (original_samples.ndim - 1))
-        wide = torch.float64 if original_samples.dtype == torch.float64 else torch.float32
-        a, s = (torch.tensor(v, dtype=wide, device=original_samples.device).view(shape) for v in (alpha, sigma))
-        return (a * original_samples + s * noise).to(original_samples.dtype)
+        return _mixed(alpha, original_samples, sigma, noise, original_samples)
+
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What a network of velocities is trained on: alpha eps - sigma x0 of VP models, eps - x0 of flows.
+
+        Args:
+            sample, noise: x0 and eps, (B, ...). timesteps: (B,) or (1,), training times.
+
+        Raises:
+            ValueError: VE and EDM models, which have none.
+        """
+        schedule = self._model.schedule
+        if schedule.kind == "flow":
+            ones = np.ones(1)
+            return _mixed(ones, noise, -ones, sample, sample)
+        if schedule.kind != "vp":
+            raise ValueError(f"a {schedule.kind} model has no velocity: only VP and flow models are trained on one")
+        alpha, sigma = self._model.levels(None, np.array(numbers(timesteps)))
+        return _mixed(alpha, noise, -sigma, sample, sample)
+
+    @property
+    def sigma_min(self) -> float:
+        """The least positive entry of `sigmas` over the training range."""
+        return self._sigma_range()[0]
+
+    @property
+    def sigma_max(self) -> float:
+        """The largest entry of `sigmas` over the training range; infinite at pure noise of VP models."""
+        return self._sigma_range()[1]
+
+    def _sigma_range(self) -> tuple[float, float]:
+        sigmas = public_sigmas(self._model.schedule, self._model.training)[:-1]
+        return float(sigmas.min()), float(sigmas.max())
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
         """`add_noise` with the argument order of flow schedulers."""
@@ -51,3 +80,11 @@ class Noising:
         index = self._begin_index if self.step_index is None else self.step_index
         nodes = self._table.tableau.nodes
         return nodes.alpha[[index]], nodes.sigma[[index]]
+
+
+def _mixed(a: Any, x: Tensor, b: Any, y: Tensor, like: Tensor) -> Tensor:
+    """a x + b y, numbers of samples, accumulated in float32 at least."""
+    shape = (-1, *(1,) * (like.ndim - 1))
+    wide = torch.float64 if like.dtype == torch.float64 else torch.float32
+    p, q = (torch.tensor(np.asarray(v, np.float64), dtype=wide, device=like.device).view(shape) for v in (a, b))
+    return (p * x + q * y).to(like.dtype)

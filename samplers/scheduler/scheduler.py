@@ -15,19 +15,21 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from diffusers.utils import DummyObject
 from torch import Tensor
 
+from fewstep.samplers.config.known_classes import changed
 from fewstep.samplers.noise.draws import Noise
 from fewstep.samplers.noise.sources import GeneratorNoise, source
+from fewstep.samplers.run.ownership import version
 from fewstep.samplers.run.step import State, Step, first_state, like_state
-from fewstep.samplers.scheduler.binding import DONE, Bound, Done, bind
+from fewstep.samplers.scheduler.binding import DONE, Bound, Following, Seen, bind
 from fewstep.samplers.scheduler.config import Adopting, described, key_with
 from fewstep.samplers.scheduler.diffusers_parts import SchedulerMixin, SchedulerOutput, StepTuple
 from fewstep.samplers.scheduler.model import Model, model
 from fewstep.samplers.scheduler.noising import Noising
-from fewstep.samplers.scheduler.tensors import angles, model_clock, numbers, public_sigmas, version
+from fewstep.samplers.scheduler.tensors import angles, model_clock, numbers, public_sigmas
 from fewstep.samplers.scheduler.timetable import Timetable, timetable
 
 
-class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
+class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[misc]
     """Any table solver as a diffusers scheduler: `pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, "unipc")`.
 
     The state is x_t = alpha_t x0 + sigma_t eps of the model's own schedule: unit noise for VP and flow models, sigma_max
@@ -82,7 +84,7 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
 
     def _configure(self) -> None:
         """What exists before set_timesteps: the training range as timesteps and sigmas."""
-        self._read = self._internal_dict
+        self._read, self._entries = self._internal_dict, dict(self._internal_dict)
         self._key = key_with(self._read)
         self._model: Model = model(self._key)
         schedule, nodes = self._model.schedule, self._model.training
@@ -106,21 +108,11 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
         self._returned: Tensor | None = None
         self._version: int | None = None
         self._noise: Noise | None = None  # of this run, where it remembers
+        self._named = ""  # how its first timestep was told
+        self._seen: Seen | None = None  # by the network, as scale_model_input handed it out
 
     def __len__(self) -> int:
         return self._model.schedule.num_train_timesteps
-
-    @property
-    def step_index(self) -> int | None:
-        """Network calls behind the next step; None before the first step."""
-        if self._step is None or self._bound is None:
-            return None
-        return self.num_inference_steps if isinstance(self._step, Done) else self._bound.begin + self._step.index
-
-    @property
-    def begin_index(self) -> int | None:
-        """Network call at which the run begins, as set_begin_index said."""
-        return self._begin_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Begin the run at network call `begin_index`: its solver starts afresh on the remaining calls."""
@@ -158,6 +150,8 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
         """
         if self._internal_dict is not self._read:  # pipelines that correct a config replace it as a whole
             self._configure()
+        elif told := changed(self._internal_dict, self._entries):  # users set attributes of it
+            self.register_to_config(**told)
         if max_timesteps is not None and timesteps is None and num_inference_steps:
             timesteps = angles(num_inference_steps, max_timesteps, intermediate_timesteps)
         shift = None if mu is None else float(mu)
@@ -170,17 +164,19 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
         self.num_inference_steps = self._table.tableau.nfe
         if self._model.schedule.kind == "ve":
             self.init_noise_sigma = float(self._table.tableau.nodes.sigma[0])
-        self._clock = self.timesteps
+        self._clock, self._handed = self.timesteps, self._table.tableau.model_times
         self._bound = bind(self._table, 0, self.timesteps.device, torch.float32)
         self._restart()
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """The network's input for a state: the state itself, but times 1/sqrt(sigma^2 + sigma_data^2) for EDM models."""
-        if self._table is None or (scales := self._table.input_scales) is None:
+        scales = None if self._table is None else self._table.input_scales
+        if scales is None:
+            self._seen = Seen.of(sample)
             return sample
         index = self.step_index
         if index is None:
-            index = self._table.locate(timestep, self._clock) if self._begin_index is None else self._begin_index
+            index = self._located(timestep) if self._begin_index is None else self._begin_index
         return sample * scales[index]
 
     def step(
@@ -194,6 +190,8 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
         return_dict: bool = True,
         per_token_timesteps: Tensor | None = None,
         prev_timestep: Any = None,
+        *,
+        r_timestep: Any = None,
     ) -> Any:
         """The state at the next network call, from the network's output at this one.
 
@@ -205,6 +203,7 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
                 this run. Other solvers do not read it.
             generator: one, or a list with one a sample; used by rows with noise. variance_noise: their noise, given.
             return_dict: False for a tuple (prev_sample, pred_original_sample), the second computed when it is read.
+            r_timestep: where a flow map was told to lead, as its pipelines pass it: must be that of `r_timesteps`.
             per_token_timesteps: (B, N) for flow states (B, N, C) whose tokens have times of their own; the output is
                 minus the velocity then, as the pipelines that pass this have it. A token whose time is still
                 to come gets its clean sample right; its state is the caller's to keep.
@@ -216,6 +215,9 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
         # the host wait for the device). The state between calls is ours, the sample is the caller's: where it is not the very
         # tensor that was returned, unchanged since (`_version`), somebody edited it, and the anchor moves by the same.
         step = self._step or self._first_step(timestep, sample, eta)
+        self._follow(timestep, sample)
+        if r_timestep is not None:
+            self._leads(step, r_timestep)
         if per_token_timesteps is not None:
             model_output = self._of_tokens(model_output, per_token_timesteps / step.model_time)
         state: Any = self._state
@@ -247,9 +249,7 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
         """Step zero of the run: at the begin index, else where `timestep` stands in `timesteps`."""
         if self._table is None or self._bound is None:
             raise ValueError("call set_timesteps() before step()")
-        begin = self._begin_index
-        if begin is None:
-            begin = 0 if torch.compiler.is_compiling() else self._table.locate(timestep, self._clock)
+        begin = self._begins(timestep)
         dtype = torch.float64 if sample.dtype == torch.float64 else torch.float32
         name = "gamma" if "gamma" in self._model.options else "eta"  # what a pipeline's eta is for tcd
         if eta and self._model.options.get(name, eta) != eta:
@@ -268,7 +268,7 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
         if state is None:
             return first_state(self._bound.tableau, x)
         carry = x if state.carry is state.input else state.carry + (x - state.input)
-        return State(carry, x, state.history)
+        return State(carry, x, state.history, state.versions)
 
     def _of_tokens(self, output: Tensor, share: Tensor) -> Tensor:
         """The velocity at the time of the step that predicts the x0 of tokens at a share of it: x0 = x - t (share v)."""
@@ -278,13 +278,13 @@ class Scheduler(SchedulerMixin, Adopting, Noising):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         bound = None if self._bound is None else (self._bound.begin, self._bound.device, self._bound.dtype)
-        rebuilt = ("_model", "_table", "_bound", "_step", "_read")
+        rebuilt = ("_model", "_table", "_bound", "_step", "_read", "_seen")
         return {**{k: v for k, v in self.__dict__.items() if k not in rebuilt}, "at": (bound, self.step_index)}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         bound, index = saved.pop("at")
         self.__dict__.update(saved)
-        self._read, self._model = self._internal_dict, model(self._key)
+        self._read, self._model, self._seen = self._internal_dict, model(self._key), None
         self._table = None if self._asked is None else timetable(self._run_key, *self._asked)
         self._bound = self._step = None
         if self._table is not None:

@@ -40,8 +40,3 @@ def public_sigmas(schedule: NoiseSchedule, nodes: Nodes) -> torch.Tensor:
     """
     sigmas = times_to_sigmas(schedule, nodes.t)
     return torch.tensor(1 - sigmas if getattr(schedule, "sigmas_rise", False) else sigmas, dtype=torch.float32)
-
-
-def version(x: torch.Tensor) -> int | None:
-    """A counter of in-place changes, known to the host; None where there is none."""
-    return None if torch.compiler.is_compiling() or x.is_inference() else x._version

@@ -36,14 +36,6 @@ class Timetable(Shared):
         """Index of the entry nearest to a time of the network, the first of equals."""
         return int(np.argmin(np.abs(self.tableau.model_times.astype(np.float32) - np.float32(timestep))))
 
-    def locate(self, timestep: Any, clock: torch.Tensor) -> int:
-        """Index of a timestep: by place for views of `clock`, which reads no value, else the nearest entry."""
-        if isinstance(timestep, torch.Tensor):
-            if timestep.untyped_storage().data_ptr() == clock.untyped_storage().data_ptr():
-                return int(timestep.storage_offset())
-            timestep = timestep.reshape(-1)[0]
-        return self.nearest(float(timestep))
-
     @cached_property
     def input_scales(self) -> list[float] | None:
         """Factor on the network's input of every call, where it sees a scaled state."""

@@ -26,6 +26,7 @@ from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.schedule.base import Node, Nodes, NoiseSchedule
 from fewstep.samplers.schedule.outputs import Form
 from fewstep.samplers.table.consistency import ADVICE, prove
+from fewstep.samplers.table.jumps import jump_of, target_times
 from fewstep.samplers.table.packing import pack
 from fewstep.samplers.table.row import Row
 
@@ -61,6 +62,7 @@ class Tableau:
     spans: np.ndarray | None = None
     conserves: str = "x0 eps"
     jumps: Mapping[int, Node] = field(default_factory=dict)
+    amplification: float = field(init=False, repr=False, default=1.0)
     compiled_by: ClassVar[Any] = None  # the solver's entry, where a table is as that made it; see building/resuming.py
 
     @classmethod
@@ -98,7 +100,7 @@ class Tableau:
             )
         if self.slots and self.spans is None:
             raise ValueError(f"{self.name}: `spans` must say which increment each of the {self.slots} noises is")
-        prove(self)
+        object.__setattr__(self, "amplification", prove(self))
 
     @property
     def nfe(self) -> int:
@@ -126,16 +128,24 @@ class Tableau:
         z = slice(2 + self.history, 2 + self.history + self.slots)
         return bool(np.any(self.W[:, :, z]))
 
+    @cached_property
+    def target_times(self) -> np.ndarray:
+        """(nfe,) where each call is meant to lead, in the network's unit: the second time of a flow map."""
+        return target_times(self)
+
     def draws(self, k: int) -> tuple[Draw, ...]:
         """The noises that row k reads, the one after network call k."""
         if self.spans is None:
             return ()
         first = 2 + self.history
-        return tuple(
+        found = tuple(
             Draw(k + 1, i, float(start), float(end), int(path))
             for i, (start, end, path) in enumerate(np.nan_to_num(self.spans[k], posinf=np.inf, neginf=-np.inf))
             if self.W[k, :, first + i].any()
         )
+        if self.schedule.jump_scale is None:
+            return found
+        return tuple(jump_of(self, draw, len(found) == 1) for draw in found)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON, the content of a saved table."""

@@ -67,6 +67,11 @@ class Problem:
         self._parts: dict[tuple[int, ...], Part] = {}
         self._pieces: dict[tuple[int, ...], tuple[Part, ...]] = {}
         if isinstance(model, Denoiser):
+            if model.two_times:
+                raise ValueError(
+                    "learning compares a solver with the flow of a field, and a flow map's answer is for one interval: learn "
+                    "on the network that it was distilled from"
+                )
             if shape is None:
                 raise ValueError(
                     "`shape` is missing: a Denoiser does not say what one of its samples is, e.g. shape=(3, 32, 32)"

@@ -294,7 +294,7 @@ def test_what_the_network_predicts():
     assert reading(ddim, "ddim").clip_sample and not reading(ddim, "dpmpp_2m").clip_sample
     assert not reading({**BETAS["latent"], "clip_sample": False}, "ddim").clip_sample
     assert reading({**BETAS["linear"], "thresholding": True}, "dpmpp_2m").thresholding
-    assert not reading({**BETAS["linear"], "thresholding": True}, "euler").thresholding
+    assert reading({**BETAS["linear"], "thresholding": True}, "euler").thresholding  # a need of the model
     assert reading({**BETAS["linear"], "variance_type": "learned_range"}).learned_variance
     assert not reading(diffusers.DDPMScheduler()).learned_variance
     assert reading(diffusers.FlowMatchEulerDiscreteScheduler()).prediction == "flow_prediction"

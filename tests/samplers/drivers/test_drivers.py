@@ -97,3 +97,34 @@ def test_a_conditioned_network_sees_its_whole_batch(name: str) -> None:
         torch.testing.assert_close(alone, whole[i : i + 1], rtol=0, atol=1e-10)
     with pytest.raises(ValueError, match='False, True or "whole"'):
         Denoiser(lambda x, tau: x, VP, vector_time="yes")
+
+
+@named
+def test_an_empty_batch_comes_back_empty(name: str) -> None:
+    """As from tables, with whatever noise; wrong options are told all the same."""
+    schedule = NoiseSchedule.vp_linear()
+    denoiser = Denoiser(lambda x, tau: torch.tanh(x), schedule, vector_time=True)
+    for x in (torch.randn(0, 3, 4), torch.randn(0, 3, 4, dtype=torch.float64)):
+        for how in (dict[str, Any](), {"noise_seeds": []}):
+            for solver in (name, "ddpm", "sa_solver"):
+                end, info = sample(denoiser, x, solver, 8, return_info=True, **how)
+                assert end.shape == x.shape and end.dtype == x.dtype and info.status == "done"
+    with pytest.raises(ValueError, match="nonsense"):
+        sample(denoiser, torch.randn(0, 3), name, nonsense=1)
+
+
+@pytest.mark.parametrize("name", ["dpm_adaptive", "rk45", "gotta_go_fast"])
+@pytest.mark.parametrize("check", ["none", "end"])
+def test_nan_is_told_as_nan(name: str, check: str) -> None:
+    """From the start, from some time on, in one sample only; not as a step that became too small."""
+    schedule = NoiseSchedule.vp_linear()
+
+    def late(x: Tensor, tau: Tensor) -> Tensor:
+        return torch.where(tau.reshape(-1, 1) > 0.3, torch.tanh(x), torch.full_like(x, float("nan")))
+
+    def one(x: Tensor, tau: Tensor) -> Tensor:
+        return torch.where((torch.arange(3) == 1)[:, None], torch.full_like(x, float("nan")), torch.tanh(x))
+
+    for network, where in ((lambda x, tau: x * float("nan"), "t = 1"), (late, r"t = 0\.[23]"), (one, "t = 1")):
+        with pytest.raises(ValueError, match=rf"{name}.*not finite \(NaN\) in \d of 3 samples right after {where}"):
+            sample(Denoiser(network, schedule), torch.randn(3, 4), name, check=check)

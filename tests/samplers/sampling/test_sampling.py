@@ -280,3 +280,21 @@ def test_gradient_with_respect_to_the_start(name: str) -> None:
         step = 1e-5
         difference = (loss(x + step * direction) - loss(x - step * direction)) / (2 * step)
     assert float((slope * direction).sum()) == pytest.approx(float(difference), rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m", "deis", "unipc", "pndm"])
+def test_a_whole_sampling_is_exported(name: str) -> None:
+    """Without options: the check of the result has nothing to read in a graph."""
+    schedule = NoiseSchedule.vp_linear()
+
+    class Sampler(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            end: Tensor = sample(Denoiser(lambda x, tau: self.linear(x) * tau, schedule), x, name, 5)
+            return end
+
+    sampler, x = Sampler(), torch.randn(2, 4)
+    assert torch.equal(torch.export.export(sampler, (x,)).module()(x), sampler(x))

@@ -168,3 +168,39 @@ def test_wrong_dimensions_are_refused(D: float) -> None:
 def test_a_jump_goes_up(old: float, new: float) -> None:
     with pytest.raises(ValueError, match="noise goes from a lower to a higher sigma"):
         NoiseSchedule.pfgm(3).jump_scale(old, new, 0.5)
+
+
+JUMPING = {
+    **dict.fromkeys(("ddpm", "euler_ancestral", "dpm_2_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde", "er_sde", "edm_stochastic",
+                     "renoise", "rex_sde"), {}),
+    "ddim": {"eta": 1.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("D", [1, 3])
+def test_every_noise_is_a_jump_by_its_law_or_is_refused(D: int) -> None:
+    """Data that is one point: what is left at the end is the kernel there, whatever the solver; Gaussian noise would not do."""
+    schedule = NoiseSchedule.pfgm(D)
+    denoiser = Denoiser(lambda x, tau: torch.zeros_like(x), schedule, "sample", vector_time=True)
+    x = schedule.initial_noise((2000, 2), torch.Generator().manual_seed(0), dtype=torch.float64)
+    for name, entry in SOLVERS.items():
+        options = JUMPING.get(name, {})
+        if not entry.stochastic and not options:
+            continue
+        how = {"t_end": 0.1, "noise_seeds": range(len(x)), **options}
+        if name == "dlg":
+            how |= {"classifier": lambda y: torch.zeros(len(y), 8), "levels": (0.01, 80.0)}
+        try:
+            end = sample(denoiser, x, name, 12, **how)
+        except ValueError as error:
+            assert name not in JUMPING and ("no jump of PFGM" in str(error) or "PFGM has neither" in str(error)), error
+            continue
+        assert p_value(end.numpy(), 0.1, D) > 1e-3, name
+
+
+def test_the_noise_of_every_row_belongs_to_the_sample() -> None:
+    schedule = NoiseSchedule.pfgm(3)
+    denoiser = Denoiser(lambda x, tau: torch.tanh(x), schedule, "sample")
+    x = starts(schedule, 80.0, 4)
+    together = sample(denoiser, x, "dpmpp_2m_sde", 8, noise_seeds=[5, 6, 7, 8])
+    assert torch.equal(together[2:3], sample(denoiser, x[2:3], "dpmpp_2m_sde", 8, noise_seeds=[7]))

@@ -312,3 +312,23 @@ def test_time_beside_the_network(name):
     print(f"{name}: {fast * 1e6:.0f} us a step; diffusers {slow * 1e6:.0f} us, {slow / fast:.1f} times as much")
     assert slow > factor * fast
     assert statistics.median(a / b for a, b in spent) > factor / 2
+
+
+DEEPFLOYD = {
+    "_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2", "prediction_type": "epsilon",
+    "variance_type": "learned_range", "clip_sample": True, "thresholding": True, "dynamic_thresholding_ratio": 0.95,
+    "sample_max_value": 1.5,
+}  # fmt: skip
+
+
+def test_thresholding_is_honoured_by_every_solver():
+    """DeepFloyd IF's config: clean samples stay in [-1, 1], whatever class the solver's habits come from."""
+    seeded = torch.Generator().manual_seed(0)
+    x, output = 2 * torch.randn(2, 3, 8, 8, generator=seeded), torch.randn(2, 6, 8, 8, generator=seeded)
+    for name in TABLES:
+        scheduler = fewstep.Scheduler.from_config(DEEPFLOYD, name)
+        scheduler.set_timesteps(8)
+        state = x
+        for t in scheduler.timesteps:
+            state, clean = scheduler.step(output, t, state, return_dict=False)
+            assert float(clean.abs().max()) <= 1 + 1e-6, name
