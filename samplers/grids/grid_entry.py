@@ -34,7 +34,10 @@ class GridEntry:
 GRIDS: Registry[GridEntry] = Registry(
     "grid",
     GridEntry,
-    [f"fewstep.samplers.grids.{name}" for name in ("times", "levels", "flow_shift")],
+    [
+        f"fewstep.samplers.grids.{name}"
+        for name in ("times", "levels", "flow_shift", "training_steps", "level_rules", "published")
+    ],
     "@grid(name, reference)",
 )
 ALPHA_FLOOR = 2.0**-12  # stands for alpha = 0 in the sigma / alpha that is displayed
