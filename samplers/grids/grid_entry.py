@@ -31,6 +31,7 @@ class GridEntry:
         return (self.fn.__doc__ or "").strip().split("\n")[0]
 
 
+FAMILIES = ("times", "levels", "flow_shift", "training_steps", "level_rules", "published")
 GRIDS: Registry[GridEntry] = Registry(
     "grid",
     GridEntry,

@@ -50,7 +50,7 @@ def _order_list(path: Path, form: str, order: int | Sequence[int], taper: bool |
 
 
 @solver(
-    "unipc", order=4, prediction="x0", reference=ref.UNIPC, aliases=("UniPCMultistepScheduler", "unipc_bh2", "uni_pc")
+    "unipc", order=4, prediction="x0", reference=ref.UNIPC, aliases=("UniPCMultistepScheduler", "unipc_bh2")
 )
 def unipc(
     path: Path,

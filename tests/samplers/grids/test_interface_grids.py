@@ -93,7 +93,7 @@ def levels(name: str, n: int) -> np.ndarray:
 def test_levels_on_stable_diffusion(name: str) -> None:
     np.testing.assert_allclose(levels(name, 10), rule(name, 10), rtol=1e-5)
     for n in (4, 8, 20, 25) if name != "sd_turbo" else (1, 4, 7):
-        np.testing.assert_allclose(levels(name, n), rule(name, n), rtol=3e-5)  # ours is smooth between two steps
+        np.testing.assert_allclose(levels(name, n), rule(name, n), rtol=5e-5)  # ours is smooth between two steps
 
 
 def test_some_levels_to_the_digits_that_interfaces_show() -> None:
