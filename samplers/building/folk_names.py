@@ -24,7 +24,6 @@ _INTERFACES: dict[str, Bound] = {
     "seeds_3": ("seeds", {"order": 3, "form": "x0"}),
     "dpmpp_2m_sde_heun": ("dpmpp_2m_sde", {"variant": "heun"}),
     "sa_solver_pece": ("sa_solver", {"pece": True}),
-    "euler_ancestral_rf": ("rf_ancestral", {}),
     "dpm_2_ancestral_rf": ("dpm_2_ancestral", {"variant": "rf"}),
     "dpmpp_2s_ancestral_rf": ("dpmpp_2s_ancestral", {"variant": "rf"}),
 }

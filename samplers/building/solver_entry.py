@@ -17,6 +17,7 @@ FAMILIES = (
     "solvers.pndm",
     "solvers.exponential_rk",
     "solvers.classical_rk",
+    "solvers.sigma_averages",
     "solvers.unipc",
     "solvers.dpm_solver_v3",
     "solvers.stork",
