@@ -23,7 +23,7 @@ _INTERFACES: dict[str, Bound] = {
     "seeds_2": ("seeds", {"order": 2, "form": "x0"}),
     "seeds_3": ("seeds", {"order": 3, "form": "x0"}),
     "dpmpp_2m_sde_heun": ("dpmpp_2m_sde", {"variant": "heun"}),
-    "sa_solver_pece": ("sa_solver", {"pece": True}),
+    "sa_solver_pece": ("sa_solver", {"pece": True, "tau_at": "target"}),
     "dpm_2_ancestral_rf": ("dpm_2_ancestral", {"variant": "rf"}),
     "dpmpp_2s_ancestral_rf": ("dpmpp_2s_ancestral", {"variant": "rf"}),
 }

@@ -19,7 +19,10 @@ RF_ANCESTRAL = "Ancestral Euler of rectified flows, r_down = r_t (1 - eta + eta 
 CONSISTENCY = (
     "Latent Consistency Models; Luo et al.; 2023; arXiv:2310.04378; after Consistency Models; arXiv:2303.01469"
 )
-GRADIENT = "Interpreting and Improving Diffusion Models from an Optimization Perspective; Permenter, Yuan; 2023; arXiv:2306.04848"
+GRADIENT = (
+    "Interpreting and Improving Diffusion Models from an Optimization Perspective; Permenter, Yuan; 2023; "
+    "arXiv:2306.04848"
+)
 RESTART = "Restart Sampling for Improving Generative Processes; Xu et al.; 2023; arXiv:2306.14878"
 SCORE_SDE = (
     "Score-Based Generative Modeling through Stochastic Differential Equations; Song et al.; 2020; arXiv:2011.13456"
