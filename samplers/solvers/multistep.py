@@ -166,7 +166,8 @@ def deis(
     """DEIS tAB: eps extrapolated by a polynomial in t of degree order - 1 (tAB0..tAB3). Orders 1-4, default 3.
 
     x_t = (alpha_t/alpha_s) x_s + alpha_t sum_j eps_j int l_j(t) drho. clock: t of the schedule ("own"), or of a linear VP
-    process of that level ("vp", the default where t is sigma). form "flow": velocities, in place of eps, as interfaces combine them on flow models.
+    process of that level ("vp", the default where t is sigma). form "flow": velocities in place of eps, as interfaces combine
+    them on flow models.
     """
     form, public = opt.one_of("deis", "form", form, ("eps", "flow")), None
     clock = opt.one_of("deis", "clock", clock, ("own", "vp", None)) or (
@@ -225,17 +226,18 @@ def ipndm_v(
     """Improved PNDM with variable-step Adams-Bashforth weights in rho, as `lms`. Orders 1-4, default 4.
 
     variant "exact": the rows of `lms`; "public": the weights of all public code, whose slips make it order 1 from the third
-    output on (see `misplaced_adams`), and x0 in the step into sigma = 0. Default: the slips in runs of fewer than 15 steps,
-    where they err by half as much, but into sigma = 0. form "flow": velocities in t, as interfaces combine them on flows.
+    output on (see `misplaced_adams`). Default: these, made to sum to one, in runs of fewer than 15 steps, where they err by
+    half as much; else exact. form "flow": velocities in t, as interfaces combine them on flows.
     """
     form = opt.one_of("ipndm_v", "form", form, ("eps", "flow"))
     variant = opt.one_of("ipndm_v", "variant", variant, ("exact", "public", None))
-    order = opt.whole("ipndm_v", "order", order, 4)
-    slips = order > 2 and (variant == "public" or (variant is None and len(path.groups) < 15))
-    weights = misplaced_adams(form, ends_in_x0=variant == "public") if slips or variant == "public" else None
+    order, public = opt.whole("ipndm_v", "order", order, 4), variant == "public"
+    slips = public or (variant is None and len(path.groups) < 15)
+    weights = misplaced_adams(form, as_public=public) if slips else None
     rows = multistep(path, form=form, order=order, var="G", taper=lower_order_final, public=weights).rows
-    # four weights do not quite sum to one on uneven steps
-    return Solution(rows, 1 if slips and variant else order, conserves="x0" if slips else "x0 eps")
+    if not public or order < 3:
+        return Solution(rows, order)
+    return Solution(rows, 1, conserves="x0 eps" if order == 3 else "x0")
 
 
 @solver("abnorsett", order=4, prediction="x0", reference=ref.ADAMS)

@@ -46,26 +46,30 @@ def half_curvature(form: str, midpoint: bool) -> Correction:
     return weights
 
 
-def misplaced_adams(form: str, ends_in_x0: bool) -> Correction:
-    """Variable-step Adams-Bashforth weights with the three slips that public code of iPNDM_v shares, but into sigma = 0.
+def misplaced_adams(form: str, as_public: bool) -> Correction:
+    """Variable-step Adams-Bashforth weights with the three slips that public code of iPNDM_v shares.
 
     With steps h (this one), h1, h2, h3 in the form's own variable, order 3 has
 
         t1 = (1 - [h / 3(h + h1)] [h (h + h1) / h1(h1 + h2)]) / 2    for   (1 - h / 3(h + h1)) / 2 times the second bracket
 
     (equal where steps are), order 4 adds instead of subtracting in its t2 and takes h1 / h2 for h2 / h3 in its last weight:
-    beside equal steps (57, -65, 43, -11) / 24 for (55, -59, 37, -9) / 24. Order 1 beside three outputs; beside four the
-    weights sum to one on equal steps only. Into sigma = 0 the weights are exact, or x0 alone (`ends_in_x0`).
+    beside equal steps (57, -65, 43, -11) / 24 for (55, -59, 37, -9) / 24. Order 1 beside three and more outputs.
+
+    as_public: as they are, four weights that sum to one on equal steps only, and x0 in the step into sigma = 0. Else the newest
+    output has what is missing to one, and the step into sigma = 0 has exact weights.
     """
 
     def weights(path: Path, past: list[Node], t: Node, tau: float) -> list[float] | None:
-        if t.sigma == 0 and ends_in_x0:
+        if t.sigma == 0 and as_public:
             return [euler_weight(form, past[0], t), *[0.0] * (len(past) - 1)]
         if len(past) < 3 or t.sigma == 0:
             return None
         G = [n.r if form == "flow" else n.rho for n in (t, *past)]
         steps = [a - b for a, b in zip(G, G[1:], strict=False)]
         shares = _misplaced(*steps[:3], steps[3] if len(past) > 3 else None)
+        if not as_public:
+            shares[0] += 1 - sum(shares)
         total = scale(form, t) * (G[0] - G[1])
         return [total * share for share in shares]
 

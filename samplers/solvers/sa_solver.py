@@ -133,8 +133,8 @@ def sa_solver(
     predictor_order 1..4, corrector_order 1..4 (0: none): outputs of a line. tau: noise within `tau_interval`, 0 outside;
     or a function of the schedule's time, and then of all of it. tau_interval: times in 0..1 (schedules in sigma: the times
     of the linear VP process with the same log-SNR), None for the whole run. tau_at: "step", where noise begins or ends within
-    a step its mean; "target", tau of a step's end for all of it, as public code has it. form: "x0" or "eps". few_step: the published
-    weights of two outputs. pece: evaluate the corrected state too, 2 evaluations a step.
+    a step its mean; "target", tau of a step's end for all of it, as public code has it. form: "x0" or "eps". few_step: the
+    published weights of two outputs. pece: evaluate the corrected state too, 2 evaluations a step.
     """
     p = opt.whole("sa_solver", "predictor_order", predictor_order, 4)
     q = opt.whole("sa_solver", "corrector_order", corrector_order, 4, least=0)

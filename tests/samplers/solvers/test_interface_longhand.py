@@ -105,7 +105,8 @@ def test_public_ipndm_v_has_the_published_weights() -> None:
     np.testing.assert_allclose(weights(variant="public"), [1.979315, -1.488189, 0.556199, -0.051347], atol=1e-6)
     np.testing.assert_allclose(weights(variant="exact"), [1.710946, -1.022409, 0.352625, -0.041162], atol=1e-6)
     np.testing.assert_allclose(weights(variant="public", order=3), [1.822129, -1.147619, 0.325490], atol=1e-6)
-    np.testing.assert_array_equal(weights(), weights(variant="public"))
+    default, public = weights(), weights(variant="public")
+    np.testing.assert_allclose(default, public + np.array([1 - public.sum(), 0, 0, 0]), atol=1e-12)
     equal = build("ipndm_v", EDM, None, np.arange(9.0, 1.0, -1.0), variant="public").W[-1, 1, 2:] / -1.0
     np.testing.assert_allclose(equal, np.array([57, -65, 43, -11]) / 24, atol=1e-12)
     to_data = build("ipndm_v", EDM, None, [*LEVELS, 0.0], variant="public")
