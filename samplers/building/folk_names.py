@@ -62,10 +62,7 @@ _REFUSED: dict[str, str] = {
     "res_multistep_cfg_pp": _CFG_PP.format(', step="res_multistep"', "euler"),
     "res_multistep_ancestral_cfg_pp": _CFG_PP.format(', step="res_multistep"', "euler_ancestral"),
     "gradient_estimation_cfg_pp": _CFG_PP.format(', step="gradient_estimation"', "euler"),
-    "dpmpp_2s_ancestral_cfg_pp": (
-        "its second half takes the unconditional output of the middle for that of the start, a slip that no denoiser can "
-        "reproduce: " + _CFG_PP.format("", "dpmpp_2s_ancestral")
-    ),
+    "dpmpp_2s_ancestral_cfg_pp": _CFG_PP.format(', step="dpmpp_2s"', "dpmpp_2s_ancestral"),
     "TCDScheduler": "its landing is a fraction of the training step that a distilled model was made for; take "
     "solver='renoise', which is its gamma = 1, or 'ddim', its gamma = 0",
     "ar_video": "it runs a network with a cache of keys and values frame by frame: keep its own sampler",
