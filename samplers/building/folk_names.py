@@ -49,6 +49,40 @@ _CLASSES: dict[str, Bound] = {
     "SCMScheduler": ("renoise", {}),
     "CMStochasticIterativeScheduler": ("renoise", {}),
 }
+# implicit methods as the RES4LYF nodes name them: name_Ns
+_FAMILIES = {
+    "gauss-legendre": ("gauss", (2, 3, 4, 5)), "radau_ia": ("radau_ia", (2, 3)),
+    "radau_iia": ("radau_iia", (2, 3, 5, 7, 9)), "lobatto_iiia": ("lobatto_iiia", (2, 3, 4)),
+    "lobatto_iiib": ("lobatto_iiib", (3, 4)), "lobatto_iiic": ("lobatto_iiic", (2, 3, 4)),
+    "lobatto_iiic_star": ("lobatto_iiic_star", (2, 3)), "lobatto_iiid": ("lobatto_iiid", (3,)),
+}  # fmt: skip
+_IMPLICIT: dict[str, Bound] = {
+    **{
+        f"{name}_{s}s": ("implicit_rk", {"method": m, "stages": s})
+        for name, (m, many) in _FAMILIES.items()
+        for s in many
+    },
+    "radau_iia_3s_alt": ("implicit_rk", {"method": "radau_iia", "stages": 3}),
+    "pareschi_russo_2s": ("implicit_rk", {"method": "pareschi_russo"}),
+    "pareschi_russo_alt_2s": ("implicit_rk", {"method": "alexander"}),
+    "crouzeix_2s": ("implicit_rk", {"method": "crouzeix"}),
+    "qin_zhang_2s": ("implicit_rk", {"method": "qin_zhang"}),
+}
+_BEYOND = "one of its nodes lies beyond the step, where there may be no noise level: take crouzeix_2s"
+_ROWS = (
+    "its first stage is no state of the process, as its row does not sum to its node: take the method of three stages"
+)
+_SLIPS = "its published table has slips that leave it order 1 or 2: take gauss-legendre_4s or _5s, which are Gauss' own"
+_UNSOUND = {
+    **dict.fromkeys(("crouzeix_3s", "crouzeix_3s_alt", "kraaijevanger_spijker_2s"), _BEYOND),
+    **dict.fromkeys(("lobatto_iiib_2s", "lobatto_iiid_2s"), _ROWS),
+    **dict.fromkeys(
+        ("gauss-legendre_4s_alternating_a", "gauss-legendre_4s_ascending_a", "gauss-legendre_4s_alt",
+         "gauss-legendre_5s_ascending"), _SLIPS,
+    ),
+    "radau_iia_11s": "with eleven stages it is of order 21, which rounding hides: take radau_iia_9s",
+    "irk_exp_diag_2s": "it is a diagonal exponential method of order 1 to 2: take crouzeix_2s, or gauss-legendre_2s",
+}  # fmt: skip
 _DISCRETE = "it samples tokens, not a continuous state, and no table of weights can play it: keep its own scheduler"
 _CFG_PP = (
     "it needs the guided and the unconditional output apart: give guidance.cfg_pp(conditional, unconditional, scale{}) as "
@@ -56,6 +90,7 @@ _CFG_PP = (
 )
 # name -> why it is no solver, and what to do instead
 _REFUSED: dict[str, str] = {
+    **_UNSOUND,
     "euler_cfg_pp": _CFG_PP.format("", "euler"),
     "euler_ancestral_cfg_pp": _CFG_PP.format("", "euler_ancestral"),
     "dpmpp_2m_cfg_pp": _CFG_PP.format(', step="dpmpp_2m"', "euler"),
@@ -96,7 +131,7 @@ def spelling(name: str) -> str:
 
 
 NAMES = tuple(_INTERFACES)
-BOUND: dict[str, Bound] = _spelled({**_INTERFACES, **_CLASSES})
+BOUND: dict[str, Bound] = _spelled({**_INTERFACES, **_CLASSES, **_IMPLICIT})
 REFUSED: dict[str, str] = _spelled(_REFUSED)
 # words that folk names end with -> grid; longer ones first
 GRID_WORDS = {

@@ -19,6 +19,10 @@ RF_ANCESTRAL = "Ancestral Euler of rectified flows, r_down = r_t (1 - eta + eta 
 CONSISTENCY = (
     "Latent Consistency Models; Luo et al.; 2023; arXiv:2310.04378; after Consistency Models; arXiv:2303.01469"
 )
+IMPLICIT = (
+    "Solving Ordinary Differential Equations II; Hairer, Wanner; 1996; exponential collocation: Hochbruck, Ostermann; "
+    "Acta Numerica 2010"
+)
 GRADIENT = (
     "Interpreting and Improving Diffusion Models from an Optimization Perspective; Permenter, Yuan; 2023; "
     "arXiv:2306.04848"

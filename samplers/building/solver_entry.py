@@ -19,6 +19,7 @@ FAMILIES = (
     "solvers.classical_rk",
     "solvers.sigma_averages",
     "solvers.unipc",
+    "solvers.implicit_rk",
     "solvers.dpm_solver_v3",
     "solvers.stork",
     "solvers.sde_dpm",
