@@ -26,8 +26,8 @@ _TURBO = "Sauer et al., Adversarial Diffusion Distillation, 2023, arXiv 2311.170
 class Steps(NamedTuple):
     """The training steps of a schedule: index of a time, time of a (fractional) index, and the index of the lowest."""
 
-    index: Callable[[float], float]
-    time: Callable[[Array], Array]
+    index_of: Callable[[float], float]
+    time_of: Callable[[Array], Array]
     lowest: float
     whole: bool
 
@@ -61,12 +61,12 @@ def steps_of(schedule: NoiseSchedule) -> Steps:
 def _line(schedule: NoiseSchedule, ends: tuple[float, float], n: int, closed: bool) -> Array:
     """Indices equidistant from t_start to the lowest step; closed: that one is taken, else the step to t_end replaces it."""
     steps, (t_start, t_end) = steps_of(schedule), ends
-    first, tail = steps.index(t_start), float(schedule.sigma(t_end)) == 0
-    last = steps.lowest if tail else steps.index(t_end)
+    first, tail = steps.index_of(t_start), float(schedule.sigma(t_end)) == 0
+    last = steps.lowest if tail else steps.index_of(t_end)
     if n == 1 or first <= last:
         return np.linspace(t_start, t_end, n + 1)
     own = closed and tail
-    times = steps.time(np.linspace(first, last, n if own else n + 1))
+    times = steps.time_of(np.linspace(first, last, n if own else n + 1))
     return _ended(np.append(times, t_end) if own else times, t_start, t_end)
 
 
@@ -78,8 +78,8 @@ def _ended(times: Array, t_start: float, t_end: float) -> Array:
 def _at(schedule: NoiseSchedule, index: Array, t_start: float, t_end: float) -> Array | None:
     """Times of indices, then t_end; None where they do not fall, or the last lies below t_end."""
     steps = steps_of(schedule)
-    times = np.append(steps.time(index), t_end)
-    times[0] = t_start if index[0] >= steps.index(t_start) - 1e-9 else min(times[0], t_start)
+    times = np.append(steps.time_of(index), t_end)
+    times[0] = t_start if index[0] >= steps.index_of(t_start) - 1e-9 else min(times[0], t_start)
     return times if (np.diff(times) < 0).all() and (np.diff(schedule.lam(times)) > 0).all() else None
 
 
@@ -99,7 +99,7 @@ def sgm_uniform(schedule: NoiseSchedule, n: int, t_start: float, t_end: float) -
 def simple(schedule: NoiseSchedule, n: int, t_start: float, t_end: float) -> Array:
     """Every (N / n)-th training step counted down from t_start, truncated to whole ones; then clean data."""
     steps = steps_of(schedule)
-    first, last = steps.index(t_start), steps.index(t_end) if schedule.sigma(t_end) > 0 else -1.0
+    first, last = steps.index_of(t_start), steps.index_of(t_end) if schedule.sigma(t_end) > 0 else -1.0
     stride = (first - last) * np.arange(n) / n
     times = _at(schedule, first - np.floor(stride + 1e-9), t_start, t_end)
     times = _at(schedule, first - stride, t_start, t_end) if times is None else times
@@ -110,7 +110,7 @@ def simple(schedule: NoiseSchedule, n: int, t_start: float, t_end: float) -> Arr
 def ddim_uniform(schedule: NoiseSchedule, n: int, t_start: float, t_end: float) -> Array:
     """Steps 1, 1 + N // n, ... as `leading`: begins below t_start. Interfaces add a step where the stride does not divide."""
     steps = steps_of(schedule)
-    count = steps.index(t_start) + 1
+    count = steps.index_of(t_start) + 1
     if n == 1 or schedule.sigma(t_end) > 0 or count <= 1:
         return normal(schedule, n, t_start, t_end)
     index = np.arange(n)[::-1] * whole_stride(count, n)
@@ -125,16 +125,16 @@ def beta(schedule: NoiseSchedule, n: int, t_start: float, t_end: float, *, a: fl
     Interfaces drop a step that rounding repeats; here the quantiles are not rounded then.
     """
     steps = steps_of(schedule)
-    first, tail = steps.index(t_start), float(schedule.sigma(t_end)) == 0
+    first, tail = steps.index_of(t_start), float(schedule.sigma(t_end)) == 0
     u = beta_quantile(np.linspace(1.0, 0.0, n + 1), a, b)
-    last = 0.0 if tail else steps.index(t_end)
+    last = 0.0 if tail else steps.index_of(t_end)
     if tail and first > last and (steps.whole or schedule.default_grid == "karras"):
         index = last + (first - last) * u[:-1]
         for found in (np.round(index), index):
             if (times := _at(schedule, found, t_start, t_end)) is not None:
                 return _ended(times, t_start, t_end)
     if schedule.default_grid == "karras":
-        return _ended(steps.time(last + (first - last) * u), t_start, t_end)
+        return _ended(steps.time_of(last + (first - last) * u), t_start, t_end)
     return _ended(t_end + (t_start - t_end) * u, t_start, t_end)
 
 
@@ -142,6 +142,6 @@ def beta(schedule: NoiseSchedule, n: int, t_start: float, t_end: float, *, a: fl
 def sd_turbo(schedule: NoiseSchedule, n: int, t_start: float, t_end: float) -> Array:
     """The first n of ten training steps a tenth of the range apart, 999, 899, ..., then clean data; `simple` beyond ten."""
     steps = steps_of(schedule)
-    index = steps.index(t_start) - np.arange(n) * schedule.num_train_timesteps / 10
+    index = steps.index_of(t_start) - np.arange(n) * schedule.num_train_timesteps / 10
     times = _at(schedule, index, t_start, t_end) if index[-1] >= 0 or n == 1 else None
     return simple(schedule, n, t_start, t_end) if times is None else times

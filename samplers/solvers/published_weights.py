@@ -67,7 +67,7 @@ def misplaced_adams(form: str, as_public: bool) -> Correction:
             return None
         G = [n.r if form == "flow" else n.rho for n in (t, *past)]
         steps = [a - b for a, b in zip(G, G[1:], strict=False)]
-        shares = _misplaced(*steps[:3], steps[3] if len(past) > 3 else None)
+        shares = _misplaced(steps[0], steps[1], steps[2], steps[3] if len(past) > 3 else None)
         if not as_public:
             shares[0] += 1 - sum(shares)
         total = scale(form, t) * (G[0] - G[1])
