@@ -21,8 +21,7 @@ from fewstep.eval.compare.solver_errors import (
     longer,
 )
 from fewstep.samplers.artefact.artefact import Artefact
-from fewstep.samplers.building.names import resolve
-from fewstep.samplers.building.solver_entry import SOLVERS
+from fewstep.samplers.building.names import solver_of
 from fewstep.samplers.pipeline.contenders import Contender
 from fewstep.samplers.pipeline.source import Source
 from fewstep.samplers.table.tableau import Tableau
@@ -83,9 +82,10 @@ class Trials:
             return self._learned(told, told.learned, nfes).over(nfes, told.label)
         if told.table is not None:
             return self._table(told, told.table, nfes).over(nfes, told.label)
-        solver, folk_grid = resolve(name)
-        to = None if SOLVERS[solver].stochastic else self.truth()
-        if SOLVERS[solver].adaptive:
+        entry, folk_grid = solver_of(name)
+        solver, options = entry.name, {**dict(entry.bound), **options}
+        to = None if entry.stochastic else self.truth()
+        if entry.adaptive:
             return adaptive_errors(self.draw_alone, to, solver, nfes, **options)
         tried = AUTO_GRIDS if grid == "auto" else (grid or folk_grid or self.usual_grid,)
         return errors_on_best_grid(self.draw, to, solver, nfes, tried, **options)

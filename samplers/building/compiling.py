@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fewstep.checks import whole
+from fewstep.samplers.building.analytic_start import analytic_start
 from fewstep.samplers.building.names import checked_options, solver_of
 from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import Entry
@@ -27,6 +28,7 @@ def build(
     t_end: float | None = None,
     model_times: Sequence[float] | None = None,
     groups: Sequence[int] | None = None,
+    afs: bool = False,
     **options: Any,
 ) -> Tableau:
     """Compile a solver into a Tableau that spends exactly `nfe` network evaluations.
@@ -39,6 +41,8 @@ def build(
         t_start, t_end: ends of the grid in the schedule's time; default t_max and schedule.t_end.
         model_times: what the network is shown at the step boundaries (default schedule.model_time).
         groups: calls of each step, when the caller has planned them.
+        afs: the first of nfe + 1 network calls is left out, as its answer at pure noise is known (x0 = 0, the mean of centred
+            data): the table begins at the node after it. `sample` takes the state there by itself.
         options: of the solver, see SOLVERS[name].options.
 
     Raises:
@@ -57,6 +61,10 @@ def build(
     if entry.kind != "tableau":
         raise no_table(entry.name)
     chosen = checked_options(entry, options)
+    if afs:
+        more = None if nfe is None else whole("nfe", nfe, of="network evaluations") + 1
+        ends: dict[str, Any] = {"t_start": t_start, "t_end": t_end, "model_times": model_times, "groups": groups}
+        return analytic_start(build(entry, schedule, more, folk_grid if grid is None else grid, **ends, **options))
     grid = folk_grid if grid is None else grid
     explicit = grid is not None and not isinstance(grid, str) and not callable(grid)
     if explicit:

@@ -24,6 +24,14 @@ FLOW_MAP = (
     "Mean Flows for One-step Generative Modeling; Geng et al.; 2025; arXiv:2505.13447; Consistency Trajectory Models; Kim et "
     "al.; 2023; arXiv:2310.02279"
 )
+IMPLICIT = (
+    "Solving Ordinary Differential Equations II; Hairer, Wanner; 1996; exponential collocation: Hochbruck, Ostermann; "
+    "Acta Numerica 2010"
+)
+GRADIENT = (
+    "Interpreting and Improving Diffusion Models from an Optimization Perspective; Permenter, Yuan; 2023; "
+    "arXiv:2306.04848"
+)
 RESTART = "Restart Sampling for Improving Generative Processes; Xu et al.; 2023; arXiv:2306.14878"
 SCORE_SDE = (
     "Score-Based Generative Modeling through Stochastic Differential Equations; Song et al.; 2020; arXiv:2011.13456"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,9 @@ FAMILIES = (
     "solvers.pndm",
     "solvers.exponential_rk",
     "solvers.classical_rk",
+    "solvers.sigma_averages",
     "solvers.unipc",
+    "solvers.implicit_rk",
     "solvers.dpm_solver_v3",
     "solvers.stork",
     "solvers.sde_dpm",
@@ -47,7 +49,8 @@ class Entry:
     order: at default options (weak order of SDEs). stochastic: draws noise at default options. prediction: what its rows
     combine. kind: "tableau", or "driver" for one that chooses its steps as it goes. options: keyword options with their
     defaults. calls: network calls of a full step (or a function of the options). main: of nfe evaluations, those that go
-    along the grid, where others are spent on the way. adaptive: a driver whose nfe is a limit, not a plan.
+    along the grid, where others are spent on the way. adaptive: a driver whose nfe is a limit, not a plan. bound: options
+    whose defaults a folk name changed.
     """
 
     name: str
@@ -63,12 +66,17 @@ class Entry:
     aliases: tuple[str, ...] = ()
     main: Callable[[int, Mapping[str, Any]], int] | None = None
     adaptive: bool = False
+    bound: tuple[tuple[str, Any], ...] = ()
+
+    def with_defaults(self, options: Mapping[str, Any]) -> Entry:
+        """This entry with other defaults, as a folk name has it; the entry itself where there are none."""
+        return replace(self, bound=(*self.bound, *options.items())) if options else self
 
     @cached_property
     def options(self) -> dict[str, Any]:
         """Option name -> default."""
         parameters = inspect.signature(self.fn).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        return {**{p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}, **dict(self.bound)}
 
     def groups(self, nfe: int, singular_start: bool, singular_end: bool, options: Mapping[str, Any]) -> tuple[int, ...]:
         """Network calls of each step of the grid: their sum is nfe, or what `main` leaves of it."""

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fewstep.samplers.building.compiling import build
-from fewstep.samplers.building.names import resolve
-from fewstep.samplers.building.solver_entry import SOLVERS
+from fewstep.samplers.building.names import solver_of
+from fewstep.samplers.building.solver_entry import SOLVERS, Entry
 from fewstep.samplers.grids.grid_entry import GRIDS
 from fewstep.samplers.grids.making import find, make_grid
 from fewstep.samplers.guidance.guidance_entry import GUIDANCE, KINDS
@@ -23,8 +23,8 @@ from fewstep.samplers.schedule.base import NoiseSchedule
 def solver_page(name: str | None, nfe: int, as_json: bool) -> str:
     """All solvers, or one with its table of `nfe` evaluations."""
     if name is not None and not as_json:
-        return _one_solver(resolve(name)[0], nfe)
-    entries = list(SOLVERS.values()) if name is None else [SOLVERS[resolve(name)[0]]]
+        return _one_solver(solver_of(name)[0], nfe)
+    entries = list(SOLVERS.values()) if name is None else [solver_of(name)[0]]
     facts = [
         {
             "name": e.name,
@@ -116,15 +116,14 @@ def _options(options: Any) -> list[str]:
     return [f"option {name} (default {_short(value)})" for name, value in options.items()]
 
 
-def _one_solver(name: str, nfe: int) -> str:
+def _one_solver(entry: Entry, nfe: int) -> str:
     """Docstring, options, reference, and the table on the linear VP schedule."""
-    entry = SOLVERS[name]
-    parts = [name, _doc(entry.fn), *_options(entry.options)]
+    parts = [entry.name, _doc(entry.fn), *_options(entry.options)]
     parts += [f"also called {', '.join(entry.aliases)}"] * bool(entry.aliases) + [entry.reference]
     if entry.kind == "tableau":
         parts += [
             f"\nOn NoiseSchedule.vp_linear() at {nfe} evaluations:",
-            str(build(name, NoiseSchedule.vp_linear(), nfe)),
+            str(build(entry, NoiseSchedule.vp_linear(), nfe)),
         ]
     return "\n".join(parts)
 

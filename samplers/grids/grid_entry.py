@@ -31,10 +31,14 @@ class GridEntry:
         return (self.fn.__doc__ or "").strip().split("\n")[0]
 
 
+FAMILIES = ("times", "levels", "flow_shift", "training_steps", "level_rules", "published")
 GRIDS: Registry[GridEntry] = Registry(
     "grid",
     GridEntry,
-    [f"fewstep.samplers.grids.{name}" for name in ("times", "levels", "flow_shift")],
+    [
+        f"fewstep.samplers.grids.{name}"
+        for name in ("times", "levels", "flow_shift", "training_steps", "level_rules", "published")
+    ],
     "@grid(name, reference)",
 )
 ALPHA_FLOOR = 2.0**-12  # stands for alpha = 0 in the sigma / alpha that is displayed

@@ -7,7 +7,7 @@ infinite one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def beta_ramp(a: float = 0.6, b: float = 0.6) -> Ramp:
     return lam_at
 
 
-def _finite_ends(
+def finite_ends(
     schedule: NoiseSchedule, t_start: float, t_end: float, sigma_min: float | None
 ) -> tuple[float, float, bool]:
     """(lam of the first level, lam of the last positive level, does a step to sigma = 0 follow?)."""
@@ -76,7 +76,7 @@ def _by_level(
     sigma_min: float | None = None,
 ) -> Array:
     """Times whose lam is `lam_at(u, lam_first, lam_last)` for equidistant u in [0, 1], with the given ends put back."""
-    lam_first, lam_last, tail = _finite_ends(schedule, t_start, t_end, sigma_min)
+    lam_first, lam_last, tail = finite_ends(schedule, t_start, t_end, sigma_min)
     u = np.linspace(0.0, 1.0, n) if tail else np.linspace(0.0, 1.0, n + 1)
     times = schedule.t_of_lam(lam_at(u, lam_first, lam_last))
     times = np.append(times, t_end) if tail else times
@@ -122,7 +122,7 @@ def edm(
     sigma_max: float = 80.0,
 ) -> Array:
     """`karras` with the levels sigma / alpha = 80..0.002, or as much of that range as the schedule has."""
-    lam_first, lam_last, tail = _finite_ends(schedule, t_start, t_end, None)
+    lam_first, lam_last, tail = finite_ends(schedule, t_start, t_end, None)
     low, high = max(sigma_min, np.exp(-lam_last)), min(sigma_max, np.exp(-lam_first))
     if not low < high:
         return karras(schedule, n, t_start, t_end, rho=rho)
@@ -160,14 +160,21 @@ def ays(schedule: NoiseSchedule, n: int, t_start: float, t_end: float, *, table:
     """
     if table is not None and table not in _AYS_TABLES:
         raise unknown("AYS table", table, _AYS_TABLES)
-    lam_first, lam_last, _ = _finite_ends(schedule, t_start, t_end, None)
+    lam_first, lam_last, _ = finite_ends(schedule, t_start, t_end, None)
 
     def distance(name: str) -> float:
         sigmas = _AYS_TABLES[name]
         return abs(np.log(sigmas[0]) + lam_first) + abs(np.log(sigmas[-1]) + lam_last)
 
-    levels = -np.log(_AYS_TABLES[table or min(_AYS_TABLES, key=distance)])
-    place = np.interp(np.linspace(0, 10, n + 1), np.arange(11), (levels - levels[0]) / (levels[-1] - levels[0]))
+    return by_table(schedule, _AYS_TABLES[table or min(_AYS_TABLES, key=distance)], n, t_start, t_end)
+
+
+def by_table(schedule: NoiseSchedule, levels: Sequence[float], n: int, t_start: float, t_end: float) -> Array:
+    """Published levels sigma / alpha: log sigma interpolated over their index to any n, stretched to the schedule's ends."""
+    lam_first, lam_last, _ = finite_ends(schedule, t_start, t_end, None)
+    lam = -np.log(levels)
+    index = np.arange(len(lam))
+    place = np.interp(np.linspace(0, index[-1], n + 1), index, (lam - lam[0]) / (lam[-1] - lam[0]))
     times = schedule.t_of_lam(lam_first + place * (lam_last - lam_first))
     times[0], times[-1] = t_start, t_end
     return times

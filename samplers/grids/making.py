@@ -17,10 +17,6 @@ ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
     "time_uniform": ("uniform", {}),
     "time_quadratic": ("quadratic", {}),
     "quad": ("quadratic", {}),
-    "simple": ("trailing", {}),
-    "sgm_uniform": ("trailing", {}),
-    "normal": ("linspace", {}),
-    "ddim_uniform": ("leading", {}),
     "log_snr": ("logsnr", {}),
     "lu_lambdas": ("lu", {}),
     "align_your_steps": ("ays", {}),
@@ -30,6 +26,11 @@ ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
     "beta57": ("beta", {"a": 0.5, "b": 0.7}),
     "poly_exponential": ("polyexponential", {}),
     "flow_shift": ("flow", {}),
+    "ltxv": ("flow", {"mu": 2.05, "shift_terminal": 0.1}),
+    "mochi": ("linear_quadratic", {}),
+    "oss_wan": ("optimal_steps", {"table": "wan"}),
+    "oss_flux": ("optimal_steps", {"table": "flux"}),
+    "oss_chroma": ("optimal_steps", {"table": "chroma"}),
 }
 
 

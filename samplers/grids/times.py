@@ -8,12 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from fewstep.samplers.grids.grid_entry import grid
-from fewstep.samplers.grids.levels import beta_quantile
 from fewstep.samplers.schedule.base import Array, NoiseSchedule
 
 _DPM = "Lu et al., DPM-Solver, 2022, arXiv 2206.00927"
 _FLAWED = "Lin et al., Common Diffusion Noise Schedules and Sample Steps are Flawed, 2023, arXiv 2305.08891"
-_BETA = "Lee et al., Beta Sampling is All You Need, 2024, arXiv 2407.12173"
 
 
 @grid("uniform", _DPM)
@@ -86,12 +84,4 @@ def leading(schedule: NoiseSchedule, n: int, t_start: float, t_end: float, *, st
     index += min(float(steps_offset), steps - 1 - index[0])
     times = _on_steps(schedule, index, t_end)
     times[0] = min(times[0], t_start)
-    return times
-
-
-@grid("beta", _BETA)
-def beta(schedule: NoiseSchedule, n: int, t_start: float, t_end: float, *, a: float = 0.6, b: float = 0.6) -> Array:
-    """Quantiles of Beta(a, b) in time: steps crowd at both ends."""
-    times = t_end + (t_start - t_end) * beta_quantile(np.linspace(1.0, 0.0, n + 1), a, b)
-    times[0], times[-1] = t_start, t_end
     return times

@@ -16,7 +16,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fewstep.checks import positive, within
+from fewstep.checks import positive, unknown, within
+from fewstep.samplers.guidance.cfg_pp_steps import STEPS, PublishedSteps
 from fewstep.samplers.guidance.composed_denoiser import At, Composed
 from fewstep.samplers.guidance.guidance_entry import method
 from fewstep.samplers.guidance.row_memory import Memory
@@ -133,12 +134,23 @@ def apg(
 
 
 @method("cfg_pp", kind="scale")
-def cfg_pp(conditional: Denoiser, unconditional: Denoiser, scale: float = 0.6) -> Denoiser:
+def cfg_pp(
+    conditional: Denoiser,
+    unconditional: Denoiser,
+    scale: float = 0.6,
+    *,
+    step: str | None = None,
+    gamma: float = 2.0,
+) -> Denoiser:
     """CFG++: x0 of the guided output, noise of the unconditional one, x' = alpha' D_w + sigma' eps_u with w = scale.
 
     Which is cfg with the weight scale alpha' / B in a row that goes to alpha' and adds B of x0: DDIM's step as published, and
     an extension of it for all other tables. scale: from 0 to 1; 0.6 is about as strong as cfg's 7.5 in 50 steps. In long
     steps alpha' / B is little above 1: ten or fewer want a scale near 1.
+
+    step: the published steps of user interfaces that remember outputs, "dpmpp_2m", "res_multistep", "gradient_estimation" (of
+    `gamma`), to be played with solver="euler" or "euler_ancestral", and "dpmpp_2s" with "dpmpp_2s_ancestral"; see
+    `cfg_pp_steps`. What a row remembers belongs to its run, as in `apg`.
 
     Cost and errors as `cfg`; ValueError where no row of a table asks, or one that does not read its own output.
 
@@ -147,8 +159,16 @@ def cfg_pp(conditional: Denoiser, unconditional: Denoiser, scale: float = 0.6) -
     """
     _check_pair(conditional, unconditional)
     share = positive("scale", scale, zero=True)
+    if step is not None and step not in STEPS:
+        raise unknown("step of cfg_pp", step, STEPS)
+    memory = None if step is None else PublishedSteps(step, positive("gamma", gamma))
 
     def rule(at: At) -> Tensor:
+        if memory is not None:
+            u, c = at.ask(unconditional), at.ask(conditional)
+            x0 = at.p * at.x.to(u) + at.q * u
+            guided = x0 + (share * at.q) * (c - u)
+            return (memory.shifted(at, x0, guided) - at.p * at.x.to(u)) / at.q
         try:
             w = share * at.gain
         except ValueError as error:

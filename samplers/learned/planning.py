@@ -8,8 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fewstep.checks import whole
-from fewstep.samplers.building.names import checked_options, resolve
-from fewstep.samplers.building.solver_entry import SOLVERS
+from fewstep.samplers.building.names import checked_options, solver_of
 from fewstep.samplers.learned.problem.recipes import SHORTLIST
 from fewstep.samplers.learned.problem.teacher import NFE, SOLVER
 from fewstep.samplers.learned.tasks.learner_entry import METHODS
@@ -66,8 +65,8 @@ def planned(
     spec: Mapping[str, Any] = MappingProxyType({}),
 ) -> Plan:
     """Everything checked before any network call."""
-    name = SHORTLIST[0] if solver == "auto" else resolve(solver)[0]
-    entry = SOLVERS[name]
+    entry, _ = solver_of(SHORTLIST[0] if solver == "auto" else solver)
+    name = solver if entry.bound else entry.name
     if entry.kind != "tableau":
         raise ValueError(f"{name!r} chooses its steps as it goes: learn on a solver that is a table, such as dpmpp_2m")
     checked_options(entry, solver_options or {})

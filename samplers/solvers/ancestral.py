@@ -18,11 +18,12 @@ from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.path import Path, Solution, scalar_node
 from fewstep.samplers.building.solver_entry import solver
+from fewstep.samplers.coefficients.weights import euler_weight, lagrange_row, linear
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.solvers.classical_rk import heun
 from fewstep.samplers.solvers.exponential_rk import dpm_2, dpmpp_2s
 from fewstep.samplers.solvers.multistep import multistep
-from fewstep.samplers.table.row import Row, noise
+from fewstep.samplers.table.row import CARRY, INPUT, Row, noise
 
 Base = Callable[[Path], Solution]
 
@@ -62,9 +63,12 @@ def ancestral(path: Path, base: Base, eta: float, s_noise: float = 1.0) -> Solut
     """Every step lands where fresh noise of deviation eta sigma_t sqrt(1 - e^(-2h)) is still missing at t."""
     if eta == 0:
         return base(path)
-    return _landing(
-        path, base, lambda s, t: _at_sigma(t, t.sigma * sqrt(1 + eta**2 * expm1(-2 * (t.lam - s.lam)))), s_noise
-    )
+    return _landing(path, base, lambda s, t: _down(s, t, eta), s_noise)
+
+
+def _down(s: Node, t: Node, eta: float) -> Node:
+    """Where the noise of deviation eta sigma_t sqrt(1 - e^(-2h)) is still missing at t."""
+    return _at_sigma(t, t.sigma * sqrt(1 + eta**2 * expm1(-2 * (t.lam - s.lam))))
 
 
 def _landing(path: Path, base: Base, land: Callable[[Node, Node], Node], s_noise: float = 1.0) -> Solution:
@@ -118,18 +122,69 @@ def euler_ancestral(path: Path, *, eta: float = 1.0, s_noise: float = 1.0) -> So
     "dpm_2_ancestral", order=2, prediction="eps", stochastic=True, reference=ref.K_DIFFUSION, calls=2,
     singular_ends="start end", aliases=("KDPM2AncestralDiscreteScheduler", "dpm2_a", "DPM2 a"),
 )  # fmt: skip
-def dpm_2_ancestral(path: Path, *, eta: float = 1.0, s_noise: float = 1.0) -> Solution:
-    """DPM-Solver-2 down to sigma_down, noise up to sigma_t. Weak order 2, 2 evaluations a step. eta: 0 to 1."""
-    return ancestral(path, dpm_2, *_noise("dpm_2_ancestral", eta, s_noise))
+def dpm_2_ancestral(path: Path, *, eta: float = 1.0, s_noise: float = 1.0, variant: str = "vp") -> Solution:
+    """DPM-Solver-2 down to sigma_down, noise up to sigma_t. Weak order 2, 2 evaluations a step. eta: 0 to 1.
+
+    variant "rf": the landing of `rf_ancestral`, reached by the midpoint rule on the velocity, its middle the geometric mean of
+    both flow times, as interfaces have it on flow models.
+    """
+    eta, s_noise = _noise("dpm_2_ancestral", eta, s_noise)
+    if opt.one_of("dpm_2_ancestral", "variant", variant, ("vp", "rf")) == "rf":
+        return _rf(path, _flow_midpoint, eta, s_noise)
+    return ancestral(path, dpm_2, eta, s_noise)
+
+
+def _flow_midpoint(path: Path) -> Solution:
+    """The midpoint rule on dy/dr = v, y = x / (alpha + sigma), with the middle at the geometric mean of r."""
+    rows = []
+    for calls, s, t in path.steps():
+        a, b = linear("flow", s, t), euler_weight("flow", s, t)
+        if calls == 1 or t.sigma == 0:
+            rows.append(Row(s, "flow", {INPUT: a, 0: b}))
+            continue
+        r = sqrt(s.r * t.r)
+        middle = scalar_node(path.schedule, path.schedule.t_of_lam(log((1 - r) / r)))
+        half: dict[Any, float] = {INPUT: linear("flow", s, middle), 0: euler_weight("flow", s, middle)}
+        rows += [Row(s, "flow", half, {INPUT: 1.0}), Row(middle, "flow", {CARRY: a, 0: b})]
+    return Solution(rows, 2)
 
 
 @solver(
     "dpmpp_2s_ancestral", order=2, prediction="x0", stochastic=True, reference=ref.K_DIFFUSION, calls=2,
     singular_ends="start end", aliases=("DPM++ 2S a", "dpmpp_2s_a"),
 )  # fmt: skip
-def dpmpp_2s_ancestral(path: Path, *, eta: float = 1.0, s_noise: float = 1.0) -> Solution:
-    """DPM-Solver++(2S) down to sigma_down, noise up to sigma_t. Weak order 2, 2 evaluations a step. eta: 0 to 1."""
-    return ancestral(path, dpmpp_2s, *_noise("dpmpp_2s_ancestral", eta, s_noise))
+def dpmpp_2s_ancestral(path: Path, *, eta: float = 1.0, s_noise: float = 1.0, variant: str = "vp") -> Solution:
+    """DPM-Solver++(2S) down to sigma_down, noise up to sigma_t. Weak order 2, 2 evaluations a step. eta: 0 to 1.
+
+    variant "rf": to the landing of `rf_ancestral`, as interfaces have it on flow models.
+    """
+    eta, s_noise = _noise("dpmpp_2s_ancestral", eta, s_noise)
+    if opt.one_of("dpmpp_2s_ancestral", "variant", variant, ("vp", "rf")) == "rf":
+        return _rf(path, dpmpp_2s, eta, s_noise)
+    return ancestral(path, dpmpp_2s, eta, s_noise)
+
+
+@solver(
+    "res_multistep_ancestral", order=2, prediction="x0", stochastic=True, reference=ref.RES,
+    aliases=("res_multistep_a",),
+)  # fmt: skip
+def res_multistep_ancestral(path: Path, *, eta: float = 1.0, s_noise: float = 1.0) -> Solution:
+    """`res_multistep` of order 2 down to sigma_down, noise up to sigma_t. Weak order 2, 1 evaluation a step. eta: 0 to 1.
+
+    x_d = (sigma_d/sigma_s) x_s + alpha_t h [phi_1(-h) m0 + phi_2(-h) (m0 - m1) h / g], h the length of the step down in lam
+    and g that of the previous one: a step takes the noise back up in no time, so its length is that of its way down.
+    """
+    eta, s_noise = _noise("res_multistep_ancestral", eta, s_noise)
+    rows: list[Row] = []
+    before = 0.0  # length of the previous step down; 0 where no output can be used
+    for s, t in zip(path.nodes[:-1], path.nodes[1:], strict=True):
+        d = _down(s, t, eta) if t.sigma > 0 else t
+        past = [s, s._replace(lam=s.lam - before)] if before and t.sigma > 0 else [s]
+        terms: dict[Any, float] = {INPUT: linear("x0", s, d)}
+        terms |= dict(enumerate(lagrange_row(path.schedule, "x0", "lam", s, d, past)))
+        row, before = Row(s, "x0", terms), d.lam - s.lam if s.alpha > 0 else 0.0
+        rows.append(_lifted(row, d, t, noise(s, t), s_noise) if eta and t.sigma > 0 else row)
+    return Solution(rows, 2, conserves="x0 eps" if s_noise == 1.0 else "x0")
 
 
 @solver(
@@ -142,13 +197,17 @@ def rf_ancestral(path: Path, *, eta: float = 1.0, s_noise: float = 1.0) -> Solut
     r = sigma / (alpha + sigma) is the time of a flow model and defined for every schedule. Weak order 1, 1 evaluation a
     step. eta: 0 (the ODE) to 1.
     """
-    eta, s_noise = _noise("rf_ancestral", eta, s_noise)
+    return _rf(path, _first_order, *_noise("rf_ancestral", eta, s_noise))
+
+
+def _rf(path: Path, base: Base, eta: float, s_noise: float) -> Solution:
+    """Every step of a base lands at r_down."""
 
     def land(s: Node, t: Node) -> Node:
         r = t.r * (1 - eta + eta * t.r / s.r)
         return Node(t.t, 1 - r, r, log((1 - r) / r))
 
-    return _landing(path, _first_order, land, s_noise) if eta else _first_order(path)
+    return _landing(path, base, land, s_noise) if eta else base(path)
 
 
 @solver(

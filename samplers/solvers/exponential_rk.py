@@ -78,7 +78,7 @@ def step_rows(
         state = CARRY if i else INPUT
         terms[state] = linear(form, s, target, tau)
         carry: dict[Any, float] = {state: 1.0}
-        if tau:
+        if tau and target != node:  # a stage at the end has drawn all of it
             terms[noise(node, target)] = noise_weight(form, node, target, tau)
             carry[noise(node, target)] = terms[noise(node, target)] / terms[state]
         rows.append(Row(node, form, terms, carry if i + 1 < len(c) else None))

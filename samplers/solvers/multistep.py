@@ -20,6 +20,7 @@ from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.weights import euler_weight, lagrange_row, linear, noise_weight
 from fewstep.samplers.schedule.base import Node
+from fewstep.samplers.solvers.published_weights import VPClock, half_curvature, misplaced_adams
 from fewstep.samplers.table.row import INPUT, Row, noise
 
 
@@ -154,12 +155,28 @@ def dpmpp_3m(path: Path, *, variant: str = "exact", lower_order_final: bool | st
 
 
 @solver("deis", order=3, prediction="eps", reference=ref.DEIS, aliases=("deis_tab", "tab3"))
-def deis(path: Path, *, order: int = 3, lower_order_final: bool | str = False) -> Solution:
+def deis(
+    path: Path,
+    *,
+    order: int = 3,
+    clock: str | None = None,
+    form: str = "eps",
+    lower_order_final: bool | str = False,
+) -> Solution:
     """DEIS tAB: eps extrapolated by a polynomial in t of degree order - 1 (tAB0..tAB3). Orders 1-4, default 3.
 
-    x_t = (alpha_t/alpha_s) x_s + alpha_t sum_j eps_j int l_j(t) drho.
+    x_t = (alpha_t/alpha_s) x_s + alpha_t sum_j eps_j int l_j(t) drho. clock: t of the schedule ("own"), or of a linear VP
+    process of that level ("vp", the default where t is sigma). form "flow": velocities in place of eps, as interfaces combine
+    them on flow models.
     """
-    return multistep(path, form="eps", order=opt.whole("deis", "order", order, 4), var="t", taper=lower_order_final)
+    form, public = opt.one_of("deis", "form", form, ("eps", "flow")), None
+    clock = opt.one_of("deis", "clock", clock, ("own", "vp", None)) or (
+        "vp" if path.schedule.default_grid == "karras" else "own"
+    )
+    if clock == "vp":
+        public = VPClock(form).weights
+    order = opt.whole("deis", "order", order, 4)
+    return multistep(path, form=form, order=order, var="t", taper=lower_order_final, public=public)
 
 
 @solver("deis_rho_ab", order=3, prediction="eps", reference=ref.DEIS)
@@ -173,23 +190,54 @@ def deis_rho_ab(path: Path, *, order: int = 3, lower_order_final: bool | str = F
 @solver(
     "deis_log_rho", order=3, prediction="eps", reference=ref.DEIS, aliases=("DEISMultistepScheduler", "dpm_multistep")
 )
-def deis_log_rho(path: Path, *, order: int = 3, lower_order_final: bool | str = True) -> Solution:
-    """DEIS in log rho: eps extrapolated in lam, the noise form of multistep DPM-Solver. Orders 1-4, default 3."""
-    return multistep(
-        path, form="eps", order=opt.whole("deis_log_rho", "order", order, 4), var="lam", taper=lower_order_final
-    )
+def deis_log_rho(
+    path: Path, *, order: int = 3, variant: str = "exact", lower_order_final: bool | str = True
+) -> Solution:
+    """DEIS in log rho: eps extrapolated in lam, the noise form of multistep DPM-Solver. Orders 1-4, default 3.
+
+    variant "public": the published weights of DPM-Solver's 2M (midpoint) and 3M (half of D2) on eps, orders 1-3: order 2.
+    """
+    public = opt.one_of("deis_log_rho", "variant", variant, ("exact", "public")) == "public"
+    order = opt.whole("deis_log_rho", "order", order, 3 if public else 4)
+    weights = half_curvature("eps", midpoint=True) if public else None
+    rows = multistep(path, form="eps", order=order, var="lam", taper=lower_order_final, public=weights).rows
+    return Solution(rows, min(order, 2) if public else order)
 
 
 @solver("lms", order=4, prediction="eps", aliases=("LMSDiscreteScheduler",), reference=ref.EDM)
-def lms(path: Path, *, order: int = 4, lower_order_final: bool | str = False) -> Solution:
-    """Linear multistep in sigma = rho: the rows of `deis_rho_ab` with order 4. Orders 1-4."""
-    return multistep(path, form="eps", order=opt.whole("lms", "order", order, 4), var="G", taper=lower_order_final)
+def lms(path: Path, *, order: int = 4, form: str = "eps", lower_order_final: bool | str = False) -> Solution:
+    """Linear multistep in sigma = rho: the rows of `deis_rho_ab` with order 4. Orders 1-4.
+
+    form "flow": velocities in t, as interfaces combine them on flow models: the rows of `cab`.
+    """
+    form = opt.one_of("lms", "form", form, ("eps", "flow"))
+    return multistep(path, form=form, order=opt.whole("lms", "order", order, 4), var="G", taper=lower_order_final)
 
 
 @solver("ipndm_v", order=4, prediction="eps", reference=ref.DEIS)
-def ipndm_v(path: Path, *, order: int = 4, lower_order_final: bool | str = False) -> Solution:
-    """Improved PNDM with variable-step Adams-Bashforth weights in rho: the rows of `lms`. Orders 1-4, default 4."""
-    return multistep(path, form="eps", order=opt.whole("ipndm_v", "order", order, 4), var="G", taper=lower_order_final)
+def ipndm_v(
+    path: Path,
+    *,
+    order: int = 4,
+    variant: str | None = None,
+    form: str = "eps",
+    lower_order_final: bool | str = False,
+) -> Solution:
+    """Improved PNDM with variable-step Adams-Bashforth weights in rho, as `lms`. Orders 1-4, default 4.
+
+    variant "exact": the rows of `lms`; "public": the weights of all public code, whose slips make it order 1 from the third
+    output on (see `misplaced_adams`). Default: these, made to sum to one, in runs of fewer than 15 steps, where they err by
+    half as much; else exact. form "flow": velocities in t, as interfaces combine them on flows.
+    """
+    form = opt.one_of("ipndm_v", "form", form, ("eps", "flow"))
+    variant = opt.one_of("ipndm_v", "variant", variant, ("exact", "public", None))
+    order, public = opt.whole("ipndm_v", "order", order, 4), variant == "public"
+    slips = public or (variant is None and len(path.groups) < 15)
+    weights = misplaced_adams(form, as_public=public) if slips else None
+    rows = multistep(path, form=form, order=order, var="G", taper=lower_order_final, public=weights).rows
+    if not public or order < 3:
+        return Solution(rows, order)
+    return Solution(rows, 1, conserves="x0 eps" if order == 3 else "x0")
 
 
 @solver("abnorsett", order=4, prediction="x0", reference=ref.ADAMS)

@@ -30,22 +30,29 @@ ADAMS: Mapping[int, tuple[float, ...]] = {
 
 
 def transfer(
-    s: Node, t: Node, average: Mapping[int, float], anchor: str, *, at: Node | None = None, keep: bool = False
+    s: Node,
+    t: Node,
+    average: Mapping[int, float],
+    anchor: str,
+    *,
+    at: Node | None = None,
+    keep: bool = False,
+    form: str = "eps",
 ) -> Row:
     """Row of T(anchor, sum_j average_j m_{k-j}, s, t) after the call at node `at` (default s); `keep` holds the anchor."""
-    form = safe_form("eps", s)
+    form = safe_form(form, s)
     b = euler_weight(form, s, t)
     carry = None if not keep else (KEEP if anchor == CARRY else {INPUT: 1.0})
     return Row(at or s, form, {anchor: linear(form, s, t), **{j: b * w for j, w in average.items()}}, carry)
 
 
-def adams_row(s: Node, t: Node, order: int, past: list[int], rows: list[Row]) -> None:
+def adams_row(s: Node, t: Node, order: int, past: list[int], rows: list[Row], form: str = "eps") -> None:
     """Append the Adams-Bashforth row s -> t; `past` lists the rows whose outputs count, oldest first, and grows by one."""
     k = len(rows)
     past.append(k)
     weights = zip(past[::-1], ADAMS[min(order, len(past))], strict=False)
-    rows.append(transfer(s, t, {k - i: w for i, w in weights}, INPUT))
-    if s.alpha == 0:  # its output was read as x0, which no eps history can hold
+    rows.append(transfer(s, t, {k - i: w for i, w in weights}, INPUT, form=form))
+    if s.alpha == 0 and form == "eps":  # its output was read as x0, which no eps history can hold
         past.clear()
 
 
@@ -114,18 +121,20 @@ def plms(path: Path, *, order: int = 4) -> Solution:
             continue
         past.append(len(rows))
         rows += [transfer(s, t, {0: 1.0}, INPUT, keep=True), transfer(s, t, {0: 0.5, 1: 0.5}, CARRY, at=t)]
-    return Solution(rows, 2)
+    return Solution(rows, min(order, 2))
 
 
 @solver("ipndm", order=2, prediction="eps", reference=ref.DEIS, aliases=("IPNDMScheduler",))
-def ipndm(path: Path, *, order: int = 4) -> Solution:
+def ipndm(path: Path, *, order: int = 4, form: str = "eps") -> Solution:
     """Improved PNDM: Adams-Bashforth weights of equal steps from the first step on, no Runge-Kutta start. Order 2.
 
     Nominal orders 1-4: 1; 3/2, -1/2; 23/12, -16/12, 5/12; 55/24, -59/24, 37/24, -9/24. 1 evaluation a step.
+    form "flow": on velocities in t, as interfaces combine them on flow models.
     """
     opt.whole("ipndm", "order", order, 4)
+    form = opt.one_of("ipndm", "form", form, ("eps", "flow"))
     rows: list[Row] = []
     past: list[int] = []
     for _, s, t in path.steps():
-        adams_row(s, t, order, past, rows)
+        adams_row(s, t, order, past, rows, form)
     return Solution(rows, min(order, 2))

@@ -18,9 +18,9 @@ import numpy as np
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.names import checked_options, resolve
+from fewstep.samplers.building.names import checked_options, solver_of
 from fewstep.samplers.building.path import Path, Solution, scalar_node
-from fewstep.samplers.building.solver_entry import SOLVERS, Entry, solver
+from fewstep.samplers.building.solver_entry import Entry, solver
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.solvers.ancestral import with_jumps
 
@@ -38,7 +38,7 @@ class Interval(NamedTuple):
 
 
 def _base(options: Mapping[str, Any]) -> Entry:
-    entry = SOLVERS[resolve(options["base"])[0]]
+    entry = solver_of(options["base"])[0]
     if entry.kind != "tableau" or entry.main:
         raise ValueError(f"restart: `base` must be a solver with a table, other than restart; got {options['base']!r}")
     return entry

@@ -32,10 +32,16 @@ from fewstep.samplers.table.row import CARRY, INPUT, Row, Terms, noise
 Level = Callable[[Node, Node], tuple[float, Node, Node]]  # tau of a step, and from where to where it has noise
 
 
-def _level(schedule: NoiseSchedule, tau: Any, interval: Any) -> Level:
+def _level(schedule: NoiseSchedule, tau: Any, interval: Any, tau_at: str) -> Level:
     """tau as a function of the node, checked."""
+    whole = opt.one_of("sa_solver", "tau_at", tau_at, ("step", "target")) == "target"
     if callable(tau):
-        return lambda s, t: (opt.number("sa_solver", f"tau({s.t:.6g})", tau(s.t), TAU_MOST), s, t)
+
+        def given(s: Node, t: Node) -> tuple[float, Node, Node]:
+            at = t.t if whole else s.t
+            return opt.number("sa_solver", f"tau({at:.6g})", tau(at), TAU_MOST), s, t
+
+        return given
     tau = opt.number("sa_solver", "tau", tau, TAU_MOST)
     if interval is None:
         return lambda s, t: (tau, s, t)
@@ -50,6 +56,8 @@ def _level(schedule: NoiseSchedule, tau: Any, interval: Any) -> Level:
     begin, end = float(clock.lam(high)), float(clock.lam(low))
 
     def level(s: Node, t: Node) -> tuple[float, Node, Node]:
+        if whole:
+            return tau if begin <= t.lam <= end else 0.0, s, t
         first, last = max(s.lam, begin), min(t.lam, end)
         if first >= last:
             return 0.0, s, t
@@ -114,6 +122,7 @@ def sa_solver(
     corrector_order: int = 4,
     tau: float | Callable[[float], float] = 1.0,
     tau_interval: Sequence[float] | None = (0.2, 0.8),
+    tau_at: str = "step",
     form: str = "x0",
     few_step: bool = False,
     pece: bool = False,
@@ -123,8 +132,9 @@ def sa_solver(
 
     predictor_order 1..4, corrector_order 1..4 (0: none): outputs of a line. tau: noise within `tau_interval`, 0 outside;
     or a function of the schedule's time, and then of all of it. tau_interval: times in 0..1 (schedules in sigma: the times
-    of the linear VP process with the same log-SNR), None for the whole run. form: "x0" or "eps". few_step: the published
-    weights of two outputs. pece: evaluate the corrected state too, 2 evaluations a step.
+    of the linear VP process with the same log-SNR), None for the whole run. tau_at: "step", where noise begins or ends within
+    a step its mean; "target", tau of a step's end for all of it, as public code has it. form: "x0" or "eps". few_step: the
+    published weights of two outputs. pece: evaluate the corrected state too, 2 evaluations a step.
     """
     p = opt.whole("sa_solver", "predictor_order", predictor_order, 4)
     q = opt.whole("sa_solver", "corrector_order", corrector_order, 4, least=0)
@@ -132,7 +142,7 @@ def sa_solver(
         opt.one_of("sa_solver", option, value, (True, False))
     if pece and not q:
         raise ValueError("sa_solver: `pece` evaluates the corrected state; got corrector_order=0, expected 1..4")
-    form, level = opt.form("sa_solver", form), _level(path.schedule, tau, tau_interval)
+    form, level = opt.form("sa_solver", form), _level(path.schedule, tau, tau_interval, tau_at)
     rows, noisy = _rows(path, (p, q), form, level, few_step, lower_order_final)
     order = min(q, p + 1) if q else p
     if not noisy:

@@ -7,11 +7,14 @@ lowers the constant only.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.solvers.multistep import half_weights, multistep
+from fewstep.samplers.solvers.published_weights import half_curvature
 
 TAU_MOST = 10.0
 
@@ -41,15 +44,20 @@ def dpmpp_2m_sde(
 
 @solver("dpmpp_3m_sde", order=2, prediction="x0", stochastic=True, reference=ref.DPMPP, aliases=("DPM++ 3M SDE",))
 def dpmpp_3m_sde(
-    path: Path, *, tau: float = 1.0, variant: str = "exact", lower_order_final: bool | str = True
+    path: Path, *, tau: float = 1.0, variant: str = "exact", lower_order_final: bool | str | None = None
 ) -> Solution:
     """SDE-DPM-Solver++(3M), x0 extrapolated quadratically in lam. Weak order 2 (3 at tau = 0), 1 evaluation a step.
 
-    variant "public": the half weight of D2 that k-diffusion has. (The weight in diffusers has a wrong sign: order 1.)
+    variant "k_diffusion": half of D2, exact weights beside two outputs, no lower order before the end; "public": half of D2
+    beside the midpoint rule. Both are of order 2 at tau = 0. (The weight in diffusers has a wrong sign: order 1.)
+    lower_order_final: default True, False of "k_diffusion".
     """
-    public = half_weights if opt.one_of("dpmpp_3m_sde", "variant", variant, ("exact", "public")) == "public" else None
+    known = {"exact": None, "public": half_weights, "k_diffusion": half_curvature("x0", midpoint=False)}
+    public = known[opt.one_of("dpmpp_3m_sde", "variant", variant, known)]
+    taper = variant != "k_diffusion" if lower_order_final is None else lower_order_final
     tau = opt.number("dpmpp_3m_sde", "tau", tau, TAU_MOST)
-    return multistep(path, form="x0", order=3, var="lam", taper=lower_order_final, public=public, tau=tau)
+    found = multistep(path, form="x0", order=3, var="lam", taper=taper, public=public, tau=tau)
+    return replace(found, order=min(found.order, 2)) if public else found
 
 
 @solver("sde_dpm", order=2, prediction="eps", stochastic=True, reference=ref.DPMPP, aliases=("sde-dpmsolver",))

@@ -56,9 +56,10 @@ def dpmpp_sde(path: Path, *, tau: float = 1.0, r: float = 0.5, variant: str = "m
     """DPM-Solver++ SDE, two stages on one Brownian path: at r = 1/2 `seeds` of order 2 on x0. 2 evaluations a step.
 
     Stage at lam_s + r h with noise z1, step with the same z1, decayed, and z2 of the rest of the interval. Weak order 2;
-    independent noises would be of order 1. variant "midpoint": weights 1 - 1/2r and 1/2r; "heun": phi_2 weights.
+    independent noises would be of order 1; at r = 1 both stages have all of it. variant "midpoint": weights 1 - 1/2r and
+    1/2r; "heun": phi_2 weights.
     """
-    tau, r = opt.number("dpmpp_sde", "tau", tau, TAU_MOST), opt.fraction("dpmpp_sde", "r", r, 0.99)
+    tau, r = opt.number("dpmpp_sde", "tau", tau, TAU_MOST), opt.fraction("dpmpp_sde", "r", r)
     weak = opt.one_of("dpmpp_sde", "variant", variant, ("midpoint", "heun")) == "midpoint"
     schemes: Mapping[int, Callable[[float], Scheme]] = {1: exp_euler, 2: lambda z: etd2(z, r, weak)}
     return Solution(

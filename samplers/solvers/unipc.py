@@ -49,9 +49,7 @@ def _order_list(path: Path, form: str, order: int | Sequence[int], taper: bool |
     return [min(p, most) for p, most in zip(order, orders(path, 4, False, form, "lam"), strict=True)]
 
 
-@solver(
-    "unipc", order=4, prediction="x0", reference=ref.UNIPC, aliases=("UniPCMultistepScheduler", "unipc_bh2", "uni_pc")
-)
+@solver("unipc", order=4, prediction="x0", reference=ref.UNIPC, aliases=("UniPCMultistepScheduler", "unipc_bh2"))
 def unipc(
     path: Path,
     *,

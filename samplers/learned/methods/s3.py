@@ -10,9 +10,8 @@ import numpy as np
 
 from fewstep.checks import whole
 from fewstep.samplers.building.compiling import build, compile_path
-from fewstep.samplers.building.names import checked_options, resolve
+from fewstep.samplers.building.names import checked_options, solver_of
 from fewstep.samplers.building.resuming import boundaries
-from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.grids.making import make_grid
 from fewstep.samplers.learned.search.evolution import Choice, _Evolution, space
 from fewstep.samplers.learned.tasks.learner_entry import learner
@@ -71,11 +70,11 @@ def s3(
     Raises:
         ValueError: unknown names, or no choice that runs on this schedule with this network.
     """
-    names = tuple(resolve(name)[0] for name in _several("solvers", solvers))
+    names = tuple(_registered(name) for name in _several("solvers", solvers))
     given = (*GRID_NAMES, OWN) if grids is None else _several("grids", grids)
     axes = SWITCHES if switches is None else {k: _several("switches", v) for k, v in switches.items()}
     for name in names:
-        if SOLVERS[name].kind != "tableau":
+        if solver_of(name)[0].kind != "tableau":
             raise ValueError(f"`solvers`: {name!r} chooses its steps as it goes and has no table; leave it out")
     whole("evaluations", evaluations, hint="It counts the tables that are run")
     choices, parts = space(names, given, axes), task.some_parts(samples)
@@ -101,11 +100,17 @@ def s3(
     return search.tables[search.best]
 
 
+def _registered(name: Any) -> str:
+    """The registered name of a solver; the name as it is where it binds options."""
+    entry, _ = solver_of(name)
+    return str(name) if entry.bound else entry.name
+
+
 def compiled(choice: Choice, start: Tableau, task: Task) -> Tableau:
     """The table of a choice between the ends of `start`, with as many evaluations."""
     ends, options = boundaries(start), dict(choice.options)
     if choice.grid == OWN:
-        entry = SOLVERS[choice.solver]
+        entry, _ = solver_of(choice.solver)
         return compile_path(entry, start.schedule, ends, (1,) * start.nfe, None, checked_options(entry, options))
     shape = dict(choice.shape)
 

@@ -8,8 +8,7 @@ from itertools import product
 from typing import Any
 
 from fewstep.samplers.building.compiling import build
-from fewstep.samplers.building.names import resolve
-from fewstep.samplers.building.solver_entry import SOLVERS
+from fewstep.samplers.building.names import solver_of
 from fewstep.samplers.schedule.base import NoiseSchedule
 from fewstep.samplers.table.tableau import Tableau
 
@@ -50,9 +49,8 @@ def recipes(
     if solver == "auto":
         how: dict[str, Any] = {"grids": grids, "ends": ends, "options": options}
         return [recipe for one in SHORTLIST for recipe in recipes(one, schedule, nfe, **how)]
-    name, folk = resolve(solver)
-    given = dict(options or {})
-    entry = SOLVERS[name]
+    entry, folk = solver_of(solver)
+    given = {**dict(entry.bound), **(options or {})}
     open_switches = {s: v for s, v in SWITCHES.items() if s in entry.options and s not in given}
     found: dict[bytes, Recipe] = {}
     reason: Exception | None = None
@@ -61,7 +59,7 @@ def recipes(
         for values in product(*open_switches.values()):
             switched = dict(zip(open_switches, values, strict=True))
             try:
-                table = build(name, schedule, nfe, grid, t_start=t_start, t_end=t_end, **given, **switched)
+                table = build(entry.name, schedule, nfe, grid, t_start=t_start, t_end=t_end, **given, **switched)
             except ValueError as error:
                 reason = error
                 continue

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fewstep.samplers.building.compiling import build
-from fewstep.samplers.building.names import resolve
+from fewstep.samplers.building.names import solver_of
 from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.learned.problem.coordinate import Coordinate
 from fewstep.samplers.learned.problem.kept_runs import cache_folder, file_of, read, write
@@ -47,7 +47,8 @@ class Teacher:
         **options: Any,
     ) -> None:
         self.problem, self.nfe = problem, nfe
-        self.solver = resolve(solver)[0]
+        entry, _ = solver_of(solver)
+        self.solver, options = entry.name, {**dict(entry.bound), **options}
         self.table = self._table(nfe, options)
         self.folder = None if cache is False else cache_folder() if cache in (None, True) else Path(str(cache))
         self._options = options

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.artefact.learned_table import Learned
-from fewstep.samplers.building.names import resolve
-from fewstep.samplers.building.solver_entry import SOLVERS
+from fewstep.samplers.building.names import solver_of
 from fewstep.samplers.learned.problem.problem import Problem, squared_errors, under_each
 from fewstep.samplers.learned.problem.recipes import Recipe, recipes
 from fewstep.samplers.learned.problem.teacher import Teacher
@@ -106,7 +105,7 @@ def checked(
     tables = [t for t in artefact.tables if (not nfe or t.nfe in nfe) and (not guidance or t.guidance in guidance)]
     noisy = tables[0].tableau.stochastic
     for name in against:
-        entry = SOLVERS[resolve(name)[0]]
+        entry = solver_of(name)[0]
         if entry.kind != "tableau":
             raise ValueError(f"{name!r} chooses its steps as it goes: compare with a solver that is a table")
         if entry.stochastic or noisy:
@@ -125,6 +124,12 @@ def used_seeds(artefact: Artefact) -> set[int]:
     return found
 
 
+def _spelled(name: str) -> str:
+    """The registered name, so that two spellings are one; the name as it is where it brings a grid or options."""
+    entry, grid = solver_of(name)
+    return name if grid is not None or entry.bound else entry.name
+
+
 class _Trial:
     """One learned table and everything it is compared with, and their squared errors so far."""
 
@@ -133,7 +138,7 @@ class _Trial:
         ends = (problem.t_start, problem.t_end)
         own = artefact.provenance.get("solver", learned.base["solver"])
         self.known: list[list[Recipe]] = []
-        for name in dict.fromkeys((own, *(resolve(a)[0] if resolve(a)[1] is None else a for a in against))):
+        for name in dict.fromkeys((own, *(_spelled(a) for a in against))):
             options = artefact.provenance.get("options", {}) if name == own else {}
             self.known.append(recipes(name, problem.schedule, learned.nfe, ends=ends, options=options))
         self.errors: dict[int, list[Tensor]] = {}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fewstep.samplers.building.solver_entry import SOLVERS
+from fewstep.samplers.building.names import solver_of
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.table.tableau import Tableau
 
@@ -39,7 +39,7 @@ def space(solvers: Sequence[str], grids: Sequence[Any], switches: Mapping[str, S
     """Every choice, in a fixed order: of the switches, a solver takes those that are options of it."""
     found: dict[Choice, None] = {}
     for name in solvers:
-        own = {switch: values for switch, values in switches.items() if switch in SOLVERS[name].options}
+        own = {switch: values for switch, values in switches.items() if switch in solver_of(name)[0].options}
         own = {switch: [tuple(v) if isinstance(v, list) else v for v in values] for switch, values in own.items()}
         for values in product(*own.values()):
             for grid in grids:

@@ -37,7 +37,7 @@ def test_every_grid_decreases_between_its_ends(grid, schedule):
             assert times.dtype == np.float64 and len(times) == n + 1
             assert (np.diff(times) < 0).all() and (np.diff(s.lam(times)) > 0).all()
             assert times[-1] == s.t_end
-            assert times[0] == start or (grid == "leading" and times[0] < start)
+            assert times[0] == start or (grid in ("leading", "ddim_uniform") and times[0] < start)
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -88,7 +88,9 @@ def test_both_readings_of_the_beta_grid():
     from scipy.stats import beta
 
     u = beta.ppf(1 - np.arange(8) / 8, 0.6, 0.6)
-    np.testing.assert_allclose(make_grid("beta", SCHEDULES["flow"], 8)[:-1], u, atol=1e-12)
+    vp = SCHEDULES["vp"]
+    np.testing.assert_allclose(make_grid("beta", vp, 8)[:-1], vp.t_end + (1 - vp.t_end) * u, atol=1e-12)
+    np.testing.assert_allclose(SCHEDULES["sd"].model_time(make_grid("beta", SCHEDULES["sd"], 8)[:-1]), np.rint(999 * u))
     levels = rho("sd", make_grid("beta_sigma", SCHEDULES["sd"], 8))[:-1]
     u = beta.ppf(1 - np.linspace(0, 1, 8), 0.6, 0.6)
     np.testing.assert_allclose(levels, levels[-1] + u * (levels[0] - levels[-1]), rtol=1e-10)

@@ -32,7 +32,7 @@ def test_tables_that_are_one_table(kind: str, p: int) -> None:
         (("abnorsett", {"form": "eps", **plain}), ("deis_log_rho", plain)),
         (("abnorsett", plain), ("unipc", exact)),
         (("abnorsett", plain), ("res_multistep", plain)),
-        (("lms", plain), ("ipndm_v", plain)),
+        (("lms", plain), ("ipndm_v", {"variant": "exact", **plain})),
         (("lms", plain), ("deis_rho_ab", plain)),
     ]
     if p == 2:

@@ -73,7 +73,13 @@ def _options() -> list[tuple[str, dict[str, Any], int]]:
     cases += [("etd_rk2", {"c2": 0.3}, 2), ("etd_rk3", {"c2": 0.25}, 3), ("res_2s", {"c2": 1.0}, 2)]
     cases += [("res_3s", {"c2": 0.4, "c3": 0.75}, 3), ("dpm_3", {"c2": 0.5}, 3), ("dpm_2", {"c2": 0.3}, 2)]
     cases += [("ipndm", {"order": p}, min(p, 2)) for p in (1, 2, 3, 4)]
-    cases += [("plms", {"order": p}, 2) for p in (2, 3, 4)]
+    cases += [("plms", {"order": p}, min(p, 2)) for p in (1, 2, 3, 4)]
+    cases += [("deis_log_rho", {"order": p, "variant": "public", **full}, min(p, 2)) for p in (1, 2, 3)]
+    cases += [("dpmpp_3m_sde", {"tau": 0.0, "variant": v}, 2) for v in ("public", "k_diffusion")]
+    cases += [("ipndm_v", {"order": p, "variant": "public", **full}, (1, 2, 1, 1)[p - 1]) for p in (1, 2, 3, 4)]
+    cases += [("deis", {"order": p, "clock": clock, **full}, p) for p in (2, 3) for clock in ("own", "vp")]
+    cases += [(name, {"order": 3, "form": "flow", **full}, 3) for name in ("deis", "lms", "ipndm_v")]
+    cases += [("ipndm", {"form": "flow"}, 2), ("gradient_estimation", {"gamma": 1.2, "var": "flow"}, 1)]
     return cases + [
         ("stork", {"order": 1}, 1),
         ("stork", {"derivatives": 1, "stages": 3}, 2),

@@ -17,7 +17,7 @@ from fewstep.samplers.schedule.base import Node
 
 POLYNOMIAL = [
     *(("abnorsett", {"order": p, "form": form, **FULL}, form, "lam", p) for p in range(1, 6) for form in ("x0", "eps")),
-    *(("deis", {"order": p}, "eps", "t", p) for p in range(1, 5)),
+    *(("deis", {"order": p, "clock": "own"}, "eps", "t", p) for p in range(1, 5)),
     *(("deis_rho_ab", {"order": p}, "eps", "G", p) for p in range(1, 5)),
     *(("cab", {"order": p}, "flow", "G", p) for p in range(1, 5)),
     *(("unipc", {"order": p, "weights": "exact", "form": form, **FULL}, form, "lam", p)
@@ -96,7 +96,7 @@ def test_a_corrector_row_is_the_exponential_adams_moulton_row(kind: str) -> None
 @pytest.mark.parametrize("p", [2, 3, 4])
 def test_deis_tab_by_an_independent_quadrature(kind: str, p: int) -> None:
     schedule, times, nodes = path(kind)
-    table = build("deis", schedule, None, times, order=p)
+    table = build("deis", schedule, None, times, order=p, clock="own")
     for k in range(p - 1, len(nodes) - 1):
         s, t, past = nodes[k], nodes[k + 1], [nodes[k - j].t for j in range(p)]
         for j in range(p):

@@ -187,7 +187,7 @@ BAD = [
     ("euler_ancestral", {"s_noise": -1.0}, "s_noise"),
     ("dpmpp_2m_sde", {"tau": -1.0}, "tau"),
     ("dpmpp_2m_sde", {"variant": "trapezoid"}, "variant"),
-    ("dpmpp_sde", {"r": 1.0}, "`r`"),
+    ("dpmpp_sde", {"r": 1.1}, "`r`"),
     ("sde_dpm", {"order": 4}, "order"),
     ("edm_stochastic", {"s_churn": -1.0}, "s_churn"),
     ("edm_stochastic", {"s_tmin": 2.0, "s_tmax": 1.0}, "s_tmin must not exceed s_tmax"),
