@@ -7,6 +7,7 @@ from typing import Any
 
 from fewstep.checks import unknown
 from fewstep.registry import plain
+from fewstep.samplers.building import options as opt
 from fewstep.samplers.building.solver_entry import SOLVERS, Entry, entry_for
 
 GRID_WORDS = ("karras", "exponential", "beta", "lu", "ays")  # that folk names end with
@@ -40,9 +41,16 @@ def solver_of(solver: Any) -> tuple[Entry, str | None]:
 
 
 def checked_options(entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Defaults overlaid with the given options; ValueError for one the solver does not have."""
+    """Defaults overlaid with the given options; ValueError for one the solver does not have.
+
+    Every solver with a table has a `limiter`, see building/limiter.py: False gives the published rows.
+    """
+    defaults = {**entry.options, "limiter": True} if entry.kind == "tableau" else entry.options
     for key in options:
-        if key not in entry.options:
-            known = ", ".join(entry.options) or "none"
+        if key not in defaults:
+            known = ", ".join(defaults) or "none"
             raise ValueError(f"solver {entry.name!r} has no option {key!r}; its options: {known}")
-    return {**entry.options, **options}
+    chosen = {**defaults, **options}
+    if "limiter" in defaults:
+        opt.one_of(entry.name, "limiter", chosen["limiter"], (True, False))
+    return chosen
