@@ -29,7 +29,7 @@ def table_at(tables: Sequence[Learned], nfe: int | None, guidance: float | None,
             'base solver on the nearest learned grid: outside="base"'
         )
     near = table_at(tables, min(known, key=lambda n: (abs(log(n / nfe)), -n)), guidance, outside)
-    return build(near.name, near.schedule, int(nfe), boundaries(near), **near.options)
+    return build(near.name, near.schedule, int(nfe), boundaries(near), **{"limiter": False, **near.options})
 
 
 def _guided(tables: list[Learned], guidance: float | None, outside: str) -> Tableau:

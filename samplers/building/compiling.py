@@ -120,7 +120,7 @@ def compile_path(
     """Rows of `entry` along given boundaries; `model_times` (one a boundary, the end may be missing) are kept exactly."""
     columns = schedule.nodes(np.asarray(times, float))
     nodes = tuple(Node(*map(float, row)) for row in zip(*columns, strict=True))
-    solution = entry.fn(Path(schedule, nodes, groups, landings, nfe), **options)
+    solution = entry.solution(Path(schedule, nodes, groups, landings, nfe), options)
     if not isinstance(solution, Solution):
         raise ValueError(
             f"solver {entry.name!r} returned {type(solution).__name__}; expected a Solution(rows, order) from its function"

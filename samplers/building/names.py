@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fewstep.checks import unknown
+from fewstep.samplers.building import options as opt
 from fewstep.samplers.building.folk_names import BOUND, GRID_WORDS, NAMES, REFUSED, spelling
 from fewstep.samplers.building.solver_entry import SOLVERS, Entry, entry_for
 
@@ -67,4 +68,7 @@ def checked_options(entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:
         if key not in entry.options:
             known = ", ".join(entry.options) or "none"
             raise ValueError(f"solver {entry.name!r} has no option {key!r}; its options: {known}")
-    return {**entry.options, **options}
+    chosen = {**entry.options, **options}
+    if entry.kind == "tableau":
+        opt.one_of(entry.name, "limiter", chosen["limiter"], (True, False))
+    return chosen

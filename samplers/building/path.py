@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ class Path:
 
     landings: {group: node} for groups that end elsewhere than at the next boundary, from where noise takes the state
     up to it (see solvers/ancestral.py); None where the solver may choose. nfe: of the whole run, where more than the groups'.
+    limiter: whether rows extrapolate no farther than their history supports, see coefficients/limiter.py.
     """
 
     schedule: NoiseSchedule
@@ -25,6 +25,7 @@ class Path:
     groups: tuple[int, ...]
     landings: Mapping[int, Node] | None = None
     nfe: int | None = None
+    limiter: bool = True
 
     def steps(self) -> Iterator[tuple[int, Node, Node]]:
         """(calls, s, t) of each group."""
@@ -35,7 +36,7 @@ class Path:
         if c == 0.0 or c == 1.0:
             return t if c else s
         if var == "t":
-            return scalar_node(self.schedule, s.t + c * (t.t - s.t))
+            return self.schedule.node(s.t + c * (t.t - s.t))
         if var == "lam":
             lam = s.lam + c * (t.lam - s.lam)
         elif var == "rho":
@@ -43,12 +44,7 @@ class Path:
         else:
             r = (1 - c) / (1 + np.exp(s.lam)) + c / (1 + np.exp(t.lam))
             lam = np.log1p(-r) - np.log(r)
-        return scalar_node(self.schedule, self.schedule.t_of_lam(lam))
-
-
-def scalar_node(schedule: NoiseSchedule, t: Any) -> Node:
-    """One node."""
-    return Node(*(float(v) for v in schedule.nodes(float(t))))
+        return self.schedule.node(self.schedule.t_of_lam(lam))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from fewstep.checks import whole
 from fewstep.registry import Registry
+from fewstep.samplers.building.path import Path, Solution
 
 FAMILIES = (
     "solvers.ancestral",
@@ -74,9 +75,18 @@ class Entry:
 
     @cached_property
     def options(self) -> dict[str, Any]:
-        """Option name -> default."""
+        """Option name -> default. Every solver with a table has a `limiter` too, see building/limiter.py."""
         parameters = inspect.signature(self.fn).parameters.values()
-        return {**{p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}, **dict(self.bound)}
+        own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        return {**own, **({"limiter": True} if self.kind == "tableau" else {}), **dict(self.bound)}
+
+    def solution(self, path: Path, options: Mapping[str, Any]) -> Solution:
+        """What the family returns for a path and its options, among them those that every solver has.
+
+        A table made before there was a limiter has no such entry: its rows are the published ones.
+        """
+        own = dict(options)
+        return self.fn(replace(path, limiter=own.pop("limiter", False)), **own)
 
     def groups(self, nfe: int, singular_start: bool, singular_end: bool, options: Mapping[str, Any]) -> tuple[int, ...]:
         """Network calls of each step of the grid: their sum is nfe, or what `main` leaves of it."""

@@ -106,7 +106,7 @@ def lagrange_row(
 
 
 @dataclass(frozen=True)
-class _Clock:
+class Clock:
     """A form's own variable G as a function of lam, its derivative and its inverse."""
 
     G: Callable[[Any], Any]
@@ -114,10 +114,10 @@ class _Clock:
     lam: Callable[[Any], Any]
 
 
-_CLOCKS = {
-    "x0": _Clock(np.exp, np.exp, np.log),
-    "eps": _Clock(lambda lam: np.exp(-lam), lambda lam: -np.exp(-lam), lambda G: -np.log(G)),
-    "flow": _Clock(
+CLOCKS = {
+    "x0": Clock(np.exp, np.exp, np.log),
+    "eps": Clock(lambda lam: np.exp(-lam), lambda lam: -np.exp(-lam), lambda G: -np.log(G)),
+    "flow": Clock(
         lambda lam: 1.0 / (1.0 + np.exp(lam)),
         lambda lam: -0.25 / np.cosh(lam / 2) ** 2,
         lambda G: np.log1p(-G) - np.log(G),
@@ -129,7 +129,7 @@ def _by_quadrature(
     schedule: NoiseSchedule, form: str, var: str, s: Node, t: Node, nodes: Sequence[Node]
 ) -> list[float]:
     """b_j = S_t int l_j(g) dG by Gauss-Legendre: in G itself when g = G (exact) or when an end is infinite, else in lam."""
-    clock = _CLOCKS[form]
+    clock = CLOCKS[form]
     in_G = var == "G" or not (np.isfinite(s.lam) and np.isfinite(t.lam))
     lo, hi = (float(clock.G(n.lam)) if in_G else n.lam for n in (s, t))
     x, w = map(np.asarray, _GAUSS[8 if var == "G" else 24])

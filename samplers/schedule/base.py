@@ -125,6 +125,10 @@ class NoiseSchedule(ABC):
         t = np.asarray(t, np.float64)[()]
         return Nodes(t, self.alpha(t), self.sigma(t), self.lam(t))
 
+    def node(self, t: float) -> Node:
+        """The same at one time, as Python floats."""
+        return Node(*(float(v) for v in self.nodes(float(t))))
+
     @property
     def key(self) -> tuple[Any, ...]:
         """What identifies this schedule: class and numbers."""

@@ -11,12 +11,13 @@ before it. What is between two jumps may be any solver.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import expm1, inf, log, sqrt
 from typing import Any
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.path import Path, Solution, scalar_node
+from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.weights import euler_weight, lagrange_row, linear
 from fewstep.samplers.schedule.base import Node
@@ -36,7 +37,8 @@ def with_jumps(path: Path, base: Base, s_noise: float = 1.0) -> Solution:
     landings, last = path.landings or {}, len(path.groups) - 1
     for k in sorted({*landings, last}):
         landing = landings.get(k, path.nodes[k + 1])
-        stretch = Path(path.schedule, (*path.nodes[begin : k + 1], landing), path.groups[begin : k + 1])
+        nodes = (*path.nodes[begin : k + 1], landing)
+        stretch = replace(path, nodes=nodes, groups=path.groups[begin : k + 1], landings=None, nfe=None)
         part = base(stretch)
         order = max(order, part.order)
         groups += part.groups or stretch.groups
@@ -75,7 +77,7 @@ def _landing(path: Path, base: Base, land: Callable[[Node, Node], Node], s_noise
     """A landing for every step that does not end at sigma = 0."""
     steps = enumerate(zip(path.nodes, path.nodes[1:], strict=False))
     landings = {k: land(s, t) for k, (s, t) in steps if t.sigma > 0}
-    part = with_jumps(Path(path.schedule, path.nodes, path.groups, landings), base, s_noise)
+    part = with_jumps(replace(path, landings=landings), base, s_noise)
     # the rule finds the landings again, wherever a run is resumed
     return Solution(part.rows, part.order, conserves=part.conserves)
 
@@ -143,7 +145,7 @@ def _flow_midpoint(path: Path) -> Solution:
             rows.append(Row(s, "flow", {INPUT: a, 0: b}))
             continue
         r = sqrt(s.r * t.r)
-        middle = scalar_node(path.schedule, path.schedule.t_of_lam(log((1 - r) / r)))
+        middle = path.schedule.node(path.schedule.t_of_lam(log((1 - r) / r)))
         half: dict[Any, float] = {INPUT: linear("flow", s, middle), 0: euler_weight("flow", s, middle)}
         rows += [Row(s, "flow", half, {INPUT: 1.0}), Row(middle, "flow", {CARRY: a, 0: b})]
     return Solution(rows, 2)
@@ -249,11 +251,11 @@ def edm_stochastic(
         if s_tmin <= rho <= s_tmax:
             nodes[k + 1] = _at_rho(path, min(grow * rho, path.nodes[0].rho))
             landings[k] = node
-    return with_jumps(Path(path.schedule, tuple(nodes), path.groups, landings), heun, s_noise)
+    return with_jumps(replace(path, nodes=tuple(nodes), landings=landings), heun, s_noise)
 
 
 def _at_rho(path: Path, rho: float) -> Node:
-    return scalar_node(path.schedule, path.schedule.t_of_lam(-log(rho)))
+    return path.schedule.node(path.schedule.t_of_lam(-log(rho)))
 
 
 def _noise(name: str, eta: Any, s_noise: Any) -> tuple[float, float]:

@@ -8,24 +8,35 @@ Stage i sits at G_i = G_s + c_i (G_t - G_s) with y_i = y_s + (G_t - G_s) sum_j a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.limiter import too_long
 from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.butcher import BUTCHER, Butcher
+from fewstep.samplers.coefficients.exponential_schemes import Scheme, etd2, ho3, krogstad
 from fewstep.samplers.coefficients.weights import euler_weight, linear, scale
 from fewstep.samplers.schedule.base import Node
+from fewstep.samplers.solvers.exponential_rk import step_rows
 from fewstep.samplers.solvers.multistep import safe_form
 from fewstep.samplers.table.row import CARRY, INPUT, KEEP, Row
 
+# in place of the classical methods on steps that are too long for eps
+_EXPONENTIAL: Mapping[int, Callable[[Butcher], Callable[[float], Scheme]]] = {
+    2: lambda method: lambda z: etd2(z, float(method.c[1])),
+    3: lambda method: lambda z: ho3(z, 0.5),
+    4: lambda method: krogstad,
+}
 _SMALLER = {1: "euler", 2: "heun", 3: "kutta3", 4: "rk4"}
 
 
 def rk_rows(path: Path, s: Node, t: Node, var: str, method: Butcher) -> list[Row]:
     """The rows of one classical Runge-Kutta step s -> t in the given variable."""
+    if var == "rho" and method.stages > 1 and too_long(path, s, t):
+        return step_rows(path, s, t, "x0", _EXPONENTIAL[method.stages](method))
     form = safe_form("eps" if var == "rho" else "flow", s)
     if form == "x0" or method.stages == 1:
         return [Row(s, form, {INPUT: linear(form, s, t), 0: euler_weight(form, s, t)})]

@@ -6,7 +6,7 @@ from math import floor, sqrt
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.path import Path, Solution, scalar_node
+from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.schedule.discrete import Discrete
@@ -30,7 +30,7 @@ def consistency(path: Path, *, s_noise: float = 1.0) -> Solution:
     less noise; `renoise` takes it as clean. 1 evaluation a step.
     """
     s_noise = opt.number("consistency", "s_noise", s_noise, 2.0)
-    least = scalar_node(path.schedule, path.schedule.t_min).rho
+    least = path.schedule.node(path.schedule.t_min).rho
     rows = []
     for _, s, t in path.steps():
         c = s_noise * sqrt(max(t.sigma**2 - (t.alpha * least) ** 2, 0.0))
@@ -59,5 +59,5 @@ def _landing(path: Path, t: Node, gamma: float) -> Node:
     schedule = path.schedule
     shown = float(schedule.model_time(t.t))
     if isinstance(schedule, Discrete):
-        return scalar_node(schedule, schedule.time_of_model(float(floor((1 - gamma) * shown + 1e-6))))
-    return scalar_node(schedule, max((1 - gamma) * t.t, 0.0))
+        return schedule.node(schedule.time_of_model(float(floor((1 - gamma) * shown + 1e-6))))
+    return schedule.node(max((1 - gamma) * t.t, 0.0))

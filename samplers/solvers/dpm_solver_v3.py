@@ -24,6 +24,8 @@ from numpy.polynomial import legendre
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.limiter import MOST as LINE
+from fewstep.samplers.building.limiter import supported
 from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.weights import euler_weight, lagrange_basis, linear
@@ -85,12 +87,17 @@ def newton_basis(u: Array) -> Array:
     return np.stack([[1 / gaps[j, : k + 1].prod() if j <= k else 0.0 for k in range(len(u))] for j in range(len(u))])
 
 
-def weights(statistics: Statistics, step: Interval, at: dict[int, Node], first: Any, pseudo: bool) -> Sum:
-    """Terms of the state at t: `first` is the register of the state at s, `at` the nodes of the outputs m_{k-j}, s first."""
-    s, t = step.s, step.t
-    u = np.array([(node.lam - s.lam) / (t.lam - s.lam) for node in at.values()])
+def weights(
+    statistics: Statistics, step: Interval, at: dict[int, Node], first: Any, pseudo: bool, reach: Interval | None = None
+) -> Sum:
+    """Terms of the state at t: `first` is the register of the state at s, `at` the nodes of the outputs m_{k-j}, s first.
+
+    reach: the part of the step over which the polynomial is followed, where that is not all (building/limiter.py).
+    """
+    s, t, over = step.s, step.t, reach or step
+    u = np.array([(node.lam - s.lam) / (over.t.lam - s.lam) for node in at.values()])
     p = newton_basis(u) if pseudo else lagrange_basis(u)
-    w = np.tensordot(p, step.moments[: len(u)], 1)
+    w = np.tensordot(p, over.moments[: len(u)], 1) * (step.moments[0] / over.moments[0])
     terms: Sum = {first: t.alpha / s.alpha * step.decay}
     constant = -t.alpha * step.bias
     for (register, node), weight in zip(at.items(), w, strict=True):
@@ -127,11 +134,14 @@ def rows(
     for k, (p, s, t) in enumerate(zip(plan, path.nodes[:-1], path.nodes[1:], strict=True)):
         anchor: Sum = {INPUT: 1.0}
         if corrector and step is not None:
-            past = {j: path.nodes[k - j] for j in range(2, min(corrector, plan[k - 1] + 1))}
-            anchor = weights(statistics, step, {1: step.s, 0: s, **past}, CARRY, pseudo[1])
+            earlier = {j: path.nodes[k - j] for j in range(2, min(corrector, plan[k - 1] + 1))}
+            anchor = weights(statistics, step, {1: step.s, 0: s, **earlier}, CARRY, pseudo[1])
         step = interval(statistics, s, t) if s.alpha > 0 and t.sigma > 0 else None
         if step is not None:
-            after = weights(statistics, step, {j: path.nodes[k - j] for j in range(p)}, INPUT, pseudo[0])
+            past = [path.nodes[k - j] for j in range(p)]
+            u = supported(path, "x0", "lam", t, past)
+            reach = None if u is t else interval(statistics, s, u)
+            after = weights(statistics, step, dict(enumerate(past[: p if u is t else LINE])), INPUT, pseudo[0], reach)
         elif s.alpha > 0:
             after = _to_data(statistics, s, t)
         else:

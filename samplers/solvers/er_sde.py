@@ -20,6 +20,7 @@ import numpy as np
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.limiter import MOST, supported
 from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.schedule.base import Array, Node
@@ -104,6 +105,22 @@ def _derivatives(u: list[float], corrected: bool) -> list[list[float]]:
     return [first, second]
 
 
+def _weights(path: Path, psi: Psi, t: Node, past: list[Node], corrected: bool) -> list[float]:
+    """Weights of the outputs at `past`, s first: of a constant x0, and those of its derivatives."""
+    s = past[0]
+    first, *_ = b = [t.alpha - s.alpha * _kept(psi, s, t, False) * t.sigma / s.sigma] + [0.0] * (len(past) - 1)
+    if len(past) == 1:
+        return b
+    u = supported(path, "x0", "lam", t, past)
+    if u is not t:  # shares of the supported step
+        shares = _weights(path, psi, u, past[:MOST], corrected)
+        return [first / sum(shares) * share for share in shares]
+    rhos = [node.rho for node in past]
+    for W, line in zip(_slopes(psi, s, t, len(past) - 1), _derivatives(rhos, corrected), strict=True):
+        b = [v + t.alpha * W * d for v, d in zip(b, line, strict=True)]
+    return b
+
+
 @solver("er_sde", order=2, prediction="x0", stochastic=True, reference=ref.ER_SDE, aliases=("ersde", "er_sde_3"))
 def er_sde(
     path: Path,
@@ -128,11 +145,7 @@ def er_sde(
     ):
         q = _kept(psi, s, t, callable(phi))
         a = q * t.sigma / s.sigma
-        weights = [t.alpha - s.alpha * a] + [0.0] * (p - 1)
-        if p > 1:
-            past = [path.nodes[k - j].rho for j in range(p)]
-            for W, line in zip(_slopes(psi, s, t, p - 1), _derivatives(past, corrected), strict=True):
-                weights = [b + t.alpha * W * d for b, d in zip(weights, line, strict=True)]
+        weights = _weights(path, psi, t, [path.nodes[k - j] for j in range(p)], corrected)
         terms: dict[Any, float] = {INPUT: a, **dict(enumerate(weights))}
         if q < 1 and t.sigma > 0:
             terms[noise(s, t)] = t.sigma * sqrt((1 - q) * (1 + q))

@@ -17,6 +17,7 @@ from typing import Any
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.limiter import too_long
 from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.exponential_schemes import (
@@ -58,7 +59,7 @@ def step_rows(
     stage to stage, along one path; carry holds all of it so far, taken back to s by 1 / a. Beyond tau^2 h = 20, where all
     noise is new and a would vanish, a smaller tau does the same.
     """
-    form = safe_form(form, s)
+    form = "x0" if form == "eps" and too_long(path, s, t) else safe_form(form, s)
     if not all(map(_finite, (s, t))):
         return [euler_row(s, t, "x0" if tau else form, tau)]
     h = t.lam - s.lam

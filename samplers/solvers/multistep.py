@@ -10,12 +10,13 @@ at the start and may taper at the end; a step into sigma = 0 with g = lam, or ou
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import expm1
 from typing import Any
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.limiter import limited
 from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.weights import euler_weight, lagrange_row, linear, noise_weight
@@ -29,8 +30,9 @@ def orders(path: Path, order: int, taper: bool | str, form: str, var: str) -> li
 
     taper: True lowers the last steps to ..., 2, 1 in runs of fewer than 15 steps, "zero" also in all runs that end in
     sigma = 0, "always" in all, False never.
-    Steps into sigma = 0 are first order when the polynomial is in lam, which is infinite there. A first output at
-    alpha = 0 is used once and then forgotten, except by velocities: it has no eps, and no finite lam.
+    Steps into sigma = 0 are first order when the polynomial is in lam, which is infinite there, but second order with a
+    limiter, which follows it a finite way. A first output at alpha = 0 is used once and then forgotten, except by
+    velocities: it has no eps, and no finite lam.
     """
     opt.taper(taper)
     n, out, usable = len(path.groups), [], 0
@@ -41,7 +43,7 @@ def orders(path: Path, order: int, taper: bool | str, form: str, var: str) -> li
         if lowered:
             p = min(p, n - k)
         if path.nodes[k + 1].sigma == 0 and var == "lam":
-            p = 1
+            p = min(order, usable, 2) if path.limiter and taper != "always" else 1
         out.append(p)
     return out
 
@@ -51,7 +53,7 @@ def safe_form(form: str, s: Node) -> str:
     return "x0" if form == "eps" and s.alpha == 0 else form
 
 
-Correction = Callable[[Path, list[Node], Node, float], "list[float] | None"]
+Correction = Callable[[Path, Sequence[Node], Node, float], "list[float] | None"]
 
 
 def multistep(
@@ -71,8 +73,12 @@ def multistep(
     ):
         kind = "x0" if tau and t.sigma == 0 else safe_form(form, s)
         past = [path.nodes[k - j] for j in range(p)]
-        weights = public(path, past, t, tau) if public else None
-        weights = weights or lagrange_row(path.schedule, kind, var, s, t, past, tau)
+
+        def row(u: Node, past: Sequence[Node], kind: str = kind) -> list[float]:
+            published = public(path, past, u, tau) if public else None
+            return published or lagrange_row(path.schedule, kind, var, past[0], u, past, tau)
+
+        weights = limited(path, row, (kind, var, tau), t, past)
         terms: dict[Any, float] = {INPUT: linear(kind, s, t, tau), **dict(enumerate(weights))}
         if tau and t.sigma > 0:
             terms[noise(s, t)] = noise_weight(kind, s, t, tau)
@@ -94,7 +100,7 @@ def euler(path: Path) -> Solution:
     return multistep(path, form="x0", order=1, var="lam", taper=False)
 
 
-def half_weights(path: Path, past: list[Node], t: Node, tau: float = 0.0) -> list[float] | None:
+def half_weights(path: Path, past: Sequence[Node], t: Node, tau: float = 0.0) -> list[float] | None:
     """The published midpoint 2M and the half-weight 3M of public code, on x0."""
     s = past[0]
     h = t.lam - s.lam

@@ -11,6 +11,7 @@ Reference: Restart Sampling for Improving Generative Processes; Xu, Deng, Cheng,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import exp, log
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ import numpy as np
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.names import checked_options, solver_of
-from fewstep.samplers.building.path import Path, Solution, scalar_node
+from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import Entry, solver
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.solvers.ancestral import with_jumps
@@ -99,8 +100,8 @@ def restart(
     """
     options = {"base": base, "intervals": intervals, "base_options": base_options}
     entry, s_noise = _base(options), opt.number("restart", "s_noise", s_noise, 2.0)
-    own = checked_options(entry, base_options or {})
-    run = lambda stretch: entry.fn(stretch, **own)  # noqa: E731
+    own = checked_options(entry, {"limiter": path.limiter, **(base_options or {})})
+    run = lambda stretch: entry.solution(stretch, own)  # noqa: E731
     if path.landings is None:  # else a run resumed on its way
         path = _expanded(path, _intervals(path.nfe or 2 * sum(path.groups), options), _calls(options))
     return with_jumps(path, run, s_noise)
@@ -118,7 +119,7 @@ def _expanded(path: Path, intervals: Sequence[Interval], calls: int) -> Path:
             )
         main[k] = sub[-1]
         plans[k] += [sub] * interval.repeats
-    path = Path(path.schedule, tuple(main), path.groups)
+    path = replace(path, nodes=tuple(main), landings=None, nfe=None)
     nodes, groups, landings = [path.nodes[0]], [], {}
     for k, (own, _, t) in enumerate(path.steps(), 1):
         nodes.append(t)
@@ -127,7 +128,7 @@ def _expanded(path: Path, intervals: Sequence[Interval], calls: int) -> Path:
             landings[len(groups) - 1] = nodes[-1]
             nodes[-1:] = sub
             groups += [calls] * (len(sub) - 1)
-    return Path(path.schedule, tuple(nodes), tuple(groups), landings)
+    return replace(path, nodes=tuple(nodes), groups=tuple(groups), landings=landings)
 
 
 def _way_down(path: Path, interval: Interval) -> tuple[int, tuple[Node, ...]]:
@@ -154,4 +155,4 @@ def _way_down(path: Path, interval: Interval) -> tuple[int, tuple[Node, ...]]:
 
 
 def _at_lam(path: Path, lam: float) -> Node:
-    return scalar_node(path.schedule, path.schedule.t_of_lam(lam))
+    return path.schedule.node(path.schedule.t_of_lam(lam))

@@ -21,7 +21,7 @@ import numpy as np
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.path import Path, Solution, scalar_node
+from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.weights import FORMS, euler_weight, linear, scale
 from fewstep.samplers.schedule.base import Node
@@ -42,7 +42,7 @@ def between(path: Path, form: str, s: Node, t: Node, c: float) -> Node:
     if form != "x0" or c in (0.0, 1.0):
         return path.between(s, t, c, "rho" if form == "eps" else form)
     lam = np.log((1 - c) * np.exp(s.lam) + c * np.exp(t.lam))
-    return scalar_node(path.schedule, path.schedule.t_of_lam(lam))
+    return path.schedule.node(path.schedule.t_of_lam(lam))
 
 
 def ddim_terms(s: Node, t: Node) -> dict[Any, float]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.limiter import limited
 from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.weights import euler_weight, lagrange_row, linear, noise_weight
@@ -70,7 +71,7 @@ def _level(schedule: NoiseSchedule, tau: Any, interval: Any, tau_at: str) -> Lev
 class _Adams(NamedTuple):
     """One step s -> t: the lines of its predictor and corrector."""
 
-    schedule: NoiseSchedule
+    path: Path
     form: str
     s: Node
     t: Node
@@ -93,15 +94,19 @@ class _Adams(NamedTuple):
     def line(self, start: Terms, outputs: Mapping[int, Node]) -> dict[Any, float]:
         """Terms of a start + sum_j b_j m_j, for outputs {register: node}."""
         out: dict[Any, float] = {register: self.a * v for register, v in start.items()}
-        for register, b in zip(outputs, self._weights(list(outputs.values())), strict=True):
+        nodes = list(outputs.values())
+        predicts = nodes[0] is self.s
+        kind = (self.form, "lam", self.tau)
+        weights = limited(self.path, self._weights, kind, self.t, nodes) if predicts else self._weights(self.t, nodes)
+        for register, b in zip(outputs, weights, strict=True):
             out[register] = out.get(register, 0.0) + b
         return out
 
-    def _weights(self, nodes: list[Node]) -> list[float]:
+    def _weights(self, t: Node, nodes: Sequence[Node]) -> list[float]:
         """Exact weights; with `few_step` the published slope weight alpha_t (1 + tau^2) h^2 / 2 of two outputs of x0."""
-        s, t, tau = self.s, self.t, self.tau
+        s, tau = self.s, self.tau
         if not self.few_step or len(nodes) != 2 or self.form != "x0":
-            return lagrange_row(self.schedule, self.form, "lam", s, t, nodes, tau)
+            return lagrange_row(self.path.schedule, self.form, "lam", s, t, nodes, tau)
         (other,) = (n for n in nodes if n is not s)
         slope = 0.5 * t.alpha * (1 + tau**2) * (t.lam - s.lam) ** 2 / (other.lam - s.lam)
         return [slope if n is other else euler_weight(self.form, s, t, tau) - slope for n in nodes]
@@ -164,7 +169,7 @@ def _rows(
             rows.append(Row(s, form, anchor))
             continue
         tau, begin, end = level(s, t) if t.sigma > 0 else (0.0, s, t)
-        step = _Adams(path.schedule, safe_form(form, s), s, t, tau, few_step)
+        step = _Adams(path, safe_form(form, s), s, t, tau, few_step)
         past = [(len(rows), s), *past]
         now, c, z = len(rows), step.c, noise(begin, end)
         predicted = step.line(anchor, {now - at: node for at, node in past[: plan[k]]})

@@ -11,15 +11,18 @@ Consistent abscissae give c2 = 1/2 for any number of stages; c3 tends to 1/8 (1/
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.limiter import limited
 from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.weights import linear
+from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.solvers.multistep import orders
 from fewstep.samplers.table.row import INPUT, Row
 
@@ -61,12 +64,15 @@ def stork(path: Path, *, order: int = 2, stages: int = 9, derivatives: int = 2) 
     for k, (p, s, t) in enumerate(
         zip(orders(path, most, False, "flow", "G"), path.nodes[:-1], path.nodes[1:], strict=True)
     ):
-        r = [path.nodes[k - j].r for j in range(p)]
-        H = t.r - r[0]
-        # rows of the inverse Vandermonde matrix are v, v', v''/2 at s as combinations of past outputs
-        taylor = (
-            np.linalg.inv(np.vander((np.array(r) - r[0]) / H, increasing=True)) * np.array([[1.0], [1.0], [2.0]])[:p]
-        )
-        weights = t.S * H * (np.array(coefficients[:p]) @ taylor)
-        rows.append(Row(s, "flow", {INPUT: linear("flow", s, t), **dict(enumerate(weights.tolist()))}))
+        past = [path.nodes[k - j] for j in range(p)]
+
+        def row(u: Node, past: Sequence[Node]) -> list[float]:
+            H = u.r - past[0].r
+            # rows of the inverse Vandermonde matrix are v, v', v''/2 at s as combinations of past outputs
+            places = (np.array([node.r for node in past]) - past[0].r) / H
+            taylor = np.linalg.inv(np.vander(places, increasing=True)) * np.array([[1.0], [1.0], [2.0]])[: len(past)]
+            return (u.S * H * (np.array(coefficients[: len(past)]) @ taylor)).tolist()
+
+        weights = limited(path, row, ("flow", "G", 0.0), t, past)
+        rows.append(Row(s, "flow", {INPUT: linear("flow", s, t), **dict(enumerate(weights))}))
     return Solution(rows, order)

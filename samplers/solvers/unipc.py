@@ -17,6 +17,7 @@ from math import expm1
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
+from fewstep.samplers.building.limiter import limited
 from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.weights import euler_weight, lagrange_row, linear
@@ -77,7 +78,11 @@ def unipc(
         if corrector and k and k - 1 not in uncorrected and path.nodes[k - 1].alpha > 0:
             anchor = _corrected(path, form, weights, k, plan[k - 1])
         nodes = [path.nodes[k - j] for j in range(p)]
-        predicted = dict(enumerate(uni_weights(path, kind, weights, s, t, nodes)))
+
+        def row(u: Node, nodes: Sequence[Node], kind: str = kind) -> list[float]:
+            return uni_weights(path, kind, weights, nodes[0], u, nodes)
+
+        predicted = dict(enumerate(limited(path, row, (kind, "lam", 0.0), t, nodes)))
         a = linear(kind, s, t)
         terms: dict = {register: a * value for register, value in anchor.items()}
         for j, value in predicted.items():

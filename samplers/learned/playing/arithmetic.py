@@ -29,7 +29,7 @@ def quick(table: Tableau, times: Array) -> Tableau:
     columns = table.schedule.nodes(times)
     nodes = tuple(Node(*map(float, row)) for row in zip(*columns, strict=True))
     path = Path(table.schedule, nodes, table.groups, table.jumps or None, table.nfe)
-    solution: Solution = SOLVERS[table.name].fn(path, **table.options)
+    solution: Solution = SOLVERS[table.name].solution(path, table.options)
     return Tableau.from_rows(
         table.name, table.schedule, solution.rows, nodes[-1], order=solution.order, groups=table.groups,
         options=table.options, conserves="",

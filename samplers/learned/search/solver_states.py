@@ -113,7 +113,7 @@ class Search:
         way = Path(self.schedule, tuple(self.nodes[i] for i in path), groups)
         if isinstance(options.get("order"), (list, tuple)):
             options = {**options, "order": list(options["order"])[: len(groups)]}
-        return tuple(self.entry.fn(way, **options).rows)
+        return tuple(self.entry.solution(way, options).rows)
 
     def _onward(self, state: State, rows: tuple[Row, ...], j: int) -> State:
         """One step on, to node j, by the rows that this state has not yet played."""

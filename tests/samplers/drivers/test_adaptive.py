@@ -12,7 +12,6 @@ from problems import BLIND, Gaussian, Mixture, starts
 from torch import Tensor
 
 from fewstep.samplers import Denoiser, NoiseSchedule, sample
-from fewstep.samplers.building.path import scalar_node
 from fewstep.samplers.drivers.dpm_adaptive import pair
 from fewstep.samplers.sampling.watching import Info
 from fewstep.samplers.table.row import INPUT, Row
@@ -340,9 +339,9 @@ def test_pure_noise_needs_a_prediction_that_knows(name: str, prediction: str) ->
 @pytest.mark.parametrize("order", [2, 3])
 def test_both_solutions_of_the_pair_are_tables_that_conserve(order: int) -> None:
     """The lines of a pair, read as rows of a table, keep a constant x0 and eps exactly; `from_rows` refuses others."""
-    s, t = (scalar_node(VP, VP.t_of_lam(lam)) for lam in (-1.0, 0.3))
+    s, t = (VP.node(VP.t_of_lam(lam)) for lam in (-1.0, 0.3))
     h, stages = t.lam - s.lam, pair(order, t.lam - s.lam)
-    nodes = [s, *(scalar_node(VP, VP.t_of_lam(s.lam + c * h)) for c, _ in stages[: order - 1])]
+    nodes = [s, *(VP.node(VP.t_of_lam(s.lam + c * h)) for c, _ in stages[: order - 1])]
     for last in stages[order - 1 :]:
         rows = []
         for i, (_, weights) in enumerate([*stages[: order - 1], last]):
