@@ -34,7 +34,6 @@ _CLASSES: dict[str, Bound] = {
     "CogVideoXDPMScheduler": ("dpmpp_2m_sde", {"variant": "midpoint", "lower_order_final": False}),
     "EDMEulerScheduler": ("euler", {}),
     "MiniMaxH3Scheduler": ("euler", {}),
-    "FlowMapEulerDiscreteScheduler": ("euler", {}),
     "DDIMParallelScheduler": ("ddim", {}),
     "CogVideoXDDIMScheduler": ("ddim", {}),
     "DDPMParallelScheduler": ("ddpm", {}),

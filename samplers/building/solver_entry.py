@@ -75,7 +75,7 @@ class Entry:
 
     @cached_property
     def options(self) -> dict[str, Any]:
-        """Option name -> default. Every solver with a table has a `limiter` too, see building/limiter.py."""
+        """Option name -> default. Every solver with a table has a `limiter` too, see solvers/limiter.py."""
         parameters = inspect.signature(self.fn).parameters.values()
         own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
         return {**own, **({"limiter": True} if self.kind == "tableau" else {}), **dict(self.bound)}

@@ -7,6 +7,7 @@ device an attempt.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -141,14 +142,15 @@ def integrate(problem: Problem, method: Method, h: float | None, min_step: float
 
 
 def _outcome(problem: Problem, steps: _Steps, u: Tensor, status: str) -> Outcome:
-    """The samples, after the last step on x0 where there is one. ValueError where NaN is what stopped them."""
+    """The samples, after the last step on x0 where there is one. NaN that stopped one is told as such."""
     if status != "done" or steps.stalled.any():
         stuck = np.flatnonzero(steps.lost & (steps.s < problem.end))
         if len(stuck):
             t = float(problem.time(steps.s)[stuck].max())
-            raise ValueError(
+            warnings.warn(
                 f"{problem.name}: the network's output led to values that are not finite (NaN) in {len(stuck)} of "
-                f"{len(steps.s)} samples right after t = {t:.6g}, however short the step"
+                f"{len(steps.s)} samples right after t = {t:.6g}, with steps down to min_step; these stay where they were",
+                stacklevel=4,
             )
     x = u * column(problem.scale(problem.time(steps.s)), u)
     arrived = np.flatnonzero(steps.s >= problem.end)

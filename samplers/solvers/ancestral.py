@@ -23,6 +23,7 @@ from fewstep.samplers.coefficients.weights import euler_weight, lagrange_row, li
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.solvers.classical_rk import heun
 from fewstep.samplers.solvers.exponential_rk import dpm_2, dpmpp_2s
+from fewstep.samplers.solvers.limiter import limited
 from fewstep.samplers.solvers.multistep import multistep
 from fewstep.samplers.table.row import CARRY, INPUT, Row, noise
 
@@ -181,9 +182,10 @@ def res_multistep_ancestral(path: Path, *, eta: float = 1.0, s_noise: float = 1.
     before = 0.0  # length of the previous step down; 0 where no output can be used
     for s, t in zip(path.nodes[:-1], path.nodes[1:], strict=True):
         d = _down(s, t, eta) if t.sigma > 0 else t
-        past = [s, s._replace(lam=s.lam - before)] if before and t.sigma > 0 else [s]
+        past = [s, s._replace(lam=s.lam - before)] if before and (t.sigma > 0 or path.limiter) else [s]
+        exact = lambda u, past: lagrange_row(path.schedule, "x0", "lam", past[0], u, past)  # noqa: E731
         terms: dict[Any, float] = {INPUT: linear("x0", s, d)}
-        terms |= dict(enumerate(lagrange_row(path.schedule, "x0", "lam", s, d, past)))
+        terms |= dict(enumerate(limited(path, exact, ("x0", "lam", 0.0), d, past)))
         row, before = Row(s, "x0", terms), d.lam - s.lam if s.alpha > 0 else 0.0
         rows.append(_lifted(row, d, t, noise(s, t), s_noise) if eta and t.sigma > 0 else row)
     return Solution(rows, 2, conserves="x0 eps" if s_noise == 1.0 else "x0")

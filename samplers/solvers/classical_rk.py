@@ -13,7 +13,6 @@ from typing import Any
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.limiter import too_long
 from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.butcher import BUTCHER, Butcher
@@ -21,6 +20,7 @@ from fewstep.samplers.coefficients.exponential_schemes import Scheme, etd2, ho3,
 from fewstep.samplers.coefficients.weights import euler_weight, linear, scale
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.solvers.exponential_rk import step_rows
+from fewstep.samplers.solvers.limiter import too_long
 from fewstep.samplers.solvers.multistep import safe_form
 from fewstep.samplers.table.row import CARRY, INPUT, KEEP, Row
 

@@ -24,13 +24,12 @@ from numpy.polynomial import legendre
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.limiter import MOST as LINE
-from fewstep.samplers.building.limiter import supported
 from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.weights import euler_weight, lagrange_basis, linear
 from fewstep.samplers.schedule.base import Array, Node
 from fewstep.samplers.schedule.outputs import Form
+from fewstep.samplers.solvers.limiter import LINE, supported
 from fewstep.samplers.solvers.multistep import orders
 from fewstep.samplers.table.row import CARRY, CONST, INPUT, Row
 from fewstep.samplers.table.statistics import Statistics
@@ -92,7 +91,7 @@ def weights(
 ) -> Sum:
     """Terms of the state at t: `first` is the register of the state at s, `at` the nodes of the outputs m_{k-j}, s first.
 
-    reach: the part of the step over which the polynomial is followed, where that is not all (building/limiter.py).
+    reach: the part of the step over which the polynomial is followed, where that is not all (solvers/limiter.py).
     """
     s, t, over = step.s, step.t, reach or step
     u = np.array([(node.lam - s.lam) / (over.t.lam - s.lam) for node in at.values()])

@@ -20,10 +20,10 @@ import numpy as np
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.limiter import MOST, supported
 from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.schedule.base import Array, Node
+from fewstep.samplers.solvers.limiter import LINE, supported
 from fewstep.samplers.solvers.multistep import orders
 from fewstep.samplers.table.row import INPUT, Row, noise
 
@@ -113,7 +113,7 @@ def _weights(path: Path, psi: Psi, t: Node, past: list[Node], corrected: bool) -
         return b
     u = supported(path, "x0", "lam", t, past)
     if u is not t:  # shares of the supported step
-        shares = _weights(path, psi, u, past[:MOST], corrected)
+        shares = _weights(path, psi, u, past[:LINE], corrected)
         return [first / sum(shares) * share for share in shares]
     rhos = [node.rho for node in past]
     for W, line in zip(_slopes(psi, s, t, len(past) - 1), _derivatives(rhos, corrected), strict=True):

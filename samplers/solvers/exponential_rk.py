@@ -17,7 +17,6 @@ from typing import Any
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.limiter import too_long
 from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.exponential_schemes import (
@@ -35,6 +34,7 @@ from fewstep.samplers.coefficients.exponential_schemes import (
 from fewstep.samplers.coefficients.phi import phi
 from fewstep.samplers.coefficients.weights import euler_weight, linear, noise_weight
 from fewstep.samplers.schedule.base import Node
+from fewstep.samplers.solvers.limiter import too_long
 from fewstep.samplers.solvers.multistep import safe_form
 from fewstep.samplers.table.row import CARRY, INPUT, Row, noise
 

@@ -16,11 +16,11 @@ from typing import Any
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.limiter import limited
 from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.weights import euler_weight, lagrange_row, linear, noise_weight
 from fewstep.samplers.schedule.base import Node
+from fewstep.samplers.solvers.limiter import limited
 from fewstep.samplers.solvers.published_weights import VPClock, half_curvature, misplaced_adams
 from fewstep.samplers.table.row import INPUT, Row, noise
 
@@ -72,7 +72,7 @@ def multistep(
         zip(orders(path, order, taper, form, var), path.nodes[:-1], path.nodes[1:], strict=True)
     ):
         kind = "x0" if tau and t.sigma == 0 else safe_form(form, s)
-        past = [path.nodes[k - j] for j in range(p)]
+        past = [path.nodes[k - j] for j in range(p if kind == form else 1)]  # outputs of another form have no history
 
         def row(u: Node, past: Sequence[Node], kind: str = kind) -> list[float]:
             published = public(path, past, u, tau) if public else None

@@ -20,12 +20,12 @@ import numpy as np
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.limiter import limited
 from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.weights import euler_weight, lagrange_row, linear, noise_weight
 from fewstep.samplers.schedule.base import Node, NoiseSchedule
 from fewstep.samplers.schedule.continuous import VPLinear
+from fewstep.samplers.solvers.limiter import limited
 from fewstep.samplers.solvers.multistep import orders, safe_form
 from fewstep.samplers.solvers.sde_dpm import TAU_MOST
 from fewstep.samplers.table.row import CARRY, INPUT, Row, Terms, noise
@@ -98,7 +98,7 @@ class _Adams(NamedTuple):
         predicts = nodes[0] is self.s
         kind = (self.form, "lam", self.tau)
         weights = limited(self.path, self._weights, kind, self.t, nodes) if predicts else self._weights(self.t, nodes)
-        for register, b in zip(outputs, weights, strict=True):
+        for register, b in zip(outputs, weights, strict=False):  # a limited row reads two of them
             out[register] = out.get(register, 0.0) + b
         return out
 

@@ -18,11 +18,11 @@ import numpy as np
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.limiter import limited
 from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.weights import linear
 from fewstep.samplers.schedule.base import Node
+from fewstep.samplers.solvers.limiter import limited
 from fewstep.samplers.solvers.multistep import orders
 from fewstep.samplers.table.row import INPUT, Row
 

@@ -17,11 +17,11 @@ from math import expm1
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
-from fewstep.samplers.building.limiter import limited
 from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.weights import euler_weight, lagrange_row, linear
 from fewstep.samplers.schedule.base import Node
+from fewstep.samplers.solvers.limiter import limited
 from fewstep.samplers.solvers.multistep import orders, safe_form
 from fewstep.samplers.table.row import CARRY, INPUT, Row, Terms
 

@@ -10,7 +10,8 @@ import torch
 from problems import Mixture, starts
 from torch import Tensor
 
-from fewstep.samplers import NoiseSchedule, sample
+from fewstep.samplers import SOLVERS, NoiseSchedule, sample
+from fewstep.samplers.building.names import resolve
 from fewstep.samplers.schedule.base import Node
 
 SCHEDULES = {
@@ -46,8 +47,9 @@ def close(a: Any, b: Any, rel: float = EQUAL) -> None:
 
 
 def run(kind: str, name: str, prediction: str = "sample", n: int = 9, nfe: int | None = None, **options: Any) -> Tensor:
-    """The solver's result on the mixture, on the uneven path."""
+    """The solver's published rows on the mixture, on the uneven path, where a limiter would act."""
     schedule, times, _ = path(kind, n)
+    options = {**({"limiter": False} if SOLVERS[resolve(name)[0]].kind == "tableau" else {}), **options}
     denoiser, x = Mixture().denoiser(schedule, prediction), starts(schedule, times[0])
     return sample(denoiser, x, name, nfe, times, **options)
 

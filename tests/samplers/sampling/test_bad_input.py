@@ -52,7 +52,7 @@ def test_unknown_names_with_nothing_near_list_everything() -> None:
     refused_by_sample("unknown solver 'qqqq'. Known: abnorsett, .*unipc", "qqqq", 5)
     refused_by_sample("`solver` must be a name; got int. Names: ddim", 3, 5)
     refused_by_sample("unknown grid 'karas'. Did you mean 'karras'", "ddim", 5, "karas")
-    refused_by_sample("solver 'euler' has no option 'order'; its options: none", "euler", 5, order=2)
+    refused_by_sample("solver 'euler' has no option 'order'; its options: limiter", "euler", 5, order=2)
     refused_by_sample("solver 'unipc' has no option 'ordr'; its options: order", "unipc", 5, ordr=2)
 
 
@@ -239,7 +239,7 @@ def test_shapes_of_the_output() -> None:
         (lambda: NoiseSchedule.discrete([0.9]), r"1-D table of at least 2 values; got shape \(1,\)"),
         (lambda: NoiseSchedule.discrete([0.9, NAN]), r"must lie in \[0, 1\): pass cumprod"),
         (lambda: NoiseSchedule.discrete([0.9, 0.1], "spline"), "unknown interpolation 'spline'. Known: cubic, log_sigma"),
-        (lambda: NoiseSchedule.from_config({"a": 1}), "no noise schedule.*pass `pipe.scheduler.config`"),
+        (lambda: NoiseSchedule.from_config({"a": 1}), "no noise schedule.*pass the scheduler itself, `pipe.scheduler`"),
         (lambda: NoiseSchedule.from_config(3), "expected a scheduler or its config .*; got int"),
         (lambda: VP.initial_noise((2, 3), [torch.Generator()]), "1 generators for a batch of 2: pass one"),
     ],

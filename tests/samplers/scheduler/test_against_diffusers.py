@@ -72,7 +72,7 @@ def test_equal_to_the_class(name):
     prediction = "flow_prediction" if flow else config.get("prediction_type", "epsilon")
     problem = Mixture(means=((1.0,), (-1.2,), (0.2,)))
     network = Network(problem, prediction, None if flow else theirs.alphas_cumprod)
-    scheduler = fewstep.Scheduler.from_config(theirs.config, **ours)
+    scheduler = fewstep.Scheduler.from_config(theirs.config, **ours, limiter=False)
     found = {n: difference(theirs, scheduler, n, network) for n in steps}
     assert max(found.values()) < 2e-4, found
 
@@ -91,7 +91,7 @@ def test_equal_to_the_edm_class(name):
     network = EDMNetwork(
         Mixture(means=((1.0,), (-1.2,), (0.2,))), theirs.config.sigma_data, theirs.config.prediction_type
     )
-    ours = fewstep.Scheduler.from_config(theirs, solver)
+    ours = fewstep.Scheduler.from_config(theirs, solver, limiter=False)
     for n in STEPS:
         ends = []
         for scheduler in (theirs, ours):
@@ -135,6 +135,7 @@ def pair(cls, config, solver, prediction="epsilon", **options):
     """Their scheduler, ours, and a network for both."""
     theirs = getattr(diffusers, cls)(**config)
     network = Network(Mixture(means=((1.0,), (-1.2,), (0.2,))), prediction, theirs.alphas_cumprod)
+    options = {"limiter": False, **options}
     return theirs, fewstep.Scheduler.from_config(theirs.config, solver, **options), network
 
 

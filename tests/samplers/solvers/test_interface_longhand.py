@@ -101,7 +101,7 @@ def test_velocities_in_t(kind: str, form: str) -> None:
 
 def test_public_ipndm_v_has_the_published_weights() -> None:
     """Beside steps of 1, 1.4, 2, 3.1: numbers that all public code shares, exact ones for comparison."""
-    weights = lambda **o: build("ipndm_v", EDM, None, LEVELS, **o).W[-1, 1, 2:] / -1.0  # noqa: E731
+    weights = lambda **o: build("ipndm_v", EDM, None, LEVELS, limiter=False, **o).W[-1, 1, 2:] / -1.0  # noqa: E731
     np.testing.assert_allclose(weights(variant="public"), [1.979315, -1.488189, 0.556199, -0.051347], atol=1e-6)
     np.testing.assert_allclose(weights(variant="exact"), [1.710946, -1.022409, 0.352625, -0.041162], atol=1e-6)
     np.testing.assert_allclose(weights(variant="public", order=3), [1.822129, -1.147619, 0.325490], atol=1e-6)
@@ -142,7 +142,7 @@ def test_deis_by_the_clock_of_a_vp_process(form: str) -> None:
 def test_eps_forms_of_published_multistep_dpm_solver() -> None:
     """2M by the midpoint, 3M with half of the second difference, both on eps."""
     schedule, times, nodes = path("vp")
-    W = build("deis_log_rho", schedule, None, times, variant="public", lower_order_final=False).W[:, 1]
+    W = build("deis_log_rho", schedule, None, times, limiter=False, variant="public", lower_order_final=False).W[:, 1]
     q, p, s, t = nodes[3:7]
     h, r0, r1 = t.lam - s.lam, (s.lam - p.lam) / (t.lam - s.lam), (p.lam - q.lam) / (t.lam - s.lam)
     e, size = expm1(h), -t.sigma
@@ -150,7 +150,9 @@ def test_eps_forms_of_published_multistep_dpm_solver() -> None:
     d1, d2 = first + r0 / (r0 + r1) * (first - second), (first - second) / (r0 + r1)
     wanted = size * (e * np.array([1, 0, 0]) + (e / h - 1) * d1 + ((e - h) / h**2 - 0.5) * d2)
     np.testing.assert_allclose(W[5, 2:5], wanted, rtol=1e-10)
-    two = build("deis_log_rho", schedule, None, times, variant="public", order=2, lower_order_final=False).W[5, 1]
+    two = build(
+        "deis_log_rho", schedule, None, times, limiter=False, variant="public", order=2, lower_order_final=False
+    ).W[5, 1]
     np.testing.assert_allclose(two[2:4], size * e * np.array([1 + 0.5 / r0, -0.5 / r0]), rtol=1e-10)
 
 
@@ -158,7 +160,7 @@ def test_k_diffusions_three_step_sde() -> None:
     """Exact weights beside two outputs, half the second difference beside three, and no lower order before the end."""
     _, _, nodes = path("edm", 5)
     times = [n.t for n in nodes] + [0.0]
-    W = build("dpmpp_3m_sde", EDM, None, times, variant="k_diffusion").W[:, 1]
+    W = build("dpmpp_3m_sde", EDM, None, times, limiter=False, variant="k_diffusion").W[:, 1]
     for k in (1, 2, 4):
         s, t, p = nodes[k], nodes[k + 1], nodes[k - 1]
         h, k2 = t.lam - s.lam, 2 * (t.lam - s.lam)
@@ -179,7 +181,7 @@ def test_k_diffusions_three_step_sde() -> None:
 @pytest.mark.parametrize("eta", [0.4, 1.0])
 def test_res_multistep_ancestral(eta: float) -> None:
     """The distance of two outputs is the length of the previous step down, to where noise takes the state up again."""
-    table = build("res_multistep_ancestral", EDM, None, LEVELS, eta=eta)
+    table = build("res_multistep_ancestral", EDM, None, LEVELS, limiter=False, eta=eta)
     downs = []
     for k, (a, b) in enumerate(zip(LEVELS, LEVELS[1:], strict=False)):
         up = min(b, eta * sqrt(b**2 * (a**2 - b**2) / a**2))
@@ -247,7 +249,7 @@ def test_exponential_heun_for_the_sde() -> None:
 
 def test_uni_pc_of_interfaces_is_bh1() -> None:
     schedule, times, nodes = path("vp")
-    W = build("uni_pc", schedule, None, times, order=2, corrector=False).W[4, 1]
+    W = build("uni_pc", schedule, None, times, limiter=False, order=2, corrector=False).W[4, 1]
     p, s, t = nodes[3:6]
     h, r = t.lam - s.lam, (p.lam - s.lam) / (t.lam - s.lam)
     half = t.alpha * h * 0.5 / r  # B(h) = h
@@ -260,7 +262,9 @@ def test_sa_solver_with_tau_of_the_target() -> None:
     times = np.array([first, 0.9, 0.7, 0.5, 0.3, 0.1, 0.05])
 
     def has_noise(**options: Any) -> list[float]:
-        table = build("sa_solver", schedule, None, times, tau_interval=(0.2, 0.8), corrector_order=0, **options)
+        table = build(
+            "sa_solver", schedule, None, times, limiter=False, tau_interval=(0.2, 0.8), corrector_order=0, **options
+        )
         z = 2 + table.history
         return [float(np.abs(w[1, z:]).sum()) for w in table.W]
 

@@ -1,0 +1,76 @@
+"""How far a row may extrapolate: no farther than its history supports.
+
+A multistep row x_t = a x_s + sum_j b_j m_j has two parts: the weight of a constant output, b = sum_j b_j, which consistency
+fixes, and shares w_j = b_j / b, by which the polynomial through past outputs says what their mean over the step will be. With
+two outputs that is
+
+    mean = m_0 + c (m_0 - m_1),     c = -w_1,
+
+and c grows with the step: where a step is four times the last one (flow times near the data, most grids of real configs), a
+straight line foretells four and more times the last change. But x0 and eps saturate, and in lam they are analytic up to a
+distance of about pi/2 only: sqrt(sigmoid(2 (lam + log s))) is x0 along the flow of Gaussian data of deviation s. As the slope
+limiters of conservation laws do (minmod), the change that is foretold is bounded by the one that was seen. On a step from s
+to t whose history reaches from s back to `prev`, in the variable g of the polynomial,
+
+    b_j = b(s, t) w_j(s, u),        g_u - g_s = min(g_t - g_s, REACH (g_s - g_prev)),
+
+so that outputs are followed up to u, by a straight line where u is not t, and stay there. In lam a reach of REST is always
+allowed, up to four steps: that is far within the radius. So nothing changes on steps that do not grow or are short, and orders
+stay, since steps of a smooth grid become both as their number grows. In t and G outputs are smooth to both ends, and may be
+followed farther. A step into sigma = 0 is infinite in lam and published rows are first order there; these are second order.
+
+Single steps of several calls have no history. There the eps form is what fails: its weights grow like e^h with the step, those
+of x0 like 1 - e^-h, so steps longer than LONG are taken on x0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from fewstep.samplers.building.path import Path
+from fewstep.samplers.coefficients.weights import CLOCKS, euler_weight
+from fewstep.samplers.schedule.base import Node
+
+REACH = {"lam": 1.0, "t": 1.5, "G": 1.5}  # times the last step
+REST, LONG = 0.5, 1.0  # in lam
+LINE = 2  # outputs of a row that is limited
+_EVEN = 1 + 1e-6  # steps that are even but for rounding
+
+Kind = tuple[str, str, float]  # form, var, tau of a row
+
+
+def limited(
+    path: Path, weights: Callable[[Node, Sequence[Node]], list[float]], kind: Kind, t: Node, past: Sequence[Node]
+) -> list[float]:
+    """Weights of the outputs at `past` (s first) for the step s -> t; weights(u, past): those of a step s -> u."""
+    (form, var, tau), s = kind, past[0]
+    u = supported(path, form, var, t, past)
+    if u is t:
+        return weights(t, past)
+    gain = euler_weight(form, s, t, tau) / euler_weight(form, s, u, tau)
+    return [gain * b for b in weights(u, past[:LINE])]
+
+
+def supported(path: Path, form: str, var: str, t: Node, past: Sequence[Node]) -> Node:
+    """u, the node between s and t up to which the outputs at `past` (s first) are followed; t itself if that is all."""
+    if not path.limiter or len(past) == 1:
+        return t
+    clock = CLOCKS[form]
+    place = {"t": lambda n: n.t, "lam": lambda n: n.lam, "G": lambda n: float(clock.G(np.float64(n.lam)))}[var]
+    before, now, end = (place(n) for n in (past[1], past[0], t))
+    reach = REACH[var] * (now - before)
+    if var == "lam":
+        reach = max(reach, min(REST, 4 * reach))
+    if abs(end - now) <= abs(reach) * _EVEN:
+        return t
+    g = now + reach
+    if var == "t":
+        return path.schedule.node(g)
+    return path.schedule.node(float(path.schedule.t_of_lam(g if var == "lam" else float(clock.lam(np.float64(g))))))
+
+
+def too_long(path: Path, s: Node, t: Node) -> bool:
+    """Whether a step s -> t of several calls is too long for eps, and is taken on x0."""
+    return path.limiter and s.alpha > 0 and t.sigma > 0 and t.lam - s.lam > LONG
