@@ -400,7 +400,8 @@ def test_another_representation_of_the_same_model():
         reference = sample(problem.denoiser(here), x, "dpmpp_3m", 300)
         own = error(sample(problem.denoiser(here), x, made), reference)
         moved = error(sample(problem.denoiser(there), x, table), reference)
-        assert moved < 1.15 * own + 0.02
+        plain = error(sample(problem.denoiser(there), x, base_of(table)), reference)  # the solver itself, to that end
+        assert moved < 1.15 * max(own, plain) + 0.02
 
 
 def test_moving_back_gives_the_table_back():
@@ -452,7 +453,7 @@ def test_a_learned_grid_in_a_stock_multistep_scheduler():
     stock = diffusers.DPMSolverMultistepScheduler(**CONFIG, algorithm_type="dpmsolver++")
     stock.set_timesteps(timesteps=exported(made)["timesteps"])
     whole = DISCRETE.time_of_model(np.array(exported(made)["timesteps"], float))
-    table = build("dpmpp_2m", DISCRETE, 6, [*whole, 0.0])
+    table = build("dpmpp_2m", DISCRETE, 6, [*whole, 0.0], limiter=False)
     x = starts(DISCRETE, 1.0, 4).double()
     want = sample(Mixture().denoiser(DISCRETE), x, table)
     torch.testing.assert_close(

@@ -2,8 +2,6 @@
 
 import dataclasses
 import itertools
-import statistics
-import time
 
 import pytest
 import torch
@@ -267,51 +265,12 @@ def test_tables_are_compiled_once():
     assert len({id(s._table) for s in (a, b, other)}) == 3
 
 
-def best_of(times, fn):
-    """Seconds of the fastest of many calls."""
-    spent = []
-    for _ in range(times):
-        began = time.perf_counter()
-        fn()
-        spent.append(time.perf_counter() - began)
-    return min(spent)
-
-
 def test_preparing_again_is_cheap():
     scheduler = fewstep.Scheduler.from_config(SD, "unipc")
     scheduler.set_timesteps(20)
-    assert best_of(200, lambda: scheduler.set_timesteps(20)) < 50e-6
-
-
-PEERS = {  # class, its options, how many times as fast we are at least, in the same settings
-    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}, 5),
-    "deis": ("DEISMultistepScheduler", {"solver_order": 3}, 10),
-    "unipc": ("UniPCMultistepScheduler", {"solver_order": 3}, 10),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PEERS)
-def test_time_beside_the_network(name):
-    """At 1x4x64x64 on one thread, best run of many, both in turn."""
-    peer, options, factor = PEERS[name]
-    cls = getattr(diffusers, peer)
-    theirs, ours = cls(**options), fewstep.Scheduler.from_config(cls(), name)
-    x = noise(1, 4, 64, 64)
-
-    def once(scheduler):
-        scheduler.set_timesteps(20)
-        y, times = x, list(scheduler.timesteps)
-        began = time.perf_counter()
-        for t in times:
-            y = scheduler.step(x, t, y, return_dict=False)[0]
-        return (time.perf_counter() - began) / 20
-
-    spent = [(once(theirs), once(ours)) for _ in range(60)]
-    slow, fast = (min(column) for column in zip(*spent, strict=True))
-    print(f"{name}: {fast * 1e6:.0f} us a step; diffusers {slow * 1e6:.0f} us, {slow / fast:.1f} times as much")
-    assert slow > factor * fast
-    assert statistics.median(a / b for a, b in spent) > factor / 2
+    made = scheduler._table, scheduler._bound
+    scheduler.set_timesteps(20)
+    assert (scheduler._table, scheduler._bound) == made  # the very objects: nothing is compiled, nothing moved
 
 
 DEEPFLOYD = {
