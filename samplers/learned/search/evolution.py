@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import combinations, product
 from typing import Any
 
 import numpy as np
 
-from fewstep.samplers.building.compiling import build
 from fewstep.samplers.building.names import solver_of
-from fewstep.samplers.schedule.base import Array, NoiseSchedule
+from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.table.tableau import Tableau
 
 FIRST, CHILDREN, RUNS, RIDGE = 24, 64, 8, 0.3
@@ -37,25 +35,12 @@ class Choice:
         return (("solver", self.solver), *self.options, ("grid", (self.grid, self.shape)))
 
 
-@lru_cache(maxsize=1024)
-def _takes(solver: str, option: str, value: Any) -> bool:
-    """Whether a solver has this value of an option: the forms and orders of some are not those of others."""
-    try:
-        build(solver, NoiseSchedule.vp_linear(), 6, **{option: value})
-    except ValueError:
-        return False
-    return True
-
-
 def space(solvers: Sequence[str], grids: Sequence[Any], switches: Mapping[str, Sequence[Any]]) -> list[Choice]:
     """Every choice, in a fixed order: of the switches, a solver takes those that are options of it."""
     found: dict[Choice, None] = {}
     for name in solvers:
         own = {switch: values for switch, values in switches.items() if switch in solver_of(name)[0].options}
         own = {switch: [tuple(v) if isinstance(v, list) else v for v in values] for switch, values in own.items()}
-        own = {
-            switch: taken for switch, values in own.items() if (taken := [v for v in values if _takes(name, switch, v)])
-        }
         for values in product(*own.values()):
             for grid in grids:
                 kind, shape = (grid, {}) if isinstance(grid, str) else grid

@@ -65,7 +65,8 @@ class TestS3:
     def test_a_third_of_it_finds_the_best_three(self, name):
         t = learnable(name, 5)
         start = base(t)
-        every = sorted(train_score(t, compiled(c, start, t)) for c in space(*SMALL.values()))
+        choices = [c for c in space(*SMALL.values()) if (c.solver, dict(c.options).get("form")) != ("deis", "x0")]
+        every = sorted(train_score(t, compiled(c, start, t)) for c in choices)  # without those that no solver has
         assert train_score(t, METHODS.find("s3").fn(t, start, **SMALL, evaluations=44)) <= every[2]
 
     def test_runs_no_more_than_the_budget(self):
