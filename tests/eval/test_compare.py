@@ -78,6 +78,7 @@ def test_stochastic_solvers_are_compared_with_their_own_path(gaussian: tuple) ->
     assert float(solver_errors.image_errors(curve.reference, exact).mean()) > 5 * curve.rmse[1]
 
 
+@pytest.mark.slow
 def test_adaptive_solvers_show_their_best_affordable_run(gaussian: tuple) -> None:
     draw, exact = gaussian
 

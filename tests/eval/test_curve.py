@@ -229,6 +229,7 @@ def test_a_point_is_the_evaluation_of_the_same_seeds(swept: Curves, real: torch.
     assert swept.about["real"] == "an array (40, 3, 28, 28)" and swept.about["pairs"] == 2
 
 
+@pytest.mark.slow
 def test_a_folder_has_pictures_page_and_figures(swept: Curves, tmp_path: Path) -> None:
     written = swept.write(tmp_path / "out")
     assert [p.name for p in written] == [

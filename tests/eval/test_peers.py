@@ -113,6 +113,7 @@ def test_statistics_are_those_of_pytorch_fid_and_files_go_both_ways(extractors, 
     assert from_images.value > 0.01 * np.trace(sigma)  # there is a distance to agree on
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Matrix is singular")
 def test_fid_is_pytorch_fids_number(state, pytorch_fid, tmp_path):
     """Of its layer of 64 dimensions, with more images than that: its root of a 2048 x 2048 product takes half a minute."""

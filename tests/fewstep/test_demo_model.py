@@ -46,6 +46,7 @@ def test_import_brings_no_torch():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale, each, n", [(1.0, 3, 12), (2.0, 1, 10)])
 def test_draws_the_digit_asked_for(pipe, scale, each, n):
     labels = torch.arange(10).repeat(each)

@@ -116,6 +116,12 @@ def in_turn(names: Iterable[Any], kinds: Iterable[Any]) -> list[Any]:
     ]
 
 
+def all_slow(names: Iterable[Any], kinds: Iterable[Any]) -> list[Any]:
+    """All pairs (name, kind) as parameters of a test that `-m slow` runs."""
+    kinds = list(kinds)
+    return [pytest.param(name, kind, marks=pytest.mark.slow) for name in names for kind in kinds]
+
+
 def starts(schedule: NoiseSchedule, t: float, n: int = 16, seed: int = 0, shape: tuple[int, ...] = (2,)) -> Tensor:
     """n float64 states of the marginal of unit data at time t."""
     generator = torch.Generator().manual_seed(seed)

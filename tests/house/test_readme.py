@@ -33,6 +33,7 @@ def test_python_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert "dpmpp_2m: order 2, 4 evaluations" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(trials, "REFERENCE", {"solver": "ddim", "nfe": 2, "grid": "uniform"})

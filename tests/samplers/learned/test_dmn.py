@@ -30,6 +30,7 @@ def of(schedule: Any, nfe: int, solver: str = "dpmpp_2m", **options: Any) -> tup
     return t, build(solver, schedule, nfe, "uniform", t_start=t.problem.t_start, t_end=t.problem.t_end, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "unipc", "deis", "dpmpp_2m_sde"])
 def test_bound_falls_on_every_schedule_without_network_calls(schedule, solver):

@@ -212,6 +212,7 @@ def test_wrong_usage_is_one_sentence(case: str, tmp_path: Path, monkeypatch: pyt
     assert len(list(tmp_path.iterdir())) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ring", pytest.param("sixteen", marks=pytest.mark.slow)])
 def test_estimate_is_what_is_spent(name: str) -> None:
     """Every stage of auto within 30 %: estimated on the stand-in, and counted where it is really done."""

@@ -41,6 +41,7 @@ def played(name: str, fn: Any, x: Tensor, prediction: str) -> Tensor:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*stopped before its end")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("prediction", ["epsilon", "sample"])

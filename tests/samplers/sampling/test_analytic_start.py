@@ -45,6 +45,7 @@ def test_every_ode_solver_as_if_the_first_answer_were_the_mean(kind: str) -> Non
     assert len(refused) <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["euler_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde", "er_sde", "res_multistep_ancestral"]
 )

@@ -111,6 +111,7 @@ def test_a_jump_keeps_the_marginal(N: int, D: int, ratio: float) -> None:
         assert p_value(x + z, new, D) < 1e-10  # Gaussian noise does not
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("D", [1.0, 3.0, 20.0, 98.0, 102.0, 2048.0, 8000.0, 1e5])
 def test_the_squared_scale_adds_up(D: float) -> None:
     """V_old + S = V_new in law, whatever N: the chi-square law of D / V, on both sides of every change of method."""
@@ -127,6 +128,7 @@ def test_from_no_noise_a_jump_is_the_prior() -> None:
     assert np.allclose(schedule.jump_scale(1e-6, 2.0, u), schedule.jump_scale(0.0, 2.0, u), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("D", [1, 3, 2048])
 def test_restart_keeps_the_marginal(D: int) -> None:
     """Data that is one point: the flow only scales, so what is left at the end is the law of the prior and the jumps."""
@@ -177,6 +179,7 @@ JUMPING = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("D", [1, 3])
 def test_every_noise_is_a_jump_by_its_law_or_is_refused(D: int) -> None:
     """Data that is one point: what is left at the end is the kernel there, whatever the solver; Gaussian noise would not do."""

@@ -100,6 +100,7 @@ def judged(cases, by):
     return Counter(result.split()[0] for result, _ in results), [r for r in results if r[0] != "fine"]
 
 
+@pytest.mark.slow
 def test_one_percent_of_the_product():
     cases = product()
     assert len(cases) > 20_000

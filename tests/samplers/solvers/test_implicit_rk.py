@@ -60,6 +60,7 @@ CASES: list[tuple[dict[str, Any], int, int]] = [  # options, evaluations a step,
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "calls", "order"), CASES)
 def test_every_sweep_gains_an_order_up_to_the_methods(options: dict[str, Any], calls: int, order: int) -> None:
     denoiser, x, ends, answer = problem("flow")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from convergence import MIXTURE, SCHEDULES, problem, slopes
-from problems import in_turn, starts
+from problems import all_slow, in_turn, starts
 
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, build, sample
 from fewstep.samplers.building.compiling import compile_path
@@ -37,7 +37,8 @@ def expected(name: str, options: dict[str, Any]) -> int:
     return build(name, SCHEDULES["vp"][0], 40, "logsnr", **options).order
 
 
-@pytest.mark.parametrize(("name", "kind"), in_turn(ODE, SCHEDULES))
+# every second solver by default, each of them when the slow ones run
+@pytest.mark.parametrize(("name", "kind"), [*in_turn(ODE[::2], SCHEDULES), *all_slow(ODE[1::2], SCHEDULES)])
 def test_declared_order(name: str, kind: str) -> None:
     assert measured(kind, name) == pytest.approx(SOLVERS[name].order, abs=0.25)
 

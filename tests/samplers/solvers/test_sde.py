@@ -34,6 +34,7 @@ def weak_order(kind: str, name: str, nfes: tuple[int, ...] = (128, 256, 512), **
     return float(slopes[-1, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), in_turn(CONVERGENT, SCHEDULES))
 def test_weak_order(name: str, kind: str) -> None:
     """As declared; where the noise that costs the order is small, rows are better on the way to it."""
