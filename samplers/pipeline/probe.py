@@ -93,6 +93,8 @@ class Probe(Scheduler):
         return_dict: bool = True,
         per_token_timesteps: Tensor | None = None,
         prev_timestep: Any = None,
+        *,
+        r_timestep: Any = None,
     ) -> Any:
         """The Halt to suspend the pipeline with."""
         # One turn, one step: a pipeline that steps twice a turn, or steps in a loop of its own, would be given a state of

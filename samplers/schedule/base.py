@@ -125,7 +125,7 @@ class NoiseSchedule(ABC):
         t = np.asarray(t, np.float64)[()]
         return Nodes(t, self.alpha(t), self.sigma(t), self.lam(t))
 
-    def node(self, t: float) -> Node:
+    def node(self, t: Any) -> Node:
         """The same at one time, as Python floats."""
         return Node(*(float(v) for v in self.nodes(float(t))))
 

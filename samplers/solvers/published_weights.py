@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from fewstep.samplers.coefficients.phi import phis
 from fewstep.samplers.coefficients.weights import euler_weight, lagrange_row, scale
 from fewstep.samplers.schedule.base import Node
 
-Correction = Callable[[Path, list[Node], Node, float], "list[float] | None"]
+Correction = Callable[[Path, Sequence[Node], Node, float], "list[float] | None"]
 
 
 def half_curvature(form: str, midpoint: bool) -> Correction:
@@ -26,7 +26,7 @@ def half_curvature(form: str, midpoint: bool) -> Correction:
     c = phi_1 / 2 beside two outputs where `midpoint`, else phi_2.
     """
 
-    def weights(path: Path, past: list[Node], t: Node, tau: float) -> list[float] | None:
+    def weights(path: Path, past: Sequence[Node], t: Node, tau: float) -> list[float] | None:
         if not 2 <= len(past) <= 3:
             return None
         s = past[0]
@@ -60,7 +60,7 @@ def misplaced_adams(form: str, as_public: bool) -> Correction:
     output has what is missing to one, and the step into sigma = 0 has exact weights.
     """
 
-    def weights(path: Path, past: list[Node], t: Node, tau: float) -> list[float] | None:
+    def weights(path: Path, past: Sequence[Node], t: Node, tau: float) -> list[float] | None:
         if t.sigma == 0 and as_public:
             return [euler_weight(form, past[0], t), *[0.0] * (len(past) - 1)]
         if len(past) < 3 or t.sigma == 0:
@@ -110,7 +110,7 @@ class VPClock(NamedTuple):
         grown = np.logaddexp(0.0, 2 * level)
         return (np.sqrt(self.beta_min**2 + 2 * self.beta_d * grown) - self.beta_min) / self.beta_d
 
-    def weights(self, path: Path, past: list[Node], t: Node, tau: float) -> list[float] | None:
+    def weights(self, path: Path, past: Sequence[Node], t: Node, tau: float) -> list[float] | None:
         """Lagrange weights of outputs polynomial in the clock's time."""
         if len(past) < 2:
             return None
