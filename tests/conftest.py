@@ -3,6 +3,7 @@
 import gc
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -59,3 +60,13 @@ def pytest_collection() -> Iterator[None]:
         gc.collect()
         gc.freeze()  # nor is it looked at again during the tests
         gc.enable()
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Without what diffusers logs and warns of while its classes are made and run."""
+    logging.disable(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    logging.disable(logging.NOTSET)

@@ -17,7 +17,7 @@ class Path:
 
     landings: {group: node} for groups that end elsewhere than at the next boundary, from where noise takes the state
     up to it (see solvers/ancestral.py); None where the solver may choose. nfe: of the whole run, where more than the groups'.
-    limiter: whether rows extrapolate no farther than their history supports, see coefficients/limiter.py.
+    limiter: whether rows extrapolate no farther than their history supports, see solvers/limiter.py.
     """
 
     schedule: NoiseSchedule

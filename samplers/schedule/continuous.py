@@ -84,7 +84,7 @@ class VPCosine(VP):
         return np.maximum((a - b) * (1 + self.s) * 2 / np.pi, 0.0)[()]
 
 
-class _SigmaTime(NoiseSchedule):
+class SigmaTime(NoiseSchedule):
     """alpha = 1 and t = sigma."""
 
     kind = "ve"
@@ -144,7 +144,7 @@ class VPSigma(VP):
 
 @schedule_class
 @dataclass(frozen=True, eq=False)
-class VE(_SigmaTime):
+class VE(SigmaTime):
     """Variance exploding in sigma (Song et al., arXiv 2011.13456); ends at sigma_min."""
 
     sigma_min: float
@@ -160,7 +160,7 @@ class VE(_SigmaTime):
 
 @schedule_class
 @dataclass(frozen=True, eq=False)
-class EDM(_SigmaTime):
+class EDM(SigmaTime):
     """EDM (Karras et al., arXiv 2206.00364); ends at sigma = 0. sigma_data belongs to the network's preconditioning."""
 
     sigma_min: float = 0.002

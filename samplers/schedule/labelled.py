@@ -9,14 +9,13 @@ c_skip = sigma_data^2 / c^2, c_out = +-sigma sigma_data / c, c_in = 1 / c with c
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fewstep.checks import unknown
-from fewstep.samplers.schedule.base import Array, Nodes, NoiseSchedule, log, schedule_class
-from fewstep.samplers.schedule.continuous import EDM
+from fewstep.samplers.schedule.base import Array, Nodes, log, schedule_class
+from fewstep.samplers.schedule.continuous import EDM, SigmaTime
 from fewstep.samplers.schedule.outputs import Prediction
 
 
@@ -65,15 +64,13 @@ class LabelledEDM(EDM):
 
 @schedule_class
 @dataclass(frozen=True, eq=False, repr=False)
-class ScaledVE(NoiseSchedule):
+class ScaledVE(SigmaTime):
     """A table of alpha^2 in the state x / alpha: alpha = 1, t = sigma / alpha of the table; networks see training steps.
 
     For networks of which the pipeline itself makes x0 out of that state, as latent upscalers' do.
     """
 
     table: bytes = field(repr=False)  # alpha^2, float64
-    kind: ClassVar[str] = "ve"
-    default_grid: ClassVar[str] = "karras"
 
     @property
     def _levels(self) -> Array:
@@ -88,18 +85,6 @@ class ScaledVE(NoiseSchedule):
 
     t_max = property(lambda self: float(self._levels[-1]))  # type: ignore[assignment]
     t_min = property(lambda self: float(self._levels[0]))  # type: ignore[assignment]
-
-    def alpha(self, t: ArrayLike) -> Array:
-        return np.ones_like(np.asarray(t, np.float64))[()]
-
-    def sigma(self, t: ArrayLike) -> Array:
-        return np.array(t, np.float64)[()]
-
-    def lam(self, t: ArrayLike) -> Array:
-        return -log(np.asarray(t, np.float64))[()]
-
-    def t_of_lam(self, lam: ArrayLike) -> Array:
-        return np.exp(-np.asarray(lam, np.float64))[()]
 
     def model_time(self, t: ArrayLike) -> Array:
         """The (fractional) training step of a level, log sigma linear between steps."""

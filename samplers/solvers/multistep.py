@@ -10,18 +10,17 @@ at the start and may taper at the end; a step into sigma = 0 with g = lam, or ou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from math import expm1
+from collections.abc import Sequence
 from typing import Any
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
-from fewstep.samplers.coefficients.weights import euler_weight, lagrange_row, linear, noise_weight
+from fewstep.samplers.coefficients.weights import lagrange_row, linear, noise_weight
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.solvers.limiter import limited
-from fewstep.samplers.solvers.published_weights import VPClock, half_curvature, misplaced_adams
+from fewstep.samplers.solvers.published_weights import Correction, VPClock, half_curvature, misplaced_adams
 from fewstep.samplers.table.row import INPUT, Row, noise
 
 
@@ -51,9 +50,6 @@ def orders(path: Path, order: int, taper: bool | str, form: str, var: str) -> li
 def safe_form(form: str, s: Node) -> str:
     """The form itself, or x0 where eps is undefined (alpha = 0)."""
     return "x0" if form == "eps" and s.alpha == 0 else form
-
-
-Correction = Callable[[Path, Sequence[Node], Node, float], "list[float] | None"]
 
 
 def multistep(
@@ -100,36 +96,9 @@ def euler(path: Path) -> Solution:
     return multistep(path, form="x0", order=1, var="lam", taper=False)
 
 
-def half_weights(path: Path, past: Sequence[Node], t: Node, tau: float = 0.0) -> list[float] | None:
-    """The published midpoint 2M and the half-weight 3M of public code, on x0."""
-    s = past[0]
-    h = t.lam - s.lam
-    if len(past) == 2:
-        r0 = (s.lam - past[1].lam) / h
-        b = -t.alpha * expm1(-(1 + tau**2) * h)
-        return [b * (1 + 0.5 / r0), -b * 0.5 / r0]
-    if len(past) == 3:
-        exact = lagrange_row(path.schedule, "x0", "lam", s, t, past, tau)
-        two = lagrange_row(path.schedule, "x0", "lam", s, t, past[:2], tau)
-        r0, r1 = (s.lam - past[1].lam) / h, (past[1].lam - past[2].lam) / h
-        # D2 enters the exact row as 2 (d0 - d1) / (r0 + r1); public code halves it and keeps the rest.
-        slope = _slope_weights(r0, r1)
-        phi2 = (two[0] - euler_weight("x0", s, t, tau)) * r0
-        full = [a - b for a, b in zip(exact, [euler_weight("x0", s, t, tau), 0.0, 0.0], strict=True)]
-        curve = [f - phi2 * d for f, d in zip(full, slope, strict=True)]
-        return [e - 0.5 * c for e, c in zip(exact, curve, strict=True)]
-    return None
-
-
-def _slope_weights(r0: float, r1: float) -> list[float]:
-    """Weights on m0, m1, m2 of D1 = d0 + r0 / (r0 + r1) (d0 - d1)."""
-    a = 1 + r0 / (r0 + r1)
-    b = r0 / (r0 + r1)
-    return [a / r0, -a / r0 - b / r1, b / r1]
-
-
 def _variant(name: str, variant: str) -> Correction | None:
-    return half_weights if opt.one_of(name, "variant", variant, ("exact", "public")) == "public" else None
+    public = opt.one_of(name, "variant", variant, ("exact", "public")) == "public"
+    return half_curvature("x0", midpoint=True) if public else None
 
 
 @solver(

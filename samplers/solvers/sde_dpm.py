@@ -13,7 +13,7 @@ from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
 from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
-from fewstep.samplers.solvers.multistep import half_weights, multistep
+from fewstep.samplers.solvers.multistep import multistep
 from fewstep.samplers.solvers.published_weights import half_curvature
 
 TAU_MOST = 10.0
@@ -36,7 +36,9 @@ def dpmpp_2m_sde(
     with k = (1 + tau^2) h, r = h_prev / h (variant "midpoint"); "heun": alpha_t k phi_2(-k) (m0 - m1)/r, the exact weight.
     """
     public = (
-        half_weights if opt.one_of("dpmpp_2m_sde", "variant", variant, ("midpoint", "heun")) == "midpoint" else None
+        half_curvature("x0", midpoint=True)
+        if opt.one_of("dpmpp_2m_sde", "variant", variant, ("midpoint", "heun")) == "midpoint"
+        else None
     )
     tau = opt.number("dpmpp_2m_sde", "tau", tau, TAU_MOST)
     return multistep(path, form="x0", order=2, var="lam", taper=lower_order_final, public=public, tau=tau)
@@ -52,7 +54,10 @@ def dpmpp_3m_sde(
     beside the midpoint rule. Both are of order 2 at tau = 0. (The weight in diffusers has a wrong sign: order 1.)
     lower_order_final: default True, False of "k_diffusion".
     """
-    known = {"exact": None, "public": half_weights, "k_diffusion": half_curvature("x0", midpoint=False)}
+    known = {
+        "exact": None,
+        **{name: half_curvature("x0", midpoint=name == "public") for name in ("public", "k_diffusion")},
+    }
     public = known[opt.one_of("dpmpp_3m_sde", "variant", variant, known)]
     taper = variant != "k_diffusion" if lower_order_final is None else lower_order_final
     tau = opt.number("dpmpp_3m_sde", "tau", tau, TAU_MOST)

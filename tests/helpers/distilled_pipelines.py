@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from late import diffusers
 from parts import GUIDED, PIXELS_OUT, SIZE, conditional_unet
-from pipelines import MASKED, PIPELINES, _stable_diffusion
+from pipelines import MASKED, PIPELINES, _stable_diffusion, small_unet
 
 
 class Typed(torch.nn.Module):
@@ -55,11 +55,7 @@ def lcm() -> Any:
 
 @own
 def consistency_model() -> Any:
-    unet = diffusers.UNet2DModel(
-        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=4,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
-    return diffusers.ConsistencyModelPipeline(unet, diffusers.CMStochasticIterativeScheduler()), {
+    return diffusers.ConsistencyModelPipeline(small_unet(), diffusers.CMStochasticIterativeScheduler()), {
         "batch_size": 2,
         **PIXELS_OUT,
     }

@@ -99,13 +99,19 @@ def recorded(scheduler: Any) -> Any:
         del scheduler.step
 
 
-@vp
-def ddpm() -> Any:
-    unet = diffusers.UNet2DModel(
+def small_unet() -> Any:
+    return diffusers.UNet2DModel(
         sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=4,
         down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
-    return diffusers.DDPMPipeline(unet, diffusers.DDIMScheduler(clip_sample=False)), {"batch_size": 2, **PIXELS_OUT}
+
+
+@vp
+def ddpm() -> Any:
+    return diffusers.DDPMPipeline(small_unet(), diffusers.DDIMScheduler(clip_sample=False)), {
+        "batch_size": 2,
+        **PIXELS_OUT,
+    }
 
 
 @vp

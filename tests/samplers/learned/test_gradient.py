@@ -143,9 +143,9 @@ def test_losses_and_optimizers(loss: Any, optimizer: str) -> None:
 def test_rules_of_the_published_method(optimizer: str) -> None:
     """RMSprop and SGD with momentum, at a rate that suits them."""
     made = small()
-    recipe = DescentOptions(loss="log", optimizer=optimizer, lr=0.005, steps=30, batch=64, remember=True)
+    recipe = DescentOptions(loss="log", optimizer=optimizer, lr=0.005, steps=80, batch=64, remember=True)
     descend(made, Knobs(start(made), "sample", ("grid",)), recipe)
-    assert made.best_score < 0.98 * made.base_score
+    assert made.best_score < 0.95 * made.base_score
 
 
 def test_lion_by_hand() -> None:

@@ -1,8 +1,5 @@
 """Pipelines of few-step models: with our Scheduler in place they give what their own scheduler gives."""
 
-import logging
-import warnings
-
 import pytest
 import torch
 from distilled_pipelines import OWN, make
@@ -11,14 +8,7 @@ from pipelines import generate
 import fewstep
 from fewstep import Denoiser
 
-
-@pytest.fixture(autouse=True)
-def quiet():
-    logging.disable(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    logging.disable(logging.NOTSET)
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.mark.parametrize("steps", [2, 4])

@@ -1,8 +1,5 @@
 """Every scheduler class that diffusers exports: equal to it, a rule of its own tested against textbook values, or refused."""
 
-import logging
-import warnings
-
 import numpy as np
 import pytest
 import torch
@@ -82,13 +79,7 @@ OWN = {  # class: the test that compares our rule with textbook values
 }
 
 
-@pytest.fixture(autouse=True)
-def quiet():
-    logging.disable(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    logging.disable(logging.NOTSET)
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 def exported():
