@@ -7,7 +7,6 @@ device an attempt.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -143,15 +142,12 @@ def integrate(problem: Problem, method: Method, h: float | None, min_step: float
 
 def _outcome(problem: Problem, steps: _Steps, u: Tensor, status: str) -> Outcome:
     """The samples, after the last step on x0 where there is one. NaN that stopped one is told as such."""
-    if status != "done" or steps.stalled.any():
-        stuck = np.flatnonzero(steps.lost & (steps.s < problem.end))
-        if len(stuck):
-            t = float(problem.time(steps.s)[stuck].max())
-            warnings.warn(
-                f"{problem.name}: the network's output led to values that are not finite (NaN) in {len(stuck)} of "
-                f"{len(steps.s)} samples right after t = {t:.6g}, with steps down to min_step; these stay where they were",
-                stacklevel=4,
-            )
+    stuck, why = np.flatnonzero(steps.lost & (steps.s < problem.end)), ""
+    if len(stuck):
+        why = (
+            f"The network's output led to values that are not finite (NaN) in {len(stuck)} of {len(steps.s)} samples right "
+            f"after t = {float(problem.time(steps.s)[stuck].max()):.6g}, however short the step; these stay where they were"
+        )
     x = u * column(problem.scale(problem.time(steps.s)), u)
     arrived = np.flatnonzero(steps.s >= problem.end)
     if steps.stalled.any():
@@ -163,7 +159,7 @@ def _outcome(problem: Problem, steps: _Steps, u: Tensor, status: str) -> Outcome
             status = "max_nfe"
     slowest = int(problem.each.argmax())
     did = int(steps.accepted[slowest]), int(steps.rejected[slowest])
-    return Outcome(x, int(problem.each.max()), problem.calls, *did, status, tuple(int(e) for e in problem.each))
+    return Outcome(x, int(problem.each.max()), problem.calls, *did, status, tuple(int(e) for e in problem.each), why)
 
 
 def _bar(problem: Problem) -> Any:

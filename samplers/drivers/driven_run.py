@@ -68,7 +68,7 @@ class Outcome:
 
     x: the samples. nfe: evaluations that the slowest sample spent; calls: network calls one after another; each: the
     evaluations of every sample, where they differ. status: "done", or the limit that was met: "max_nfe",
-    "min_step" or "max_sweeps".
+    "min_step" or "max_sweeps". why: what stopped it, where that is no limit but the network.
     """
 
     x: Tensor
@@ -78,3 +78,4 @@ class Outcome:
     rejected: int = 0
     status: str = "done"
     each: tuple[int, ...] | None = None
+    why: str = ""

@@ -51,9 +51,9 @@ def drive(
     task = Task(denoiser, x, first, last, nfe, spec["grid"], dtype=dtype, tell=look.tell, **{**run, "seeds": seeds})
     out = entry.fn(task, **chosen)
     if out.status != "done":
+        why = out.why or "Allow more, or ask for less precision"
         warnings.warn(
-            f"{entry.name} stopped before its end: {out.status} after {out.nfe} network evaluations. Allow more, or ask for "
-            "less precision",
+            f"{entry.name} stopped before its end: {out.status} after {out.nfe} network evaluations. {why}",
             stacklevel=3,
         )
     return Info(out.nfe, out.accepted, out.rejected, out.status, 0.0, None, out.calls, out.each), out.x
