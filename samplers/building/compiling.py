@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from fewstep.checks import whole
-from fewstep.samplers.building.analytic_start import analytic_start
 from fewstep.samplers.building.names import checked_options, solver_of
 from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import Entry
@@ -62,6 +61,8 @@ def build(
         raise no_table(entry.name)
     chosen = checked_options(entry, options)
     if afs:
+        from fewstep.samplers.building.analytic_start import analytic_start
+
         more = None if nfe is None else whole("nfe", nfe, of="network evaluations") + 1
         ends: dict[str, Any] = {"t_start": t_start, "t_end": t_end, "model_times": model_times, "groups": groups}
         return analytic_start(build(entry, schedule, more, folk_grid if grid is None else grid, **ends, **options))

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.artefact.choosing import Named, chosen
-from fewstep.samplers.building.analytic_start import free_step
 from fewstep.samplers.noise.draws import Noise
 from fewstep.samplers.noise.sources import source
 from fewstep.samplers.run.checks import mean_for, require_finite, validate, validate_noise
@@ -107,7 +106,11 @@ def sample(
         tableau = table_for(denoiser, plays, spec, solver_options)
         constant = None if mu is None else mu.to(wide)
         steps = lower(tableau, denoiser.prediction, x_T.device, wide, post, constant)
-        begun = x_T.to(wide) * (free_step(tableau, t_start) if solver_options.get("afs") else 1.0)
+        begun = x_T.to(wide)
+        if solver_options.get("afs"):
+            from fewstep.samplers.building.analytic_start import free_step
+
+            begun = begun * free_step(tableau, t_start)
         state = first_state(tableau, begun)
         x = _play(denoiser, tableau, _bar(steps, progress), state, x_T.dtype, noise=drawn, look=look, check=check)
         info = Info(tableau.nfe, tableau.nfe, 0, "done", 0.0, tableau, tableau.nfe)

@@ -54,6 +54,7 @@ INSIDE = {  # imports within functions: file -> why
     "fewstep/output/pictures.py": SLOW,
     "fewstep/registry.py": SLOW,
     "samplers/artefact/file.py": SLOW,
+    "samplers/building/compiling.py": SLOW,
     "samplers/commands/catalogue.py": HELP,
     "samplers/commands/sample_options.py": HELP,
     "samplers/drivers/adaptive_loop.py": SLOW,

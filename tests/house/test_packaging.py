@@ -67,6 +67,20 @@ def test_import_is_cheap_and_public_names_resolve() -> None:
     )
 
 
+def test_scheduler_and_sample_load_fewer_lines_than_the_first_release() -> None:
+    """Imported and used once each; the first release loaded 10,429 lines."""
+    run(
+        sys.executable, "-c",
+        "import sys, torch\n"
+        "from fewstep import Denoiser, NoiseSchedule, Scheduler, sample\n"
+        "sample(Denoiser(lambda x, t: x, NoiseSchedule.vp_linear()), torch.randn(1, 2), 'dpmpp_2m', 3)\n"
+        "Scheduler.from_config({'_class_name': 'DDIMScheduler'}).set_timesteps(3)\n"
+        "files = [m.__file__ for name, m in sys.modules.items() if name.startswith('fewstep') and m.__file__]\n"
+        "lines = sum(len(open(file, encoding='utf-8').read().splitlines()) for file in files)\n"
+        "assert lines < 10_429, lines\n",
+    )  # fmt: skip
+
+
 def test_unknown_attribute_is_an_attribute_error() -> None:
     import fewstep
 
