@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from problems import Mixture
 
-from fewstep.samplers import Artefact, Learned, NoiseSchedule, Tableau, build
+from fewstep.samplers import Artefact, Learned, NoiseSchedule, Statistics, Tableau, build
 from fewstep.samplers.artefact.corrections import M, widened
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.schedule.outputs import form_pair
@@ -58,3 +59,34 @@ def artefact(schedule: NoiseSchedule, *nfes: int, prediction: str = "epsilon", *
     """Tables for several nfe on a schedule's default grid, moved."""
     tables = tuple(Learned(learned_table(schedule, n, seed=n, **how), report={"gain": 0.5}) for n in nfes or (5,))
     return Artefact(tables, {"prediction": prediction, "name": "by hand"}, {"method": "by hand", "seeds": [0, 64]})
+
+
+BETAS = np.linspace(1e-4, 0.02, 1000)
+VP = NoiseSchedule.vp_linear()
+DISCRETE = NoiseSchedule.discrete(np.cumprod(1 - BETAS))
+SCHEDULES = {"vp": VP, "edm": NoiseSchedule.edm(), "flow": NoiseSchedule.flow(3.0), "discrete": DISCRETE}
+
+
+def statistics(shape=(64, 64), seed=0):
+    """Of every element, and not small."""
+    random = np.random.default_rng(seed)
+    l, s, b = (0.1 * random.standard_normal((4, *shape)) for _ in range(3))  # noqa: E741
+    return Statistics(np.array([-20.0, -5, 5, 20]), 1 + 0 * l, s, b, {"seed": seed})
+
+
+def exact(schedule):
+    """A network of a prediction type that also tells at alpha = 0."""
+    return Mixture().denoiser(schedule, prediction(schedule))
+
+
+def prediction(schedule):
+    return "flow_prediction" if schedule.kind == "flow" else "epsilon"
+
+
+def guided(schedule=DISCRETE, nfe=5, scales=(1.0, 3.0), **how):
+    tables = tuple(Learned(learned_table(schedule, nfe, seed=i, **how), scale) for i, scale in enumerate(scales))
+    return Artefact(tables, {"prediction": prediction(schedule)})
+
+
+def error(x, reference):
+    return float((x - reference).square().mean().sqrt())
