@@ -64,8 +64,8 @@ def build(
         from fewstep.samplers.building.analytic_start import analytic_start
 
         more = None if nfe is None else whole("nfe", nfe, of="network evaluations") + 1
-        ends: dict[str, Any] = {"t_start": t_start, "t_end": t_end, "model_times": model_times, "groups": groups}
-        return analytic_start(build(entry, schedule, more, folk_grid if grid is None else grid, **ends, **options))
+        where: dict[str, Any] = {"t_start": t_start, "t_end": t_end, "model_times": model_times, "groups": groups}
+        return analytic_start(build(entry, schedule, more, folk_grid if grid is None else grid, **where, **options))
     grid = folk_grid if grid is None else grid
     explicit = grid is not None and not isinstance(grid, str) and not callable(grid)
     if explicit:
@@ -90,7 +90,8 @@ def build(
     if groups is not None and sum(groups) != nfe:
         raise ValueError(f"`groups` {tuple(groups)} spend {sum(groups)} evaluations; expected nfe = {nfe}")
     if groups is None:
-        groups = entry.groups(nfe, bool(schedule.alpha(first) == 0), bool(schedule.sigma(last) == 0), chosen)
+        ends = bool(schedule.alpha(first) == 0), bool(schedule.sigma(last) == 0)
+        groups = entry.groups(nfe, *ends, chosen, None if explicit else float(schedule.lam(first)))
     if grid is None and entry.order == 0 and schedule.default_grid == "karras" and schedule.sigma(last) == 0:
         # its network answers with data, and has nothing left to do at the smallest level
         times = np.delete(make_grid(None, schedule, len(groups) + 1, t_start, t_end), -2)
@@ -138,7 +139,7 @@ def compile_path(
             [told.get(row.at.t, own) for row, own in zip(solution.rows, np.atleast_1d(shown), strict=True)]
         )
     table = Tableau.from_rows(
-        entry.name, schedule, solution.rows, nodes[-1], order=solution.order, groups=solution.groups or groups,
+        entry.name, schedule, solution.rows, nodes[-1], order=solution.order_on(schedule, nodes), groups=solution.groups or groups,
         model_times=np.atleast_1d(shown), options=options,
         conserves=solution.conserves, jumps=solution.jumps,
     )  # fmt: skip

@@ -51,7 +51,8 @@ class Path:
 class Solution:
     """What a family returns: rows, their order, what they conserve, and where they went if not along the path.
 
-    groups and jumps: calls of each step, and landings, where they differ from the path's. See Tableau for the words.
+    groups and jumps: calls of each step, and landings, where they differ from the path's. smooth: ends at which the order
+    holds though lam is infinite there, of "start end". See Tableau for the words.
     """
 
     rows: Sequence[Row]
@@ -59,3 +60,15 @@ class Solution:
     conserves: str = "x0 eps"
     groups: tuple[int, ...] | None = None
     jumps: Mapping[int, Node] = field(default_factory=dict)
+    smooth: str = ""
+
+    def order_on(self, schedule: NoiseSchedule, nodes: Sequence[Node]) -> int:
+        """The order on a path: two at most on flows from pure noise or into data, but for solvers that are smooth there.
+
+        However fine its grid, a flow has the same few first and last steps in lam: log 2, log 3/2, ..., and steps of several
+        calls have one call there.
+        """
+        rough = (nodes[0].alpha == 0 and "start" not in self.smooth) or (
+            nodes[-1].sigma == 0 and "end" not in self.smooth
+        )
+        return min(self.order, 2) if rough and schedule.kind == "flow" else self.order

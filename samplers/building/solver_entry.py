@@ -68,6 +68,7 @@ class Entry:
     main: Callable[[int, Mapping[str, Any]], int] | None = None
     adaptive: bool = False
     bound: tuple[tuple[str, Any], ...] = ()
+    again: Callable[[Mapping[str, Any], int, float], bool] | None = None
 
     def with_defaults(self, options: Mapping[str, Any]) -> Entry:
         """This entry with other defaults, as a folk name has it; the entry itself where there are none."""
@@ -88,8 +89,15 @@ class Entry:
         own = dict(options)
         return self.fn(replace(path, limiter=own.pop("limiter", False)), **own)
 
-    def groups(self, nfe: int, singular_start: bool, singular_end: bool, options: Mapping[str, Any]) -> tuple[int, ...]:
-        """Network calls of each step of the grid: their sum is nfe, or what `main` leaves of it."""
+    def groups(
+        self, nfe: int, singular_start: bool, singular_end: bool, options: Mapping[str, Any], lam: float | None = None
+    ) -> tuple[int, ...]:
+        """Network calls of each step of the grid: their sum is nfe, or what `main` leaves of it.
+
+        lam: at the start, where the run may ask twice at its second node for the sake of its order.
+        """
+        if self.again and lam is not None and self.again(options, nfe, lam):
+            return (1, 2, *[1] * (nfe - 3))
         nfe = self.main(nfe, options) if self.main else nfe
         calls = self.calls(options) if callable(self.calls) else self.calls
         first = int(singular_start and "start" in self.singular_ends and calls > 1)

@@ -16,7 +16,7 @@ evaluated. (l, s, b) = (1, 0, 0) makes these the rows of DPM-Solver++ and UniPC,
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from fewstep.samplers.schedule.base import Array, Node
 from fewstep.samplers.schedule.outputs import Form
 from fewstep.samplers.solvers.limiter import LINE, supported
 from fewstep.samplers.solvers.multistep import orders
+from fewstep.samplers.solvers.starting import Start, asks_again, total
 from fewstep.samplers.table.row import CARRY, CONST, INPUT, Row
 from fewstep.samplers.table.statistics import Statistics
 
@@ -130,30 +131,44 @@ def rows(
 ) -> list[Row]:
     """One row a step: corrected state in `carry`, prediction in `input`."""
     plan, made, step = orders(path, order, taper, "x0", "lam"), [], None
+    start = Start(path, [_form(statistics, node) for node in path.nodes[:-1]], corrector or order)
     for k, (p, s, t) in enumerate(zip(plan, path.nodes[:-1], path.nodes[1:], strict=True)):
         anchor: Sum = {INPUT: 1.0}
-        if corrector and step is not None:
-            earlier = {j: path.nodes[k - j] for j in range(2, min(corrector, plan[k - 1] + 1))}
+        carry = None
+        if start.again or not corrector:
+            anchor, carry = start.state(k), start.keeps(k)
+        if corrector and step is not None and k > 2 * start.again:
+            earlier = {j: path.nodes[k - j] for j in range(2, min(corrector, plan[k - 1] + 1, k + 1 - start.again))}
             anchor = weights(statistics, step, {1: step.s, 0: s, **earlier}, CARRY, pseudo[1])
         step = interval(statistics, s, t) if s.alpha > 0 and t.sigma > 0 else None
         if step is not None:
-            past = [path.nodes[k - j] for j in range(p)]
+            registers = start.registers(k, p)
+            past = [path.nodes[k - j] for j in range(len(registers))]
             u = supported(path, "x0", "lam", t, past)
             reach = None if u is t else interval(statistics, s, u)
-            after = weights(statistics, step, dict(enumerate(past[: p if u is t else LINE])), INPUT, pseudo[0], reach)
+            at = dict(zip(registers, past if u is t else past[:LINE], strict=False))
+            after = weights(statistics, step, at, INPUT, pseudo[0], reach)
         elif s.alpha > 0:
             after = _to_data(statistics, s, t)
         else:
             after = {INPUT: linear("x0", s, t), 0: euler_weight("x0", s, t)}
-        slope = after.pop(INPUT)
-        line = {register: slope * value for register, value in anchor.items()}
-        for register, value in after.items():
-            line[register] = line.get(register, 0.0) + value
-        made.append(Row(s, _form(statistics, s), line, anchor))
+        if k == 0:
+            start = replace(start, step=dict(after))
+        if k == 1:
+            made += start.first_answer()
+        line = total([(after.pop(INPUT), anchor), (1.0, after)])
+        made.append(Row(s, _form(statistics, s), line, carry or anchor))
     return made
 
 
-@solver("dpm_solver_v3", order=4, prediction="eps - l x", reference=ref.DPM_V3, aliases=("dpm_v3", "DPM-Solver-v3"))
+@solver(
+    "dpm_solver_v3",
+    order=4,
+    prediction="eps - l x",
+    again=asks_again,
+    reference=ref.DPM_V3,
+    aliases=("dpm_v3", "DPM-Solver-v3"),
+)
 def dpm_solver_v3(
     path: Path,
     *,

@@ -143,7 +143,10 @@ def fast_plan(nfe: int, calls: int, reserved: bool) -> tuple[int, ...]:
 
 @solver("dpm_fast", order=3, prediction="eps", reference=ref.DPM, calls=3, plan=fast_plan, **_ENDS)
 def dpm_fast(path: Path, *, correction: str = "dpmsolver") -> Solution:
-    """DPM-Solver-fast: steps of DPM-Solver-3 (order 3) and, last, a 2 and/or a 1, spending any number of evaluations."""
+    """DPM-Solver-fast: steps of DPM-Solver-3 and, last, a 2 and/or a 1, spending any number of evaluations.
+
+    Order 3, as long as a last step of one call is short: it alone is of order two.
+    """
     return _dpm(path, "dpm_fast", 3, "eps", correction, 1 / 3)
 
 

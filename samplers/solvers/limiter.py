@@ -19,6 +19,8 @@ allowed, up to four steps: that is far within the radius. So nothing changes on 
 stay, since steps of a smooth grid become both as their number grows. In t and G outputs are smooth to both ends, and may be
 followed farther. A step into sigma = 0 is infinite in lam and published rows are first order there; these are second order.
 
+With `limiter=False` rows are the published ones; then the first step is not corrected either (solvers/starting.py).
+
 Single steps of several calls have no history. There the eps form is what fails: its weights grow like e^h with the step, those
 of x0 like 1 - e^-h, so steps longer than LONG are taken on x0.
 """

@@ -11,7 +11,7 @@ at the start and may taper at the end; a step into sigma = 0 with g = lam, or ou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building import references as ref
@@ -21,7 +21,8 @@ from fewstep.samplers.coefficients.weights import lagrange_row, linear, noise_we
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.solvers.limiter import limited
 from fewstep.samplers.solvers.published_weights import Correction, VPClock, half_curvature, misplaced_adams
-from fewstep.samplers.table.row import INPUT, Row, noise
+from fewstep.samplers.solvers.starting import Start, asks_again, total
+from fewstep.samplers.table.row import CARRY, Row, Terms, noise
 
 
 def orders(path: Path, order: int, taper: bool | str, form: str, var: str) -> list[int]:
@@ -47,6 +48,9 @@ def orders(path: Path, order: int, taper: bool | str, form: str, var: str) -> li
     return out
 
 
+SMOOTH = {"flow": "start end", "eps": "end", "x0": ""}  # in t and in the form's own variable
+
+
 def safe_form(form: str, s: Node) -> str:
     """The form itself, or x0 where eps is undefined (alpha = 0)."""
     return "x0" if form == "eps" and s.alpha == 0 else form
@@ -60,27 +64,41 @@ def multistep(
     var: str,
     taper: bool | str,
     public: Correction | None = None,
+    corrected: bool = True,
     tau: float = 0.0,
 ) -> Solution:
-    """Rows of the Lagrange formula, with noise where tau > 0; `public` may replace weights by a published variant's."""
-    rows = []
+    """Rows of the Lagrange formula, with noise where tau > 0; `public` may replace weights by a published variant's.
+
+    corrected: whether the first step of orders above two is mended by the second call, see solvers/starting.py.
+    """
+    kinds = [safe_form(form, s) for s in path.nodes]
+    start, rows = Start(path, kinds, order if corrected and not tau else 0), []
     for k, (p, s, t) in enumerate(
         zip(orders(path, order, taper, form, var), path.nodes[:-1], path.nodes[1:], strict=True)
     ):
-        kind = "x0" if tau and t.sigma == 0 else safe_form(form, s)
-        past = [path.nodes[k - j] for j in range(p if kind == form else 1)]  # outputs of another form have no history
+        kind = "x0" if tau and t.sigma == 0 else kinds[k]
+        registers = start.registers(k, p if kind == form else 1)  # outputs of another form have no history
+        past = [path.nodes[k - j] for j in range(len(registers))]
+        recalled = form == "eps" and var == "t" and order > 1 and start.corrects(k) and path.nodes[k - 1].alpha == 0
+        if recalled:  # where alpha = 0, eps = x / sigma, and the first state is still there
+            past = [s, path.nodes[k - 1]]
 
         def row(u: Node, past: Sequence[Node], kind: str = kind) -> list[float]:
             published = public(path, past, u, tau) if public else None
             return published or lagrange_row(path.schedule, kind, var, past[0], u, past, tau)
 
         weights = limited(path, row, (kind, var, tau), t, past)
-        terms: dict[Any, float] = {INPUT: linear(kind, s, t, tau), **dict(enumerate(weights))}
+        step: Terms = dict(zip(registers, weights, strict=False))  # fewer where the step is limited
+        if recalled:
+            step = {0: weights[0], CARRY: weights[1] / path.nodes[k - 1].sigma}
+        terms = total([(linear(kind, s, t, tau), start.state(k)), (1.0, step)])
         if tau and t.sigma > 0:
             terms[noise(s, t)] = noise_weight(kind, s, t, tau)
-        rows.append(Row(s, kind, terms))
+        if k == 1:
+            rows += start.first_answer()
+        rows.append(Row(s, kind, terms, start.keeps(k)))
     if not tau:
-        return Solution(rows, order)
+        return Solution(rows, order, smooth=SMOOTH[form] if var != "lam" else "")
     return Solution(rows, min(order, 2), conserves="x0 eps" if form == "x0" else "x0")
 
 
@@ -125,11 +143,13 @@ def dpmpp_3m(path: Path, *, variant: str = "exact", lower_order_final: bool | st
     Public code uses half of D2, which is second order: variant="public" reproduces it.
     """
     public = _variant("dpmpp_3m", variant)
-    rows = multistep(path, form="x0", order=3, var="lam", taper=lower_order_final, public=public).rows
-    return Solution(rows, 2 if public else 3)
+    found = multistep(
+        path, form="x0", order=3, var="lam", taper=lower_order_final, public=public, corrected=public is None
+    )
+    return replace(found, order=2) if public else found
 
 
-@solver("deis", order=3, prediction="eps", reference=ref.DEIS, aliases=("deis_tab", "tab3"))
+@solver("deis", order=3, prediction="eps", again=asks_again, reference=ref.DEIS, aliases=("deis_tab", "tab3"))
 def deis(
     path: Path,
     *,
@@ -154,7 +174,7 @@ def deis(
     return multistep(path, form=form, order=order, var="t", taper=lower_order_final, public=public)
 
 
-@solver("deis_rho_ab", order=3, prediction="eps", reference=ref.DEIS)
+@solver("deis_rho_ab", order=3, prediction="eps", again=asks_again, reference=ref.DEIS)
 def deis_rho_ab(path: Path, *, order: int = 3, lower_order_final: bool | str = False) -> Solution:
     """DEIS rho-AB: variable-step Adams-Bashforth on dy/drho = eps, y = x/alpha. Orders 1-4, default 3."""
     return multistep(
@@ -163,7 +183,12 @@ def deis_rho_ab(path: Path, *, order: int = 3, lower_order_final: bool | str = F
 
 
 @solver(
-    "deis_log_rho", order=3, prediction="eps", reference=ref.DEIS, aliases=("DEISMultistepScheduler", "dpm_multistep")
+    "deis_log_rho",
+    order=3,
+    prediction="eps",
+    again=asks_again,
+    reference=ref.DEIS,
+    aliases=("DEISMultistepScheduler", "dpm_multistep"),
 )
 def deis_log_rho(
     path: Path, *, order: int = 3, variant: str = "exact", lower_order_final: bool | str = True
@@ -175,11 +200,13 @@ def deis_log_rho(
     public = opt.one_of("deis_log_rho", "variant", variant, ("exact", "public")) == "public"
     order = opt.whole("deis_log_rho", "order", order, 3 if public else 4)
     weights = half_curvature("eps", midpoint=True) if public else None
-    rows = multistep(path, form="eps", order=order, var="lam", taper=lower_order_final, public=weights).rows
-    return Solution(rows, min(order, 2) if public else order)
+    found = multistep(
+        path, form="eps", order=order, var="lam", taper=lower_order_final, public=weights, corrected=not public
+    )
+    return replace(found, order=min(order, 2)) if public else found
 
 
-@solver("lms", order=4, prediction="eps", aliases=("LMSDiscreteScheduler",), reference=ref.EDM)
+@solver("lms", order=4, prediction="eps", aliases=("LMSDiscreteScheduler",), again=asks_again, reference=ref.EDM)
 def lms(path: Path, *, order: int = 4, form: str = "eps", lower_order_final: bool | str = False) -> Solution:
     """Linear multistep in sigma = rho: the rows of `deis_rho_ab` with order 4. Orders 1-4.
 
@@ -189,7 +216,7 @@ def lms(path: Path, *, order: int = 4, form: str = "eps", lower_order_final: boo
     return multistep(path, form=form, order=opt.whole("lms", "order", order, 4), var="G", taper=lower_order_final)
 
 
-@solver("ipndm_v", order=4, prediction="eps", reference=ref.DEIS)
+@solver("ipndm_v", order=4, prediction="eps", again=asks_again, reference=ref.DEIS)
 def ipndm_v(
     path: Path,
     *,
@@ -209,13 +236,15 @@ def ipndm_v(
     order, public = opt.whole("ipndm_v", "order", order, 4), variant == "public"
     slips = public or (variant is None and len(path.groups) < 15)
     weights = misplaced_adams(form, as_public=public) if slips else None
-    rows = multistep(path, form=form, order=order, var="G", taper=lower_order_final, public=weights).rows
+    found = multistep(
+        path, form=form, order=order, var="G", taper=lower_order_final, public=weights, corrected=not public
+    )
     if not public or order < 3:
-        return Solution(rows, order)
-    return Solution(rows, 1, conserves="x0 eps" if order == 3 else "x0")
+        return found
+    return replace(found, order=1, conserves="x0 eps" if order == 3 else "x0")
 
 
-@solver("abnorsett", order=4, prediction="x0", reference=ref.ADAMS)
+@solver("abnorsett", order=4, prediction="x0", again=asks_again, reference=ref.ADAMS)
 def abnorsett(path: Path, *, order: int = 4, form: str = "x0", lower_order_final: bool | str = True) -> Solution:
     """Exponential Adams-Bashforth (Norsett) on the real, non-uniform nodes in lam. Orders 1-5, default 4."""
     return multistep(
@@ -227,7 +256,7 @@ def abnorsett(path: Path, *, order: int = 4, form: str = "x0", lower_order_final
     )
 
 
-@solver("res_multistep", order=2, prediction="x0", reference=ref.RES)
+@solver("res_multistep", order=2, prediction="x0", again=asks_again, reference=ref.RES)
 def res_multistep(path: Path, *, order: int = 2, lower_order_final: bool | str = True) -> Solution:
     """Refined exponential solver, multistep: exact phi weights on x0 in lam. Orders 1-4, default 2."""
     return multistep(
@@ -235,7 +264,7 @@ def res_multistep(path: Path, *, order: int = 2, lower_order_final: bool | str =
     )
 
 
-@solver("cab", order=2, prediction="flow", reference=ref.CAB)
+@solver("cab", order=2, prediction="flow", again=asks_again, reference=ref.CAB)
 def cab(path: Path, *, order: int = 2, lower_order_final: bool | str = False) -> Solution:
     """Adams-Bashforth on the velocity in the rectified coordinate, which makes any schedule a straight flow. Orders 1-4.
 

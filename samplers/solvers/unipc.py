@@ -23,6 +23,7 @@ from fewstep.samplers.coefficients.weights import euler_weight, lagrange_row, li
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.solvers.limiter import limited
 from fewstep.samplers.solvers.multistep import orders, safe_form
+from fewstep.samplers.solvers.starting import Start, asks_again, total
 from fewstep.samplers.table.row import CARRY, INPUT, Row, Terms
 
 
@@ -50,7 +51,14 @@ def _order_list(path: Path, form: str, order: int | Sequence[int], taper: bool |
     return [min(p, most) for p, most in zip(order, orders(path, 4, False, form, "lam"), strict=True)]
 
 
-@solver("unipc", order=4, prediction="x0", reference=ref.UNIPC, aliases=("UniPCMultistepScheduler", "unipc_bh2"))
+@solver(
+    "unipc",
+    order=4,
+    prediction="x0",
+    again=asks_again,
+    reference=ref.UNIPC,
+    aliases=("UniPCMultistepScheduler", "unipc_bh2"),
+)
 def unipc(
     path: Path,
     *,
@@ -71,25 +79,30 @@ def unipc(
     form = opt.form("unipc", form)
     uncorrected = opt.several("unipc", "disable_corrector", disable_corrector)
     plan = _order_list(path, form, order, lower_order_final)
-    rows = []
+    forms = [safe_form(form, node) for node in path.nodes]
+    top = (max(plan) if isinstance(order, Sequence) else order) + bool(corrector)
+    start = Start(path, forms, top)
+    if start.again:  # node 0 is no neighbour of node 3 any more
+        plan = [min(p, k) if k > 1 else p for k, p in enumerate(plan)]
+    rows: list[Row] = []
     for k, (p, s, t) in enumerate(zip(plan, path.nodes[:-1], path.nodes[1:], strict=True)):
-        kind = safe_form(form, s)
+        kind, registers = forms[k], start.registers(k, p)
+        nodes = [path.nodes[k - j] for j in range(len(registers))]
         anchor: Terms = {INPUT: 1.0}
-        if corrector and k and k - 1 not in uncorrected and path.nodes[k - 1].alpha > 0:
+        carry: Terms | None = None
+        if start.again or not corrector:
+            anchor, carry = start.state(k), start.keeps(k)
+        if corrector and k > 2 * start.again and k - 1 not in uncorrected and path.nodes[k - 1].alpha > 0:
             anchor = _corrected(path, form, weights, k, plan[k - 1])
-        nodes = [path.nodes[k - j] for j in range(p)]
 
         def row(u: Node, nodes: Sequence[Node], kind: str = kind) -> list[float]:
             return uni_weights(path, kind, weights, nodes[0], u, nodes)
 
-        predicted = dict(enumerate(limited(path, row, (kind, "lam", 0.0), t, nodes)))
-        a = linear(kind, s, t)
-        terms: dict = {register: a * value for register, value in anchor.items()}
-        for j, value in predicted.items():
-            terms[j] = terms.get(j, 0.0) + value
-        rows.append(Row(s, kind, terms, anchor))
-    top = max(plan) if isinstance(order, Sequence) else order
-    return Solution(rows, top + bool(corrector))
+        predicted = dict(zip(registers, limited(path, row, (kind, "lam", 0.0), t, nodes), strict=False))
+        if k == 1:
+            rows += start.first_answer()
+        rows.append(Row(s, kind, total([(linear(kind, s, t), anchor), (1.0, predicted)]), carry or anchor))
+    return Solution(rows, top)
 
 
 def _corrected(path: Path, form: str, weights: str, k: int, p: int) -> Terms:

@@ -50,7 +50,8 @@ def test_published_rows_where_steps_do_not_grow(solver: str) -> None:
     if solver in ("cab", "stork"):
         schedule, grid, end = NoiseSchedule.flow(), "uniform", 0.0
     one, other = (build(solver, schedule, 12, grid, t_end=end, limiter=on) for on in (True, False))
-    np.testing.assert_allclose(one.W, other.W, rtol=1e-9, atol=1e-12)
+    begun = 2 if one.order > 2 else 0  # rows in which the first step is corrected
+    np.testing.assert_allclose(one.W[begun:], other.W[begun:], rtol=1e-9, atol=1e-12)
 
 
 def test_a_step_into_zero_is_second_order() -> None:
