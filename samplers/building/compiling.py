@@ -139,8 +139,8 @@ def compile_path(
             [told.get(row.at.t, own) for row, own in zip(solution.rows, np.atleast_1d(shown), strict=True)]
         )
     table = Tableau.from_rows(
-        entry.name, schedule, solution.rows, nodes[-1], order=solution.order_on(schedule, nodes), groups=solution.groups or groups,
-        model_times=np.atleast_1d(shown), options=options,
+        entry.name, schedule, solution.rows, nodes[-1], order=solution.order_on(schedule, nodes),
+        groups=solution.groups or groups, model_times=np.atleast_1d(shown), options=options,
         conserves=solution.conserves, jumps=solution.jumps,
     )  # fmt: skip
     table.__dict__["compiled_by"] = entry  # of this table, not of one that somebody makes out of it

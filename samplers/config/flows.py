@@ -18,7 +18,7 @@ from fewstep.samplers.config.classes import (
     levels_of,
     table_of,
 )
-from fewstep.samplers.config.distilled import fixed_times
+from fewstep.samplers.config.distilled import RENOISING, fixed_times
 from fewstep.samplers.config.known_classes import Config, class_name, completed
 from fewstep.samplers.config.sigma_maps import RAMPS, Levels, end_of, ramped, sigma_map_of
 from fewstep.samplers.grids.flow_shift import dynamic_shift, shift_time, stretch_to_terminal
@@ -74,22 +74,37 @@ def flow_levels(
         _tell(MISMATCHED.format(shift=shift))
     if mode:
         return _of_vp_class(config, solver, n, total, base, moved)
-    if base is None:
+    name = sigma_map_of(explicit(config))
+    if base is None and (base := fixed_times(config, n)) is None:
         made = float(config.get("made_with_shift") or static)
-        base = _range_of_class(config, n, total, 1.0 if dynamic or once else made)
-    levels, name = moved(base), sigma_map_of(explicit(config))
+        of_class = name is not None or stock(config, solver)
+        base = _range_of_class(config, n, total, 1.0 if dynamic or once else made) if of_class else even(n)
+    levels = moved(base)
     if name is not None:
         levels = ramped(RAMPS[name], n, levels[0], levels[-1])
     return Levels(levels, levels * total, "zero")
 
 
+def stock(config: Config, solver: str | None) -> bool:
+    """Whether a solver is one that the class itself is: it is played on the steps of the class."""
+    own = ("heun",) if class_name(config) == "FlowMatchHeunDiscreteScheduler" else ()
+    return solver in (None, "euler", "ddim", "flow_map", *RENOISING, *own)
+
+
+def even(n: int) -> Array:
+    """n flow times 1, 1 - 1/n, ..., 1/n, before the shift: the steps of classes with solvers of higher order.
+
+    Flow classes end at the last training step and leave it with a leap into the data, which costs Euler's method nothing and
+    others a call.
+    """
+    return np.linspace(1.0, 0.0, n + 1)[:-1]
+
+
 def _range_of_class(config: Config, n: int, total: int, before: float) -> Array:
     """n flow times before the shift; `before`: the shift that their range has had already."""
-    if (fixed := fixed_times(config, n)) is not None:
-        return fixed
     # Classes that begin at 1 and leave 0 out; a training range of 1 is a unit of time and has no last step to end at.
     if class_name(config) in EVEN_CLASSES or total == 1:
-        return np.linspace(1.0, 0.0, n + 1)[:-1]
+        return even(n)
     if before != 1:
         _tell(TWICE.format(shift=before))
     first, last = shift_time(np.array([1.0, 1 / total]), before)
