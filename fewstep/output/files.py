@@ -7,6 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+class NotWritten(OSError):
+    """A file could not be written; the message names it."""
+
+
 @contextmanager
 def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary name beside `path`, renamed to it when the block ends well and removed when it does not.
@@ -26,6 +30,8 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)  # mkstemp makes private files; the result is an ordinary one
         os.replace(temporary, target)
+    except NotWritten:
+        raise
     except OSError as error:
         raise not_written(target, error) from error
     finally:
@@ -33,9 +39,9 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def not_written(path: str | os.PathLike[str], error: Exception) -> OSError:
+def not_written(path: str | os.PathLike[str], error: Exception) -> NotWritten:
     """An error of writing `path`, told by its name."""
     why = error.strerror or error if isinstance(error, OSError) else error
-    told = OSError(f"{os.fspath(path)} could not be written: {why}. What was there before is as it was")
+    told = NotWritten(f"{os.fspath(path)} could not be written: {why}. What was there before is as it was")
     told.errno = error.errno if isinstance(error, OSError) else None
     return told

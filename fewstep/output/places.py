@@ -1,6 +1,7 @@
 """Places of results are proved before the work, and a result that cannot go where it was meant to goes elsewhere."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -67,7 +68,7 @@ def kept(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
         try:
             write(place)
         except OSError:
-            place.parent.rmdir()
+            shutil.rmtree(place.parent, ignore_errors=True)
             continue
         raise OSError(f"{failed}. The result is kept: {place}") from failed
     raise OSError(f"{failed}; nor could the result be kept beside it or in {tempfile.gettempdir()}") from failed

@@ -11,15 +11,21 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
+
+from fewstep.output.files import not_written, whole
 
 SEAL = "sha256"
 OPEN = "0" * 64  # where a safetensors file will be told its sha256
 AGAIN = "Write it again, or take it from where it is whole"
 BY_HAND = f'Write it again, or remove its "{SEAL}" entry if the change was meant to be'
 _PLACE = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+_CODE = re.compile("[0-9a-f]{64}")
 _PIECE = 1 << 20  # bytes read at once
 _LONGEST_HEADER = 100 << 20  # of safetensors
 
@@ -51,8 +57,8 @@ def unsealed(
 ) -> dict[str, Any]:
     """A JSON content without its seal, which was found to be right where there is one.
 
-    name: of the file, for the sentence. known: the entries there may be, others are refused: a damaged name of the seal is
-    one. required: a content without a seal is refused.
+    name: of the file, for the sentence. required: a content without a seal is refused, as is one with what looks like a seal
+    under another name. known: the entries there may be.
     """
     own = {key: value for key, value in content.items() if key != SEAL}
     if SEAL in content and content[SEAL] != digest(own):
@@ -60,6 +66,8 @@ def unsealed(
     if known is not None and not set(own) <= set(known):
         odd = ", ".join(repr(key) for key in own if key not in known)
         raise Damaged(f"{name} has entries that no such file has, {odd[:80]}: it was changed or damaged. {remedy}")
+    if SEAL not in content and any(isinstance(v, str) and _CODE.fullmatch(v) for v in own.values()):
+        raise changed(name, remedy)
     if required and SEAL not in content:
         raise Damaged(f"{name} carries no sha256 of its content, which this version writes. {remedy}")
     return own
@@ -99,6 +107,8 @@ def digest_of_arrays(arrays: Mapping[str, Any]) -> str:
 
 def _header(path: Path) -> tuple[bytes, int]:
     """The header of a safetensors file, and where it begins."""
+    if path.exists() and not path.is_file():
+        raise Damaged(f"{path} is no ordinary file")
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         return (stream.read(length) if length <= _LONGEST_HEADER else b""), 8
@@ -120,6 +130,17 @@ def _digest_around(path: Path, offset: int) -> str:
         while piece := stream.read(_PIECE):
             found.update(piece)
     return found.hexdigest()
+
+
+@contextmanager
+def whole_tensors(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """`whole` for a safetensors file: the block writes it with {SEAL: OPEN} among its metadata, then it is sealed."""
+    with whole(path) as part:
+        try:
+            yield part
+        except SafetensorError as error:  # how safetensors tells of a full disk
+            raise not_written(path, error) from error
+        seal_tensors(part)
 
 
 def seal_tensors(path: str | os.PathLike[str]) -> None:

@@ -110,7 +110,7 @@ def test_kept_on_disk(tmp_path: Any) -> None:
     assert len(files) == 1 and files[0].suffix == ".safetensors"
     calls = q.model.nfe
     assert torch.equal(second.path(q.part(range(5))).state(9), x) and torch.equal(second.end(part), first.end(part))
-    assert q.model.nfe - calls <= 2  # the fingerprint's
+    assert q.model.nfe - calls <= 2 + 2 * 3  # the fingerprint's, and three states asked twice for its behaviour
     assert p.spent == q.spent == 5 * 20
 
 
