@@ -78,8 +78,7 @@ def bounded(table: Any) -> None:
     Raises:
         ValueError: a table of whose result rounding leaves nothing.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        most = _endured(table, max(amplification(table)))
+    most = _endured(table, max(amplification(table)))
     object.__setattr__(table, "amplification", max(most, table.amplification))
 
 

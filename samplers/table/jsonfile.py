@@ -44,18 +44,18 @@ def option_of(value: Any) -> Any:
     return Statistics(**{k: v for k, v in value.items() if k != "class"})
 
 
-def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read(path: str | os.PathLike[str], what: str = "a saved table") -> dict[str, Any]:
     """The content of a JSON file. ValueError for anything else, FileNotFoundError where there is no file."""
     if Path(path).exists() and not Path(path).is_file():
-        raise ValueError(f"{path} is not a saved table: it is no ordinary file")
+        raise ValueError(f"{path} is not {what}: it is no ordinary file")
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except RecursionError as error:
-        raise ValueError(f"{path} is not a saved table: it is nested too deeply") from error
+        raise ValueError(f"{path} is not {what}: it is nested too deeply") from error
     except ValueError as error:  # no JSON, no UTF-8, a number too long to be one
-        raise ValueError(f"{path} is not a saved table: {error}") from error
+        raise ValueError(f"{path} is not {what}: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a saved table: it holds a {type(content).__name__}")
+        raise ValueError(f"{path} is not {what}: it holds a {type(content).__name__}")
     return content
 
 

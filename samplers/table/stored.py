@@ -39,7 +39,7 @@ def from_dict(content: Mapping[str, Any], name: Any) -> Tableau:
     Raises:
         ValueError: another format, a newer version, a content that is not what was sealed, rows that are not consistent.
     """
-    with checked(content, FORMAT, VERSION, name):
+    with checked(content, FORMAT, VERSION, name), np.errstate(all="ignore"):  # what is not finite is refused
         table = from_content(unsealed(content, name, remedy=BY_HAND))
         if SEAL not in content:
             bounded(table)

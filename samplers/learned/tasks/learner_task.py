@@ -140,7 +140,7 @@ class Task:
         """The table of a stage that was done, judged again: the score that was kept with it says whether it is this network."""
         remedy = "Delete it, and the stage is done again"
         with understood(place):
-            kept = unsealed(read(place), place, remedy=remedy)
+            kept = unsealed(read(place, "a kept stage"), place, remedy=remedy)
             table, done = from_content(kept["table"]), list(kept["done"])
             told = float(done[-1]["score"])
         self.done += done
