@@ -63,7 +63,9 @@ def goes_on(ctx: click.Context) -> str:
     same = shlex.join(["fewstep", *arguments])
     if any(a == "--resume" or a.startswith("--resume=") for a in arguments):
         return f"what was done is kept, and the same command goes on: {same}"
-    command = ctx.command.get_command(ctx, arguments[0]) if isinstance(ctx.command, Commands) and arguments else ctx.command
+    command = (
+        ctx.command.get_command(ctx, arguments[0]) if isinstance(ctx.command, Commands) and arguments else ctx.command
+    )
     if command is not None and any("--resume" in option.opts for option in command.params):
         return f"the same command begins again, and with --resume DIR it can be ended and goes on: {same} --resume DIR"
     return f"the same command begins again: {same}"

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ OPEN = "0" * 64  # where a safetensors file will be told its sha256
 AGAIN = "Write it again, or take it from where it is whole"
 BY_HAND = f'Write it again, or remove its "{SEAL}" entry if the change was meant to be'
 _PLACE = re.compile(rb'"sha256":"([0-9a-f]{64})"')
-_CODE = re.compile("[0-9a-f]{64}")
 _PIECE = 1 << 20  # bytes read at once
 _LONGEST_HEADER = 100 << 20  # of safetensors
 
@@ -57,8 +57,8 @@ def unsealed(
 ) -> dict[str, Any]:
     """A JSON content without its seal, which was found to be right where there is one.
 
-    name: of the file, for the sentence. required: a content without a seal is refused, as is one with what looks like a seal
-    under another name. known: the entries there may be.
+    name: of the file, for the sentence. required: a content without a seal is refused, as one always is whose seal has all but
+    its name. known: the entries there may be.
     """
     own = {key: value for key, value in content.items() if key != SEAL}
     if SEAL in content and content[SEAL] != digest(own):
@@ -66,7 +66,7 @@ def unsealed(
     if known is not None and not set(own) <= set(known):
         odd = ", ".join(repr(key) for key in own if key not in known)
         raise Damaged(f"{name} has entries that no such file has, {odd[:80]}: it was changed or damaged. {remedy}")
-    if SEAL not in content and any(isinstance(v, str) and _CODE.fullmatch(v) for v in own.values()):
+    if SEAL not in content and get_close_matches(SEAL, own, cutoff=0.7):
         raise changed(name, remedy)
     if required and SEAL not in content:
         raise Damaged(f"{name} carries no sha256 of its content, which this version writes. {remedy}")

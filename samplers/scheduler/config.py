@@ -200,10 +200,10 @@ class Adopting(ConfigMixin):
 
     def register_to_config(self, **entries: Any) -> None:
         """Store config entries, then read the model and the solver off the whole config."""
-        for name, read in (("learned", as_artefact), ("solver", chosen)):
+        for name, meant in (("learned", as_artefact), ("solver", chosen)):
             value = entries.get(name)
             if not (value is None or isinstance(value, Held)) and (name == "learned" or not _is_named(value)):
-                entries[name] = held(cast(Any, read(value)))  # read here, once; its content stays in the config
+                entries[name] = held(cast(Any, meant(value)))  # read here, once; its content stays in the config
         super().register_to_config(**{**entries, "_class_name": type(self).__name__})
         self._configure()
 

@@ -85,5 +85,13 @@ def understood(name: Any) -> Iterator[None]:
         if str(name) in str(error):
             raise
         raise ValueError(f"{name}: {error}") from error
-    except (LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RecursionError, MemoryError) as error:
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        AssertionError,
+        RecursionError,
+        MemoryError,
+    ) as error:
         raise ValueError(f"{name} is incomplete or damaged: {error!r:.200}") from error

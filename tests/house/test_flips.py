@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from learned_problems import base, ring, task
 from learnt import DISCRETE, VP, artefact, statistics
 
 import fewstep
+from fewstep.demo import folder, load_demo_classifier
 from fewstep.samplers import Artefact, Learned, NoiseSchedule, Scheduler, Statistics, build
 from fewstep.samplers.learned.descent import kept_state
 from fewstep.samplers.learned.problem import kept_runs
@@ -133,9 +135,7 @@ KINDS = (table, noisy_table, learned, beside, statistics_file, scheduler, schedu
 MANY = 175
 
 
-@pytest.mark.parametrize(
-    "number", [14, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"]
-)
+@pytest.mark.parametrize("number", [14, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_was_changed_is_refused_or_the_same(
     kind: Callable[[Path], tuple[Path, Read]], number: int, tmp_path: Path
@@ -146,7 +146,7 @@ def test_what_was_changed_is_refused_or_the_same(
 
 
 def test_weights_made_by_hand_are_bounded(tmp_path: Path) -> None:
-    """Without a seal, weights whose sums are right are refused where rounding leaves nothing of them, and told where it is felt."""
+    """Without a seal, weights whose sums are right are refused where rounding leaves nothing of them."""
     file = tmp_path / "hand.json"
     content = build("dpmpp_2m", VP, 5).to_dict()
     del content["sha256"]
@@ -169,7 +169,16 @@ def test_foreign_json_is_told_in_a_sentence(tmp_path: Path) -> None:
     content = build("dpmpp_2m", VP, 3).to_dict()
     del content["sha256"]
     whole = '{"format": "fewstep.tableau", "version": 2}'
-    texts = ["[" * 100_000, "{" * 5 + "}" * 5, "1" * 5000, '"text"', "null", "\ufeff{}", whole, whole.replace("2", "-1e999")]
+    texts = [
+        "[" * 100_000,
+        "{" * 5 + "}" * 5,
+        "1" * 5000,
+        '"text"',
+        "null",
+        "\ufeff{}",
+        whole,
+        whole.replace("2", "-1e999"),
+    ]
     for name in content:
         for value in (None, [], {}, "x", -1, 1e308, [[]], {"a": [1]}, [[["y"]]], 10**400, True):
             texts.append(json.dumps({**content, name: value}))
@@ -183,3 +192,20 @@ def test_foreign_json_is_told_in_a_sentence(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=str(file)):
         fewstep.load(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "load"),
+    [("classifier.safetensors", load_demo_classifier), ("config.json", fewstep.load_demo_pipeline),
+     ("scheduler_config.json", fewstep.load_demo_pipeline)],
+)  # fmt: skip
+def test_the_embedded_files_are_those_that_were_published(
+    name: str, load: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(folder.FOLDER, tmp_path / "demo"))
+    monkeypatch.setattr(folder, "FOLDER", copy)
+    load()
+    data = (copy / name).read_bytes()
+    (copy / name).write_bytes(data.replace(b"0", b"1", 1) if name.endswith("json") else data[:-3] + b"abc")
+    with pytest.raises(ValueError, match=f"{name} was changed or damaged.*Install fewstep again"):
+        load()

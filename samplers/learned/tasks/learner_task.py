@@ -25,7 +25,6 @@ from fewstep.samplers.table.jsonfile import plain, plainly, read, understood
 from fewstep.samplers.table.stored import from_content, to_content
 from fewstep.samplers.table.tableau import Tableau
 
-
 SAME = 1e-3  # relative, of two scores of one table: machines differ in last bits, and these grow on the way
 
 
