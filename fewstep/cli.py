@@ -4,7 +4,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage (a ValueError: what was given, what 
 """
 
 import errno
+import os
 import shlex
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -44,6 +46,8 @@ class Failure(click.ClickException):
     def __init__(self, error: Exception) -> None:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         told = " ".join(lines if isinstance(error, ValueError) else lines[:1])
+        if isinstance(error, OSError) and error.strerror:  # which begins with a number
+            told = f"{error.filename or 'an output'}: {error.strerror}"
         super().__init__(told or f"{type(error).__name__} without a message; --debug shows where")
 
 
@@ -91,6 +95,7 @@ class Commands(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
+        _open_streams()
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
@@ -106,6 +111,13 @@ class Commands(click.Group):
 
                 traceback.print_exc()
             raise (WrongUsage if isinstance(error, ValueError) else Failure)(error) from error
+
+
+def _open_streams() -> None:
+    """A stream that the caller has closed leads nowhere; otherwise the next file that is opened would take its place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
 
 
 @click.command(cls=Commands, params=[DEBUG], context_settings={"help_option_names": ["-h", "--help"]})
