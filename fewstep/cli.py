@@ -1,9 +1,12 @@
 """The `fewstep` command: gathers the commands of the folders and ends every failure with one sentence and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage (a ValueError: what was given, what was expected, the fix).
+Exit codes: 0 done, 1 failed, 2 wrong usage (a ValueError: what was given, what was expected, the fix), 130 ended by Ctrl-C.
 """
 
 import errno
+import os
+import shlex
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -43,6 +46,8 @@ class Failure(click.ClickException):
     def __init__(self, error: Exception) -> None:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         told = " ".join(lines if isinstance(error, ValueError) else lines[:1])
+        if isinstance(error, OSError) and error.strerror:  # which begins with a number
+            told = f"{error.filename or 'an output'}: {error.strerror}"
         super().__init__(told or f"{type(error).__name__} without a message; --debug shows where")
 
 
@@ -52,8 +57,30 @@ class WrongUsage(Failure):
     exit_code = 2
 
 
+INTERRUPTED = 130  # exit code, as shells have it
+ARGUMENTS = "fewstep.arguments"  # of the command line, in click's context
+
+
+def goes_on(ctx: click.Context) -> str:
+    """Which command goes on after Ctrl-C: the same, from the folder that it kept its work in, or from the beginning."""
+    arguments = [str(a) for a in ctx.find_root().meta.get(ARGUMENTS, ())]
+    same = shlex.join(["fewstep", *arguments])
+    if any(a == "--resume" or a.startswith("--resume=") for a in arguments):
+        return f"what was done is kept, and the same command goes on: {same}"
+    command = (
+        ctx.command.get_command(ctx, arguments[0]) if isinstance(ctx.command, Commands) and arguments else ctx.command
+    )
+    if command is not None and any("--resume" in option.opts for option in command.params):
+        return f"the same command begins again, and with --resume DIR it can be ended and goes on: {same} --resume DIR"
+    return f"the same command begins again: {same}"
+
+
 class Commands(click.Group):
     """A group whose commands are imported when they are asked for, each of them with `--debug`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[ARGUMENTS] = tuple(args)
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -68,10 +95,14 @@ class Commands(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
+        _open_streams()
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
+        except KeyboardInterrupt:
+            click.echo(f"interrupted; {goes_on(ctx)}", err=True)
+            ctx.exit(INTERRUPTED)
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # the reader of a pipe has seen enough: click ends quietly
@@ -80,6 +111,13 @@ class Commands(click.Group):
 
                 traceback.print_exc()
             raise (WrongUsage if isinstance(error, ValueError) else Failure)(error) from error
+
+
+def _open_streams() -> None:
+    """A stream that the caller has closed leads nowhere; otherwise the next file that is opened would take its place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
 
 
 @click.command(cls=Commands, params=[DEBUG], context_settings={"help_option_names": ["-h", "--help"]})

@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fewstep.demo.folder import FOLDER
+from fewstep.demo.folder import proved
 
 
 class DigitClassifier(nn.Module):
@@ -40,5 +40,5 @@ def load_demo_classifier(device: str | torch.device | None = None, dtype: torch.
         dtype: what the network computes in; None is float32 (the weights are stored in float16).
     """
     classifier = DigitClassifier()
-    classifier.load_state_dict(load_file(FOLDER / "classifier.safetensors"))
+    classifier.load_state_dict(load_file(proved("classifier.safetensors") / "classifier.safetensors"))
     return classifier.to(device=device, dtype=dtype or torch.float32).eval().requires_grad_(False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
 
-from fewstep.demo.folder import FOLDER
+from fewstep.demo.folder import proved
 from fewstep.demo.pipeline import DigitsPipeline
 from fewstep.devices import loaded_in
 
@@ -20,7 +20,8 @@ def load_demo_pipeline(device: str | torch.device | None = None, dtype: torch.dt
         device: where the network goes; None is the CPU.
         dtype: what the network computes in; None is float32 (the weights are stored in float16).
     """
-    unet = UNet2DModel.from_pretrained(FOLDER, **loaded_in(dtype or torch.float32)).eval()
-    pipe = DigitsPipeline(unet, DDIMScheduler.from_pretrained(FOLDER))
+    folder = proved("config.json", "diffusion_pytorch_model.safetensors", "scheduler_config.json")
+    unet = UNet2DModel.from_pretrained(folder, **loaded_in(dtype or torch.float32)).eval()
+    pipe = DigitsPipeline(unet, DDIMScheduler.from_pretrained(folder))
     pipe.set_progress_bar_config(disable=None)  # a bar on a terminal, nothing in a pipe
     return pipe.to(device) if device is not None else pipe

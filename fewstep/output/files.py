@@ -7,22 +7,41 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+class NotWritten(OSError):
+    """A file could not be written; the message names it."""
+
+
 @contextmanager
 def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary name beside `path`, renamed to it when the block ends well and removed when it does not.
 
-    The folder is made where it is missing; the suffix is kept, so that writers that read it off the name still do.
+    The folder is made where it is missing; the suffix is kept, so that writers that read it off the name still do. An
+    OSError on the way (a full disk, a limit of file sizes) becomes one that names `path`.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary: Path | None = None
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)  # mkstemp makes private files; the result is an ordinary one
         os.replace(temporary, target)
+    except NotWritten:
+        raise
+    except OSError as error:
+        raise not_written(target, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def not_written(path: str | os.PathLike[str], error: Exception) -> NotWritten:
+    """An error of writing `path`, told by its name."""
+    why = error.strerror or error if isinstance(error, OSError) else error
+    told = NotWritten(f"{os.fspath(path)} could not be written: {why}. What was there before is as it was")
+    told.errno = error.errno if isinstance(error, OSError) else None
+    return told

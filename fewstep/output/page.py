@@ -81,4 +81,4 @@ def write_page(
         notes=notes,
     )
     with whole(path) as temporary:
-        temporary.write_text(html)
+        temporary.write_text(html, encoding="utf-8")

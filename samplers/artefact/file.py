@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fewstep.output.files import whole
+from fewstep.output.seal import digest as digest_of_json
 from fewstep.samplers.artefact.learned_table import Learned, safety
 from fewstep.samplers.schedule.as_json import schedule_from_dict, schedule_to_dict
 from fewstep.samplers.schedule.base import Array, NoiseSchedule
@@ -33,9 +34,7 @@ OUTSIDE_HASH = ("hash", "tensors")
 
 def digest(content: Any) -> str:
     """sha256 of a content's shortest JSON with sorted keys."""
-    return hashlib.sha256(
-        json.dumps(content, sort_keys=True, separators=(",", ":"), default=plain).encode()
-    ).hexdigest()
+    return digest_of_json(content, plain)
 
 
 @lru_cache(maxsize=64)
@@ -84,7 +83,7 @@ def content_of(tables: Sequence[Learned], model: Mapping[str, Any], provenance: 
         if not isinstance(value, np.ndarray) or value.size <= LARGE:
             return plain(value)
         array = np.ascontiguousarray(value, np.float64)
-        name = hashlib.sha256(str(array.shape).encode() + array.tobytes()).hexdigest()[:16]
+        name = _name(array)
         tensors[name] = array
         return {"tensor": name}
 
@@ -98,6 +97,11 @@ def content_of(tables: Sequence[Learned], model: Mapping[str, Any], provenance: 
     }
     content = json.loads(json.dumps(content, default=small))
     return Content({**content, "hash": digest(content)}, tensors)
+
+
+def _name(array: Array) -> str:
+    """Hash of a large array's shape and numbers, by which the JSON names it."""
+    return hashlib.sha256(str(array.shape).encode() + array.tobytes()).hexdigest()[:16]
 
 
 def nfes(tables: Sequence[Learned]) -> list[int]:
@@ -154,7 +158,7 @@ def save(content: Content, path: str | os.PathLike[str]) -> None:
         told["tensors"] = {"file": beside.name, "sha256": code}
     text = re.sub(r"\[\n[^\[\]{}\"]*\]", lambda found: " ".join(found[0].split()), json.dumps(told, indent=1))
     with whole(target) as part:
-        part.write_text(text + "\n")
+        part.write_text(text + "\n", encoding="utf-8")
 
 
 def load(path: str | os.PathLike[str]) -> Parts:
@@ -189,7 +193,7 @@ def _beside(path: Path, about: Mapping[str, Any]) -> dict[str, Array]:
 
 def _built(content: Mapping[str, Any], tensors: Mapping[str, Array], name: Any) -> Parts:
     own = {key: value for key, value in content.items() if key not in OUTSIDE_HASH}
-    if digest(own) != content["hash"]:
+    if digest(own) != content["hash"] or any(_name(array) != key for key, array in tensors.items()):
         raise ValueError(f"{name} was changed or damaged after it was saved: its hash differs. Learn or copy it again")
     schedule = schedule_from_dict(content["model"]["schedule"])
     tables = tuple(

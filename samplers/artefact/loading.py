@@ -11,7 +11,7 @@ from fewstep.samplers.artefact import file
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.artefact.held import Held
 from fewstep.samplers.table import stored
-from fewstep.samplers.table.jsonfile import checked, read
+from fewstep.samplers.table.jsonfile import read
 from fewstep.samplers.table.tableau import Tableau
 
 
@@ -29,8 +29,7 @@ def loaded(content: Mapping[str, Any], name: Any) -> Tableau | Artefact:
     """The table or artefact whose JSON was read from `name`."""
     if content.get("format") == file.FORMAT:
         return Artefact.of_content(content, name)
-    with checked(content, stored.FORMAT, stored.VERSION, name):
-        return stored.from_content(content)
+    return stored.from_dict(content, name)
 
 
 def as_artefact(learned: Any) -> Artefact:

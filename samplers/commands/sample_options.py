@@ -9,9 +9,7 @@ from fewstep.arguments import NOISE, model_options
 
 @click.command()
 @model_options
-@click.option(
-    "--solver", default="dpmpp_2m", show_default=True, help="A name that `fewstep solvers` lists, or TABLE.json."
-)
+@click.option("--solver", help="A name that `fewstep solvers` lists, or TABLE.json  [default: dpmpp_2m]")
 @click.option("--learned", metavar="FILE.json", help="What `fewstep learn` wrote, instead of --solver and --grid.")
 @click.option("--nfe", type=int, help="Network evaluations  [default: 8; no limit for adaptive solvers]")
 @click.option("--grid", help="A name that `fewstep grids` lists  [default: the model's]")

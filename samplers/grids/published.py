@@ -20,7 +20,7 @@ _OPTIMAL = "Pei et al., Optimal Stepsize for Diffusion Sampling, 2025, arXiv 250
 
 @lru_cache(maxsize=1)
 def _tables() -> Any:
-    return json.loads(files(__package__).joinpath("published.json").read_text())
+    return json.loads(files(__package__).joinpath("published.json").read_text(encoding="utf-8"))
 
 
 @grid("gits", _GITS)

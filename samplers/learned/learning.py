@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fewstep.output.exclusive import exclusive
 from fewstep.samplers.artefact.artefact import Artefact, Learned, prediction_name
 from fewstep.samplers.artefact.corrections import corrections
-from fewstep.samplers.learned.learning_run import Run, _drawn, _folder
+from fewstep.samplers.learned.learning_run import Run, _drawn, proved, stage_folder
 from fewstep.samplers.learned.planning import planned
 from fewstep.samplers.learned.problem.problem import under_each
 from fewstep.samplers.learned.problem.teacher import Teacher
@@ -66,7 +68,8 @@ def learn(
         the best fixed recipe is that recipe, with status "no-gain".
 
     Raises:
-        ValueError: unknown names or options, seeds used twice, a teacher that is not converged.
+        ValueError: unknown names or options, seeds used twice, a teacher that is not converged; a `cache` or `resume` that
+            cannot be written, or that another run is at work in.
     """
     plan = planned(
         model, solver=solver, nfe=nfe, method=method, seeds=seeds, guard_seeds=guard_seeds, guidance=guidance,
@@ -77,11 +80,12 @@ def learn(
     learned: list[Learned] = []
     facts: dict[str, Any] = {}
     drawn: dict[str, Any] = {}
-    with shown(progress) as tell:
+    proved(cache, resume)
+    with shown(progress) as tell, ExitStack() as locks:
         for problem in under_each(model, plan.guidances, **how):
-            run = Run(
-                plan, problem, Teacher(problem, cache=cache, **plan.teacher), tell, _folder(resume, plan, problem)
-            )
+            if (folder := stage_folder(resume, plan, problem)) is not None:
+                locks.enter_context(exclusive(folder, "the resume folder"))
+            run = Run(plan, problem, Teacher(problem, cache=cache, **plan.teacher), tell, folder)
             for n in plan.nfes:
                 if not any(stage.get("interrupted") for one in learned for stage in one.stages):
                     learned.append(run.table(n))

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fewstep.output.places import prove_folder
 from fewstep.samplers.artefact.artefact import Learned
 from fewstep.samplers.learned.planning import Plan, short
+from fewstep.samplers.learned.problem.kept_runs import folder_of
 from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.learned.problem.recipes import Recipe, recipes
 from fewstep.samplers.learned.problem.teacher import Teacher
@@ -94,15 +96,38 @@ class Run:
                 return
 
 
-def _folder(resume: str | Path | None, plan: Plan, problem: Problem) -> Path | None:
-    """Where the stages of exactly this work are kept."""
+def proved(cache: Any, resume: str | Path | None) -> None:
+    """ValueError where reference runs or stages could not be kept: before anything is spent on them."""
+    if (folder := folder_of(cache)) is not None:
+        prove_folder(folder, "`cache`")
+    if resume is not None:
+        prove_folder(resume, "`resume`")
+
+
+def stage_folder(resume: str | Path | None, plan: Plan, problem: Problem) -> Path | None:
+    """Where the stages of exactly this work are kept: a folder named after it and after the network's answers.
+
+    The first release named it without the answers; such a folder is gone on with, and its stages are judged again.
+
+    Raises:
+        ValueError: a network that does not answer the same twice, of which no stage could be known again.
+    """
     if resume is None:
         return None
     about = [plan.content(), problem.fingerprint, problem.guidance, _drawn(problem)]
-    said = json.dumps(about, sort_keys=True, default=str)
-    folder = Path(resume) / hashlib.sha256(said.encode()).hexdigest()[:24]
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    if (earlier := Path(resume) / _named(about)).is_dir():
+        return earlier
+    if problem.behaviour is None:
+        raise ValueError(
+            "`resume` needs a network that answers the same when it is asked the same, and this one does not, so that no "
+            "stage could be known again: put it into .eval(), or leave `resume` away"
+        )
+    return Path(resume) / _named([*about, problem.behaviour])
+
+
+def _named(about: list[Any]) -> str:
+    """Hash of what decides a result."""
+    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
 def _drawn(problem: Problem) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from typing import Any
 import click
 
 from fewstep.arguments import parsed
+from fewstep.cli import INTERRUPTED, goes_on
 from fewstep.output.page import Table
+from fewstep.output.places import kept, prove_file
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.artefact.loading import as_artefact, load
 from fewstep.samplers.learned.estimate import estimate
@@ -23,7 +25,6 @@ from fewstep.samplers.learned.report.views import views
 from fewstep.samplers.learned.tasks.learner_entry import METHODS
 from fewstep.samplers.learned.tasks.learner_task import Progress
 
-INTERRUPTED = 130  # exit code, as shells have it
 PICTURES = (".png", ".svg", ".pdf", ".html")
 
 
@@ -40,23 +41,30 @@ def work(given: dict[str, Any]) -> None:
         told = estimate(**spec)
         click.echo(told.to_json() if as_json else told.text())
         return
+    prove_file(out, "--out")
     keep = {"cache": False if given["no_cache"] else given["cache"], "resume": given["resume"]}
     try:
         artefact = learn(**spec, **keep, progress=_line if as_json else True)
-        artefact.save(out)
+        kept(out, artefact.save)
     except KeyboardInterrupt:
         left = "as it was" if Path(out).exists() else "not written"
-        click.echo(f"interrupted before there was something to keep; {out} is {left}", err=True)
+        again = goes_on(click.get_current_context())
+        click.echo(f"interrupted before there was something to keep; {out} is {left}; {again}", err=True)
         sys.exit(INTERRUPTED)
     click.echo(json.dumps(told_of(artefact, out), indent=1) if as_json else outcome(artefact).text())
-    if any(stage.get("interrupted") for t in artefact.tables for stage in t.stages):
+    ended = any(stage.get("interrupted") for t in artefact.tables for stage in t.stages)
+    if ended:
         tables = ", ".join(t.place for t in artefact.tables)
         click.echo(
-            f"interrupted: the best so far was tested on untouched seeds; there are tables for {tables}", err=True
+            f"interrupted: the best so far was tested on untouched seeds; there are tables for {tables}; for all of it, "
+            + goes_on(click.get_current_context()),
+            err=True,
         )
     click.echo(f"wrote {out}", err=as_json)
     if not as_json:
         click.echo(_next(artefact, out, given["model"]))
+    if ended:
+        sys.exit(INTERRUPTED)
 
 
 def spec_of(given: dict[str, Any]) -> dict[str, Any]:
@@ -154,6 +162,8 @@ def show(file: str, nfe: int | None, guidance: float | None, out: str | None) ->
     if file != "demo" and not Path(file).is_file():
         raise ValueError(f"there is no file {file!r}: give what `fewstep learn` wrote, or demo")
     found = views(as_artefact(file) if file == "demo" else load(file), nfe, guidance)
+    if out is not None:
+        prove_file(out, "--out")
     click.echo("\n\n\n".join(map(text, found)))
     if out is not None:
         write(found, Path(out), f"Tables of {Path(file).name}")

@@ -7,6 +7,7 @@ other class's default; what describes sampling counts only if somebody chose it,
 from __future__ import annotations
 
 import inspect
+import json
 import os
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -14,9 +15,12 @@ from math import isfinite
 from numbers import Real
 from typing import Any, TypeVar, cast
 
+import diffusers
 import numpy as np
 
 from fewstep.checks import unknown
+from fewstep.output.files import whole
+from fewstep.output.seal import BY_HAND, SEAL, sealed, unsealed
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.artefact.choosing import Named, chosen, held, is_file
 from fewstep.samplers.artefact.held import Held
@@ -29,6 +33,7 @@ from fewstep.samplers.config.flows import ONCE
 from fewstep.samplers.config.known_classes import completed
 from fewstep.samplers.scheduler.diffusers_parts import ConfigMixin
 from fewstep.samplers.scheduler.model import DEFAULT, LEARNED, OWN, Key, config_key, for_config, name_of
+from fewstep.samplers.table.jsonfile import read
 from fewstep.samplers.table.tableau import Tableau
 
 MODEL_KEYS = frozenset(
@@ -195,10 +200,10 @@ class Adopting(ConfigMixin):
 
     def register_to_config(self, **entries: Any) -> None:
         """Store config entries, then read the model and the solver off the whole config."""
-        for name, read in (("learned", as_artefact), ("solver", chosen)):
+        for name, meant in (("learned", as_artefact), ("solver", chosen)):
             value = entries.get(name)
             if not (value is None or isinstance(value, Held)) and (name == "learned" or not _is_named(value)):
-                entries[name] = held(cast(Any, read(value)))  # read here, once; its content stays in the config
+                entries[name] = held(cast(Any, meant(value)))  # read here, once; its content stays in the config
         super().register_to_config(**{**entries, "_class_name": type(self).__name__})
         self._configure()
 
@@ -251,6 +256,24 @@ class Adopting(ConfigMixin):
                 )
         text: str = super().to_json_string()
         return text
+
+    def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
+        """Write the config whole and sealed; the seal is the file's and no entry of the config."""
+        content = sealed(json.loads(self.to_json_string()))
+        with whole(json_file_path) as part:
+            part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike[str]) -> dict[str, Any]:
+        """Read a config's file, as diffusers asks for it. ValueError for ours that was changed after it was written.
+
+        A stock scheduler keeps our seal as an entry that it does not know and writes it into files of its own.
+        """
+        content = read(json_file, "a scheduler's config")
+        name = content.get("_class_name")
+        if name not in [base.__name__ for base in cls.__mro__] and hasattr(diffusers, str(name)):
+            return {key: value for key, value in content.items() if key != SEAL}
+        return unsealed(content, json_file, remedy=BY_HAND)
 
 
 def _is_named(solver: Any) -> bool:

@@ -44,14 +44,18 @@ def option_of(value: Any) -> Any:
     return Statistics(**{k: v for k, v in value.items() if k != "class"})
 
 
-def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a JSON file. ValueError for anything else."""
+def read(path: str | os.PathLike[str], what: str = "a saved table") -> dict[str, Any]:
+    """The content of a JSON file. ValueError for anything else, FileNotFoundError where there is no file."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError(f"{path} is not {what}: it is no ordinary file")
     try:
-        content = json.loads(Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a saved table: {error}") from error
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path} is not {what}: it is nested too deeply") from error
+    except ValueError as error:  # no JSON, no UTF-8, a number too long to be one
+        raise ValueError(f"{path} is not {what}: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a saved table: it holds a {type(content).__name__}")
+        raise ValueError(f"{path} is not {what}: it holds a {type(content).__name__}")
     return content
 
 
@@ -66,6 +70,28 @@ def checked(content: Mapping[str, Any], kind: str, version: int, name: Any) -> I
                 f"{name} was saved by a newer fewstep ({kind} version {content['version']}; this one reads up to "
                 f"{version}). Upgrade: pip install -U fewstep"
             )
-        yield
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        with understood(name):
+            yield
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{name} is incomplete or damaged: {error!r}") from error
+
+
+@contextmanager
+def understood(name: Any) -> Iterator[None]:
+    """What a file holds is turned into objects in the block: what cannot be is told with the file's name."""
+    try:
+        yield
+    except ValueError as error:
+        if str(name) in str(error):
+            raise
+        raise ValueError(f"{name}: {error}") from error
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        AssertionError,
+        RecursionError,
+        MemoryError,
+    ) as error:
+        raise ValueError(f"{name} is incomplete or damaged: {error!r:.200}") from error

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fewstep.output.files import whole
+from fewstep.output.seal import OPEN, SEAL, check_tensors, whole_tensors
 from fewstep.samplers.schedule.base import Array
 
 FORMAT, VERSION = "fewstep.statistics", 1
@@ -131,24 +131,26 @@ class Statistics:
         """Write a safetensors file, whole or not at all; `load` gives the same numbers back to the last bit."""
         from safetensors.numpy import save_file
 
-        about = {"format": FORMAT, "version": str(VERSION), "metadata": json.dumps(dict(self.metadata))}
-        with whole(path) as part:
+        about = {"format": FORMAT, "version": str(VERSION), "metadata": json.dumps(dict(self.metadata)), SEAL: OPEN}
+        with whole_tensors(path) as part:
             save_file({name: np.ascontiguousarray(getattr(self, name)) for name in NAMES}, part, about)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Statistics:
-        """Read what `save` wrote. ValueError for another kind of file or a newer version; FileNotFoundError for none."""
+        """Read what `save` wrote. ValueError for another kind of file, a changed or a newer one; FileNotFoundError for none."""
         from safetensors import SafetensorError, safe_open
 
+        check_tensors(path, remedy="Copy it again, or estimate the statistics again")
         try:
             with safe_open(path, "numpy") as file:
                 about, arrays = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-        except SafetensorError as error:
+            told, version = json.loads(about.get("metadata", "{}")), int(about.get("version", 1))
+        except (SafetensorError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not a statistics file: {error}") from error
         if about.get("format") != FORMAT or set(arrays) != set(NAMES):
             raise ValueError(
                 f"{path} holds no statistics: expected a file written by Statistics.save, with lam, l, s and b"
             )
-        if int(about["version"]) > VERSION:
-            raise ValueError(f"{path} was saved by a newer fewstep (statistics version {about['version']}); upgrade it")
-        return cls(**arrays, metadata=json.loads(about["metadata"]))
+        if version > VERSION:
+            raise ValueError(f"{path} was saved by a newer fewstep (statistics version {version}); upgrade it")
+        return cls(**arrays, metadata=told)

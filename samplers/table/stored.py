@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from fewstep.output.files import whole
+from fewstep.output.seal import BY_HAND, SEAL, sealed, unsealed
 from fewstep.samplers.schedule.as_json import schedule_from_dict, schedule_to_dict
 from fewstep.samplers.schedule.base import Node, NoiseSchedule
-from fewstep.samplers.table.jsonfile import option_of, plain
+from fewstep.samplers.table.consistency import bounded
+from fewstep.samplers.table.jsonfile import checked, option_of, plain
 from fewstep.samplers.table.tableau import Tableau
 
 FORMAT, VERSION = "fewstep.tableau", 2
@@ -22,13 +24,26 @@ def save(tableau: Tableau, path: str | os.PathLike[str]) -> None:
     """Write a table to `path` as JSON; `load` gives back the same numbers to the last bit."""
     content = json.dumps(to_dict(tableau), indent=1)
     with whole(path) as part:
-        part.write_text(content)
+        part.write_text(content + "\n", encoding="utf-8")
 
 
 def to_dict(tableau: Tableau) -> dict[str, Any]:
-    """A table as plain JSON that `load` and configs know again."""
+    """A table as plain JSON that `load` and configs know again, sealed."""
     content: dict[str, Any] = json.loads(json.dumps(to_content(tableau), default=plain))
-    return {"format": FORMAT, "version": VERSION, **content}
+    return sealed({"format": FORMAT, "version": VERSION, **content})
+
+
+def from_dict(content: Mapping[str, Any], name: Any) -> Tableau:
+    """Inverse of `to_dict`. A table made by hand has no seal: what can be seen of its weights is checked, see `bounded`.
+
+    Raises:
+        ValueError: another format, a newer version, a content that is not what was sealed, rows that are not consistent.
+    """
+    with checked(content, FORMAT, VERSION, name), np.errstate(all="ignore"):  # what is not finite is refused
+        table = from_content(unsealed(content, name, remedy=BY_HAND))
+        if SEAL not in content:
+            bounded(table)
+        return table
 
 
 def to_content(tableau: Tableau) -> dict[str, Any]:

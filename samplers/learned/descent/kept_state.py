@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fewstep.output.files import whole
+from fewstep.output.seal import OPEN, SEAL, check_tensors, whole_tensors
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.table.tableau import Tableau
 
@@ -39,16 +39,21 @@ def save(path: Path, values: Mapping[str, Values], numbers: Mapping[str, Any], o
     }
     groups = {**values, "optimizer": remembered}
     tensors = {f"{name}.{key}": value for name, group in groups.items() for key, value in group.items()}
-    about = {"numbers": json.dumps(numbers), "groups": json.dumps(state["param_groups"])}
-    with whole(path) as temporary:
+    about = {"numbers": json.dumps(numbers), "groups": json.dumps(state["param_groups"]), SEAL: OPEN}
+    with whole_tensors(path) as temporary:
         save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, about)
 
 
 def load(path: Path, optimizer: Optimizer) -> tuple[dict[str, Values], dict[str, Any]]:
-    """(groups of tensors, numbers) of `save`; the optimizer remembers again what it did."""
-    with safe_open(path, framework="pt") as stored:
-        tensors = {name: stored.get_tensor(name) for name in stored.keys()}
-        about = stored.metadata()
+    """(groups of tensors, numbers) of `save`; the optimizer remembers again what it did. ValueError for a damaged file."""
+    remedy = "Delete it, and the stage begins again"
+    check_tensors(path, remedy=remedy, required=True)
+    try:
+        with safe_open(path, framework="pt") as stored:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}
+            about = stored.metadata()
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}. {remedy}") from error
     groups: dict[str, Values] = {}
     for name, value in tensors.items():
         group, key = name.split(".", 1)

@@ -1,4 +1,8 @@
-"""What tells one model from another: a hash of a few of its weights, or of what it answers."""
+"""What tells one model from another: a hash of a few of its weights, and of what it answers.
+
+Weights alone do not: the scale of an adapter, which adapters are set, an embedded guidance or any other attribute of Python
+changes what a network answers and no tensor of its.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +36,17 @@ def fingerprint(about: object, modules: Iterable[Module], answers: Iterable[Tens
         found.update(_bytes(few.detach()))
     for answer in answers:
         found.update(_bytes(answer))
+    return found.hexdigest()[:16]
+
+
+def behaviour(answers: Iterable[Tensor], again: Iterable[Tensor]) -> str | None:
+    """Hash of what a model answered on fixed inputs, to the last bit; None where asking again gave other answers."""
+    found = hashlib.sha256()
+    for first, second in zip(answers, again, strict=True):
+        one, other = _bytes(first), _bytes(second)
+        if one != other:
+            return None
+        found.update(one)
     return found.hexdigest()[:16]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fewstep.samplers.artefact.artefact import prediction_name
-from fewstep.samplers.learned.problem.fingerprint import fingerprint, hooked, modules_of
+from fewstep.samplers.learned.problem.fingerprint import behaviour, fingerprint, hooked, modules_of
 from fewstep.samplers.learned.problem.threads import Threads
 from fewstep.samplers.pipeline.source import Batch, Source
 from fewstep.samplers.run.denoiser import Denoiser
@@ -102,6 +103,7 @@ class Problem:
         if self._source is not None:
             other._source = copy.copy(self._source)
             other._source.wishes = {**self._source.wishes, "guidance": guidance}
+        other.__dict__.pop("behaviour", None)  # which the scale is part of
         other.part([0])  # a scale that the pipeline does not take is refused here
         return other
 
@@ -179,6 +181,29 @@ class Problem:
         x, middle = self.part([0, 1]).x_T, 0.5 * (self.t_start + self.t_end)
         with torch.no_grad():
             return fingerprint(about, (), [self.model(x, t) for t in (self.t_start, middle)])
+
+    @cached_property
+    def behaviour(self) -> str | None:
+        """Hash of what the model answers, condition and guidance included, at three states between noise and data.
+
+        None, with a warning, for a model that answers otherwise when it is asked again: nothing that is kept of it could be
+        known to be its own.
+        """
+        part = self.part([0, 1][: self.batch_size])
+        share = (0.0, 0.5, 0.9)
+        times = [self.t_start + s * (self.t_end - self.t_start) for s in share]
+        first = self.schedule.nodes(self.t_start).S
+        states = [part.x_T * float(self.schedule.nodes(t).S / first) for t in times]
+        with torch.no_grad():
+            answers, again = ([part.denoiser(x, t) for x, t in zip(states, times, strict=True)] for _ in range(2))
+        found = behaviour(answers, again)
+        if found is None:
+            warnings.warn(
+                "the network answers otherwise when it is asked the same again (dropout, noise or a cache of its own), so that "
+                "reference runs on disk could not be told from another's: none is kept or read. Put it into .eval()",
+                stacklevel=2,
+            )
+        return found
 
     @property
     def condition(self) -> str:

@@ -19,7 +19,7 @@ from fewstep.samplers.building.compiling import build
 from fewstep.samplers.building.names import solver_of
 from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.learned.problem.coordinate import Coordinate
-from fewstep.samplers.learned.problem.kept_runs import cache_folder, file_of, read, write
+from fewstep.samplers.learned.problem.kept_runs import file_of, folder_of, read, write
 from fewstep.samplers.learned.problem.problem import Part, Problem, squared_errors
 from fewstep.samplers.learned.problem.trajectory import Rows, Trajectory
 from fewstep.samplers.table.tableau import Tableau
@@ -35,7 +35,8 @@ class Teacher:
         problem: Problem. solver, nfe: of the reference; options: of the solver. A stochastic solver gives only ends, on
             the seeds' own Brownian paths. cache: folder; None takes `cache_folder()`, False keeps all in memory.
 
-    `key` names everything that decides the runs: model, condition, solver, times, dtype; seeds are added for each part.
+    `key` names everything that decides the runs: model, its answers, condition, solver, times, dtype; seeds are added for each
+    part. Nothing is kept of a network that does not answer the same twice.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Teacher:
         entry, _ = solver_of(solver)
         self.solver, options = entry.name, {**dict(entry.bound), **options}
         self.table = self._table(nfe, options)
-        self.folder = None if cache is False else cache_folder() if cache in (None, True) else Path(str(cache))
+        self.folder = folder_of(cache)
         self._options = options
         self._held: dict[tuple[int, ...], Trajectory | Tensor] = {}
 
@@ -68,6 +69,7 @@ class Teacher:
         p = self.problem
         about = (
             p.fingerprint,
+            p.behaviour,
             p.condition,
             self.solver,
             sorted(self.table.options.items()),
@@ -146,7 +148,9 @@ class Teacher:
         return Trajectory(self.problem.schedule, self.table.times, x, v)
 
     def _file(self, part: Part) -> Path | None:
-        return None if self.folder is None else file_of(self.folder, self.key, part.seeds)
+        if self.folder is None or self.problem.behaviour is None:
+            return None
+        return file_of(self.folder, self.key, part.seeds)
 
     def _read(self, part: Part) -> Trajectory | None:
         """From disk, where it is: the name says everything, and a file is there whole or not at all."""

@@ -92,7 +92,7 @@ class Comparison:
         text = json.dumps(told, indent=1, allow_nan=False)
         if path is not None:
             with whole(path) as part:
-                part.write_text(text + "\n")
+                part.write_text(text + "\n", encoding="utf-8")
         return text
 
     def to_html(self, path: str | os.PathLike[str], pictures: Sequence[Path] = ()) -> None:

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from math import isfinite
+from math import isclose, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,16 @@ from torch import Tensor
 
 from fewstep import checks
 from fewstep.output.files import whole
+from fewstep.output.seal import sealed, unsealed
 from fewstep.samplers.learned.problem.problem import Part, Problem, squared_errors
 from fewstep.samplers.learned.problem.recipes import Recipe
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.tasks.learner_entry import METHODS
-from fewstep.samplers.table.jsonfile import plain
+from fewstep.samplers.table.jsonfile import plain, plainly, read, understood
 from fewstep.samplers.table.stored import from_content, to_content
 from fewstep.samplers.table.tableau import Tableau
+
+SAME = 1e-3  # relative, of two scores of one table: machines differ in last bits, and these grow on the way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +120,7 @@ class Task:
         self.stage, begun = name, len(self.done)
         place = self._place(name, start, options)
         if place is not None and place.exists():
-            kept = json.loads(place.read_text())
-            table = from_content(kept["table"])
-            self.done += kept["done"]
-            self.offer(table)
-            return table
+            return self._kept(place)
         table = METHODS.find(name).fn(self, start, **options)
         if not isinstance(table, Tableau) or table.nfe != start.nfe:
             got = f"one of {table.nfe}" if isinstance(table, Tableau) else type(table).__name__
@@ -131,8 +130,25 @@ class Task:
         self.stage = name
         self.done.append({"method": name, "options": options, "score": self.offer(table)})
         if place is not None:
+            content = sealed(plainly({"table": to_content(table), "done": self.done[begun:]}))
             with whole(place) as part:
-                part.write_text(json.dumps({"table": to_content(table), "done": self.done[begun:]}, default=plain))
+                part.write_text(json.dumps(content), encoding="utf-8")
+        return table
+
+    def _kept(self, place: Path) -> Tableau:
+        """The table of a stage that was done, judged again: the score that was kept with it says whether it is this network."""
+        remedy = "Delete it, and the stage is done again"
+        with understood(place):
+            kept = unsealed(read(place, "a kept stage"), place, remedy=remedy)
+            table, done = from_content(kept["table"]), list(kept["done"])
+            told = float(done[-1]["score"])
+        self.done += done
+        found = self.offer(table)
+        if not isclose(found, told, rel_tol=SAME) and found != told:
+            raise ValueError(
+                f"{place} was learned on a network that behaves in another way: its table scored {told:.6g} then, and scores "
+                f"{found:.6g} now. {remedy}"
+            )
         return table
 
     def _place(self, name: str, start: Tableau, options: dict[str, Any]) -> Path | None:

@@ -206,7 +206,8 @@ def stopping() -> Iterator[None]:
 def test_interrupt_keeps_the_best_so_far(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     result = call("learn", model, "--nfe", "3,4", "--method", "stopping", *SMALL, "--out", file)
-    assert result.exit_code == 0 and "interrupted: the best so far" in result.stderr, result.output
+    assert result.exit_code == 130 and "interrupted: the best so far" in result.stderr, result.output
+    assert "the same command begins again" in result.stderr and "--resume DIR" in result.stderr
     artefact = Artefact.load(file)
     assert artefact.nfes == (3,) and artefact.tables[0].stages[-1]["interrupted"]
 

@@ -205,6 +205,7 @@ def test_nodes_know_their_ratios():
 
 def test_tables_of_the_first_release_say_nothing_before_the_first_call():
     content = build("dpmpp_2m_sde", DISCRETE, 4).to_dict()
+    del content["sha256"]  # which those tables have none of
     assert content["prologue"] is None and np.isnan(np.array(content["spans"], float)[0]).all()
     with pytest.raises(ValueError, match="a row before its first network call"):
         fewstep.Scheduler.from_config(CONFIG, solver={**content, "prologue": [[1.0] * 5] * 2})
