@@ -31,6 +31,7 @@ class Extractor(nn.Module, ABC):
         parts: the layer that plays "main" (Frechet distances, KID ...), "logits" (inception score, classes unbiased) and
             "spatial" (sFID); the last two may be missing.
         precision: "fp32", or what a faster and less exact path computes in; it is written into every result.
+        published: whether the weights are those that the metric was published with, where that is known.
         at_once: the most images that go through the network together; None for all that are given.
     """
 
@@ -39,6 +40,7 @@ class Extractor(nn.Module, ABC):
     layers: Mapping[str, int]
     parts: Mapping[str, str]
     precision: str = "fp32"
+    published: bool | None = None
     at_once: int | None = None
 
     @abstractmethod

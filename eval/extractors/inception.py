@@ -39,7 +39,8 @@ class InceptionV3(Extractor):
 
     Args:
         weights: file of the 2015-12-05 weights, or a state dict under torchvision's names; None searches, see
-            `inception_weights.load_weights`.
+            `inception_weights.load_weights`. Values of others than the published files, which are known by their sha256, are
+            called FD-inception and told with the hash of the weights.
         protocol: "tf" (FID of most papers), "pytorch-fid" or "clean"; see `resize`.
         fast: compute in bfloat16; features move by about 1e-2, so `precision` says it and results record it.
         compile: pass the network through torch.compile: the same numbers, after a wait of half a minute at the first batch;
@@ -72,7 +73,7 @@ class InceptionV3(Extractor):
         super().__init__()
         if protocol not in PROTOCOLS:
             raise unknown("protocol", protocol, PROTOCOLS)
-        state = load_weights(weights, _plain().state_dict(), download)
+        state, self.published = load_weights(weights, _plain().state_dict(), download)
         self.protocol, self.hash = protocol, weights_hash(state)
         self.precision = "bf16" if fast else "fp32"
         self.network = Network(state, torch.bfloat16 if fast else torch.float32).to(device or "cpu")

@@ -2,10 +2,12 @@
 
     pt_inception-2015-12-05-6726825d.pth        torch's hub folder: pytorch-fid and its relatives
     weights-inception-2015-12-05-6726825d.pth   torch's hub folder: torch-fidelity, torchmetrics
-    inception-2015-12-05.pt                     /tmp: clean-fid; TorchScript with other names and no gamma (it is 1)
+    inception-2015-12-05.pt                     clean-fid, StyleGAN; TorchScript with other names and no gamma (it is 1)
 
-The digits in a .pth name begin its sha256, which is checked; the third is known by its names and shapes only. Pickles of the
-graph are not read: that would run code out of them.
+A file's bytes are hashed before anything is made of them, and what is loaded is those bytes. Only the first two are searched
+for: clean-fid keeps the third in the system's temporary folder, where everybody writes, so it is read where it is named. A
+TorchScript of another sha256 than the published one is read too, but values of it are not called FID. Pickles of the graph
+are not read: that would run code out of them.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ import os
 import pickle
 import sys
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.error import URLError
 
 import torch
@@ -26,22 +29,31 @@ from fewstep.eval.extractors.layout import BLOCKS, STAGES
 from fewstep.output.files import whole
 
 VARIABLE = "FEWSTEP_INCEPTION"
-DIGEST = "6726825d"
-NAMES = (f"pt_inception-2015-12-05-{DIGEST}.pth", f"weights-inception-2015-12-05-{DIGEST}.pth")
+# sha256 of the published files: of both .pth, and of the TorchScript.
+DIGEST = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+SCRIPT_DIGEST = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+NAMES = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
 SCRIPT = "inception-2015-12-05.pt"
+LARGEST = 1 << 30  # bytes of a file that is taken for weights; the published ones have 91 MiB
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{NAMES[0]}"
 
 State = Mapping[str, Tensor]
 
 
+class Weights(NamedTuple):
+    """A state under torchvision's names, and whether its file was one of the published ones, by its sha256."""
+
+    state: State
+    published: bool
+
+
 def places() -> list[Path]:
-    """Every file in which peers keep these weights, in the order of the search."""
+    """The files of peers that are searched for, in the order of the search."""
     hub = Path(torch.hub.get_dir()) / "checkpoints"
-    scripts = Path("/tmp") if os.name == "posix" else Path.cwd()
-    return [*(hub / name for name in NAMES), scripts / SCRIPT]
+    return [hub / name for name in NAMES]
 
 
-def load_weights(weights: str | os.PathLike[str] | State | None, expected: State, download: bool = False) -> State:
+def load_weights(weights: str | os.PathLike[str] | State | None, expected: State, download: bool = False) -> Weights:
     """The network's weights under torchvision's names, checked against `expected` names and shapes.
 
     Args:
@@ -55,52 +67,50 @@ def load_weights(weights: str | os.PathLike[str] | State | None, expected: State
         ValueError: another file than it should be (its hash), unreadable, or weights of another network.
     """
     if isinstance(weights, Mapping):
-        return _checked(weights, expected, "the state dict")
+        return Weights(_checked(weights, expected, "the state dict"), False)
     named = weights or os.environ.get(VARIABLE)
     if named:
         path = Path(named)
         if not path.is_file():
             told = "" if weights else f" (the environment variable {VARIABLE})"
             raise FileNotFoundError(f"no file {str(path)!r}{told}; it should be {NAMES[0]}.")
-        return _checked(_read(path), expected, str(path))
+        return _read(path, expected)
     damaged = []
     for path in (p for p in places() if p.is_file()):
         try:
-            return _checked(_read(path), expected, str(path))
+            return _read(path, expected)
         except ValueError as error:
             damaged.append(str(error))
     if download:
-        return _checked(_read(_fetched(places()[0])), expected, str(places()[0]))
+        return _read(_fetched(places()[0]), expected)
     searched = ", ".join(str(p) for p in places())
     raise FileNotFoundError(
         f"the Inception weights {NAMES[0]} are not on this machine; searched the environment variable {VARIABLE} and "
-        f"{searched}. {''.join(e + ' ' for e in damaged)}Name the file (--weights PATH), or allow the download of 91 MB "
-        "(--download)."
+        f"{searched}. {''.join(e + ' ' for e in damaged)}Name the file (--weights PATH; clean-fid's {SCRIPT} too), or allow "
+        "the download of 91 MB (--download)."
     )
 
 
-def _read(path: Path) -> State:
-    """The state dict in a file: a hashed .pth, or clean-fid's TorchScript under torchvision's names."""
+def _read(path: Path, expected: State) -> Weights:
+    """The weights in a file: a published .pth, or a TorchScript under torchvision's names."""
     try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"{path} has more than {LARGEST >> 20} MiB: it is not the FID network.")
+        data = path.read_bytes()
+        found = hashlib.sha256(data).hexdigest()
         if path.suffix == ".pt":
-            return _renamed(torch.jit.load(path, map_location="cpu").state_dict())
-        if (found := sha256(path))[: len(DIGEST)] != DIGEST:
+            state: State = _renamed(torch.jit.load(BytesIO(data), map_location="cpu").state_dict())
+            return Weights(_checked(state, expected, str(path)), found == SCRIPT_DIGEST)
+        if found != DIGEST:
             raise ValueError(
                 f"{path} is not the 2015-12-05 Inception network, or not all of it: its sha256 begins with "
-                f"{found[: len(DIGEST)]}, expected {DIGEST}. Fetch it again from {URL}."
+                f"{found[:8]}, expected {DIGEST[:8]}. Fetch it again from {URL}."
             )
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} cannot be read as weights ({str(error).splitlines()[0]}); fetch it again.") from error
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{path} cannot be read as weights ({reason}); fetch it again.") from error
+    return Weights(_checked(state, expected, str(path)), True)
 
 
 def _fetched(target: Path) -> Path:

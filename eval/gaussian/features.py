@@ -25,6 +25,13 @@ class Meta:
     lossy: bool | None = None  # JPEG and the like; None: not known
     skipped: int = 0  # unreadable images passed over
     version: str = ""  # of the library that made them
+    published: bool | None = None  # whether its weights are the published ones; None: not known
+
+
+def of_published(real: Meta, generated: Meta) -> bool | None:
+    """Whether two sets of one extractor were made with published weights: what one of equal hash knows, both know."""
+    told = {real.published, generated.published} - {None}
+    return True in told and (real.hash == generated.hash or False not in told) if told else None
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Any
 
 from fewstep.checks import unknown
 from fewstep.eval.extractors.base import Extractor
-from fewstep.eval.gaussian.features import Features
+from fewstep.eval.gaussian.features import Features, of_published
 from fewstep.eval.gaussian.statfile import save
 from fewstep.eval.metrics.registry import METRICS, Metric
 from fewstep.eval.passes.plan import Plan, Planner, Side, comparable
@@ -189,5 +189,6 @@ def _told(result: Result, metric: Metric, real: Features | None, generated: Feat
         layer=generated.layers.get(part, ""),
         hash=meta.hash,
         precision=meta.precision,
+        published=of_published(real.meta if real is not None else meta, meta),
         higher_is_better=result.higher_is_better or metric.higher_is_better,
     )

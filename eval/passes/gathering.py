@@ -34,6 +34,7 @@ def gathered(
         source=images.name,
         lossy=images.lossy,
         skipped=sum(processes.gather(sum(len(shard.missing) for shard in own))),
+        published=extractor.published,
     )
     return Features(n, merged, rows, meta, dict(extractor.parts))
 

@@ -66,7 +66,7 @@ class Report(Mapping[str, Result]):
         rows = [
             [
                 r.label,
-                ", ".join(filter(None, (r.protocol, r.layer and f"layer {r.layer}", r.precision))),
+                ", ".join(r.features),
                 f"{r.value:.6g}",
                 "-" if r.interval is None else "[{:.6g}, {:.6g}]".format(*r.interval),
                 "-" if r.n is None else str(r.n),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fewstep.eval.gaussian.features import Meta
+from fewstep.eval.gaussian.features import Meta, of_published
 from fewstep.eval.report.result import Result
 
 # The number of images that papers report FID at, and the dimension of its features: below that a covariance is singular.
@@ -16,7 +16,8 @@ def notes(results: Sequence[Result], real: Meta | None = None, generated: Meta |
     """What a reader has to know beside the values, one sentence each.
 
     The bias of small samples, numbers of images that differ from what papers use or are not known, lossy files on one
-    side only, passed over images, features that were not computed in fp32, and a reference that does not say its protocol.
+    side only, passed over images, features that were not computed in fp32 or with the published weights, and a reference
+    that does not say its protocol.
     """
     real, generated = real or Meta(), generated or Meta()
     said = [note for result in results for note in _counts(result)]
@@ -29,6 +30,17 @@ def notes(results: Sequence[Result], real: Meta | None = None, generated: Meta |
     if results and generated.protocol and real.source and not real.protocol:
         said.append(
             f"The reference does not say how its features were made; they are taken for {generated.protocol!r} ones."
+        )
+    for result in results:
+        if result.extractor == "inception" and result.published is False:
+            said.append(
+                f"The weights {result.hash} are not from a file known to be the published one: {result.label} has an equal "
+                "only under these weights, and is not FID."
+            )
+    if any(r.extractor == "inception" for r in results) and generated.hash and of_published(real, generated) is None:
+        said.append(
+            f"That the weights {generated.hash} are the published ones is not recorded: files of an earlier release do not "
+            "say it; write them again with fewstep stats."
         )
     for precision in dict.fromkeys(r.precision for r in results if r.precision != "fp32"):
         said.append(f"Computed in {precision}, not fp32: compare only with values of the same precision.")

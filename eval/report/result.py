@@ -29,6 +29,8 @@ class Result:
         method: how `error` and `interval` were found, e.g. "influences of 2048 of the generated images, first order".
         n, n_real: numbers of images (None: not recorded in the file, or no reference at all).
         extractor, protocol, layer, hash, precision: under what features it was measured.
+        published: whether its weights were the published ones; values of Inception with others are not called FID. None:
+            not known.
         details: other numbers that belong to it: error bound, slope, k, splits, seeds ...
         higher_is_better: direction; known of the library's own metrics, and told by those that others register.
         groups: what each group of samples adds to the value, to first order (jackknife pseudo-values): for paired differences.
@@ -47,6 +49,7 @@ class Result:
     layer: str = ""
     hash: str = ""
     precision: str = "fp32"
+    published: bool | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     groups: tuple[float, ...] = ()
     higher_is_better: bool = False
@@ -62,14 +65,21 @@ class Result:
         """What people call it: "FID", "FD-digits", "KID" ..."""
         if self.metric in _FIXED:
             return _FIXED[self.metric]
-        if self.extractor in ("inception", ""):
+        if self.extractor in ("inception", "") and self.published is not False:
             return _INCEPTION.get(self.metric, self.metric)
-        return f"{_FAMILY.get(self.metric, self.metric)}-{self.extractor}"
+        return f"{_FAMILY.get(self.metric, self.metric)}-{self.extractor or 'inception'}"
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Under what features it was measured, in words; weights that are not the published ones by their hash."""
+        layer, weights = self.layer and f"layer {self.layer}", f"weights {self.hash}" if self.published is False else ""
+        return tuple(filter(None, (self.protocol, weights, layer, self.precision)))
 
     def __str__(self) -> str:
         sure = "" if self.interval is None else f" [{self.interval[0]:.6g}, {self.interval[1]:.6g}]"
         counts = " vs ".join(str(n) for n in (self.n, self.n_real) if n is not None)
-        return f"{self.label} {self.value:.6g}{sure} (N {counts or 'unknown'}; {self.protocol}; {self.precision})"
+        weights = f"weights {self.hash}; " if self.published is False else ""
+        return f"{self.label} {self.value:.6g}{sure} (N {counts or 'unknown'}; {self.protocol}; {weights}{self.precision})"
 
     def under(self, **facts: Any) -> Result:
         """The same with some facts filled in."""

@@ -99,7 +99,7 @@ def said(results: list[Result], real: Meta | None = None, generated: Meta | None
 
 
 def test_usual_numbers_need_no_remark() -> None:
-    png = Meta("inception", "tf", "ab12", source="a folder", lossy=False)
+    png = Meta("inception", "tf", "ab12", source="a folder", lossy=False, published=True)
     assert notes([fid(), kid()], png, png) == []
 
 

@@ -8,9 +8,12 @@ import torch
 from random_inception import random_state, smooth_images
 from torch import nn
 
+from fewstep.eval import Features, FeatureStatistics, Report, evaluate, fid
 from fewstep.eval.extractors import inception_weights as weights
 from fewstep.eval.extractors.inception import InceptionV3, _plain
 from fewstep.eval.extractors.inception_weights import NAMES, SCRIPT, VARIABLE, load_weights
+from fewstep.eval.gaussian.features import Meta
+from fewstep.eval.gaussian.statfile import load, save
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +28,10 @@ def expected():
 
 @pytest.fixture(scope="module")
 def saved(state, tmp_path_factory):
-    """The random weights as a .pth, and what its name would carry of its hash."""
+    """The random weights as a .pth, and its hash."""
     path = tmp_path_factory.mktemp("weights") / "some.pth"
     torch.save(state, path)
-    return path, hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture
@@ -37,22 +40,20 @@ def machine(tmp_path, monkeypatch, saved):
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(weights, "DIGEST", saved[1])
-    script = tmp_path / "scripts" / SCRIPT
-    found = weights.places
-    monkeypatch.setattr(weights, "places", lambda: [*found()[:2], script])
     (tmp_path / "torch/hub/checkpoints").mkdir(parents=True)
-    script.parent.mkdir()
     return weights.places()
 
 
-def same(found, state):
+def same(loaded, state, published=True):
+    found = loaded.state
+    assert loaded.published is published
     return found.keys() == state.keys() and all(torch.equal(found[name], state[name]) for name in state)
 
 
-def test_peers_keep_the_file_in_torchs_hub_folder_and_in_tmp(tmp_path, monkeypatch):
+def test_peers_keep_the_file_in_torchs_hub_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     hub = tmp_path / "hub" / "checkpoints"
-    assert weights.places()[:2] == [hub / name for name in NAMES] and weights.places()[2].name == SCRIPT
+    assert weights.places() == [hub / name for name in NAMES]
     monkeypatch.delenv("TORCH_HOME")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert weights.places()[0] == tmp_path / "torch/hub/checkpoints" / NAMES[0]
@@ -82,16 +83,13 @@ def test_without_weights_one_sentence_names_the_file_and_every_place(machine):
 
 
 def test_a_file_with_another_hash_is_refused(tmp_path, saved, expected):
-    with pytest.raises(ValueError, match=f"{saved[0].name} is not the .* begins with {saved[1]}, expected 6726825d"):
+    with pytest.raises(ValueError, match=f"{saved[0].name} is not the .* begins with {saved[1][:8]}, expected 6726825d"):
         load_weights(saved[0], expected)
 
 
 def test_a_truncated_download_in_a_cache_is_passed_over_and_told(machine, saved, state, expected):
     machine[0].write_bytes(saved[0].read_bytes()[:100_000])
     with pytest.raises(FileNotFoundError, match="or not all of it: its sha256 begins with"):
-        load_weights(None, expected)
-    machine[2].write_bytes(b"PK\x03\x04 half a script")
-    with pytest.raises(FileNotFoundError, match=f"{SCRIPT} cannot be read as weights"):
         load_weights(None, expected)
     machine[1].symlink_to(saved[0])
     assert same(load_weights(None, expected), state)
@@ -119,7 +117,7 @@ def test_a_download_is_checked_before_it_gets_its_name(machine, saved, state, ex
     assert same(load_weights(None, expected, download=True), state)
     assert machine[0].is_file() and [p.name for p in machine[0].parent.iterdir()] == [NAMES[0]]
     machine[0].unlink()
-    monkeypatch.setattr(weights, "DIGEST", "00000000")
+    monkeypatch.setattr(weights, "DIGEST", "0" * 64)
     with pytest.raises(FileNotFoundError, match="cannot fetch file://.*invalid hash value"):
         load_weights(None, expected, download=True)
     assert not list(machine[0].parent.iterdir())
@@ -141,11 +139,12 @@ class _Tree(nn.Module):
         return x
 
 
-def test_clean_fids_torchscript_is_read_under_its_own_names(state, machine):
-    """The whole tree is written and found again; the names are those of that file, checked one of each kind below."""
+@pytest.fixture(scope="module")
+def script(state, tmp_path_factory):
+    """A TorchScript with these weights under that file's names, and the weights as it has them: no gamma."""
     plain = {name: torch.ones_like(w) if name.endswith("bn.weight") else w for name, w in state.items()}
-    root, pairs = _Tree(), dict(weights._modules())
-    for theirs, ours in pairs.items():
+    root = _Tree()
+    for theirs, ours in weights._modules():
         *folders, leaf = f"layers.{theirs}".split(".")
         node = root
         for folder in folders:
@@ -155,12 +154,15 @@ def test_clean_fids_torchscript_is_read_under_its_own_names(state, machine):
         node.add_module(leaf, _Convolution(plain, ours))
     root.output = nn.Linear(2048, 1008)
     root.output.load_state_dict({"weight": plain["fc.weight"], "bias": plain["fc.bias"]})
-    torch.jit.script(root).save(str(machine[2]))
-    found = InceptionV3()
-    assert found.hash == InceptionV3(plain).hash
-    images = smooth_images(1, 16, 16)
-    assert torch.equal(found(images), InceptionV3(plain)(images))
+    path = tmp_path_factory.mktemp("scripts") / SCRIPT
+    torch.jit.script(root).save(str(path))
+    return path, plain
 
+
+def test_clean_fids_torchscript_is_read_under_its_own_names(script, expected):
+    """The whole tree is written and found again; the names are those of that file, checked one of each kind below."""
+    assert same(load_weights(script[0], expected), script[1], published=False)
+    pairs = dict(weights._modules())
     assert len(pairs) == 94
     for theirs, ours in {
         "conv": "Conv2d_1a_3x3",
@@ -189,3 +191,74 @@ def test_a_pickle_is_not_opened(tmp_path, expected):
     path.write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
     with pytest.raises(ValueError, match="sha256 begins with"):
         load_weights(path, expected)
+
+
+# What is not the published file
+
+
+def test_a_torchscript_is_not_searched_for_where_everybody_writes(machine, script, expected, monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    (tmp_path / SCRIPT).symlink_to(script[0])
+    machine[0].with_name(SCRIPT).symlink_to(script[0])
+    with pytest.raises(FileNotFoundError, match=f"clean-fid's {SCRIPT} too"):
+        load_weights(None, expected)
+
+
+def test_a_torchscript_is_known_by_its_sha256(script, expected, monkeypatch):
+    monkeypatch.setattr(weights, "SCRIPT_DIGEST", hashlib.sha256(script[0].read_bytes()).hexdigest())
+    assert same(load_weights(script[0], expected), script[1], published=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a script", b"no archive at all"])
+def test_what_is_no_torchscript_says_so(tmp_path, expected, content):
+    path = tmp_path / SCRIPT
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{SCRIPT} cannot be read as weights"):
+        load_weights(path, expected)
+
+
+def test_bytes_are_hashed_before_they_are_loaded(tmp_path, expected, monkeypatch):
+    (tmp_path / "w.pth").write_bytes(b"something else")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(ValueError, match="sha256 begins with"):
+        load_weights(tmp_path / "w.pth", expected)
+
+
+def features(published, seed, hash="abc"):
+    x = torch.rand(30, 4, generator=torch.Generator().manual_seed(seed))
+    meta = Meta("inception", "tf", hash, published=published)
+    return Features(30, {"main": FeatureStatistics(4).update(x)}, {"main": x.numpy()}, meta)
+
+
+@pytest.mark.parametrize(
+    ("real", "generated", "label"),
+    [(True, True, "FID"), (False, False, "FD-inception"), (True, None, "FID"), (None, False, "FD-inception"),
+     (True, False, "FID"), (None, None, "FID")],
+)  # fmt: skip
+def test_only_published_weights_give_what_is_called_fid(real, generated, label):
+    """Weights of one hash are the same: what one side knows of them, both know."""
+    report = evaluate(features(real, 0), features(generated, 1), ("fid", "kid_full"))
+    assert report["fid"].label == label
+    told = [report.table(), str(report["fid"]), report.to_json()]
+    if label == "FID":
+        assert report["kid_full"].label == "KID-full" and "weights abc" not in told[1]
+    else:
+        assert report["kid_full"].label == "KID-full-inception"
+        assert all("abc" in text and "FID " not in text.replace("not FID", "") for text in told[:2])
+        assert told[0].count("weights abc") >= 2 and "is not FID" in told[0]
+    assert ("is not recorded" in told[0]) == (real is None and generated is None)
+    assert Report.from_json(told[2])["fid"] == report["fid"]
+
+
+def test_random_weights_are_not_called_fid(state):
+    """From a state dict, whose origin nobody knows; a file of its statistics says so too."""
+    network = InceptionV3(state)
+    assert network.published is False
+    found = fid(smooth_images(3, 16, 16), smooth_images(3, 16, 16, seed=1), extractor=network, progress=False)
+    assert found.label == "FD-inception" and network.hash in str(found)
+
+
+def test_a_file_keeps_whether_its_weights_were_the_published_ones(tmp_path):
+    for published in (True, False, None):
+        save(tmp_path / "s.npz", features(published, 0))
+        assert load(tmp_path / "s.npz").meta.published is published
