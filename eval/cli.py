@@ -20,6 +20,9 @@ EXTRACTION = (
     *PLACE,
     click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that decode."),
     click.option("--skip-bad", is_flag=True, help="Pass over images that cannot be used, and count them."),
+    click.option(
+        "--limit", type=click.IntRange(1), metavar="MIB", help="Memory that one decoded image may take  [default: 192]"
+    ),
     click.option("--key", help="Array in an .npz of several, e.g. test_images."),
     click.option("--resume", metavar="DIR", help="Keep the state in DIR, and go on from what is there."),
 )

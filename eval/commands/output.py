@@ -16,7 +16,7 @@ from fewstep.arguments import parsed
 def evaluating(how: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `evaluate` among those of a command: what was said, and nothing else."""
     names = ("extractor", "protocol", "weights", "download", "fast", "device", "batch_size", "workers", "skip_bad")
-    said = {name: how[name] for name in (*names, "key", "resume", "number") if how.get(name)}
+    said = {name: how[name] for name in (*names, "key", "limit", "resume", "number") if how.get(name)}
     return {**said, "progress": True}
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fewstep.eval.commands.output import check_outputs, evaluating, is_first, metric_options, tell
 from fewstep.eval.gaussian.statfile import holds_statistics
-from fewstep.eval.images.sources import holds_images, image_set
+from fewstep.eval.images.sources import holds_images, image_set, of_arrays
 from fewstep.eval.passes.evaluation import evaluate
 from fewstep.output.pictures import save_image, tile
 
@@ -22,16 +22,21 @@ def evaluate_sets(real: str | None, generated: str, metrics: Sequence[str], how:
     options = metric_options(how.get("metric_options", ()))
     report = evaluate(real, generated, metrics, options=options, **evaluating(how))
     if is_first():
-        tell(report, report.table(), how, lambda folder: _sheets(real, generated, how["key"], folder))
+        tell(report, report.table(), how, lambda folder: _sheets(real, generated, how, folder))
 
 
-def _sheets(real: str | None, generated: str, key: str | None, folder: Path) -> list[Path]:
+def _sheets(real: str | None, generated: str, how: Mapping[str, Any], folder: Path) -> list[Path]:
     """A sheet of the first images of both sides, of those that are images."""
     written = []
+    said = {name: how[name] for name in ("key", "limit") if how.get(name)}
     for name, source in (("real", real), ("generated", generated)):
         if source is not None and holds_images(source) and not holds_statistics(source):
-            images = image_set(source, skip_bad=True, **({"key": key} if key else {}))
+            images = image_set(
+                source, skip_bad=True, **{k: v for k, v in said.items() if k != "key" or of_arrays(source)}
+            )
             ((_, some),) = images.read([range(min(24, images.count or 0))])
+            if not some:
+                continue
             size = max(max(image.shape[1:]) for image in some)
             scaled = [_enlarged(image, max(1, 96 // size)) for image in some]
             save_image(tile(scaled, 12), folder / f"{name}.png")

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 EPS = torch.finfo(torch.float64).eps
+ROUNDING = 5e-7  # of an entry that was float32 once, in parts of the largest
 
 
 def pivoted_cholesky(cov: Tensor, block: int = 128) -> Tensor:
@@ -75,6 +77,26 @@ def centred_(rows: Tensor) -> Tensor:
     return rows.addmm_(v, v.T @ rows, alpha=-1 / (1 + n**-0.5))[:-1]
 
 
+def _real(array: Any, device: Any) -> Tensor:
+    """In float64. ValueError for what are no real numbers."""
+    x = array if isinstance(array, Tensor) else np.asarray(array)
+    if x.is_complex() or x.dtype == torch.bool if isinstance(x, Tensor) else x.dtype.kind not in "fiu":
+        raise ValueError(f"means, covariances and factors are real numbers; got {x.dtype}: is it the right array?")
+    return torch.as_tensor(x, dtype=torch.float64, device=device)
+
+
+def _factor_checked(L: Tensor, cov: Tensor) -> Tensor:
+    """L (d, r). ValueError where L L^T is not cov: |(L L^T - cov) v| > 1e-9 tr cov |v| for some of four vectors v."""
+    v = torch.randn(len(cov), 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(cov.device)
+    fits = L.ndim == 2 and len(L) == len(cov) and bool(L.isfinite().all())
+    if not fits or not ((L @ (L.T @ v) - cov @ v).norm(dim=0) <= 1e-9 * cov.trace() * v.norm(dim=0)).all():
+        raise ValueError(
+            "the factor is not one of the covariance, which was scaled or changed without it: leave the factor away, or "
+            "write the file again."
+        )
+    return L
+
+
 @dataclass(frozen=True, eq=False)
 class Gaussian:
     """Mean and covariance of features, float64 on one device, and a factor of the covariance, made once.
@@ -92,8 +114,8 @@ class Gaussian:
     @classmethod
     def of(cls, mean: Any, cov: Any, factor: Any = None, device: Any = None) -> Gaussian:
         """From arrays or tensors of any float type. ValueError: shapes that do not fit, not finite, not a covariance."""
-        m, C = (torch.as_tensor(a, dtype=torch.float64, device=device) for a in (mean, cov))
-        if m.ndim != 1 or C.shape != (len(m), len(m)):
+        m, C = (_real(array, device) for array in (mean, cov))
+        if m.ndim != 1 or C.shape != (len(m), len(m)) or not len(m):
             raise ValueError(
                 f"a mean of shape (d,) and a covariance (d, d) are needed; got {tuple(m.shape)} and {tuple(C.shape)}."
             )
@@ -101,10 +123,25 @@ class Gaussian:
             raise ValueError("mean or covariance has NaN or infinite entries; look for broken images or features.")
         symmetric = (C + C.T).mul_(0.5)
         scale = C.diagonal().abs().max()
-        if (symmetric - C).abs_().max() > 5e-7 * scale or C.diagonal().min() < 0:
+        if (symmetric - C).abs_().max() > ROUNDING * scale or C.diagonal().min() < 0:
             raise ValueError("the covariance is not symmetric with a diagonal >= 0: is it the right array?")
-        L = None if factor is None else torch.as_tensor(factor, dtype=torch.float64, device=device)
-        return cls(m, symmetric, L)
+        if factor is None:
+            return cls(m, symmetric)
+        return cls(m, symmetric, _factor_checked(_real(factor, device), symmetric))
+
+    def check(self) -> None:
+        """ValueError where the covariance is not semidefinite, whatever its rounding.
+
+        C + s I has a Cholesky factor, s = 5e-7 d^(1/2) max C_ii: what float32 entries can be off by.
+        """
+        if self.given_cov is None:
+            return
+        C = self.given_cov.clone()
+        C.diagonal().add_(ROUNDING * len(C) ** 0.5 * C.diagonal().max())
+        if C.any() and torch.linalg.cholesky_ex(C)[1]:
+            raise ValueError(
+                "the covariance is not semidefinite, which every covariance is: it was changed or damaged."
+            )
 
     @classmethod
     def of_rows(cls, rows: Tensor) -> Gaussian:

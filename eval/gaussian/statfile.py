@@ -6,13 +6,15 @@
     n, meta, factor    ours: count, JSON of what they were made under, L with L L^T = sigma
 
 An ADM file's `arr_0` are images, and not those that its mu and sigma are of. A .pt file is a tensor of features (n, d).
+Ours carry the sha256 of their arrays; of all others what can be checked is: shapes, symmetry, semidefiniteness, the count,
+and that the factor is one of sigma.
 """
 
 from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,15 +22,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from fewstep.eval.gaussian.arrayfile import BYTES, arrays_in, members
 from fewstep.eval.gaussian.covariance import Gaussian
 from fewstep.eval.gaussian.features import Features, Meta
 from fewstep.eval.gaussian.statistics import FeatureStatistics
 from fewstep.output.files import whole
+from fewstep.output.places import kept
+from fewstep.output.seal import SEAL, Damaged, digest_of_arrays
 from fewstep.version import __version__
 
 ROWS = ("features", "feats", "reps")
 MOMENTS = {"main": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 SUFFIXES = (".npz", ".pt", ".pkl")
+REMEDY = "Write it again with fewstep stats, or keep its mu and sigma alone if the change was meant to be: np.savez(F, mu=, sigma=)"
+MOST = 10**12  # images that anybody could have looked at
+_READ = ("meta", "n", "factor", *ROWS, *(name for pair in MOMENTS.values() for name in pair))
+_TYPES = {"lossy": (bool, type(None)), "published": (bool, type(None)), "skipped": (int,)}  # of Meta; all else is text
 _HERE = Path(__file__).parents[1]  # eval/: what is bundled lies there
 
 
@@ -50,15 +59,7 @@ def holds_statistics(path: str | PathLike[str]) -> bool:
         return False
     if file.suffix.lower() != ".npz":
         return True
-    return bool(_names(file) & {"mu", *ROWS})
-
-
-def _names(file: Path) -> set[str]:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return {Path(name).stem for name in archive.namelist()}
-    except (zipfile.BadZipFile, OSError) as error:
-        raise ValueError(f"{file} cannot be read as .npz ({error}): is the file whole?") from error
+    return bool(members(file, REMEDY).keys() & {"mu", *ROWS})
 
 
 def load(path: str | PathLike[str], device: Any = None) -> Features:
@@ -76,26 +77,35 @@ def load(path: str | PathLike[str], device: Any = None) -> Features:
         )
     if file.suffix.lower() == ".pt":
         return _of_tensor(file)
-    names = _names(file)
-    if not names & {"mu", *ROWS}:
+    names = members(file, REMEDY)
+    if not names.keys() & {"mu", *ROWS}:
         raise ValueError(
             f"{file} holds {', '.join(sorted(names)) or 'nothing'}; statistics need mu and sigma, "
             f"features one of {', '.join(ROWS)}."
         )
+    arrays = arrays_in(file, _READ, REMEDY)
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return _of_arrays(file, arrays, device)
-    except (OSError, zipfile.BadZipFile, KeyError, EOFError) as error:
-        raise ValueError(f"{file} cannot be read ({error}): is the file whole?") from error
+        return _of_arrays(file, arrays, device)
+    except ValueError as error:
+        if isinstance(error, Damaged):
+            raise
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _of_tensor(file: Path) -> Features:
     try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                size = sum(info.file_size for info in archive.infolist())
+                if size > max(BYTES, 2 * file.stat().st_size):
+                    raise ValueError(f"it would take {size >> 20} MiB")
         rows = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{file} cannot be read as a tensor of features ({type(error).__name__}).") from error
-    if not isinstance(rows, torch.Tensor) or rows.ndim != 2:
+    if not isinstance(rows, torch.Tensor) or rows.ndim != 2 or not rows.is_floating_point():
         raise ValueError(f"{file} must hold one tensor of features (n, d).")
+    if rows.numel() * rows.element_size() > max(BYTES, 2 * file.stat().st_size):  # one row said many times
+        raise ValueError(f"{file} tells of {tuple(rows.shape)} features, which it does not hold.")
     return of_rows(rows.float().numpy(), Meta(source=str(file)))
 
 
@@ -107,30 +117,80 @@ def of_rows(rows: np.ndarray, meta: Meta) -> Features:
     return Features(len(rows), {"main": statistics}, {"main": rows}, meta)
 
 
-def _of_arrays(file: Path, arrays: Any, device: Any) -> Features:
-    told = json.loads(str(arrays["meta"])) if "meta" in arrays else {}
-    known = {field.name for field in fields(Meta)}
-    meta = Meta(**{"source": str(file), **{k: v for k, v in told.items() if k in known}})
-    n = int(arrays["n"]) if "n" in arrays else None
-    rows: dict[str, np.ndarray] = {}
-    for name in ROWS:
-        if name in arrays:
-            rows["main"] = arrays[name].astype(np.float32)
-    found = of_rows(rows["main"], meta) if rows and "mu" not in arrays else Features(n, {}, rows, meta)
+def _of_arrays(file: Path, arrays: dict[str, np.ndarray], device: Any) -> Features:
+    meta, layers = _told(file, arrays)
+    n = _count(arrays)
+    rows = {"main": _rows(name, arrays[name]) for name in ROWS if name in arrays}
+    if rows and n is not None and len(rows["main"]) != n:
+        raise ValueError(
+            f"it has {len(rows['main'])} feature vectors, and says it was made of {n} images; write it again"
+        )
+    if rows and "mu" not in arrays:
+        return _laid(of_rows(rows["main"], meta), layers)
+    if not {"mu", "sigma"} <= arrays.keys():
+        raise ValueError("it has one of mu and sigma; statistics need both")
+    found = Features(n, {}, rows, meta)
     for part, (mu, sigma) in MOMENTS.items():
         if mu in arrays and sigma in arrays:
-            factor = arrays["factor"] if part == "main" and "factor" in arrays else None
+            factor = arrays.get("factor") if part == "main" else None
             try:
                 gaussian = Gaussian.of(arrays[mu], arrays[sigma], factor, device)
+                if SEAL not in arrays:
+                    gaussian.check()
             except ValueError as error:
-                raise ValueError(f"{file}, {mu} and {sigma}: {error}") from error
+                raise ValueError(f"{mu} and {sigma}: {error}") from error
             found.statistics[part] = FeatureStatistics.of(gaussian, n)
             if part == "main" and rows and rows["main"].shape == (n, gaussian.dim):
-                found.statistics[part].sketch.add(torch.from_numpy(rows["main"]), np.arange(len(rows["main"])))
-                if not np.isfinite(found.statistics[part].sketch.rows).all():
-                    raise ValueError(f"{file}: its features are NaN or infinite; write it again.")
-    found.layers = told.get("layers", {})
+                _sampled(found.statistics[part], rows["main"])
+    return _laid(found, layers)
+
+
+def _laid(found: Features, layers: dict[str, str]) -> Features:
+    found.layers = layers
     return found
+
+
+def _sampled(statistics: FeatureStatistics, rows: np.ndarray) -> None:
+    """The sample of the features beside their moments. ValueError: they cannot be those of the moments."""
+    statistics.sketch.add(torch.from_numpy(rows), np.arange(len(rows)))
+    if not np.isfinite(statistics.sketch.rows).all():
+        raise ValueError("its features are NaN or infinite; write it again.")
+    apart = np.abs(rows.mean(0, dtype=np.float64) - statistics.mean.cpu().numpy()).max()
+    if apart > 1e-3 * np.abs(rows).max():  # they may have been kept in float16
+        raise ValueError("its features do not have the mean mu that it tells; write it again.")
+
+
+def _rows(name: str, rows: np.ndarray) -> np.ndarray:
+    """Feature vectors in float32."""
+    if rows.ndim != 2 or rows.dtype.kind not in "fiu" or not rows.size:
+        raise ValueError(f"{name} is {rows.dtype} {rows.shape}; features are numbers (n, d)")
+    return rows.astype(np.float32)
+
+
+def _count(arrays: dict[str, np.ndarray]) -> int | None:
+    """The number of images, None where none is told."""
+    if "n" not in arrays:
+        return None
+    n = arrays["n"]
+    if n.size != 1 or n.dtype.kind not in "fiu" or not 2 <= n.item() <= MOST or n.item() != int(n.item()):
+        raise ValueError(f"n, the number of images, is {str(n)[:40]}; it is a whole number, at least 2; write it again")
+    return int(n.item())
+
+
+def _told(file: Path, arrays: dict[str, np.ndarray]) -> tuple[Meta, dict[str, str]]:
+    """What the features were made under, and the layers. ValueError for a text that does not say that."""
+    told: Any = {}
+    try:
+        told = json.loads(str(arrays["meta"])) if "meta" in arrays else {}
+    except (ValueError, RecursionError):
+        told = None
+    layers = told.get("layers", {}) if isinstance(told, dict) else None
+    texts = isinstance(layers, dict) and all(isinstance(x, str) for pair in layers.items() for x in pair)
+    known = {**asdict(Meta()), "source": str(file)}
+    made = {name: told.get(name, usual) if texts else usual for name, usual in known.items()}
+    if not texts or not all(isinstance(value, _TYPES.get(name, (str,))) for name, value in made.items()):
+        raise ValueError(f"its meta is not the JSON that fewstep stats writes. {REMEDY}")
+    return Meta(**made), layers
 
 
 def save(path: str | PathLike[str], features: Features, factor: bool = True, half: bool = False) -> None:
@@ -156,8 +216,13 @@ def save(path: str | PathLike[str], features: Features, factor: bool = True, hal
     target = Path(path)
     if target.suffix.lower() != ".npz":
         raise ValueError(f"statistics are written as .npz; got {str(path)!r}.")
-    with whole(target) as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, **arrays)
+    arrays[SEAL] = np.array(digest_of_arrays(arrays))
+
+    def write(place: Path) -> None:
+        with whole(place) as temporary, open(temporary, "wb") as stream:
+            np.savez(stream, **arrays)
+
+    kept(target, write)
 
 
 def save_statistics(path: str | PathLike[str], statistics: FeatureStatistics) -> None:

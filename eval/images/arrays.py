@@ -13,12 +13,13 @@ from torch import Tensor
 
 from fewstep.checks import unknown
 from fewstep.eval.images.decode import (
+    LIMIT,
     BadImage,
     as_tensor,
     checked_range,
     decode_file,
     from_array,
-    from_picture,
+    from_opened,
     side_of_channels,
 )
 from fewstep.eval.images.image_sets import Fetched, Images, ImageSet, digest
@@ -79,19 +80,26 @@ class Dataset(ImageSet):
     parallel = True
 
     def __init__(
-        self, source: Any, key: str = "image", range: Any = None, layout: str | None = None, skip_bad: bool = False
+        self,
+        source: Any,
+        key: str = "image",
+        range: Any = None,
+        layout: str | None = None,
+        skip_bad: bool = False,
+        *,
+        limit: int = LIMIT,
     ) -> None:
         super().__init__(f"a {type(source).__name__} of {len(source)}", len(source), skip_bad=skip_bad)
-        self.source, self.key, self.how = source, key, (range, _of_one(layout))
+        self.source, self.key, self.how, self.limit = source, key, (range, _of_one(layout)), limit
 
     def image(self, index: int) -> Tensor:
         try:
             found = list(_images_in(self.source[index], self.key))
-        except (OSError, SyntaxError) as error:
-            raise BadImage(f"cannot be read ({error})") from error
+        except (OSError, SyntaxError, EOFError, MemoryError) as error:
+            raise BadImage(f"cannot be read ({str(error) or type(error).__name__})") from error
         if len(found) != 1:
             raise ValueError(f"{self.label(index)} is {len(found)} images; a Dataset's item is one")
-        return _converted(found[0], *self.how)
+        return _converted(found[0], *self.how, self.limit)
 
     @property
     def fingerprint(self) -> str:
@@ -115,9 +123,11 @@ class Stream(ImageSet):
         range: Any = None,
         layout: str | None = None,
         skip_bad: bool = False,
+        *,
+        limit: int = LIMIT,
     ) -> None:
         super().__init__(f"a {type(source).__name__}", skip_bad=skip_bad)
-        self.source, self.key, self.how = source, key, (range, _of_one(layout))
+        self.source, self.key, self.how, self.limit = source, key, (range, _of_one(layout)), limit
         self.begun = False
 
     def read(self, blocks: Iterable[range]) -> Iterator[Images]:
@@ -137,7 +147,7 @@ class Stream(ImageSet):
         for item in self.source:
             for image in _images_in(item, self.key):
                 try:
-                    yield _converted(image, *self.how)
+                    yield _converted(image, *self.how, self.limit)
                 except BadImage as error:
                     yield error
 
@@ -176,14 +186,14 @@ def _looks_like_one(part: Any) -> bool:
     return getattr(part, "ndim", 0) in (2, 3) or hasattr(part, "getbands") or isinstance(part, os.PathLike)
 
 
-def _converted(image: Any, value_range: Any, layout: str | None) -> Tensor:
+def _converted(image: Any, value_range: Any, layout: str | None, limit: int) -> Tensor:
     """A PIL image, array, tensor or path -> uint8 (3, H, W)."""
     if hasattr(image, "getbands"):
-        return from_picture(image)
+        return from_opened(image, limit)
     if isinstance(image, (Tensor, np.ndarray)):
         return from_array(image, value_range, layout)
     if isinstance(image, (str, os.PathLike)):
-        return decode_file(image, value_range)
+        return decode_file(image, value_range, limit)
     raise ValueError(f"{type(image).__name__} is no image; give PIL images, arrays or tensors")
 
 

@@ -2,23 +2,30 @@
 
 Grey is repeated, palettes are looked up, CMYK is converted without a profile and EXIF orientation is ignored (as all
 evaluation tools do). An alpha channel that is opaque everywhere is dropped. More than 8 bits, transparency and animation are
-refused: what they should become is a choice, and the choice moves the value.
+refused: what they should become is a choice, and the choice moves the value. So are images that would take more memory than a
+limit, before any of it is taken, and whatever is no ordinary file.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 from torch import Tensor
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy")
+# Told apart by their contents; none of them is drawn by another program, as Pillow does with PostScript.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "JPEG2000", "PPM", "TGA")
+LIMIT = 192  # MiB that a decoded image, 3 bytes a pixel, or its file may take: 8192 x 8192
 RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
 _DEEP = "has more than 8 bits a channel; convert it to 8 bits by the rule that the other set was made with"
 _CLEAR = "is transparent in places; put it on the background that it belongs on and save it as RGB"
@@ -28,27 +35,68 @@ class BadImage(ValueError):
     """An image that cannot be used; the message goes on after the image's name."""
 
 
-def decode(data: bytes, suffix: str, value_range: Any = None) -> Tensor:
+class Header(NamedTuple):
+    """Of an array in a file."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype
+
+
+def npy_header(stream: Any) -> Header:
+    """What the beginning of a .npy tells; the stream stands behind it."""
+    read = npy.read_array_header_1_0 if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0
+    return Header(*read(stream))
+
+
+def decode(data: bytes, suffix: str, value_range: Any = None, limit: int = LIMIT) -> Tensor:
     """The bytes of an image file -> uint8 (3, H, W).
 
     Args:
         data: the whole file.
         suffix: ".npy" for an array (H, W), (H, W, C) or (C, H, W); all others are told apart by their contents.
         value_range: of floats in an array, see `quantised`.
+        limit: MiB that it may take when it is decoded.
 
     Raises:
-        BadImage: unreadable, truncated, empty, or against the rules above.
+        BadImage: unreadable, truncated, empty, too large, or against the rules above.
     """
     from PIL import Image
 
     if suffix == ".npy":
         with _reading():
+            check_size(math.prod(npy_header(BytesIO(data)).shape), limit)
             array = np.load(BytesIO(data), allow_pickle=False)
         return from_array(array, value_range)
     if data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:25] == b"\x10":  # Pillow would drop the low byte of 16 bits
         raise BadImage(_DEEP)
-    with _reading(), Image.open(BytesIO(data)) as picture:
-        return from_picture(picture)
+    Image.init()
+    known = [name for name in FORMATS if name in Image.OPEN]
+    with _reading(), Image.open(BytesIO(data), formats=known) as picture:
+        return from_picture(picture, limit)
+
+
+def check_size(count: int, limit: int) -> None:
+    """BadImage where so many bytes are more than `limit` MiB."""
+    if count > limit << 20:
+        size = f"{-(-count >> 20)}" if count >> 20 < 10**6 else "millions of"
+        raise BadImage(
+            f"would take {size} MiB, and {limit} are allowed to one image; where that is meant, say limit= (--limit MIB)"
+        )
+
+
+def contents_of(path: str | os.PathLike[str], limit: int = LIMIT) -> bytes:
+    """The whole file. BadImage: no ordinary file (a pipe would be waited for), too large, unreadable."""
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(handle, "rb") as file:
+            told = os.fstat(handle)
+            if not stat.S_ISREG(told.st_mode):
+                raise BadImage("is no ordinary file")
+            check_size(told.st_size, limit)
+            return file.read()
+    except OSError as error:
+        raise BadImage(f"cannot be read ({error.strerror or error})") from error
 
 
 @contextmanager
@@ -56,7 +104,7 @@ def _reading() -> Iterator[None]:
     """Whatever a decoder raises when it meets a broken file becomes a BadImage."""
     try:
         yield
-    except (BadImage, MemoryError):
+    except BadImage:
         raise
     except Exception as error:
         reason = str(error).split("\n")[0].split(" <_io.")[0]
@@ -65,17 +113,14 @@ def _reading() -> Iterator[None]:
         ) from error
 
 
-def decode_file(path: str | os.PathLike[str], value_range: Any = None) -> Tensor:
+def decode_file(path: str | os.PathLike[str], value_range: Any = None, limit: int = LIMIT) -> Tensor:
     """The image in a file, uint8 (3, H, W)."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise BadImage(f"cannot be read ({error.strerror or error})") from error
-    return decode(data, Path(path).suffix.lower(), value_range)
+    return decode(contents_of(path, limit), Path(path).suffix.lower(), value_range, limit)
 
 
-def from_picture(picture: Any) -> Tensor:
+def from_picture(picture: Any, limit: int = LIMIT) -> Tensor:
     """A PIL image -> uint8 (3, H, W)."""
+    check_size(3 * math.prod(picture.size), limit)
     if getattr(picture, "is_animated", False) and picture.format != "MPO":  # a photograph with a preview is still one
         raise BadImage(f"is animated or has pages ({picture.n_frames}); save the one that is meant")
     bits = getattr(picture, "tag_v2", {}).get(258, (8,))
@@ -86,6 +131,12 @@ def from_picture(picture: Any) -> Tensor:
         if picture.getchannel("A").getextrema()[0] < 255:
             raise BadImage(_CLEAR)
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
+
+
+def from_opened(picture: Any, limit: int = LIMIT) -> Tensor:
+    """The same of a picture that somebody opened and that is read now: what its decoder raises makes it a BadImage."""
+    with _reading():
+        return from_picture(picture, limit)
 
 
 def from_array(image: Any, value_range: Any = None, layout: str | None = None) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import zipfile
-import zlib
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -13,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fewstep.eval.images.decode import SUFFIXES, BadImage, checked_range, decode
+from fewstep.eval.images.decode import LIMIT, SUFFIXES, BadImage, check_size, checked_range, contents_of, decode
 from fewstep.eval.images.image_sets import ImageSet, digest
 
 _JPEG = (".jpg", ".jpeg")
@@ -23,7 +22,7 @@ def opened(path: Path, **how: Any) -> ImageSet:
     """The images of a folder, a .zip or one file."""
     if path.is_dir():
         return Folder(path, **how)
-    if path.suffix.lower() == ".zip":
+    if path.suffix.lower() == ".zip" and path.is_file():
         return Zip(path, **how)
     if path.suffix.lower() in SUFFIXES:
         return Paths([path], str(path), **how)
@@ -37,17 +36,20 @@ class Files(ImageSet):
         name: what holds the files.
         files: their names.
         range: of floats in .npy files.
+        limit: MiB that one image may take.
     """
 
     parallel = True
 
-    def __init__(self, name: str, files: Sequence[str], range: Any = None, skip_bad: bool = False) -> None:
+    def __init__(
+        self, name: str, files: Sequence[str], range: Any = None, skip_bad: bool = False, limit: int = LIMIT
+    ) -> None:
         if not files:
             raise ValueError(f"{name} holds no images ({', '.join(SUFFIXES)})")
         if range is not None:
             checked_range(range, "floats")
         super().__init__(name, len(files), skip_bad=skip_bad)
-        self.files, self.range = files, range
+        self.files, self.range, self.limit = files, range, limit
         self.lossy = self._lossy()
 
     @abstractmethod
@@ -59,13 +61,16 @@ class Files(ImageSet):
 
     def image(self, index: int) -> Tensor:
         file = self.files[index]
-        return decode(self._read(file), suffix(file), self.range)
+        return decode(self._read(file), suffix(file), self.range, self.limit)
 
     def _read(self, file: str) -> bytes:
         try:
             return self.contents(file)
-        except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-            raise BadImage(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        except BadImage:
+            raise
+        except Exception as error:  # of zipfile and what it inflates with: anything, lack of memory too
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise BadImage(f"cannot be read ({reason})") from error
 
     def _lossy(self) -> bool | None:
         """JPEG by suffix; of webp files, which may be either, the first is asked."""
@@ -86,12 +91,18 @@ class Paths(Files):
         super().__init__(name or f"a list of {len(paths)} files", [str(path) for path in paths], **how)
 
     def contents(self, file: str) -> bytes:
-        return (self.root / file).read_bytes()
+        return contents_of(self.root / file, self.limit)
 
     @property
     def fingerprint(self) -> str:
-        found = ((file, (self.root / file).stat()) for file in self.files)
+        found = ((file, self._stat(file)) for file in self.files)
         return digest([(file, stat.st_size, stat.st_mtime_ns) for file, stat in found])
+
+    def _stat(self, file: str) -> os.stat_result:
+        try:
+            return (self.root / file).stat()
+        except OSError as error:
+            raise ValueError(f"{file} in {self.name} cannot be read ({error.strerror or error})") from error
 
 
 class Folder(Paths):
@@ -109,7 +120,7 @@ class Zip(Files):
         self._open: tuple[int, zipfile.ZipFile] | None = None
         try:
             names = [info.filename for info in self.archive.infolist() if not info.is_dir()]
-        except (zipfile.BadZipFile, OSError) as error:
+        except Exception as error:  # a zip that is none raises what it likes
             raise ValueError(f"{path} is no readable .zip ({error}); was it downloaded whole?") from error
         super().__init__(str(path), sorted(filter(_wanted, names), key=natural), **how)
 
@@ -121,7 +132,9 @@ class Zip(Files):
         return self._open[1]
 
     def contents(self, file: str) -> bytes:
-        return self.archive.read(file)
+        info = self.archive.getinfo(file)
+        check_size(info.file_size, self.limit)  # no more than that is inflated, whatever there is
+        return self.archive.read(info)
 
     @property
     def fingerprint(self) -> str:
@@ -151,8 +164,12 @@ def _wanted(file: str) -> bool:
 
 def _below(root: Path) -> Iterator[str]:
     """Names of images relative to root, each folder visited once however it is linked."""
+
+    def refuse(error: OSError) -> None:
+        raise ValueError(f"{error.filename} in {root} cannot be listed ({error.strerror}): allow it, or take it away")
+
     seen = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in os.walk(root, onerror=refuse, followlinks=True):
         stat = os.stat(folder)
         if (stat.st_dev, stat.st_ino) in seen:
             folders.clear()

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from fewstep.checks import whole
 from fewstep.eval.images import arrayfiles, arrays, folders
-from fewstep.eval.images.decode import SUFFIXES
+from fewstep.eval.images.decode import LIMIT, SUFFIXES
 from fewstep.eval.images.generated import Generated
 from fewstep.eval.images.image_sets import ImageSet
 
 
-def image_set(source: Any, *, skip_bad: bool = False, key: str | None = None, **how: Any) -> ImageSet:
+def image_set(
+    source: Any, *, skip_bad: bool = False, key: str | None = None, limit: int | None = None, **how: Any
+) -> ImageSet:
     """Images from wherever they are.
 
     Args:
@@ -23,6 +26,7 @@ def image_set(source: Any, *, skip_bad: bool = False, key: str | None = None, **
             paths, a Dataset (len and getitem; an item is an image, or a tuple or dict with one), an iterable of images or
             batches, or a diffusers pipeline, which draws them (`Generated`). An ImageSet is returned as it is.
         skip_bad: pass over images that cannot be used, and count them.
+        limit: MiB that one decoded image, or its file, may take (192): larger ones cannot be used.
         key: the array in a .npz (arr_0, or the only one with images), or the entry of dict items ("image").
         how: range=(0, 1), (-1, 1) or (0, 255) of floats; layout="NCHW" or "NHWC" of arrays that leave it open;
             for a pipeline what `Generated` takes: solver, nfe, number or seeds ...
@@ -30,6 +34,7 @@ def image_set(source: Any, *, skip_bad: bool = False, key: str | None = None, **
     Raises:
         ValueError: nothing there, nothing in it, or nothing that could be images.
     """
+    bound = whole("limit", LIMIT if limit is None else limit, of="MiB")
     if isinstance(source, ImageSet):
         return source
     if is_pipeline(source):
@@ -39,18 +44,18 @@ def image_set(source: Any, *, skip_bad: bool = False, key: str | None = None, **
         if not path.exists():
             raise ValueError(f"{str(source)!r} does not exist; give a folder, .zip, .npz or .npy of images")
         if path.suffix.lower() in (".npz", ".npy") and path.is_file():
-            return arrayfiles.in_file(path, key, skip_bad=skip_bad, **how)
+            return arrayfiles.in_file(path, key, bound, skip_bad=skip_bad, **how)
         if key or "layout" in how:
             raise ValueError(f"{path} holds image files; `key` and `layout` are of .npz and arrays")
-        return folders.opened(path, skip_bad=skip_bad, **how)
+        return folders.opened(path, skip_bad=skip_bad, limit=bound, **how)
     if isinstance(source, (Tensor, np.ndarray)):
         return arrays.Array(source, skip_bad=skip_bad, **how)
     if isinstance(source, (list, tuple)) and source and all(isinstance(x, (str, os.PathLike)) for x in source):
-        return folders.Paths(source, skip_bad=skip_bad, **how)
+        return folders.Paths(source, skip_bad=skip_bad, limit=bound, **how)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
-        return arrays.Dataset(source, key or "image", skip_bad=skip_bad, **how)
+        return arrays.Dataset(source, key or "image", skip_bad=skip_bad, limit=bound, **how)
     if hasattr(source, "__iter__"):
-        return arrays.Stream(source, key or "image", skip_bad=skip_bad, **how)
+        return arrays.Stream(source, key or "image", skip_bad=skip_bad, limit=bound, **how)
     raise ValueError(
         f"{type(source).__name__} is no set of images; give a folder, file, array, Dataset, iterable or diffusers pipeline"
     )

@@ -21,9 +21,9 @@ from fewstep.eval.extractors.base import Extractor
 from fewstep.eval.gaussian.features import Features
 from fewstep.eval.images.image_sets import ImageSet, digest
 from fewstep.eval.images.reading import read
-from fewstep.eval.passes import shards
 from fewstep.eval.passes.gathering import gathered
 from fewstep.eval.passes.processes import Processes
+from fewstep.eval.passes.resuming import going_on
 from fewstep.eval.passes.shards import Shard, Wanted
 
 SAVE_EVERY = 20.0  # seconds between states of a resumable run
@@ -75,11 +75,11 @@ def collect(
     if count is not None and count < 2:
         raise ValueError(f"statistics need at least 2 images; {images.name} gives {count}.")
     folder = None if resume is None else Path(resume) / _key(images, extractor, wanted, number)
-    mine, earlier = _begun(folder, wanted, processes)
-    left = None if count is None else undone(count, [*(s.indices for s in earlier), *(s.missing for s in earlier)])
     how: dict[str, Any] = {"number": number, "batch_size": batch_size, "workers": workers, "progress": progress}
-    _run(images, extractor, mine, left, processes, **how)
-    return gathered(images, extractor, mine, earlier, wanted, processes)
+    with going_on(folder, wanted, count, processes) as (mine, earlier, done):
+        left = None if count is None else undone(count, done)
+        _run(images, extractor, mine, left, processes, **how)
+        return gathered(images, extractor, mine, earlier, wanted, processes)
 
 
 def _dimension(extractor: Extractor, part: str) -> int:
@@ -94,17 +94,6 @@ def _dimension(extractor: Extractor, part: str) -> int:
 def _key(images: ImageSet, extractor: Extractor, wanted: Wanted, number: int | None) -> str:
     made_by = (extractor.name, extractor.protocol, extractor.hash, extractor.precision)
     return digest(images.fingerprint, made_by, asdict(wanted), number)
-
-
-def _begun(folder: Path | None, wanted: Wanted, processes: Processes) -> tuple[Shard, list[Shard]]:
-    """An empty shard of this process, and those of earlier runs."""
-    if folder is None:
-        return Shard(wanted), []
-    folder.mkdir(parents=True, exist_ok=True)
-    earlier = [Shard.load(path, wanted) for path in shards.found(folder)]
-    run = shards.next_run(folder)
-    processes.barrier()  # nobody writes before all have looked
-    return Shard(wanted, folder / f"shard-{run:03d}-{processes.rank:03d}.npz"), earlier
 
 
 def undone(count: int, seen: Sequence[np.ndarray]) -> np.ndarray:

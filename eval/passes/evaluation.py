@@ -56,7 +56,7 @@ def evaluate(
         device: where the network runs; None is a GPU where there is one.
         how: of the extractor: protocol ("tf", "pytorch-fid", "clean"), weights (a path), download, fast (bf16);
             of the pass: batch_size, workers, progress, resume (folder), number (of generated images);
-            of images: skip_bad, range (of floats), layout, key, and for a pipeline all that `Generated` takes.
+            of images: skip_bad, range (of floats), layout, key, limit (MiB of one), and for a pipeline all that `Generated` takes.
 
     Returns:
         A report with every value, its interval where there is one, and what it was measured under. In several processes

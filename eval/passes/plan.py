@@ -21,7 +21,7 @@ from fewstep.eval.passes.processes import Processes
 # sides alike. Whatever else is given is for a pipeline that draws.
 OF_EXTRACTOR = ("protocol", "weights", "download", "fast", "compile")
 OF_PASS = ("batch_size", "workers", "progress", "resume", "number", "processes")
-OF_IMAGES = ("skip_bad", "range", "key", "layout")
+OF_IMAGES = ("skip_bad", "range", "key", "layout", "limit")
 
 
 def comparable(real: Meta, generated: Meta) -> None:

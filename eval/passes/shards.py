@@ -6,10 +6,14 @@
 KEY is a hash of images, extractor and what is collected, so that one folder serves many evaluations. A shard is written
 whole after its features; features past the count that the shard tells are not looked at. Every run writes shards of its
 own, so a run may go on with another number of processes or another batch size.
+
+A shard carries the sha256 of its arrays, and among these that of its feature vectors. One of an earlier release carries
+none: its parts are compared with each other.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +22,13 @@ from typing import Any
 
 import numpy as np
 
+from fewstep.eval.gaussian.arrayfile import arrays_in
 from fewstep.eval.gaussian.statistics import FeatureStatistics
-from fewstep.output.files import whole
+from fewstep.output.files import not_written, whole
+from fewstep.output.seal import SEAL, Damaged, digest_of_arrays, digest_of_file
+
+REMEDY = "Remove it with the .f32 files beside it of the same number: its images are then looked at again"
+_FORMS = {"seen": (1, "i"), "missing": (1, "i")}  # axes and kind of the arrays that every shard has
 
 
 class RowFile:
@@ -30,12 +39,35 @@ class RowFile:
 
     def __init__(self, path: Path, dim: int) -> None:
         self.path, self.dim = path, dim
-        self._mode = "wb"
+        self._mode, self._hash = "wb", hashlib.sha256()
 
     def append(self, rows: np.ndarray) -> None:
-        with open(self.path, self._mode) as stream:
-            np.ascontiguousarray(rows, np.float32).tofile(stream)
+        data = np.ascontiguousarray(rows, np.float32).tobytes()
+        try:
+            with open(self.path, self._mode) as stream:
+                stream.write(data)
+        except OSError as error:
+            raise not_written(self.path, error) from error
+        self._hash.update(data)
         self._mode = "ab"
+
+    @property
+    def code(self) -> str:
+        """sha256 of all rows that were appended."""
+        return self._hash.hexdigest()
+
+    def check(self, n: int, code: str | None) -> None:
+        """Damaged where the first n rows are not there, or are others than those of the code."""
+        try:
+            size = self.path.stat().st_size if self.path.is_file() or n else 0
+            if size < 4 * n * self.dim:
+                raise Damaged(f"{self.path} ends before the last of its {n} feature vectors: it was cut off. {REMEDY}")
+            if code is not None and code != digest_of_file(self.path, 4 * n * self.dim):
+                raise Damaged(
+                    f"{self.path} was changed or damaged after it was written: its sha256 is another. {REMEDY}"
+                )
+        except OSError as error:
+            raise Damaged(f"{self.path} cannot be read ({error.strerror or error}). {REMEDY}") from error
 
     def read(self, n: int) -> np.ndarray:
         """The first n rows."""
@@ -99,26 +131,84 @@ class Shard:
         arrays: dict[str, np.ndarray] = {"seen": self.indices, "missing": self.missing}
         for part, statistics in self.statistics.items():
             arrays |= {f"{part}.{name}": array for name, array in statistics.arrays().items()}
+        for part, file in self.rows.items():
+            arrays[f"{SEAL}-{part}"] = np.array(file.code if len(self.indices) else "")
+        arrays[SEAL] = np.array(digest_of_arrays(arrays))
         with whole(self.path) as temporary, open(temporary, "wb") as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]
 
     @classmethod
-    def load(cls, path: Path, wanted: Wanted) -> Shard:
-        """What `save` wrote."""
+    def load(cls, path: Path, wanted: Wanted, count: int | None = None) -> Shard:
+        """What `save` wrote, of a set of `count` images. Damaged where it is not that."""
+        arrays = arrays_in(path, remedy=REMEDY)
         shard = cls(wanted, path)
-        with np.load(path, allow_pickle=False) as arrays:
-            shard.seen, shard.skipped = [arrays["seen"]], [arrays["missing"]]
-            for part in wanted.statistics:
-                held = {name.removeprefix(f"{part}."): arrays[name] for name in arrays if name.startswith(f"{part}.")}
-                shard.statistics[part] = FeatureStatistics.of_arrays(held, wanted.kept)
+        try:
+            shard._take(arrays, wanted)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+            if isinstance(error, Damaged):
+                raise
+            raise Damaged(f"{path} does not hold the state of an evaluation ({error}). {REMEDY}") from error
+        seen = np.concatenate([shard.indices, shard.missing])
+        if len(seen) and not 0 <= seen.min() <= seen.max() < (count or np.inf):
+            raise Damaged(f"{path} tells of images that the set does not have. {REMEDY}")
+        if len(np.unique(seen)) < len(seen):
+            raise Damaged(f"{path} tells of an image twice: two runs wrote it at once. {REMEDY}")
         return shard
+
+    def _take(self, arrays: Mapping[str, np.ndarray], wanted: Wanted) -> None:
+        """The state in these arrays; any error where they are not those of a state."""
+        assert self.path is not None
+        for name, (axes, kind) in _FORMS.items():
+            if arrays[name].ndim != axes or arrays[name].dtype.kind != kind:
+                raise ValueError(f"{name} is of {arrays[name].dtype} {arrays[name].shape}")
+        self.seen, self.skipped = [arrays["seen"]], [arrays["missing"]]
+        n = len(self.indices)
+        for part, dim in wanted.statistics.items():
+            held = {name.removeprefix(f"{part}."): a for name, a in arrays.items() if name.startswith(f"{part}.")}
+            self.statistics[part] = FeatureStatistics.of_arrays(held, wanted.kept)
+            if (self.statistics[part].dim, self.statistics[part].n) != (dim, n):
+                raise ValueError(f"the statistics of {part} are of {self.statistics[part].n} vectors, and not of {n}")
+        for part, file in self.rows.items():
+            code = str(arrays[f"{SEAL}-{part}"]) if SEAL in arrays else None
+            file.check(n, code or None)
+            if code is None:
+                _agree(part, file.read(n), self.indices, self.statistics.get(part), self.path)
+
+
+def _agree(part: str, rows: np.ndarray, seen: np.ndarray, statistics: FeatureStatistics | None, path: Path) -> None:
+    """Damaged where feature vectors without a code are not those that the statistics of the same part are of."""
+    fine = bool(np.isfinite(rows).all())
+    if fine and statistics is not None and len(seen):
+        sketch, order = statistics.sketch, np.argsort(seen)
+        places = order[np.searchsorted(seen, sketch.index, sorter=order).clip(max=len(seen) - 1)]
+        fine = np.array_equal(seen[places], sketch.index) and np.array_equal(rows[places], sketch.rows)
+        spread = np.abs(rows).max() if fine else 0.0
+        mean = rows.mean(0, dtype=np.float64)
+        fine = fine and bool(np.abs(mean - statistics.mean.cpu().numpy()).max() <= 1e-9 * spread)
+    if not fine:
+        raise Damaged(f"{path} and its feature vectors of {part} contradict each other: one was damaged. {REMEDY}")
 
 
 def found(folder: Path) -> list[Path]:
     """The shards of a folder, in order."""
-    return sorted(folder.glob("shard-*.npz"))
+    return sorted(path for path in folder.glob("shard-*.npz") if _run(path) is not None)
 
 
 def next_run(folder: Path) -> int:
-    """Number of the run that begins now."""
-    return 1 + max((int(path.stem.split("-")[1]) for path in found(folder)), default=-1)
+    """Number of the run that begins now, which no other run has or will have: a file run-NUMBER is made for it."""
+    taken = [*folder.glob("shard-*.npz"), *folder.glob("run-*")]
+    run = 1 + max((number for path in taken if (number := _run(path)) is not None), default=-1)
+    while True:
+        try:
+            with open(folder / f"run-{run:03d}", "x"):
+                return run
+        except FileExistsError:
+            run += 1
+        except OSError as error:
+            raise not_written(folder / f"run-{run:03d}", error) from error
+
+
+def _run(path: Path) -> int | None:
+    """The number of the run that a file's name tells; None for names of others."""
+    number = [*path.stem.split("-"), ""][1]
+    return int(number) if number.isascii() and number.isdigit() else None

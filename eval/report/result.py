@@ -79,7 +79,9 @@ class Result:
         sure = "" if self.interval is None else f" [{self.interval[0]:.6g}, {self.interval[1]:.6g}]"
         counts = " vs ".join(str(n) for n in (self.n, self.n_real) if n is not None)
         weights = f"weights {self.hash}; " if self.published is False else ""
-        return f"{self.label} {self.value:.6g}{sure} (N {counts or 'unknown'}; {self.protocol}; {weights}{self.precision})"
+        return (
+            f"{self.label} {self.value:.6g}{sure} (N {counts or 'unknown'}; {self.protocol}; {weights}{self.precision})"
+        )
 
     def under(self, **facts: Any) -> Result:
         """The same with some facts filled in."""
