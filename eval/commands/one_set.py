@@ -6,12 +6,13 @@ from typing import Any
 
 import click
 
-from fewstep.eval.commands.output import evaluating, is_first
+from fewstep.eval.commands.output import check_outputs, evaluating, is_first
 from fewstep.eval.passes.evaluation import stats
 
 
 def write_statistics(source: str, out: str, how: dict[str, Any]) -> None:
     """Look at the images and write the file; `how` are the options of the command."""
+    check_outputs({**how, "out": out})
     kept = {"rows": how["features"], "half": how["half"], "spatial": how["spatial"], "name": how["name"]}
     found = stats(source, out, **kept, **evaluating(how))
     if is_first():

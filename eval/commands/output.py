@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +10,8 @@ from typing import Any
 import click
 
 from fewstep.arguments import parsed
+from fewstep.eval.passes.processes import launched
+from fewstep.output.places import kept, prove_file, prove_folder
 
 
 def evaluating(how: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,14 +35,23 @@ def metric_options(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def is_first() -> bool:
     """Whether this process is the one that speaks."""
-    return os.environ.get("RANK", "0") == "0"
+    return launched()[0] == 0
 
 
-def check_outputs(json_path: str | None, html_path: str | None) -> None:
-    """ValueError for an output whose name does not say what it is, before any work."""
-    for path, suffix in ((json_path, ".json"), (html_path, ".html")):
-        if path not in (None, "-") and not str(path).endswith(suffix):
-            raise ValueError(f"{path!r} is to be written as {suffix}: give a name that ends so")
+def check_outputs(how: Mapping[str, Any]) -> None:
+    """ValueError before any work: an output whose name does not say what it is, a place that cannot be written, and
+    environment variables that tell of half a launch."""
+    launched()
+    for option, suffix in (("json", ".json"), ("html", ".html")):
+        path = how.get(f"{option}_path")
+        if path not in (None, "-"):
+            if not str(path).endswith(suffix):
+                raise ValueError(f"{path!r} is to be written as {suffix}: give a name that ends so")
+            prove_file(path, f"--{option}")
+    if out := how.get("out"):
+        (prove_file if Path(out).suffix.lower() in (".html", ".npz") else prove_folder)(out, "--out")
+    if how.get("resume"):
+        prove_folder(how["resume"], "--resume")
 
 
 def tell(told: Any, text: str, how: Mapping[str, Any], pictures: Callable[[Path], list[Path]] = lambda _: []) -> None:
@@ -51,11 +61,12 @@ def tell(told: Any, text: str, how: Mapping[str, Any], pictures: Callable[[Path]
     """
     json_path, html_path = how["json_path"], how["html_path"]
     click.echo(told.to_json() if json_path == "-" else text)
-    if html_path:
-        with TemporaryDirectory() as folder:
-            told.to_html(html_path, pictures(Path(folder)))
     if json_path and json_path != "-":
         told.to_json(json_path)
+    if html_path:
+        with TemporaryDirectory() as folder:
+            drawn = pictures(Path(folder))
+            kept(html_path, lambda place: told.to_html(place, drawn))
     for path in (json_path, html_path):
         if path not in (None, "-"):
             click.echo(f"wrote {path}", err=True)

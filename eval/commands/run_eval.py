@@ -16,7 +16,7 @@ def run_eval(
     sets: Sequence[str], metrics: Sequence[str], model: str | None, how: Mapping[str, Any], said: frozenset[str]
 ) -> None:
     """Do it; `how` are the options of the command, `said` the names of those that were given."""
-    check_outputs(how["json_path"], how["html_path"])
+    check_outputs(how)
     if sets and (sets[0].endswith(".json") or (sets[0] == "demo" and not Path("demo").exists())):
         check_learned(sets, model, metrics, how, said)
         return

@@ -18,7 +18,7 @@ from fewstep.output.pictures import save_image, tile
 
 def evaluate_sets(real: str | None, generated: str, metrics: Sequence[str], how: Mapping[str, Any]) -> None:
     """Evaluate two sets and tell; `how` are the options of the command."""
-    check_outputs(how["json_path"], how["html_path"])
+    check_outputs(how)
     options = metric_options(how.get("metric_options", ()))
     report = evaluate(real, generated, metrics, options=options, **evaluating(how))
     if is_first():

@@ -13,9 +13,11 @@ import click
 from fewstep.arguments import parsed, watched
 from fewstep.eval.compare.solver_errors import SolverErrors
 from fewstep.eval.compare.trials import Trials, told
-from fewstep.output.files import whole
+from fewstep.eval.report.jsonfile import write_text
 from fewstep.output.page import Table, write_page
 from fewstep.output.pictures import Line, image_sheet, plot_lines
+from fewstep.output.places import kept, prove_file, prove_folder
+from fewstep.output.seal import sealed
 from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.pipeline.contenders import Contender, contenders, learned_file, the_only
 from fewstep.samplers.pipeline.source import Batch, Source
@@ -51,6 +53,7 @@ def compare_solvers(
     **how: Any,
 ) -> None:
     """Draw, print the table in this form, write the files; the arguments are the options of the command."""
+    (prove_file if Path(out).suffix == ".html" else prove_folder)(out, "--out")
     given = dict(map(parsed, options))
     families = {("all",): ode_solvers, ("sde",): stochastic_solvers}
     named = tuple(solvers or DEFAULT_SOLVERS)
@@ -65,7 +68,6 @@ def compare_solvers(
         trials.truth(progress=sys.stderr.isatty())
     rows = [trials.errors(name, nfes, grid, **given) for name in watched([*files, *solvers], "solver")]
     about = {"model": how["model"], "images": number, "seed": seed, "reference": told(trials.reference)}
-    written = write_comparison(Path(out), rows, trials.batches[0], about)
     if form == "text":
         click.echo(table(rows).text())
         click.echo(f"RMSE per image to {about['reference']}, mean of {number}; * best of its column")
@@ -73,7 +75,7 @@ def compare_solvers(
             click.echo("stochastic solvers: to their own, longer run on the same Brownian paths")
     else:
         click.echo(csv_table(rows) if form == "csv" else json_table(rows, **about))
-    for path in written:
+    for path in write_comparison(Path(out), rows, trials.batches[0], about):
         click.echo(f"wrote {path}", err=form != "text")
 
 
@@ -103,9 +105,9 @@ def write_comparison(out: Path, rows: Sequence[SolverErrors], batch: Batch, abou
     """One page where `out` ends in .html, else a folder of curves.png, samples.png and results.json."""
     if out.suffix != ".html":
         figures = out / "results.json"
+        text = json.dumps(sealed(_told(rows, about)), indent=1)
+        kept(figures, lambda place: write_text(place, text + "\n"))
         drawn = _pictures(out, rows, batch, about)
-        with whole(figures) as path:
-            path.write_text(json_table(rows, **about) + "\n")
         return [*drawn, figures]
     words = (
         f"RMSE per image to {about['reference']} on shared noise, mean of {about['images']} images (seeds from "
@@ -113,7 +115,7 @@ def write_comparison(out: Path, rows: Sequence[SolverErrors], batch: Batch, abou
     )
     with TemporaryDirectory() as folder:
         drawn = _pictures(Path(folder), rows, batch, about)
-        write_page(out, f"Solvers on {about['model']}", [words], [table(rows)], drawn)
+        kept(out, lambda place: write_page(place, f"Solvers on {about['model']}", [words], [table(rows)], drawn))
     return [out]
 
 
@@ -146,11 +148,15 @@ def csv_table(rows: Sequence[SolverErrors]) -> str:
 
 def json_table(rows: Sequence[SolverErrors], **about: Any) -> str:
     """The same as JSON, beside whatever tells how it was made."""
+    return json.dumps(_told(rows, about), indent=1)
+
+
+def _told(rows: Sequence[SolverErrors], about: Mapping[str, Any]) -> dict[str, Any]:
     listed = [
         {"solver": r.solver, "grid": r.grid, "nfe": list(r.nfes), "rmse": _numbers(r.rmse), "worst": _numbers(r.worst)}
         for r in rows
     ]
-    return json.dumps({**about, "rows": listed}, indent=1)
+    return {**about, "rows": listed}
 
 
 def _numbers(values: Sequence[float]) -> list[float | None]:

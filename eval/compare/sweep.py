@@ -69,7 +69,7 @@ class Sweep:
         kept = Path(state) / f"paired-{digest(__version__, drawn, told, self.nfes, spec)}.json"
         if not kept.exists():
             measured().to_json(kept)
-        return Curves.from_json(kept)
+        return Curves.from_json(kept, remedy="Remove it: the pairs are then measured again")
 
     def joined(self, points: Sequence[Point]) -> list[Point]:
         """One point a place, with the results of all its points."""

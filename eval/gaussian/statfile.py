@@ -34,7 +34,9 @@ from fewstep.version import __version__
 ROWS = ("features", "feats", "reps")
 MOMENTS = {"main": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 SUFFIXES = (".npz", ".pt", ".pkl")
-REMEDY = "Write it again with fewstep stats, or keep its mu and sigma alone if the change was meant to be: np.savez(F, mu=, sigma=)"
+REMEDY = (
+    "Write it again with fewstep stats, or keep only mu and sigma if the change was meant: np.savez(F, mu=, sigma=)"
+)
 MOST = 10**12  # images that anybody could have looked at
 _READ = ("meta", "n", "factor", *ROWS, *(name for pair in MOMENTS.values() for name in pair))
 _TYPES = {"lossy": (bool, type(None)), "published": (bool, type(None)), "skipped": (int,)}  # of Meta; all else is text
@@ -120,7 +122,8 @@ def of_rows(rows: np.ndarray, meta: Meta) -> Features:
 def _of_arrays(file: Path, arrays: dict[str, np.ndarray], device: Any) -> Features:
     meta, layers = _told(file, arrays)
     n = _count(arrays)
-    rows = {"main": _rows(name, arrays[name]) for name in ROWS if name in arrays}
+    vectors = [_rows(name, arrays[name]) for name in ROWS if name in arrays]
+    rows = {"main": vectors[0]} if vectors else {}
     if rows and n is not None and len(rows["main"]) != n:
         raise ValueError(
             f"it has {len(rows['main'])} feature vectors, and says it was made of {n} images; write it again"

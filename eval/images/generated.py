@@ -14,6 +14,7 @@ from fewstep.eval.images.decode import from_picture
 from fewstep.eval.images.image_sets import Fetched, ImageSet, digest
 from fewstep.eval.images.sobol import DIMENSIONS, Sobol
 from fewstep.output.pictures import save_image
+from fewstep.output.places import prove_folder
 from fewstep.samplers.pipeline.contenders import contenders
 from fewstep.samplers.pipeline.source import Source
 
@@ -69,6 +70,8 @@ class Generated(ImageSet):
         self.spec = {"solver": chosen, "nfe": nfe, "grid": grid, "noise": noise, **(options or {})}
         self.start = Sobol(scramble) if sobol else None
         self.keep = None if keep is None else Path(keep)
+        if self.keep is not None:
+            prove_folder(self.keep, "`keep`")
         if isinstance(model, Source) and how:
             raise ValueError(f"a Source is made already; it takes no {', '.join(sorted(how))}")
         self.source = model if isinstance(model, Source) else Source(model, **how)

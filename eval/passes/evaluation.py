@@ -18,6 +18,7 @@ from fewstep.eval.passes.plan import Plan, Planner, Side, comparable
 from fewstep.eval.report.evaluation_report import Report
 from fewstep.eval.report.remarks import notes
 from fewstep.eval.report.result import Result
+from fewstep.output.places import prove_file
 
 
 def fid(real: Any, generated: Any, **how: Any) -> Result:
@@ -56,7 +57,7 @@ def evaluate(
         device: where the network runs; None is a GPU where there is one.
         how: of the extractor: protocol ("tf", "pytorch-fid", "clean"), weights (a path), download, fast (bf16);
             of the pass: batch_size, workers, progress, resume (folder), number (of generated images);
-            of images: skip_bad, range (of floats), layout, key, limit (MiB of one), and for a pipeline all that `Generated` takes.
+            of images: skip_bad, range (of floats), layout, key, limit (MiB of one); for a pipeline all that `Generated` takes.
 
     Returns:
         A report with every value, its interval where there is one, and what it was measured under. In several processes
@@ -119,6 +120,8 @@ def stats(
     """
     if out is not None and Path(out).suffix.lower() != ".npz":
         raise ValueError(f"statistics are written as .npz; got {str(out)!r}.")
+    if out is not None:
+        prove_file(out, "`out`")
     network, device, spatial = how.pop("extractor", None), how.pop("device", None), how.pop("spatial", False)
     side = Side.of(source)
     planner = Planner.begun(Side(None), side, network, device, how)

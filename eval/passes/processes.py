@@ -37,12 +37,18 @@ class Processes:
     def current(cls, device: Any = None) -> Processes:
         """This process alone, or the started group, joined with the backend that fits the device."""
         joined = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if not joined and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        size = launched()[1]
+        if not joined and size == 1:
             return cls(chosen_device(device))
         from accelerate import PartialState
 
         state = PartialState(cpu=device is not None and torch.device(device).type == "cpu")
         if not joined:
+            if state.num_processes != size:
+                raise ValueError(
+                    f"WORLD_SIZE is {size}, and {state.num_processes} processes found each other: start them with accelerate "
+                    "launch or torchrun, or unset WORLD_SIZE and RANK"
+                )
             atexit.register(_leave, state)
         return cls(state.device, state.process_index, state.num_processes)
 
@@ -116,6 +122,22 @@ class Processes:
         center = self.sum(mine.n * mean) / n
         delta = mean - center
         return Moments.of(n, center, self.sum(scatter.addr_(delta, delta, alpha=mine.n)))
+
+
+def launched() -> tuple[int, int]:
+    """(rank, number of processes) that the environment tells. ValueError where it tells the half of it."""
+    rank, size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    if size is None and rank is None:
+        return 0, 1
+    told = [int(text) if text is not None and text.isascii() and text.isdigit() else -1 for text in (rank, size)]
+    if size == "1" and rank is None:
+        told[0] = 0
+    if not 0 <= told[0] < told[1]:
+        raise ValueError(
+            f"the environment variables RANK={rank or ''} and WORLD_SIZE={size or ''} do not tell which of how many processes "
+            "this is: start all of them with accelerate launch or torchrun, or unset both"
+        )
+    return told[0], told[1]
 
 
 def _leave(state: Any) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import floor, log10
 from os import PathLike
@@ -12,9 +11,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fewstep.eval.report.curve_points import Point, Points
-from fewstep.eval.report.evaluation_report import Report, plain, write_json
+from fewstep.eval.report.evaluation_report import Report
+from fewstep.eval.report.jsonfile import plain, read_json, write_json
 from fewstep.output.page import Table, write_page
 from fewstep.output.pictures import Line, image_sheet, plot_lines
+from fewstep.output.places import kept
+from fewstep.output.seal import BY_HAND
 from fewstep.samplers.pipeline.contenders import Contender
 from fewstep.version import __version__
 
@@ -108,9 +110,14 @@ class Curves(Points):
         return write_json(self.as_dict(), path)
 
     @classmethod
-    def from_json(cls, path: str | PathLike[str]) -> Curves:
-        """The curves that `to_json` wrote."""
-        told = json.loads(Path(path).read_text())
+    def from_json(cls, path: str | PathLike[str], remedy: str = BY_HAND) -> Curves:
+        """The curves that `to_json` wrote. ValueError: JSON of something else, or changed; remedy: what to do then."""
+        known = ("library", "about", "notes", "points", "differences")
+        return read_json(path, cls.from_dict, known, "Curves.to_json", remedy)
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> Curves:
+        """The curves that `as_dict` told."""
         points = [Point(p["solver"], p["nfe"], Report.from_dict(p["report"]), p["grid"]) for p in told["points"]]
         return cls(points, told["about"], told["notes"])
 
@@ -145,14 +152,15 @@ class Curves(Points):
         write_page(Path(path), f"Solvers on {self.model}", (), tables, pictures, self.remarks())
 
     def write(self, out: str | PathLike[str]) -> list[Path]:
-        """One page where `out` ends in .html; else a folder of pictures, results.json and report.html."""
+        """One page where `out` ends in .html; else a folder of pictures, results.json (written first) and report.html."""
         if Path(out).suffix.lower() == ".html":
             with TemporaryDirectory() as folder:
-                self.to_html(out, self.pictures(folder))
+                drawn = self.pictures(folder)
+                kept(out, lambda place: self.to_html(place, drawn))
             return [Path(out)]
+        self.to_json(Path(out) / "results.json")
         written = self.pictures(out)
         self.to_html(Path(out) / "report.html", written)
-        self.to_json(Path(out) / "results.json")
         return [*written, Path(out) / "report.html", Path(out) / "results.json"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.eval.report import remarks
+from fewstep.eval.report.jsonfile import plain, read_json, write_json
 from fewstep.eval.report.result import Result
-from fewstep.output.files import whole
 from fewstep.output.page import Table, write_page
 from fewstep.version import __version__
 
@@ -95,7 +94,7 @@ class Report(Mapping[str, Result]):
         }
 
     def to_json(self, path: str | PathLike[str] | None = None) -> str:
-        """The report as JSON text, written whole to `path` where one is given."""
+        """The report as JSON text with a sha256 of its content, written whole to `path` where one is given."""
         return write_json(self.as_dict(), path)
 
     @classmethod
@@ -113,14 +112,9 @@ class Report(Mapping[str, Result]):
         """The report in a file, or in a text that `to_json` gave.
 
         Raises:
-            ValueError: JSON of something else.
+            ValueError: JSON of something else, or changed after it was written.
         """
-        text = str(source)
-        told = text if text.lstrip().startswith("{") else Path(source).read_text()
-        try:
-            return cls.from_dict(json.loads(told))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{text[:60]!r} is no report ({error}); give what Report.to_json wrote.") from error
+        return read_json(source, cls.from_dict, ("library", "about", "notes", "results"), "Report.to_json")
 
     def to_html(self, path: str | PathLike[str], pictures: Sequence[Path] = ()) -> None:
         """One page, written whole: the table, what was evaluated, the pictures (PNG files, put inside) and the notes."""
@@ -129,25 +123,3 @@ class Report(Mapping[str, Result]):
         title = ", ".join(r.label for r in self.values())
         notes = [*self._methods(), *self.notes, f"fewstep {__version__}"]
         write_page(Path(path), title, (), tables, pictures, notes)
-
-
-def plain(value: Any) -> Any:
-    """The same in types that JSON has: arrays become lists, numbers that are not finite None, anything strange its text."""
-    if isinstance(value, Mapping):
-        return {str(name): plain(item) for name, item in value.items()}
-    if hasattr(value, "tolist"):  # numpy and torch, arrays and scalars
-        return plain(value.tolist())
-    if isinstance(value, (list, tuple, range, set, frozenset)):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return value if isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
-
-
-def write_json(told: Mapping[str, Any], path: str | PathLike[str] | None) -> str:
-    """JSON text, written whole to `path` where one is given."""
-    text = json.dumps(told, indent=1, allow_nan=False)
-    if path is not None:
-        with whole(path) as temporary:
-            temporary.write_text(text + "\n")
-    return text

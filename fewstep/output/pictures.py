@@ -84,6 +84,11 @@ def _strip(images: "Sequence[Image]", scale: float) -> "Image":
     return tile([image.resize((size[0], size[1]), resample) for image in images], len(images))
 
 
+def _literal(text: str) -> str:
+    """Text as it is: no formula between dollar signs, and no leading underscore, which hides a line from the legend."""
+    return text.replace("$", r"\$").replace("_", "\u200b_", 1) if text.startswith("_") else text.replace("$", r"\$")
+
+
 @dataclass(frozen=True)
 class Line:
     """A line of a plot: y over x, and how far the interval of each y reaches below and above it."""
@@ -126,7 +131,8 @@ def plot_lines(
             markeredgewidth=0.7,
         )
         drawn.append(container.lines[0])
-    axes.set(xscale="log", yscale="log" if log else "linear", xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.set(xscale="log", yscale="log" if log else "linear")
+    axes.set(xlabel=_literal(xlabel), ylabel=_literal(ylabel), title=_literal(title))
     plain = FuncFormatter(lambda value, _: f"{value:g}")
     axes.set_xticks(sorted({x for line in lines for x in line.x}))
     axes.xaxis.set(major_formatter=plain, minor_locator=NullLocator())
@@ -140,7 +146,7 @@ def plot_lines(
     order = sorted(range(len(lines)), key=lambda k: -lines[k].y[-1])
     axes.legend(
         [drawn[k] for k in order],
-        [lines[k].label for k in order],
+        [_literal(lines[k].label) for k in order],
         loc="center left",
         bbox_to_anchor=(1.0, 0.5),
         frameon=False,
