@@ -34,7 +34,7 @@ def arrays_in(path: Path, wanted: Collection[str] | None = None, remedy: str = A
     infos = members(path, remedy)
     names = set(infos) if wanted is None or SEAL in infos else set(infos) & set(wanted)
     for name in names:
-        _bounded(path, infos[name])
+        _bounded(path, infos[name], remedy)
     found = {}
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -51,11 +51,11 @@ def arrays_in(path: Path, wanted: Collection[str] | None = None, remedy: str = A
     return found
 
 
-def _bounded(path: Path, info: zipfile.ZipInfo) -> None:
+def _bounded(path: Path, info: zipfile.ZipInfo, remedy: str) -> None:
     if info.file_size > max(BYTES, TIMES * info.compress_size):
         raise Damaged(
             f"{path}: {info.filename} would take {info.file_size >> 20} MiB of {info.compress_size >> 10} KiB in the file, "
-            "which features and moments never do. If it is meant to, write it with numpy.savez, not compressed"
+            f"which features and moments never do; numpy.savez writes what is meant to. {remedy}"
         )
 
 

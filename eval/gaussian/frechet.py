@@ -73,7 +73,8 @@ def root_trace(a: Gaussian, b: Gaussian) -> tuple[Tensor, Tensor]:
         if found is not None and found[1] <= TOLERANCE * (a.trace + b.trace):
             return found
     sigma = torch.linalg.svdvals(a.factor.T @ b.factor)
-    return sigma.sum(), a.dim**0.5 * EPS * (sigma.sum() + len(sigma) * sigma.max())
+    largest = sigma.max() if len(sigma) else sigma.sum()  # of nothing, where all images are one
+    return sigma.sum(), a.dim**0.5 * EPS * (sigma.sum() + len(sigma) * largest)
 
 
 def frechet(a: Gaussian, b: Gaussian) -> Distance:

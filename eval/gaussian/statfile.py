@@ -101,14 +101,20 @@ def _of_tensor(file: Path) -> Features:
                 size = sum(info.file_size for info in archive.infolist())
                 if size > max(BYTES, 2 * file.stat().st_size):
                     raise ValueError(f"it would take {size >> 20} MiB")
+                if (broken := archive.testzip()) is not None:  # torch does not look at check sums
+                    raise ValueError(f"{broken} has another check sum than it carries")
         rows = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{file} cannot be read as a tensor of features ({type(error).__name__}).") from error
+        raise ValueError(f"{file} cannot be read as a tensor of features ({_first_line(error)}).") from error
     if not isinstance(rows, torch.Tensor) or rows.ndim != 2 or not rows.is_floating_point():
         raise ValueError(f"{file} must hold one tensor of features (n, d).")
     if rows.numel() * rows.element_size() > max(BYTES, 2 * file.stat().st_size):  # one row said many times
         raise ValueError(f"{file} tells of {tuple(rows.shape)} features, which it does not hold.")
     return of_rows(rows.float().numpy(), Meta(source=str(file)))
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:120]
 
 
 def of_rows(rows: np.ndarray, meta: Meta) -> Features:
@@ -165,8 +171,8 @@ def _sampled(statistics: FeatureStatistics, rows: np.ndarray) -> None:
 
 def _rows(name: str, rows: np.ndarray) -> np.ndarray:
     """Feature vectors in float32."""
-    if rows.ndim != 2 or rows.dtype.kind not in "fiu" or not rows.size:
-        raise ValueError(f"{name} is {rows.dtype} {rows.shape}; features are numbers (n, d)")
+    if rows.ndim != 2 or rows.dtype.kind not in "fiu" or len(rows) < 2 or not rows.size:
+        raise ValueError(f"{name} is {rows.dtype} {rows.shape}; features are numbers (n, d) of two images at least")
     return rows.astype(np.float32)
 
 

@@ -58,6 +58,7 @@ def read_json(
         ValueError: no such file, no JSON, changed since it was written, or JSON of something else.
     """
     text = str(source)
+    name = text[:60] if text.lstrip().startswith("{") else text
     try:
         if not text.lstrip().startswith("{"):
             if not Path(source).is_file():
@@ -68,7 +69,7 @@ def read_json(
         if not isinstance(told, dict):
             raise ValueError(f"it holds a {type(told).__name__}")
         ours = {"library", "about"} <= told.keys()
-        return made(unsealed(told, text[:60], known=known if ours else None, remedy=remedy))
+        return made(unsealed(told, name, known=known if ours else None, remedy=remedy))
     except Damaged:
         raise
     except (
@@ -82,4 +83,4 @@ def read_json(
         OSError,
     ) as error:
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {str(error)[:60]}"
-        raise ValueError(f"{text[:60]!r} is no report ({reason}); give what {writer} wrote.") from error
+        raise ValueError(f"{name!r} is no report ({reason}); give what {writer} wrote.") from error

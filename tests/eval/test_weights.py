@@ -83,7 +83,9 @@ def test_without_weights_one_sentence_names_the_file_and_every_place(machine):
 
 
 def test_a_file_with_another_hash_is_refused(tmp_path, saved, expected):
-    with pytest.raises(ValueError, match=f"{saved[0].name} is not the .* begins with {saved[1][:8]}, expected 6726825d"):
+    with pytest.raises(
+        ValueError, match=f"{saved[0].name} is not the .* begins with {saved[1][:8]}, expected 6726825d"
+    ):
         load_weights(saved[0], expected)
 
 
