@@ -15,6 +15,17 @@ else:
     import fcntl
 
 NAME = ".lock"
+_held: set[int] = set()  # handles of this process, which processes forked off it let go of: they may outlive it
+
+
+def _let_go() -> None:
+    """In a child: its copies of the handles are closed, so that the lock ends with the process that took it."""
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
@@ -27,12 +38,15 @@ def exclusive(folder: str | os.PathLike[str], what: str = "the folder") -> Itera
     path = Path(folder) / NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = _taken(path, what)
+    _held.add(handle)
     try:
         yield
     finally:
-        with suppress(OSError):  # Windows keeps open files
-            path.unlink()  # before it is let go: nobody locks a file that is about to disappear
-        os.close(handle)
+        if handle in _held:  # a child that ends the block has let go of it
+            _held.remove(handle)
+            with suppress(OSError):  # Windows keeps open files
+                path.unlink()  # before it is let go: nobody locks a file that is about to disappear
+            os.close(handle)
 
 
 def _taken(path: Path, what: str) -> int:

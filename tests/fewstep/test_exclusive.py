@@ -62,3 +62,29 @@ def test_another_process_is_refused_and_a_killed_one_holds_nothing(tmp_path: Pat
         assert (tmp_path / ".lock").exists(), "a stale file, and no lock"
         with exclusive(tmp_path):
             pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes that are forked")
+def test_a_child_does_not_hold_the_lock_of_its_dead_parent(tmp_path: Path) -> None:
+    """Processes that decode images outlive a killed run for some seconds."""
+    code = (
+        "import os, sys, time\n"
+        "from fewstep.output.exclusive import exclusive\n"
+        "with exclusive(sys.argv[1]):\n"
+        "    child = os.fork()\n"
+        "    if child == 0: time.sleep(20); os._exit(0)\n"
+        "    print(child, flush=True)\n"
+        "    time.sleep(20)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    with pytest.raises(ValueError, match="in use"), exclusive(tmp_path):
+        pass
+    parent.kill()
+    parent.wait()
+    try:
+        with exclusive(tmp_path):
+            os.kill(child, 0)
+    finally:
+        os.kill(child, signal.SIGKILL)
