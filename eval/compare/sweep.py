@@ -14,6 +14,7 @@ from fewstep.eval.compare.pairs import paired
 from fewstep.eval.images.generated import Generated
 from fewstep.eval.images.image_sets import digest
 from fewstep.eval.metrics.registry import METRICS
+from fewstep.eval.passes.answers import check_answers
 from fewstep.eval.passes.evaluation import evaluate, stats
 from fewstep.eval.passes.processes import Processes
 from fewstep.eval.report.curve_points import Point
@@ -64,9 +65,11 @@ class Sweep:
 
         if state is None:
             return measured()
-        drawn = Generated(self.source, "ddim", 1, seeds=self.seeds[:pairs]).fingerprint
+        drawn = Generated(self.source, "ddim", 1, seeds=self.seeds[:pairs])
         told = [Contender(solver).identity for solver in self.solvers]
-        kept = Path(state) / f"paired-{digest(__version__, drawn, told, self.nfes, spec)}.json"
+        kept = Path(state) / f"paired-{digest(__version__, drawn.fingerprint, told, self.nfes, spec)}.json"
+        if self.processes.first:
+            check_answers(kept.with_name(f"{kept.stem}-answers.npz"), drawn.answers())
         if not kept.exists():
             measured().to_json(kept)
         return Curves.from_json(kept, remedy="Remove it: the pairs are then measured again")

@@ -47,7 +47,7 @@ class Trials:
     """
 
     def __init__(self, source: Source, seeds: Sequence[int], reference: dict[str, Any] | None = None) -> None:
-        self.source, self.seeds, self.reference = source, seeds, dict(reference or REFERENCE)
+        self.source, self.seeds, self.reference = source, seeds, {**REFERENCE, **(reference or {})}
         self.batches = source.batches(seeds)
         self.usual_grid: str = self.batches[0].denoiser.schedule.default_grid
         self._truth: Tensor | None = None

@@ -59,6 +59,10 @@ class ImageSet(ABC):
     def fingerprint(self) -> str:
         """Short hash of what the images are made from; only a set with an equal one may continue this one's work."""
 
+    def answers(self) -> np.ndarray | None:
+        """Numbers that tell a network that draws the images from another of the same weights; None where there is none."""
+        return None
+
     def image(self, index: int) -> Tensor:
         """uint8 (3, H, W) of one image; BadImage where it cannot be used. This and `fetch` are each made of the other."""
         ((_, found),) = self.fetch(range(index, index + 1))

@@ -76,7 +76,7 @@ def collect(
         raise ValueError(f"statistics need at least 2 images; {images.name} gives {count}.")
     folder = None if resume is None else Path(resume) / _key(images, extractor, wanted, number)
     how: dict[str, Any] = {"number": number, "batch_size": batch_size, "workers": workers, "progress": progress}
-    with going_on(folder, wanted, count, processes) as (mine, earlier, done):
+    with going_on(folder, images, wanted, count, processes) as (mine, earlier, done):
         left = None if count is None else undone(count, done)
         _run(images, extractor, mine, left, processes, **how)
         return gathered(images, extractor, mine, earlier, wanted, processes)

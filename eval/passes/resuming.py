@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fewstep.eval.images.image_sets import ImageSet
 from fewstep.eval.passes import shards
+from fewstep.eval.passes.answers import check_answers
 from fewstep.eval.passes.processes import Processes
 from fewstep.eval.passes.shards import Shard, Wanted
 from fewstep.output.exclusive import exclusive
@@ -17,7 +19,7 @@ from fewstep.output.exclusive import exclusive
 
 @contextmanager
 def going_on(
-    folder: Path | None, wanted: Wanted, count: int | None, processes: Processes
+    folder: Path | None, images: ImageSet, wanted: Wanted, count: int | None, processes: Processes
 ) -> Iterator[tuple[Shard, list[Shard], list[np.ndarray]]]:
     """A shard for this process, those of earlier runs (on the first process), and the images that these have looked at.
 
@@ -32,6 +34,7 @@ def going_on(
         processes.barrier()
         return
     with exclusive(folder, "the resume folder"):
+        check_answers(folder / "answers.npz", images.answers())
         earlier = disjoint(folder, wanted, count)
         done = [part for shard in earlier for part in (shard.indices, shard.missing)]
         run, done = processes.broadcast((shards.next_run(folder), done))

@@ -21,7 +21,8 @@ from PIL import Image
 from places import ROOT
 from tiny_features import EXTRACTOR
 
-from fewstep.eval import evaluate, extractor, stats
+from fewstep import load_demo_pipeline
+from fewstep.eval import curve, evaluate, extractor, stats
 from fewstep.eval.gaussian.statfile import load
 from fewstep.eval.images import image_set
 from fewstep.eval.passes import collect as collecting
@@ -143,6 +144,41 @@ def test_features_without_a_hash_must_be_those_of_their_moments(images: Path, tm
         changed.astype(np.float32).tofile(file)
     with pytest.raises(ValueError, match="shard-000-000.*Remove it"):
         seen(images, tmp_path)
+
+
+def test_what_another_network_drew_is_not_taken(tmp_path: Path) -> None:
+    pipe = load_demo_pipeline()
+    unet = pipe.unet
+    forward, scale = unet.forward, 1.0
+    unet.forward = lambda *args, **kwargs: _times(forward(*args, **kwargs), scale)
+    how: dict[str, Any] = {
+        "solver": "ddim",
+        "nfe": 2,
+        "number": 4,
+        "classes": [0],
+        "resume": tmp_path,
+        "progress": False,
+    }
+    first = evaluate("mnist", pipe, ("fid",), **how)
+    again = evaluate("mnist", pipe, ("fid",), **how)
+    assert float(first["fid"]) == float(again["fid"])
+    scale = 0.97
+    with pytest.raises(ValueError, match="holds what another network drew.*Give another folder"):
+        evaluate("mnist", pipe, ("fid",), **how)
+    curves: dict[str, Any] = {"solvers": ("ddim",), "nfe": (2,), "metrics": ("rmse",), "number": 2, "pairs": 2}
+    curves |= {"state": tmp_path / "curves", "classes": [0], "reference": {"solver": "ddim", "nfe": 4}}
+    curve(pipe, **curves)
+    curve(pipe, **curves)
+    scale = 1.0
+    with pytest.raises(ValueError, match="holds what another network drew"):
+        curve(pipe, **curves)
+
+
+def _times(out: Any, scale: float) -> Any:
+    if isinstance(out, tuple):
+        return (scale * out[0], *out[1:])
+    out.sample = scale * out.sample
+    return out
 
 
 def test_removing_what_is_named_is_the_remedy(images: Path, tmp_path: Path) -> None:
@@ -277,8 +313,8 @@ def values(output: str) -> list[str]:
 @pytest.mark.parametrize("apart", [0.0, 0.7, 2.0])
 def test_two_runs_on_one_folder_never_give_another_value(images: Path, tmp_path: Path, apart: float) -> None:
     """One does the work; the other is refused, or comes when that is done; a third finds the folder sound."""
-    np.savez(tmp_path / "real.npz", np.stack([blobs(4000, 1)] * 3, -1))
-    np.savez(tmp_path / "drawn.npz", np.stack([blobs(4000, 2)] * 3, -1))
+    np.savez(tmp_path / "real.npz", np.stack([blobs(1500, 1)] * 3, -1))
+    np.savez(tmp_path / "drawn.npz", np.stack([blobs(1500, 2)] * 3, -1))
     line = ["eval", str(tmp_path / "real.npz"), str(tmp_path / "drawn.npz"), "--metrics", "fid,kid_full", "--extractor",
             "digits", "--batch-size", "16", "--resume"]  # fmt: skip
     state, alone = str(tmp_path / "state"), command(*line, str(tmp_path / "alone"))
