@@ -52,8 +52,8 @@ def paired(
         solvers: names or aliases; of solvers that choose their steps, the best run that spent no more than an nfe.
         nfe: network evaluations. pairs: images; image i starts from seed + i in every run.
         grid: one for all, "auto" for each solver's best of a few, None for the model's own.
-        reference: solver, nfe and grid of the long run, or some of them; default 200 evaluations of dpmpp_3m on karras. A run of half as many
-            evaluations checks it, and a note says which errors are too small to be told from its own.
+        reference: solver, nfe and grid of the long run, or some of them; else 200 evaluations of dpmpp_3m on karras. A run of
+            half as many evaluations checks it, and a note says which errors are too small to be told from its own.
         metrics: "rmse", "psnr", "lpips".
         options: of the solvers. watch: `watch(names, label)` yields the names while it shows progress.
         how: device, dtype, batch_size, classes, prompt, guidance: what the pipeline is called with.

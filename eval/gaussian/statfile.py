@@ -193,7 +193,7 @@ def _told(file: Path, arrays: dict[str, np.ndarray]) -> tuple[Meta, dict[str, st
         told = json.loads(str(arrays["meta"])) if "meta" in arrays else {}
     except (ValueError, RecursionError):
         told = None
-    layers = told.get("layers", {}) if isinstance(told, dict) else None
+    layers: Any = told.get("layers", {}) if isinstance(told, dict) else None
     texts = isinstance(layers, dict) and all(isinstance(x, str) for pair in layers.items() for x in pair)
     known = {**asdict(Meta()), "source": str(file)}
     made = {name: told.get(name, usual) if texts else usual for name, usual in known.items()}
