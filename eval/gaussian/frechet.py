@@ -108,7 +108,10 @@ def frechet_distance(mu1: Any, cov1: Any, mu2: Any, cov2: Any) -> float:
     Raises:
         ValueError: shapes that do not fit, entries that are not finite, matrices that are no covariances.
     """
-    return frechet(Gaussian.of(mu1, cov1), Gaussian.of(mu2, cov2)).value
+    sides = Gaussian.of(mu1, cov1), Gaussian.of(mu2, cov2)
+    for side in sides:
+        side.check()
+    return frechet(*sides).value
 
 
 def gradient_of_distance(real: Gaussian, generated: Gaussian) -> tuple[Tensor, Tensor]:

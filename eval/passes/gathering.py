@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 
 from fewstep.eval.extractors.base import Extractor
@@ -9,6 +12,7 @@ from fewstep.eval.gaussian.features import Features, Meta
 from fewstep.eval.images.image_sets import ImageSet
 from fewstep.eval.passes.processes import Processes
 from fewstep.eval.passes.shards import Shard, Wanted
+from fewstep.output.files import not_written
 
 GATHERED = 4096  # rows that a process hands over at once
 
@@ -48,7 +52,7 @@ def _ordered(part: str, dim: int, own: list[Shard], n: int, processes: Processes
         return rows
     holder = Shard(Wanted({}, {"all": dim}))  # a temporary folder of its own
     file = holder.rows["all"].path
-    target = np.memmap(file, np.float32, "w+", shape=(n, dim)) if processes.first else np.zeros((0, dim), np.float32)
+    target = _mapped(file, n, dim) if processes.first else np.zeros((0, dim), np.float32)
     order = np.sort(np.concatenate([i for found in processes.gather([i for i, _ in pieces]) for i in found]))
     parts = [(i[k : k + GATHERED], r[k : k + GATHERED]) for i, r in pieces for k in range(0, len(i), GATHERED)]
     for turn in range(max(processes.gather(len(parts)))):
@@ -58,6 +62,18 @@ def _ordered(part: str, dim: int, own: list[Shard], n: int, processes: Processes
                 target[np.searchsorted(order, got[0])] = got[1]
     _keep_alive(target, holder)
     return target
+
+
+def _mapped(file: Path, n: int, dim: int) -> np.ndarray:
+    """A new file of n rows as a memory map; its room is taken now, for a full disk would end the process later on."""
+    try:
+        with open(file, "wb") as stream:
+            stream.truncate(4 * n * dim)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(stream.fileno(), 0, 4 * n * dim)
+        return np.memmap(file, np.float32, "r+", shape=(n, dim))
+    except OSError as error:
+        raise not_written(file, error) from error
 
 
 def _keep_alive(rows: np.ndarray, shard: Shard) -> None:
