@@ -14,7 +14,9 @@ from fewstep.arguments import CALL, NAMES, NOISE, NUMBERS, PLACE
 EXTRACTION = (
     click.option("--extractor", help="inception, digits, dinov2, clip  [default: the reference's, else inception]"),
     click.option("--protocol", type=click.Choice(["tf", "pytorch-fid", "clean"]), help="Of inception  [default: tf]"),
-    click.option("--weights", help="File of the extractor's weights  [default: wherever a peer keeps it]"),
+    click.option(
+        "--weights", help="File of the extractor's weights  [default: where pytorch-fid, torch-fidelity keep it]"
+    ),
     click.option("--download", is_flag=True, help="Allow the weights to be downloaded where they are nowhere."),
     click.option("--fast", is_flag=True, help="bf16: faster, a little different, and said so in the result."),
     *PLACE,

@@ -13,6 +13,9 @@ from fewstep.eval.extractors.base import Extractor
 from fewstep.eval.extractors.extractor_entry import register_extractor
 from fewstep.eval.extractors.resize import pillow_bicubic, resized
 
+# Hub ids of what the metrics were published with.
+DINOV2_WEIGHTS, CLIP_WEIGHTS = "facebook/dinov2-large", "openai/clip-vit-large-patch14-336"
+
 
 class _Transformer(Extractor):
     """An image tower: bicubic resize with antialias (in float, not rounded to levels), mean and deviation a channel."""
@@ -61,12 +64,13 @@ class DINOv2(_Transformer):
 
     def __init__(
         self,
-        weights: str | PathLike[str] = "facebook/dinov2-large",
+        weights: str | PathLike[str] = DINOV2_WEIGHTS,
         device: str | torch.device | None = None,
         download: bool = False,
     ) -> None:
         tower = _loaded("Dinov2Model", weights, download)
         super().__init__(tower, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), device)
+        self.published = None if weights == DINOV2_WEIGHTS else False  # any others are told by their hash
         self.layers = {"cls": tower.config.hidden_size}
 
     def taps(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
@@ -96,13 +100,14 @@ class CLIP(_Transformer):
 
     def __init__(
         self,
-        weights: str | PathLike[str] = "openai/clip-vit-large-patch14-336",
+        weights: str | PathLike[str] = CLIP_WEIGHTS,
         device: str | torch.device | None = None,
         download: bool = False,
     ) -> None:
         tower = _loaded("CLIPVisionModelWithProjection", weights, download)
         mean, deviation = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
         super().__init__(tower, tower.config.image_size, mean, deviation, device)
+        self.published = None if weights == CLIP_WEIGHTS else False
         self.layers = {"projected": tower.config.projection_dim}
 
     def taps(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
