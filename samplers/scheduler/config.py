@@ -28,7 +28,7 @@ from fewstep.samplers.artefact.loading import as_artefact
 from fewstep.samplers.building.names import resolve
 from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.config.classes import as_config, flow_mode, kind_of
-from fewstep.samplers.config.distilled import own_solver
+from fewstep.samplers.config.default_solver import default_solver
 from fewstep.samplers.config.flows import ONCE
 from fewstep.samplers.config.known_classes import completed
 from fewstep.samplers.scheduler.diffusers_parts import ConfigMixin
@@ -141,7 +141,8 @@ class Adopting(ConfigMixin):
         Args:
             config: scheduler, or config dict of any diffusers scheduler or of this one.
             solver: SOLVERS name; a Tableau, or the path of a saved one, for as many steps as it has; or a function
-                `f(path, *, options) -> Solution`. Default: the config's own if it was ours once, else "dpmpp_2m". A table
+                `f(path, *, options) -> Solution`. Default: the config's own if it was ours once or was made for
+                one, else `deis`, and `cab` of order 3 on Karras' steps and their like. A table
                 travels with a saved scheduler or pipeline; a function has to be registered for that.
             grid: GRIDS name, decreasing times in the schedule's unit, or a function `f(schedule, n, t_start, t_end)`;
                 None: the grid the config describes.
@@ -165,9 +166,9 @@ class Adopting(ConfigMixin):
             entries.update(learned_entries(learned, solver, grid))
         elif solver is not None:
             entries.update(solver_entries(solver, told, grid))
-        elif "solver" not in entries and (own := own_solver(entries)) is not None:
-            solver = own[0]
-            entries.update({**solver_entries(solver, chosen(solver), grid), "solver_options": own[1]})
+        elif "solver" not in entries:
+            solver, options = default_solver(entries)
+            entries.update({**solver_entries(solver, chosen(solver), grid), "solver_options": options})
         if solver_options.get("shift") == "once":
             solver_options = {**solver_options, ONCE: True}
             del solver_options["shift"]

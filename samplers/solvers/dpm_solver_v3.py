@@ -29,7 +29,7 @@ from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.weights import euler_weight, lagrange_basis, linear
 from fewstep.samplers.schedule.base import Array, Node
 from fewstep.samplers.schedule.outputs import Form
-from fewstep.samplers.solvers.limiter import LINE, supported
+from fewstep.samplers.solvers.limiter import LINE, supported, usable
 from fewstep.samplers.solvers.multistep import orders
 from fewstep.samplers.solvers.starting import Start, asks_again, total
 from fewstep.samplers.table.row import CARRY, CONST, INPUT, Row
@@ -138,12 +138,16 @@ def rows(
         if start.again or not corrector:
             anchor, carry = start.state(k), start.keeps(k)
         if corrector and step is not None and k > 2 * start.again:
-            earlier = {j: path.nodes[k - j] for j in range(2, min(corrector, plan[k - 1] + 1, k + 1 - start.again))}
+            most = usable(path, "x0", "lam", [s, *path.nodes[k - 1 :: -1]])
+            earlier = {
+                j: path.nodes[k - j] for j in range(2, min(corrector, plan[k - 1] + 1, k + 1 - start.again, most))
+            }
             anchor = weights(statistics, step, {1: step.s, 0: s, **earlier}, CARRY, pseudo[1])
         step = interval(statistics, s, t) if s.alpha > 0 and t.sigma > 0 else None
         if step is not None:
             registers = start.registers(k, p)
             past = [path.nodes[k - j] for j in range(len(registers))]
+            past = past[: usable(path, "x0", "lam", past)]
             u = supported(path, "x0", "lam", t, past)
             reach = None if u is t else interval(statistics, s, u)
             at = dict(zip(registers, past if u is t else past[:LINE], strict=False))

@@ -14,7 +14,9 @@ to t whose history reaches from s back to `prev`, in the variable g of the polyn
 
     b_j = b(s, t) w_j(s, u),        g_u - g_s = min(g_t - g_s, REACH (g_s - g_prev)),
 
-so that outputs are followed up to u, by a straight line where u is not t, and stay there. In lam a reach of REST is always
+so that outputs are followed up to u, by a straight line where u is not t, and stay there. For the same reason an output is
+left out of a polynomial where the step after it is longer than the one before it supports: differences of higher order over
+steps that grew sixfold, or longer than the radius, foretell nothing. In lam a reach of REST is always
 allowed, up to four steps: that is far within the radius. So nothing changes on steps that do not grow or are short, and orders
 stay, since steps of a smooth grid become both as their number grows. In t and G outputs are smooth to both ends, and may be
 followed farther. A step into sigma = 0 is infinite in lam and published rows are first order there; these are second order.
@@ -37,6 +39,7 @@ from fewstep.samplers.schedule.base import Node
 
 REACH = {"lam": 1.0, "t": 1.5, "G": 1.5}  # times the last step
 REST, LONG = 0.5, 1.0  # in lam
+RADIUS = np.pi / 2  # of steps in lam over which more than a straight line is followed
 LINE = 2  # outputs of a row that is limited
 _EVEN = 1 + 1e-6  # steps that are even but for rounding
 
@@ -47,30 +50,51 @@ def limited(
     path: Path, weights: Callable[[Node, Sequence[Node]], list[float]], kind: Kind, t: Node, past: Sequence[Node]
 ) -> list[float]:
     """Weights of the outputs at `past` (s first) for the step s -> t; weights(u, past): those of a step s -> u."""
-    (form, var, tau), s = kind, past[0]
-    u = supported(path, form, var, t, past)
+    form, var, tau = kind
+    past = past[: usable(path, form, var, past)]
+    s, u = past[0], supported(path, form, var, t, past)
     if u is t:
         return weights(t, past)
     gain = euler_weight(form, s, t, tau) / euler_weight(form, s, u, tau)
     return [gain * b for b in weights(u, past[:LINE])]
 
 
+def usable(path: Path, form: str, var: str, nodes: Sequence[Node]) -> int:
+    """How many of the nodes, newest first, a polynomial may go through: up to a step that the one before does not support."""
+    if not path.limiter or len(nodes) < 3:
+        return len(nodes)
+    places = [_place(form, var, node) for node in nodes]
+    steps = [a - b for a, b in zip(places, places[1:], strict=False)]
+    for j, (newer, older) in enumerate(zip(steps, steps[1:], strict=False)):
+        if abs(newer) > abs(_reach(var, older)) * _EVEN or (var == "lam" and newer > RADIUS):
+            return j + 2
+    return len(nodes)
+
+
 def supported(path: Path, form: str, var: str, t: Node, past: Sequence[Node]) -> Node:
     """u, the node between s and t up to which the outputs at `past` (s first) are followed; t itself if that is all."""
     if not path.limiter or len(past) == 1:
         return t
-    clock = CLOCKS[form]
-    place = {"t": lambda n: n.t, "lam": lambda n: n.lam, "G": lambda n: float(clock.G(np.float64(n.lam)))}[var]
-    before, now, end = (place(n) for n in (past[1], past[0], t))
-    reach = REACH[var] * (now - before)
-    if var == "lam":
-        reach = max(reach, min(REST, 4 * reach))
+    before, now, end = (_place(form, var, node) for node in (past[1], past[0], t))
+    reach = _reach(var, now - before)
     if abs(end - now) <= abs(reach) * _EVEN:
         return t
     g = now + reach
     if var == "t":
         return path.schedule.node(g)
-    return path.schedule.node(float(path.schedule.t_of_lam(g if var == "lam" else float(clock.lam(np.float64(g))))))
+    lam = g if var == "lam" else float(CLOCKS[form].lam(np.float64(g)))
+    return path.schedule.node(float(path.schedule.t_of_lam(lam)))
+
+
+def _place(form: str, var: str, node: Node) -> float:
+    """A node's place in the variable of the polynomial."""
+    return {"t": node.t, "lam": node.lam}[var] if var != "G" else float(CLOCKS[form].G(np.float64(node.lam)))
+
+
+def _reach(var: str, step: float) -> float:
+    """How far outputs may be followed after a step."""
+    reach = REACH[var] * step
+    return max(reach, min(REST, 4 * reach)) if var == "lam" else reach
 
 
 def too_long(path: Path, s: Node, t: Node) -> bool:

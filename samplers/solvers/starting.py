@@ -7,7 +7,8 @@ where y = x / (alpha + sigma) has no singular end and dy/dr = v = eps - x0:
 
     y_1 = y_0 + (r_1 - r_0) (v_0 + v_1) / 2
 
-has an error of h^3, v_1 one of h^2: order three. For order four the network is asked once more at node 1, from there, and
+has an error of h^3, v_1 one of h^2: order three. That is done where the first step is short, since over a long one v is no
+straight line. For order four the network is asked once more at node 1, from there, and
 
     y_2 = y_0 + int_0^2 v dr,    v through v_0, v_1 (the second answer), v_2,
 
@@ -26,10 +27,12 @@ from fewstep.samplers.building.path import Path
 from fewstep.samplers.coefficients.weights import euler_weight, lagrange_row, linear
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.schedule.outputs import Form, form_pair
+from fewstep.samplers.solvers.limiter import LONG
 from fewstep.samplers.table.row import CARRY, INPUT, KEEP, Row, Terms
 
 Sum = dict[Any, Any]  # {register: coefficient}
 PAYS = 48  # evaluations from which on a second question at node 1 is worth its call
+SHORT = 1 / 32  # in r, of a first step out of alpha = 0
 STILL = -2.0  # lam below which x0 hardly moves
 
 
@@ -57,11 +60,17 @@ class Start:
     @property
     def again(self) -> bool:
         """Whether node 1 is asked twice, as a path with two calls there wants it."""
-        return self.path.groups[1:2] == (2,) and self.path.limiter and self.order > 2
+        return self.path.groups[1:2] == (2,) and self.order > 2 and self.short
 
     def corrects(self, k: int) -> bool:
-        """Whether the state at node k is corrected."""
-        return self.path.limiter and 0 < k < min(len(self.path.groups), 2 + self.again) and self.order > 2
+        """Whether the state at node k is corrected: not after a first step so long that a straight line of v is none."""
+        return self.order > 2 and 0 < k < min(len(self.path.groups), 2 + self.again) and self.short
+
+    @property
+    def short(self) -> bool:
+        """Whether the first step is short enough, in lam or, out of alpha = 0, in r; and rows are not the published ones."""
+        s, t = self.path.nodes[:2]
+        return self.path.limiter and (t.lam - s.lam <= LONG if s.alpha > 0 else abs(t.r - s.r) <= SHORT)
 
     def state(self, k: int) -> Terms:
         """Terms of the state at node k when its last call has been made."""
@@ -81,7 +90,8 @@ class Start:
         """The corrected state at node 2, whose outputs are m_2, m_1 (second answer), m_1 (first answer), m_0."""
         s, t = self.path.nodes[:2]
         step = self.step or {INPUT: linear(self.forms[0], s, t), 0: euler_weight(self.forms[0], s, t)}
-        predicted = {{INPUT: CARRY, 0: 3}.get(register, register): value for register, value in step.items()}
+        then: dict[Any, Any] = {INPUT: CARRY, 0: 3}  # where its registers are now
+        predicted = {then.get(register, register): value for register, value in step.items()}
         states = ({CARRY: 1.0}, self.at_node_1((3, 2), predicted), {INPUT: 1.0})
         places = zip(self.path.nodes, self.forms, states, (3, 1, 0), strict=False)
         return self._integrated([velocity(*place) for place in places])

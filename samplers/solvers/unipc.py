@@ -21,7 +21,7 @@ from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.weights import euler_weight, lagrange_row, linear
 from fewstep.samplers.schedule.base import Node
-from fewstep.samplers.solvers.limiter import limited
+from fewstep.samplers.solvers.limiter import limited, usable
 from fewstep.samplers.solvers.multistep import orders, safe_form
 from fewstep.samplers.solvers.starting import Start, asks_again, total
 from fewstep.samplers.table.row import CARRY, INPUT, Row, Terms
@@ -108,6 +108,7 @@ def unipc(
 def _corrected(path: Path, form: str, weights: str, k: int, p: int) -> Terms:
     """Terms of the state at node k after UniC-p over the step k-1 -> k; m_{k-j} is register j, so node k is register 0."""
     s, t = path.nodes[k - 1], path.nodes[k]
+    p = min(p, usable(path, form, "lam", [t, s, *path.nodes[k - 2 :: -1]] if k > 1 else [t, s]) - 1)
     nodes = [s, t, *(path.nodes[k - 1 - j] for j in range(1, p))]
     values = uni_weights(path, form, weights, s, t, nodes)
     registers = [1, 0, *range(2, p + 1)]

@@ -63,7 +63,9 @@ def by_pillow(images, size, mean, deviation):
 
 def test_dinov2_is_the_class_token_of_the_squashed_image(folders):
     dino, images = extractor("dinov2", weights=folders / "dinov2"), smooth_images(3, 300, 250)
-    assert dino.published is False and extractor("clip", weights=folders / "clip").published is False  # told by their hash
+    assert (
+        dino.published is False and extractor("clip", weights=folders / "clip").published is False
+    )  # told by their hash
     x = by_pillow(images, 224, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     with torch.no_grad():
         expected = dino.tower(x).pooler_output
