@@ -1,4 +1,4 @@
-"""Any schedule, grid, solver, number, dtype, shape and prediction: a finite result or one sentence, and nothing else changes."""
+"""Any schedule, grid, solver, number, dtype, shape and prediction: a finite result or one sentence, no input changed."""
 
 import gc
 import warnings
