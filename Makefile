@@ -1,11 +1,13 @@
 # Every target makes .venv where there is none and installs into it; a .venv that you made yourself is kept and used.
 # Installing happens again only when pyproject.toml has changed.
 PYTHON ?= python3
+OLDEST ?= python3.10
+NEWEST ?= $(PYTHON)
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BIN := .venv/bin
 
-.PHONY: help demo test lint slow
+.PHONY: help demo test lint slow floor ceiling audit
 .DELETE_ON_ERROR:
 
 help:
@@ -13,6 +15,9 @@ help:
 	@echo "make test   install with the tools, then lint, types and tests (PYTEST_ARGS='-k order' for some of them)"
 	@echo "make lint   lint and types only"
 	@echo "make slow   the long tests"
+	@echo "make floor  the tests on the oldest releases that pyproject.toml declares, in .venv-floor"
+	@echo "make ceiling the tests on the newest releases, pre-releases too, in .venv-ceiling"
+	@echo "make audit  known vulnerabilities of what .venv holds, by pip-audit, which asks PyPI"
 	@echo "PYTHON=python3.12 chooses the interpreter of a new .venv"
 
 demo: .venv/installed
@@ -28,6 +33,34 @@ lint: .venv/installed-dev
 
 slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+# What is declared is what passes. A test of a class that an old diffusers lacks is skipped, and says so.
+floor: .venv-floor/installed
+	.venv-floor/bin/python -m pytest -n 2 --dist loadfile -rs $(PYTEST_ARGS)
+
+# Anew each time, as the newest release of yesterday is not that of today.
+ceiling:
+	rm -rf .venv-ceiling
+	$(NEWEST) -m venv .venv-ceiling
+	.venv-ceiling/bin/python -m pip install --pre --upgrade --upgrade-strategy eager -e ".[test]"
+	.venv-ceiling/bin/python -m pip list
+	.venv-ceiling/bin/python -m pytest -n 2 --dist loadfile -rs $(PYTEST_ARGS)
+
+# pip-audit lives apart, so that it adds nothing to what it looks at; --strict fails where a package could not be looked up.
+audit: .venv/installed .venv-audit/installed
+	.venv-audit/bin/pip-audit --strict --progress-spinner off --skip-editable \
+		--path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
+.venv-floor/installed: pyproject.toml .ci/oldest.py
+	$(OLDEST) -m venv .venv-floor
+	.venv-floor/bin/python .ci/oldest.py > .venv-floor/oldest.txt
+	.venv-floor/bin/python -m pip install -c .venv-floor/oldest.txt -e ".[test]"
+	@touch $@
+
+.venv-audit/installed:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install pip-audit
+	@touch $@
 
 # Editors and type checkers do not follow the import hook of an editable install: a path file shows them the package,
 # alone in a folder, so that nothing else of the checkout can be imported from elsewhere.

@@ -6,6 +6,9 @@ from math import inf
 from numbers import Integral, Real
 from typing import Any
 
+MOST_ROWS = 10_000  # network calls of a table: compiling that many takes ten seconds and 100 MB
+MOST_EVALUATIONS = 1_000_000  # of a driver, which keeps nothing of the steps behind it
+
 
 def near(name: str, names: Iterable[str], count: int = 4) -> list[str]:
     """Names that look like `name`, best first: by edit distance after dropping case and separators, then substrings."""
@@ -43,6 +46,13 @@ def whole(
     ):
         raise _refused(name, wanted, value, hint, where)
     return int(value)
+
+
+def evaluations(name: str, value: Any, most: int = MOST_ROWS, *, hint: str = "") -> int:
+    """A number of network evaluations, as int; ValueError for anything else, and for more than a run may have."""
+    if isinstance(value, Real) and most < value < inf:
+        raise ValueError(f"`{name}` may be {most:,} network evaluations at most; got {value!r}: ask for fewer")
+    return whole(name, value, of="network evaluations", hint=hint)
 
 
 def positive(name: str, value: Any, zero: bool = False, *, hint: str = "", where: str = "") -> float:

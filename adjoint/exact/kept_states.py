@@ -12,9 +12,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from itertools import pairwise
-from math import ceil, log2, sqrt
+from math import ceil, comb, log2, sqrt
 from typing import Any
 
 from torch import Tensor
@@ -171,17 +171,22 @@ class Revolve(Recall):
         return max(depth(b - a, slots - i) for i, (a, b) in enumerate(pairwise([*places, n])))
 
 
-@cache
 def best(n: int, slots: int) -> tuple[int, int]:
-    """(P, m): fewest advances that give back all states before n rows, and after how many rows to keep the next."""
+    """(P, m): fewest advances that give back all states before n rows, and after how many rows to keep the next.
+
+    With r the fewest repetitions that reach n <= C(s + r, s) rows, P = r n - C(s + r, s + 1), and the least m that attains
+    it is the one that leaves at most C(s - 1 + r, r) rows behind it and C(s + r - 2, s) before it at least.
+    """
     if n <= 1:
         return 0, 0
-    if slots == 1:
-        return n * (n - 1) // 2, n - 1
-    return min((m + best(n - m, slots - 1)[0] + best(m, slots)[0], m) for m in range(1, n))
+    r = 1
+    while comb(slots + r, slots) < n:
+        r += 1
+    m = max(1, comb(slots + r - 2, slots), n - comb(slots - 1 + r, r))
+    return r * n - comb(slots + r, slots + 1), m
 
 
-@cache
+@lru_cache(maxsize=2**14)
 def depth(n: int, slots: int) -> int:
     """States beside a given one that are held at once while those before n rows are had again, as `Revolve` does."""
     if n <= 1:

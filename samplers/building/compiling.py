@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fewstep.checks import whole
+from fewstep.checks import evaluations
 from fewstep.samplers.building.names import checked_options, solver_of
 from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import Entry
@@ -63,7 +63,7 @@ def build(
     if afs:
         from fewstep.samplers.building.analytic_start import analytic_start
 
-        more = None if nfe is None else whole("nfe", nfe, of="network evaluations") + 1
+        more = None if nfe is None else evaluations("nfe", nfe) + 1
         where: dict[str, Any] = {"t_start": t_start, "t_end": t_end, "model_times": model_times, "groups": groups}
         return analytic_start(build(entry, schedule, more, folk_grid if grid is None else grid, **where, **options))
     grid = folk_grid if grid is None else grid
@@ -81,7 +81,7 @@ def build(
         short = int(calls > 1 and schedule.sigma(float(grid[-1])) == 0 and "end" in entry.singular_ends)
         groups = (calls,) * (intervals - short) + (1,) * short
         nfe = sum(groups)
-    nfe = whole("nfe", nfe, of="network evaluations")
+    nfe = evaluations("nfe", nfe)
     if explicit:
         first, last = float(grid[0]), float(grid[-1])
     else:

@@ -4,13 +4,17 @@ from typing import Any
 
 import click
 
+from fewstep.checks import MOST_ROWS
+
 NAME = click.argument("name", required=False)
 JSON = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 
 
 @click.command()
 @NAME
-@click.option("--nfe", type=click.IntRange(1), default=4, show_default=True, help="Evaluations of the table shown.")
+@click.option(
+    "--nfe", type=click.IntRange(1, MOST_ROWS), default=4, show_default=True, help="Evaluations of the table shown."
+)
 @JSON
 def solvers(**given: Any) -> None:
     """List the solvers, or show the one called NAME with its options and its table."""
@@ -21,7 +25,9 @@ def solvers(**given: Any) -> None:
 
 @click.command()
 @NAME
-@click.option("--nfe", "-n", type=click.IntRange(1), default=8, show_default=True, help="Intervals of the grid shown.")
+@click.option(
+    "--nfe", "-n", type=click.IntRange(1, MOST_ROWS), default=8, show_default=True, help="Intervals of the grid shown."
+)
 @JSON
 def grids(**given: Any) -> None:
     """List the time grids, or show the one called NAME with its times on the embedded model's noise schedule."""

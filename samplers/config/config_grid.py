@@ -7,7 +7,6 @@ steps, a stride that does not divide the training range), the same rule is appli
 
 from __future__ import annotations
 
-import operator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ from fewstep.samplers.config.known_classes import class_name
 from fewstep.samplers.config.sigma_maps import Levels
 from fewstep.samplers.config.spacing import sigma_levels, table_levels
 from fewstep.samplers.grids.grid_entry import sigmas_to_times
-from fewstep.samplers.grids.making import make_grid
+from fewstep.samplers.grids.making import make_grid, step_count
 from fewstep.samplers.schedule.base import Array, NoiseSchedule
 
 # A step that diffusers spends on repeating its last level shrinks the level by this factor, so that levels decrease.
@@ -125,16 +124,10 @@ def agreed_count(n: int | None, sigmas: Array | None, timesteps: Array | None) -
     """The number of steps, on which everything that was given must agree."""
     lengths = {name: len(v) for name, v in (("sigmas", sigmas), ("timesteps", timesteps)) if v is not None}
     if n is not None:
-        try:
-            lengths["the number of steps"] = operator.index(n)
-        except TypeError:
-            raise ValueError(f"the number of steps must be a whole number; got {n!r}.") from None
+        lengths["the number of steps"] = step_count(n)
     if not lengths:
         raise ValueError("pass the number of steps, `sigmas` or `timesteps`.")
     if len(set(lengths.values())) > 1:
         said = ", ".join(f"{name}: {length}" for name, length in lengths.items())
         raise ValueError(f"lengths differ ({said}): one sigma and one timestep a network evaluation, final 0 aside.")
-    count = next(iter(lengths.values()))
-    if count < 1:
-        raise ValueError(f"the number of steps must be at least 1; got {count}.")
-    return count
+    return step_count(next(iter(lengths.values())))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fewstep.checks import unknown
+from fewstep.checks import MOST_ROWS, unknown
 from fewstep.samplers.grids.grid_entry import GRIDS, GridEntry, GridFn, check_grid
 from fewstep.samplers.schedule.base import Array, NoiseSchedule
 
@@ -66,7 +66,7 @@ def make_grid(
     Raises:
         ValueError: unknown name or option, n < 1, ends out of order or range, times that do not decrease.
     """
-    n = _count(n)
+    n = step_count(n)
     if grid is None or isinstance(grid, str):
         entry, implied = find(schedule.default_grid if grid is None else grid)
         for option in options:
@@ -87,13 +87,16 @@ def make_grid(
     return times if len(times) == n + 1 else _resample(times, schedule, n)
 
 
-def _count(n: int) -> int:
+def step_count(n: Any) -> int:
+    """A number of steps, as int; ValueError for anything else, and for more than a table may have."""
     try:
         count = operator.index(n)
     except TypeError:
         raise ValueError(f"the number of steps must be a whole number; got {n!r}.") from None
     if count < 1:
         raise ValueError(f"the number of steps must be at least 1; got {count}.")
+    if count > MOST_ROWS:
+        raise ValueError(f"the number of steps may be {MOST_ROWS:,} at most; got {count}: ask for fewer.")
     return count
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ POWER = 30  # iterations for the norm
 
 
 class Operator:
-    """A map of samples to measurements.
+    """A map of samples to measurements. It pickles and deep-copies where its functions do; those of `operators` all do.
 
     Args:
         forward: A, (B, *shape) -> (B, *m), every sample by itself. transpose: A^T of a linear one, (B, *m) -> (B, *shape).
@@ -46,7 +47,16 @@ class Operator:
         self.forward, self.transpose, self.linear, self.name = forward, transpose, linear, name
         self.shape = None if shape is None else tuple(shape)
         self.gram, self.given_norm = gram, norm if gram is None else math.sqrt(gram)
-        self.pinv = pinv if gram is None else (lambda y: self.T(y) / gram)
+        self._pinv = pinv
+
+    @property
+    def pinv(self) -> Map | None:
+        """A right inverse, where there is one: as given, or A^T / gram."""
+        return self._pinv if self.gram is None else self._by_gram
+
+    def _by_gram(self, y: Tensor) -> Tensor:
+        assert self.gram is not None
+        return self.T(y) / self.gram
 
     def __call__(self, x: Tensor) -> Tensor:
         """A(x)."""
@@ -102,8 +112,8 @@ class Operator:
         """self after other."""
         linear = self.linear and other.linear
         return Operator(
-            lambda x: self(other(x)),
-            (lambda y: other.T(self.T(y))) if linear else None,
+            partial(_after, self, other),
+            partial(_after, other.T, self.T) if linear else None,
             shape=other.shape,
             linear=linear,
             name=f"{self.name} @ {other.name}",
@@ -111,6 +121,10 @@ class Operator:
 
     def __repr__(self) -> str:
         return f"<{self.name}{'' if self.linear else ', not linear'}>"
+
+
+def _after(last: Map, first: Map, x: Tensor) -> Tensor:
+    return last(first(x))
 
 
 def adjoint_residual(operator: Operator, y: Tensor) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from fewstep.checks import whole
+from fewstep.checks import evaluations
 from fewstep.samplers.building.names import checked_options, solver_of
 from fewstep.samplers.learned.problem.recipes import SHORTLIST
 from fewstep.samplers.learned.problem.teacher import NFE, SOLVER
@@ -71,7 +71,7 @@ def planned(
         raise ValueError(f"{name!r} chooses its steps as it goes: learn on a solver that is a table, such as dpmpp_2m")
     checked_options(entry, solver_options or {})
     given = tuple(nfe) if isinstance(nfe, Sequence) else (nfe,)
-    nfes = tuple(whole("nfe", n, hint="It counts network evaluations; several take a table each") for n in given)
+    nfes = tuple(evaluations("nfe", n, hint="It counts network evaluations; several take a table each") for n in given)
     if not nfes or len(set(nfes)) < len(nfes):
         raise ValueError(f"`nfe` must be a number of network evaluations, or several different ones; got {nfe!r}")
     stages = _stages(method, spec)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from math import inf, pi, sqrt
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewstep.bounded import MEBIBYTE, bounded
 from fewstep.checks import whole
 from fewstep.samplers.noise.brownian import unit_normal
 from fewstep.samplers.noise.draws import Draw, Noise, onto
@@ -148,7 +149,7 @@ def _density(nu: float, length: float, f2: Any, dims: int) -> np.ndarray:
     return np.asarray((1 + 4 * pi**2 * f2 * length**2 / (2 * nu)) ** -(nu + dims / 2))
 
 
-@lru_cache(maxsize=64)
+@bounded(32 * MEBIBYTE, lambda basis: basis.nbytes)
 def _basis(n: int, modes: int, period: float, grid: str) -> np.ndarray:
     """Values (n, 2 modes + 1) of 1, sqrt(2) cos and sqrt(2) sin at the points of an axis."""
     points = {"cells": (np.arange(n) + 0.5) / n, "nodes": np.arange(n) / max(n - 1, 1), "periodic": np.arange(n) / n}[

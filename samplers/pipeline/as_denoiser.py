@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -51,20 +53,30 @@ class SuspendedPipeline(PipelineDenoiser):
         probe = Probe.of(pipe.scheduler)
         super().__init__(Loop(pipe, call, probe), probe.schedule, probe.prediction)
 
+    def __copy__(self) -> SuspendedPipeline:
+        """Another of the same pipeline, which is shared, networks and all, with a loop of its own: one for each thread."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.fn, other.nfe = copy.copy(self.fn), 0
+        return other
+
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.fn.own().latents.shape)
+        with self.fn.alone():
+            return tuple(self.fn.own().latents.shape)
 
     @property
     def t_start(self) -> float:
-        first = self.fn.own().first
+        with self.fn.alone():
+            first = self.fn.own().first
         assert first is not None  # the loop has asked for its first time
         return float(self.schedule.time_of_model(float(first)))
 
     def initial_noise(self, generator: Any = None) -> Tensor:
-        if generator is not None:
-            self.fn.generator, self.fn.run = _copied(generator), None
-        return self.fn.own().latents
+        with self.fn.alone():
+            if generator is not None:
+                self.fn.generator, self.fn.run = _copied(generator), None
+            return self.fn.own().latents
 
     def decode(self, latents: Tensor) -> Any:
         kind = self.fn.call.get("output_type", "pil")
@@ -76,41 +88,62 @@ class SuspendedPipeline(PipelineDenoiser):
 
     def prepare(self, x: Tensor) -> None:
         """Starts the pipeline's loop for states like x, where it is not suspended in one already."""
-        self.fn.fitting(x)
+        with self.fn.alone():
+            self.fn.fitting(x)
 
     def close(self) -> None:
         self.fn.run = None
 
 
 class Loop:
-    """The loop of a pipeline, started when needed and suspended between calls: (x, tau) -> output."""
+    """The loop of a pipeline, started when needed and suspended between calls: (x, tau) -> output.
+
+    A copy starts a loop of its own.
+    """
 
     def __init__(self, pipe: Any, call: dict[str, Any], probe: Probe):
         self.pipe, self.call, self.probe = pipe, call, probe
-        self.parameters = inspect.signature(type(pipe).__call__).parameters
         self.generator = _copied(call.get("generator") or torch.Generator().manual_seed(0))
         self.batch: int | None = None  # of the pipeline called as it was given
         self.run: Run | None = None
-        self.busy = False
+        self.busy = threading.Lock()
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """What the pipeline takes."""
+        return inspect.signature(type(self.pipe).__call__).parameters
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "run": None, "busy": None, "generator": _copied(self.generator)}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        self.__dict__.update(saved, busy=threading.Lock())
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """For one caller at a time; ValueError for a second one, who would be given the first one's step."""
+        if not self.busy.acquire(blocking=False):
+            raise ValueError(
+                "this denoiser is being evaluated already: give each thread a copy of its own, copy.copy(denoiser), and "
+                "evaluate none within itself"
+            )
+        try:
+            yield
+        finally:
+            self.busy.release()
 
     def __call__(self, x: Tensor, tau: Tensor) -> Tensor:
-        if self.busy:
-            raise ValueError(
-                "this denoiser is being evaluated already: make one for each thread, and none within itself"
-            )
-        self.busy = True
-        try:
+        with self.alone():
             run, self.run = self.fitting(x), None  # a run that raises is not used again
             output = run.turn(x, tau)
             self.run = run
-        finally:
-            self.busy = False
         return output
 
     def finish(self, latents: Tensor) -> Any:
         """The pipeline's result from these latents; uses the run up."""
-        run, self.run = self.fitting(latents), None
-        return run.finish(latents)
+        with self.alone():
+            run, self.run = self.fitting(latents), None
+            return run.finish(latents)
 
     def own(self) -> Run:
         """A run of the pipeline called as it was given."""

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fewstep.checks import whole
+from fewstep.checks import MOST_EVALUATIONS, MOST_ROWS, evaluations
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.artefact.choosing import Chosen, Named, chosen, is_file
 from fewstep.samplers.artefact.loading import as_artefact
@@ -148,7 +148,7 @@ def contenders(
     if grid is not None:
         find(grid)
     for nfe in nfes:
-        whole("--nfe", nfe, of="network evaluations")
+        evaluations("--nfe", nfe, MOST_EVALUATIONS if all(one.adaptive for one in found) else MOST_ROWS)
     return found
 
 

@@ -87,6 +87,18 @@ class Step:
     tableau: Tableau | None = None
     target: Tensor | None = None
 
+    @property
+    def views(self) -> int:
+        """Tensors that it holds, apart from `wide`."""
+        return _tensors(
+            (self.x0_terms, self.m_terms, self.input, self.carry, self.stacked, self.model_time, self.target)
+        )
+
+    @property
+    def wide_bytes(self) -> int:
+        """Memory of `wide`."""
+        return 0 if self.wide is None else self.wide.nbytes
+
     def __deepcopy__(self, memo: object) -> Step:
         """A step changes nothing and is never changed: a copy is the step itself."""
         return self
@@ -136,6 +148,10 @@ def combine(terms: Terms, registers: Sequence[Tensor]) -> Tensor:
     for j, v in rest:
         out = out + registers[j] if v is None else torch.addcmul(out, registers[j], v)
     return out
+
+
+def _tensors(item: Any) -> int:
+    return sum(map(_tensors, item)) if isinstance(item, tuple) else int(isinstance(item, Tensor))
 
 
 def first_state(tableau: Tableau, x: Tensor) -> State:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.checks import whole
+from fewstep.checks import MOST_EVALUATIONS, evaluations
 from fewstep.samplers.building.names import checked_options
 from fewstep.samplers.building.solver_entry import Entry
 from fewstep.samplers.drivers.driven_run import Task
@@ -38,7 +38,7 @@ def drive(
             'solver, or a table whose noises are jumps of its law, such as "restart", "ddim" with eta or "euler_ancestral"'
         )
     nfe, ends = spec["nfe"], (spec["t_start"], spec["t_end"])
-    nfe = None if nfe is None else whole("nfe", nfe, of="network evaluations")
+    nfe = None if nfe is None else evaluations("nfe", nfe, MOST_EVALUATIONS)
     first, last = (
         float(own if t is None else t) for t, own in zip(ends, (schedule.t_max, schedule.t_end), strict=True)
     )

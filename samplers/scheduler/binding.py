@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fewstep.bounded import MEBIBYTE, bounded
 from fewstep.samplers.building.resuming import resume
 from fewstep.samplers.run.lowering import lower
 from fewstep.samplers.run.ownership import require_unwritten, version
@@ -34,7 +34,12 @@ class Bound(Shared):
     steps: tuple[Step, ...]
 
 
-@lru_cache(maxsize=128)
+def _bytes(bound: Bound) -> int:
+    """Memory of the steps, from above: a KiB each, and one for every tensor, beside what the tensors of a table hold."""
+    return sum(2**10 * (1 + step.views) + step.wide_bytes for step in bound.steps) + bound.tableau.nbytes
+
+
+@bounded(64 * MEBIBYTE, _bytes)
 def bind(table: Timetable, begin: int, device: torch.device, dtype: torch.dtype) -> Bound:
     """Steps of the table from call `begin` on, with their weights on the device."""
     tableau = resume(table.tableau, begin, table.model.entry)

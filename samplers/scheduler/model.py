@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fewstep.bounded import MEBIBYTE, bounded
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.artefact.choosing import Chosen, Named, chosen
 from fewstep.samplers.artefact.loading import as_artefact
@@ -64,6 +65,14 @@ class Model(Shared):
     guidance: float | None = None
     outside: str = "error"
     table: Tableau | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory, from above: a config as text, a schedule's curve and training range, and what is played."""
+        told = sum(len(repr(value)) for value in self.config.values())
+        tables = [self.table] if self.table is not None else []
+        tables += [each.tableau for each in self.learned.tables] if self.learned is not None else []
+        return 3 * told + 200 * self.schedule.num_train_timesteps + sum(table.nbytes for table in tables) + 2**13
 
     def check(self) -> None:
         """ValueError for an artefact or a table of another model, or without a table for the guidance asked for.
@@ -131,7 +140,7 @@ def config_key(config: Mapping[str, Any]) -> Key:
     return Key(json.dumps(rest, sort_keys=True, default=plain), plays, grid)
 
 
-@lru_cache(maxsize=64)
+@bounded(32 * MEBIBYTE, lambda model: model.nbytes)
 def model(key: Key) -> Model:
     """The Model of a config; ValueError where it makes no sense."""
     config, plays = json.loads(key.config), key.plays

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from fewstep.samplers.grids.grid_entry import times_to_sigmas
+from fewstep.samplers.grids.making import step_count
 from fewstep.samplers.schedule.base import Array, Nodes, NoiseSchedule
 from fewstep.samplers.schedule.discrete import Discrete
 
@@ -22,6 +23,7 @@ def numbers(values: Any) -> tuple[float, ...] | None:
 
 def angles(n: int, first: float, second: float | None) -> Array:
     """n times of an SCM model, which the network is shown: first and second of two, else even from the first to 0."""
+    n = step_count(n)
     if second is not None and n == 2:
         return np.array([first, second], np.float64)
     return np.linspace(first, 0.0, n + 1)[:-1]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
+from fewstep.bounded import MEBIBYTE, bounded
 from fewstep.samplers.building.compiling import compile_path
 from fewstep.samplers.building.solver_entry import Entry
 from fewstep.samplers.config.config_grid import grid_from_config
@@ -43,7 +44,11 @@ class Timetable(Shared):
         return None if scale is None else scale(self.tableau.nodes.sigma)  # type: ignore[no-any-return]
 
 
-@lru_cache(maxsize=128)
+def _bytes(table: Timetable) -> int:
+    return table.tableau.nbytes + 100 * table.tableau.nfe + table.model.nbytes
+
+
+@bounded(32 * MEBIBYTE, _bytes)
 def timetable(
     key: Key, n: int | None, sigmas: tuple[float, ...] | None, timesteps: tuple[float, ...] | None, mu: float | None
 ) -> Timetable:

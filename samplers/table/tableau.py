@@ -118,6 +118,13 @@ class Tableau:
         return 2 + self.history + self.slots + self.constant
 
     @property
+    def nbytes(self) -> int:
+        """Memory of the arrays."""
+        forms = (part for form in self.forms if not isinstance(form, str) for part in form)
+        arrays = (*self.nodes, self.model_times, self.W, self.spans, *forms)
+        return sum(int(np.asarray(array).nbytes) for array in arrays if array is not None)
+
+    @property
     def elementwise(self) -> bool:
         """Whether weights differ between the elements of a sample."""
         return self.W.ndim > 3

@@ -1,5 +1,8 @@
 """Operators: transposes are adjoints, A A^T is what it is said to be, and the solver of systems is exact."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 
@@ -62,6 +65,23 @@ def test_projections_keep_what_is_inside():
     torch.testing.assert_close(sums.sum(-1), torch.full((1, 1, 3), 36.0))
     torch.testing.assert_close(sums[..., 0, :], x.sum(-2))
     torch.testing.assert_close(sums[..., 2, :], x.sum(-1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda operator: pickle.loads(pickle.dumps(operator))])
+def test_operators_pickle_and_copy(again):
+    whole = torch.arange(192).view(SHAPE) % 3 == 0
+    others = {"points": guidance.points(whole), "phase": guidance.phase(), "product": guidance.matrix(torch.ones(2, 8))}
+    for name, operator in {**OPERATORS, **others}.items():
+        if name == "matrix":
+            continue  # a function of this file
+        x = samples()[:, 0, 0] if name == "product" else samples()
+        other = again(operator)
+        assert torch.equal(other(x), operator(x)) and repr(other) == repr(operator), name
+        if operator.linear:
+            y = operator(x)
+            assert torch.equal(other.T(y), operator.T(y)), name
+        if operator.gram is not None:
+            assert torch.equal(other.pinv(y), operator.pinv(y)) and other.pinv.__self__ is other, name
 
 
 def test_downsampling_is_the_mean():

@@ -89,7 +89,7 @@ def exported():
 def test_every_exported_class_has_its_place():
     places = [*EQUAL, *OWN, *REFUSED]
     assert len(places) == len(set(places))
-    assert set(exported()) - {"SchedulerMixin"} == set(places) - {"SchedulerMixin", "ConsistencyDecoderScheduler"}
+    assert set(exported()) - {"SchedulerMixin"} <= set(places)  # older releases lack some
     assert set(EQUAL) | set(OWN) == set(KNOWN) - {"ScoreSdeVpScheduler"}
     assert all(test in globals() for test in OWN.values())
 
