@@ -216,8 +216,7 @@ class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[m
         # tensor that was returned, unchanged since (`_version`), somebody edited it, and the anchor moves by the same.
         step = self._step or self._first_step(timestep, sample, eta)
         self._follow(timestep, sample)
-        if r_timestep is not None:
-            self._leads(step, r_timestep)
+        self._leads(step, r_timestep)
         if per_token_timesteps is not None:
             model_output = self._of_tokens(model_output, per_token_timesteps / step.model_time)
         state: Any = self._state

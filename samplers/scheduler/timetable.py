@@ -13,6 +13,7 @@ import torch
 from fewstep.samplers.building.compiling import compile_path
 from fewstep.samplers.building.solver_entry import Entry
 from fewstep.samplers.config.config_grid import grid_from_config
+from fewstep.samplers.config.known_classes import class_name
 from fewstep.samplers.grids.flow_shift import dynamic_shift
 from fewstep.samplers.grids.making import make_grid
 from fewstep.samplers.schedule.base import Array, NoiseSchedule
@@ -37,10 +38,20 @@ class Timetable(Shared):
         return int(np.argmin(np.abs(self.tableau.model_times.astype(np.float32) - np.float32(timestep))))
 
     @cached_property
+    def elsewhere(self) -> bool:
+        """Whether the network of a flow map is shown wrong ways by its pipelines, which lead it to the next level."""
+        table = self.tableau
+        ends = np.append(table.model_times[1:], self.model.schedule.model_time(table.nodes.t[-1:]))
+        return class_name(self.model.config) == FLOW_MAP and not np.allclose(table.target_times, ends)
+
+    @cached_property
     def input_scales(self) -> list[float] | None:
         """Factor on the network's input of every call, where it sees a scaled state."""
         scale = getattr(self.model.schedule, "input_scale", None)
         return None if scale is None else scale(self.tableau.nodes.sigma)  # type: ignore[no-any-return]
+
+
+FLOW_MAP = "FlowMapEulerDiscreteScheduler"
 
 
 @lru_cache(maxsize=128)
