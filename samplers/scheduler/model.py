@@ -13,6 +13,7 @@ import numpy as np
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.artefact.choosing import Chosen, Named, chosen
 from fewstep.samplers.artefact.loading import as_artefact
+from fewstep.samplers.building import options as opt
 from fewstep.samplers.building.compiling import no_table
 from fewstep.samplers.building.names import checked_options
 from fewstep.samplers.building.solver_entry import SOLVERS, Entry
@@ -50,7 +51,7 @@ class Model(Shared):
 
     entry: the solver, which runs on `grid`, or the config's own where that is None; of an artefact the one that it
     corrects; None of a table made by hand. learned: an artefact, whose tables are played; guidance and outside choose
-    among them. table: what is played as it is.
+    among them. table: what is played as it is. afs: without the first network call, see building/analytic_start.py.
     """
 
     config: Mapping[str, Any]
@@ -64,6 +65,7 @@ class Model(Shared):
     guidance: float | None = None
     outside: str = "error"
     table: Tableau | None = None
+    afs: bool = False
 
     def check(self) -> None:
         """ValueError for an artefact or a table of another model, or without a table for the guidance asked for.
@@ -158,7 +160,9 @@ def model(key: Key) -> Model:
     grid = plays.grid if grid is None else grid
     if isinstance(grid, str):
         find(grid)
-    return Model(config, *network, plays.entry, checked_options(plays.entry, asked or {}), grid)
+    asked = dict(asked or {})
+    afs = opt.one_of(plays.entry.name, "afs", asked.pop("afs", False), (True, False))
+    return Model(config, *network, plays.entry, checked_options(plays.entry, asked), grid, afs=afs)
 
 
 def name_of(plays: Chosen) -> str:

@@ -90,7 +90,7 @@ class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[m
         schedule, nodes = self._model.schedule, self._model.training
         self.timesteps = model_clock(schedule, np.asarray(schedule.model_time(nodes.t[:-1])))
         self.sigmas = public_sigmas(schedule, nodes)
-        self.init_noise_sigma = float(nodes.sigma[0]) if schedule.kind == "ve" else 1.0
+        self._noise_level = float(nodes.sigma[0]) if schedule.kind == "ve" else 1.0
         self.num_inference_steps: int | None = None
         for name, table in self._model.beta_tables.items():
             self.__dict__.pop(name, None)  # of an earlier config
@@ -108,6 +108,7 @@ class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[m
         self._returned: Tensor | None = None
         self._version: int | None = None
         self._noise: Noise | None = None  # of this run, where it remembers
+        self._scaled = False
         self._named = ""  # how its first timestep was told
         self._seen: Seen | None = None  # by the network, as scale_model_input handed it out
 
@@ -162,8 +163,7 @@ class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[m
         self.timesteps = self._table.timesteps.to(device, copy=True)
         self.sigmas = self._table.sigmas.clone()
         self.num_inference_steps = self._table.tableau.nfe
-        if self._model.schedule.kind == "ve":
-            self.init_noise_sigma = float(self._table.tableau.nodes.sigma[0])
+        self._noise_level = self._table.noise_level
         self._clock, self._handed = self.timesteps, self._table.tableau.model_times
         self._bound = bind(self._table, 0, self.timesteps.device, torch.float32)
         self._restart()
@@ -249,6 +249,7 @@ class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[m
         if self._table is None or self._bound is None:
             raise ValueError("call set_timesteps() before step()")
         begin = self._begins(timestep)
+        self._require_scaled(begin)
         dtype = torch.float64 if sample.dtype == torch.float64 else torch.float32
         name = "gamma" if "gamma" in self._model.options else "eta"  # what a pipeline's eta is for tcd
         if eta and self._model.options.get(name, eta) != eta:
