@@ -33,6 +33,7 @@ from fewstep.samplers.table.tableau import Tableau
 
 DEFAULT = "dpmpp_2m"
 SAID = ("grid", "solver_options", "noise", "guidance", "outside")  # entries of ours beside what is played
+NOISE_SHARE = {"tcd": "gamma", "alf": ""}  # where it is not the option `eta`, which is a damping there
 PARTIAL = "_partial"
 LEARNED = ("learned", "guidance", "outside")
 OWN = ("solver", "grid", "solver_options", "noise", *LEARNED)  # entries of a config that are ours
@@ -99,6 +100,11 @@ class Model(Shared):
         told = told_by_betas(self.config, table)
         alphas = np.append(told[0], told[1:] / told[:-1])
         return {"betas": 1 - alphas, "alphas": alphas, "alphas_cumprod": table}
+
+    def with_eta(self, eta: float) -> dict[str, float] | None:
+        """The option that a pipeline's `eta`, the share of noise, is to the solver; None where it says so already or has none."""
+        name = NOISE_SHARE.get(self.entry.name, "eta") if self.entry is not None else ""
+        return {name: eta} if name in self.options and self.options[name] != eta else None
 
     def levels(self, table: Tableau | None, timesteps: Array) -> tuple[Array, Array]:
         """(alpha, sigma) at times of the network; an entry of a run means the run's level there, rounded or not."""

@@ -26,7 +26,7 @@ from fewstep.samplers.scheduler.diffusers_parts import SchedulerMixin, Scheduler
 from fewstep.samplers.scheduler.model import Model, model
 from fewstep.samplers.scheduler.noising import Noising
 from fewstep.samplers.scheduler.tensors import angles, model_clock, numbers, public_sigmas
-from fewstep.samplers.scheduler.timetable import Timetable, timetable
+from fewstep.samplers.scheduler.timetable import Timetable, same_times, timetable
 
 
 class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[misc]
@@ -251,11 +251,10 @@ class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[m
         begin = self._begins(timestep)
         self._require_scaled(begin)
         dtype = torch.float64 if sample.dtype == torch.float64 else torch.float32
-        name = "gamma" if "gamma" in self._model.options else "eta"  # what a pipeline's eta is for tcd
-        if eta and self._model.options.get(name, eta) != eta:
-            options = {**described(self._read).get("solver_options", {}), name: float(eta)}
-            self._run_key = key_with(self._read, solver_options=options)
-            self._table = timetable(self._run_key, *(self._asked or ()))
+        if eta and (options := self._model.with_eta(float(eta))) is not None:
+            said = {**described(self._read).get("solver_options", {}), **options}
+            self._run_key = key_with(self._read, solver_options=said)
+            self._table = same_times(timetable(self._run_key, *(self._asked or ())), self._table)
             self._bound = bind(self._table, begin, sample.device, dtype)
         if (self._bound.begin, self._bound.device, self._bound.dtype) != (begin, sample.device, dtype):
             self._bound = bind(self._table, begin, sample.device, dtype)

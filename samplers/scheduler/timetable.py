@@ -85,6 +85,21 @@ def timetable(
     return Timetable(m, tableau, model_clock(m.schedule, shown), public_sigmas(m.schedule, tableau.nodes), free)
 
 
+def same_times(new: Timetable, handed: Timetable) -> Timetable:
+    """The new one, which shows the network the times that pipelines have been handed already.
+
+    Raises:
+        ValueError: others, as stages have that lie between a level and the one below that noise begins at.
+    """
+    if not np.allclose(new.tableau.model_times, handed.tableau.model_times, rtol=1e-6, atol=0):
+        name, eta = new.tableau.name, new.tableau.options.get("eta")
+        raise ValueError(
+            f"eta={eta} moves the stages of {name!r}, whose times set_timesteps() has handed out: say it before, "
+            f"Scheduler.from_config(config, {name!r}, eta={eta}), and leave it away in the call"
+        )
+    return new
+
+
 def _as_it_is(table: Tableau, n: int) -> Tableau:
     """A table that is played as it is, for as many evaluations as it has."""
     if n != table.nfe:
