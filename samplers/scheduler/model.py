@@ -102,7 +102,7 @@ class Model(Shared):
         return {"betas": 1 - alphas, "alphas": alphas, "alphas_cumprod": table}
 
     def with_eta(self, eta: float) -> dict[str, float] | None:
-        """The option that a pipeline's `eta`, the share of noise, is to the solver; None where it says so already or has none."""
+        """The option that a pipeline's `eta`, the share of noise, is here; None without one, or where it is that."""
         name = NOISE_SHARE.get(self.entry.name, "eta") if self.entry is not None else ""
         return {name: eta} if name in self.options and self.options[name] != eta else None
 
