@@ -32,7 +32,6 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "rescale_betas_zero_snr": (False, True),
     "solver_order": (1, 2, 3),
 }
-FLOW = {"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "LTXEulerAncestralRFScheduler"}
 MORE: dict[str, tuple[Any, ...]] = {
     "final_sigmas_type": ("zero", "sigma_min"),
     "steps_offset": (0, 1),
@@ -96,39 +95,50 @@ class Case(NamedTuple):
 
     @property
     def entries(self) -> dict[str, Any]:
-        said = {"_class_name": self.cls, "num_train_timesteps": 1000, **self.config}
-        return {**said, "clip_sample": False} if "clip_sample" in signature(self.cls) else said
+        entries = {"_class_name": self.cls, "num_train_timesteps": 1000, **self.config}
+        return {**entries, "clip_sample": False} if "clip_sample" in signature(self.cls) else entries
 
 
 def signature(cls: str) -> Any:
     return inspect.signature(getattr(diffusers, cls)).parameters
 
 
-def configs(cls: str, more: bool = False) -> Iterator[dict[str, Any]]:
-    """Every combination of the options in a class's signature; more: of all options, else of the classical six."""
-    accepted = signature(cls)
-    choices: dict[str, tuple[Any, ...]] = {}
+def choices(cls: str, more: bool = False) -> dict[str, tuple[Any, ...]]:
+    """What each option in a class's signature may be; more: all options, else the classical six."""
+    accepted, found = signature(cls), {}
     for key, values in {**OPTIONS, **(MORE if more else {})}.items():
         if key == "sigma_map":
-            choices[key] = tuple(v for v in values if v is None or v in accepted)
+            found[key] = tuple(v for v in values if v is None or v in accepted)
         elif key == "flow":
-            choices[key] = values if "use_flow_sigmas" in accepted else (False,)
+            found[key] = values if "use_flow_sigmas" in accepted else (False,)
         elif key in accepted and not (key == "sigma_schedule" and "sigma_data" not in accepted):
-            choices[key] = values
-    for values in itertools.product(*choices.values()):
-        config = dict(zip(choices, values, strict=True))
-        if sigma_map := config.pop("sigma_map", None):
-            config[sigma_map] = True
-        if config.pop("flow", False):
-            config |= {"use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": "flow_prediction"}
-            config.pop("rescale_betas_zero_snr", None)
-        if "invert_sigmas" in config and config["invert_sigmas"] and config.get("shift_terminal"):
-            continue
-        if "sigma_data" in accepted:
-            config |= {"sigma_data": 0.5}
-            if config.get("prediction_type") == "sample":
-                continue
-        yield config
+            found[key] = values
+    return found
+
+
+def said(cls: str, chosen: dict[str, Any]) -> dict[str, Any] | None:
+    """The config of a choice; None where two entries of it cannot be together."""
+    config = dict(chosen)
+    if sigma_map := config.pop("sigma_map", None):
+        config[sigma_map] = True
+    if config.pop("flow", False):
+        config |= {"use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": "flow_prediction"}
+        config.pop("rescale_betas_zero_snr", None)
+    if config.get("invert_sigmas") and config.get("shift_terminal"):
+        return None
+    if "sigma_data" in signature(cls):
+        config |= {"sigma_data": 0.5}
+        if config.get("prediction_type") == "sample":
+            return None
+    return config
+
+
+def configs(cls: str) -> Iterator[dict[str, Any]]:
+    """Every combination of the classical six."""
+    options = choices(cls)
+    for values in itertools.product(*options.values()):
+        if (config := said(cls, dict(zip(options, values, strict=True)))) is not None:
+            yield config
 
 
 CLASSICAL = ("DPMSolverMultistepScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler", "EulerDiscreteScheduler",
@@ -149,8 +159,13 @@ def classical() -> list[Case]:
 
 def drawn(cls: str, size: int, seed: int = 0) -> list[Case]:
     """`size` cells of all options of a class."""
-    rng, every = random.Random(seed), list(configs(cls, more=True))
-    return [Case(cls, rng.choice(every), rng.choice(COUNTS)) for _ in range(size)]
+    rng, options = random.Random(seed), choices(cls, more=True)
+    found: list[Case] = []
+    while len(found) < size:
+        config = said(cls, {key: rng.choice(values) for key, values in options.items()})
+        if config is not None:
+            found.append(Case(cls, config, rng.choice(COUNTS)))
+    return found
 
 
 def levels(schedule: Any, model_times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import random
 import affine
 import numpy as np
 import pytest
-from option_product import CLASSES, classical, configs, drawn, error
+from option_product import CLASSES, classical, drawn, error
 from real_grids import CONFIGS, table
 from spreads import MEAN, OPTIONS, STD, coefficients, spreads
 
@@ -55,11 +55,6 @@ def test_a_thirtieth_of_the_classical_product():
     cases = classical()
     assert len(cases) == 22_572
     judged(random.Random(5).sample(cases, len(cases) // 30))
-
-
-def test_the_judge_sees_all_options():
-    counted = {cls: sum(1 for _ in configs(cls, more=True)) for cls in CLASSES}
-    assert counted["DPMSolverMultistepScheduler"] > 10_000 and min(counted.values()) >= 1
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m_sde", "dpmpp_3m_sde", "sa_solver", "seeds", "dpmpp_sde"])
