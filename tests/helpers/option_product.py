@@ -182,7 +182,7 @@ def levels(schedule: Any, model_times: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def error(case: Case, ddim: bool = False) -> float:
     """Distance from the exact answer over its size, of the samples or, with noise, of their mean and deviation.
 
-    ddim: of that solver at the levels and times of this cell.
+    ddim: of that solver at the levels and times of this cell, with noise where the cell's own has some.
 
     Raises:
         ValueError: what the library raises.
@@ -196,7 +196,8 @@ def error(case: Case, ddim: bool = False) -> float:
     tableau, prediction = scheduler._table.tableau, scheduler._model.prediction
     schedule = tableau.schedule
     if ddim:
-        tableau = compile_path(SOLVERS["ddim"], schedule, tableau.times, (1,) * tableau.nfe, tableau.model_times, {})
+        noise = {"eta": float(tableau.stochastic)}
+        tableau = compile_path(SOLVERS["ddim"], schedule, tableau.times, (1,) * tableau.nfe, tableau.model_times, noise)
     nodes = tableau.nodes
     scale = float(nodes.sigma[0]) if schedule.kind in ("ve", "edm") else 1.0
     x = coefficients(tableau, (0.0, scale), DATA, (prediction, levels(schedule, tableau.model_times)))
