@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike
 from fewstep.samplers.config.classes import as_config, kind_of
 from fewstep.samplers.config.distilled import angle_levels
 from fewstep.samplers.config.flows import flow_levels
-from fewstep.samplers.config.known_classes import class_name
 from fewstep.samplers.config.sigma_maps import Levels
 from fewstep.samplers.config.spacing import sigma_levels, table_levels
 from fewstep.samplers.grids.grid_entry import sigmas_to_times
@@ -75,11 +74,6 @@ def grid_from_config(
         elif shown is not None:
             times = make_grid(np.append(schedule.time_of_model(shown), schedule.t_end), schedule, n)
         return ConfigGrid(times, np.asarray(schedule.model_time(times[:-1]) if shown is None else shown, np.float64))
-    if class_name(config) == "FlowMapEulerDiscreteScheduler" and solver not in (None, "euler", "ddim"):
-        raise ValueError(
-            f"the network of a FlowMapEulerDiscreteScheduler averages the velocity over the step it is told, so that only "
-            f"'euler' and 'ddim' are right; got {solver!r}."
-        )
     if kind == "angle" and given is None:
         return ConfigGrid(*angle_levels(config, n, shown))
     if kind == "flow":

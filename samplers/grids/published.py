@@ -24,15 +24,22 @@ def _tables() -> Any:
 
 
 @grid("gits", _GITS)
-def gits(schedule: NoiseSchedule, n: int, t_start: float, t_end: float) -> Array:
+def gits(schedule: NoiseSchedule, n: int, t_start: float, t_end: float, *, coefficient: float = 1.2) -> Array:
     """GITS' levels for Stable Diffusion 1, a row for every n to 20 (beyond: that of 20, interpolated), stretched to the ends.
 
-    The rows of coefficient 1.2, the published default; `learn(..., method="gits")` finds those of a model.
+    coefficient: of 0.8, 0.85, .. 1.5, what an error counts for the steps after it; the less, the more large levels. 1.2 is the
+    published default; `learn(..., method="gits")` finds the levels of a model.
     """
+    table = _tables()["gits"]
+    known = {float(text): rows for text, rows in table["rows"].items()}
+    if coefficient not in known:
+        raise ValueError(
+            f"`coefficient` must be one of {', '.join(table['rows'])}, for which GITS' levels are published; got "
+            f"{coefficient!r}"
+        )
     if n == 1:
         return np.array([t_start, t_end])
-    table = _tables()["gits"]
-    row = table["rows"][min(n, 20) - 2]
+    row = known[coefficient][min(n, 20) - 2]
     return by_table(schedule, [table["levels"][i] for i in row], n, t_start, t_end)
 
 

@@ -146,5 +146,5 @@ def _of_sigma(scheduler: Any, schedule: NoiseSchedule, level: float) -> tuple[fl
     if schedule.kind != "vp":
         return level, 1.0
     t = 0.0 if level == 0 else float(schedule.t_of_lam(-torch.tensor(level, dtype=torch.float64).log().item()))
-    over = float(scheduler.init_noise_sigma) != 1.0  # such states are x0 + (sigma / alpha) eps
+    over = float(scheduler.init_noise_sigma) > 1.0  # such states are x0 + (sigma / alpha) eps
     return t, float(schedule.alpha(t)) if over else 1.0

@@ -50,8 +50,9 @@ class SuspendedPipeline(PipelineDenoiser):
     fn: Loop
 
     def __init__(self, pipe: Any, call: dict[str, Any]):
-        probe = Probe.of(pipe.scheduler)
-        super().__init__(Loop(pipe, call, probe), probe.schedule, probe.prediction)
+        probe, (reads, two_times) = Probe.of(pipe.scheduler), second_time(pipe, call)
+        probe.leads = reads
+        super().__init__(Loop(pipe, call, probe), probe.schedule, probe.prediction, two_times=two_times)
 
     def __copy__(self) -> SuspendedPipeline:
         """Another of the same pipeline, which is shared, networks and all, with a loop of its own: one for each thread."""
@@ -98,7 +99,7 @@ class SuspendedPipeline(PipelineDenoiser):
 class Loop:
     """The loop of a pipeline, started when needed and suspended between calls: (x, tau) -> output.
 
-    A copy starts a loop of its own.
+    Of flow maps with the time that they lead to. A copy starts a loop of its own.
     """
 
     def __init__(self, pipe: Any, call: dict[str, Any], probe: Probe):
@@ -132,10 +133,10 @@ class Loop:
         finally:
             self.busy.release()
 
-    def __call__(self, x: Tensor, tau: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, tau: Tensor, tau_next: Tensor | None = None) -> Tensor:
         with self.alone():
             run, self.run = self.fitting(x), None  # a run that raises is not used again
-            output = run.turn(x, tau)
+            output = run.turn(x, tau, tau_next)
             self.run = run
         return output
 
@@ -200,10 +201,10 @@ class Run:
         self.latents, self.first, self.answer = halt.state.detach(), self.probe.tau, halt.answer
         self.turns = 1
 
-    def turn(self, x: Tensor, tau: Tensor) -> Tensor:
-        """The network's output at x and model time tau, after guidance."""
+    def turn(self, x: Tensor, tau: Tensor, tau_next: Tensor | None) -> Tensor:
+        """The network's output at x and model time tau, after guidance; tau_next: where a flow map leads."""
         state = x.to(self.latents)
-        self.probe.tau = tau
+        self.probe.tau, self.probe.target = tau, tau_next
         halt = self._go(self.answer(state))
         if halt is None:
             raise ValueError("the pipeline ended its loop by itself; was it interrupted, or is `strength` too small?")
@@ -256,6 +257,19 @@ def check_arguments(pipe: Any, call: Mapping[str, Any]) -> None:
             raise ValueError(f"`{name}` makes no sense for a denoiser: {REFUSED[name]}")
         if name not in taken:
             raise unknown(f"argument of {type(pipe).__name__}", name, [n for n in taken if n not in REFUSED])
+
+
+def second_time(pipe: Any, call: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Whether a pipeline looks for the time that a step leads to, and whether its network is shown it, as flow maps are.
+
+    AnyFlow's look, and show it unless called with use_mean_velocity=False; HunyuanImage's and HunyuanVideo 1.5's do both where
+    the network's config says use_meanflow. Others that have a second time (ACE-Step) show the first one twice.
+    """
+    networks = [part for part in getattr(pipe, "components", {}).values() if isinstance(part, torch.nn.Module)]
+    if any(getattr(getattr(part, "config", None), "use_meanflow", False) for part in networks):
+        return True, True
+    mean = inspect.signature(type(pipe).__call__).parameters.get("use_mean_velocity")
+    return (False, False) if mean is None else (True, bool(call.get("use_mean_velocity", mean.default)))
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -103,7 +103,10 @@ class Contender(str):
     def check(self, nfes: Sequence[int], grid: str | None, options: Mapping[str, Any]) -> None:
         """ValueError for options that it does not have, and for evaluations that it has no table for."""
         if isinstance(self.plays, Named):
-            checked_options(self.plays.entry, options)
+            of_build = (
+                ("afs",) if self.plays.entry.kind == "tableau" else ()
+            )  # an argument of sample and build for any table
+            checked_options(self.plays.entry, {k: v for k, v in options.items() if k not in of_build})
             return
         known = self.nfes or ()
         for nfe in nfes:

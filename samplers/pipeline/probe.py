@@ -15,6 +15,8 @@ from fewstep.samplers.scheduler.diffusers_parts import SchedulerOutput
 from fewstep.samplers.scheduler.scheduler import Scheduler
 from fewstep.samplers.scheduler.tensors import public_sigmas
 
+_NEAR = 1e-5  # of a time: how far below it leads who leads nowhere
+
 
 class Halt(NamedTuple):
     """Where a pipeline stands: the network's output after guidance, the state it belongs to, and how to answer."""
@@ -28,11 +30,16 @@ class Probe(Scheduler):
     """Drives a pipeline's loop from outside.
 
     tau: what the network is shown in this turn; None before the first turn, which takes the pipeline's own first time.
+    leads: whether the pipeline also looks for the time after it, to where a flow map leads; target: that time in this turn,
+    None for nowhere, which is shown as a little below tau.
     turns: how many turns the loop may take. ended: makes the loop end where it would begin its next turn.
     """
 
     tau: Tensor | None = None
+    target: Tensor | None = None
+    leads = False
     turns = 0
+    _turn = -1
     ended = False
     _asked_for = False
 
@@ -71,16 +78,26 @@ class Probe(Scheduler):
         # Pipelines read the tensor (its length, its first value, slices for image to image) before they iterate over it, so
         # it stays a tensor with plausible values; only its iteration is ours, and hands out the times that callers ask for.
         super().set_timesteps(num_inference_steps, device, sigmas, mu, timesteps, **own)
-        self.timesteps = _iterated(self.timesteps, self._ask)
+        self.timesteps = _iterated(self.timesteps, self._ask, self._later)
 
     def _ask(self, own: Tensor) -> Iterator[Tensor]:
-        self.turns = len(own)
-        for t in own:
+        self.turns = len(own) - self.leads  # after the last, pipelines lead to the end by themselves
+        for self._turn, t in enumerate(own):
             if self.ended:
                 return
             self.tau = t if self.tau is None else self.tau
             self._asked_for = True
             yield self.tau
+
+    def _later(self, index: Any) -> Tensor | None:
+        """The time at an index after this turn's: where it leads."""
+        return self._lead() if self.leads and isinstance(index, int) and index > self._turn >= 0 else None
+
+    def _lead(self) -> Tensor:
+        """The second time of this turn; never the first one, at which pipelines would leave the turn out."""
+        assert self.tau is not None
+        near = self.tau * (1 - _NEAR)
+        return near if self.target is None else torch.minimum(self.target.to(near), near)
 
     def step(
         self,
@@ -115,16 +132,21 @@ class Probe(Scheduler):
     def sigmas(self) -> Tensor:
         """The level of this turn, whatever the index; computed when somebody reads it."""
         # Some pipelines scale by `scheduler.sigmas[i]` with an index of their own, which means nothing here: every entry is
-        # the level of this turn.
+        # the level of this turn. Those of flow maps read the entry after this turn's: where it leads.
         own: Tensor = self.__dict__["sigmas"]
         if self.tau is None:
             return own
-        nodes = self.schedule.nodes(self.schedule.time_of_model(self._shown()))
-        return public_sigmas(self.schedule, nodes).expand(len(own))
+        levels = self._levels_at(self.tau).expand(len(own))
+        if not self.leads:
+            return levels
+        return torch.cat([levels[: self._turn + 1], self._levels_at(self._lead()).expand(len(own) - self._turn - 1)])
 
     @sigmas.setter
     def sigmas(self, value: Tensor) -> None:
         self.__dict__["sigmas"] = value
+
+    def _levels_at(self, tau: Tensor) -> Tensor:
+        return public_sigmas(self.schedule, self.schedule.nodes(self.schedule.time_of_model(np.array([float(tau)]))))
 
     def _shown(self) -> Array:
         return np.array([float("nan") if self.tau is None else float(self.tau)])
@@ -136,11 +158,18 @@ class Probe(Scheduler):
         return self
 
 
-def _iterated(values: Tensor, ask: Callable[[Tensor], Iterator[Tensor]]) -> Tensor:
-    """The same tensor, which iterates by `ask`; so do its slices and copies."""
+def _iterated(
+    values: Tensor, ask: Callable[[Tensor], Iterator[Tensor]], later: Callable[[Any], Tensor | None]
+) -> Tensor:
+    """The same tensor, which iterates by `ask`, and whose entries are those of `later` where it knows; so do its slices."""
 
     class Times(torch.Tensor):
         def __iter__(self) -> Any:
             return ask(self.as_subclass(torch.Tensor))
+
+        def __getitem__(self, index: Any) -> Any:
+            known = later(index)
+            entry = super().__getitem__(index) if known is None else known
+            return entry if entry.ndim else entry.as_subclass(torch.Tensor)  # a sequence without a length, else
 
     return values.as_subclass(Times)

@@ -92,6 +92,14 @@ class Following:
 
     def _leads(self, step: Any, r_timestep: Any) -> None:
         """ValueError where a flow map was told to go elsewhere than this row goes; what lies on a device is not read."""
+        if r_timestep is None:
+            if self._table is not None and self._table.elsewhere:
+                raise ValueError(
+                    "the network of a flow map averages the velocity over the way to the time it is shown, in pipelines the "
+                    f"next one; {self._table.tableau.name!r} needs others: take 'euler', 'ddim' or 'flow_map' without gamma, "
+                    "or in a loop of your own show scheduler.r_timesteps, step(..., r_timestep=r)"
+                )
+            return
         readable = not isinstance(r_timestep, Tensor) or r_timestep.device.type == "cpu"
         if readable and not torch.compiler.is_compiling() and step.tableau is not None:
             shown = step.tableau.target_times

@@ -79,7 +79,7 @@ def key_with(config: Mapping[str, Any], **changes: Any) -> Key:
 def apply_keywords(entries: dict[str, Any], given: Mapping[str, Any], config_keys: Any) -> dict[str, Any]:
     """Config with keywords put in: options of its solver, or entries of a config (`config_keys()` lists those known)."""
     plays = chosen(entries.get("solver") or DEFAULT)
-    known = plays.entry.options if isinstance(plays, Named) else {}
+    known = {**plays.entry.options, "afs": False} if isinstance(plays, Named) else {}
     options = {**(entries.get("solver_options") or {}), **{k: v for k, v in given.items() if k in known}}
     replaced = {key: value for key, value in given.items() if key not in known}
     for key in replaced:

@@ -14,6 +14,7 @@ from fewstep.bounded import MEBIBYTE, bounded
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.artefact.choosing import Chosen, Named, chosen
 from fewstep.samplers.artefact.loading import as_artefact
+from fewstep.samplers.building import options as opt
 from fewstep.samplers.building.compiling import no_table
 from fewstep.samplers.building.names import checked_options
 from fewstep.samplers.building.solver_entry import SOLVERS, Entry
@@ -33,6 +34,7 @@ from fewstep.samplers.table.tableau import Tableau
 
 DEFAULT = "dpmpp_2m"
 SAID = ("grid", "solver_options", "noise", "guidance", "outside")  # entries of ours beside what is played
+NOISE_SHARE = {"tcd": "gamma", "alf": ""}  # where it is not the option `eta`, which is a damping there
 PARTIAL = "_partial"
 LEARNED = ("learned", "guidance", "outside")
 OWN = ("solver", "grid", "solver_options", "noise", *LEARNED)  # entries of a config that are ours
@@ -51,7 +53,7 @@ class Model(Shared):
 
     entry: the solver, which runs on `grid`, or the config's own where that is None; of an artefact the one that it
     corrects; None of a table made by hand. learned: an artefact, whose tables are played; guidance and outside choose
-    among them. table: what is played as it is.
+    among them. table: what is played as it is. afs: without the first network call, see building/analytic_start.py.
     """
 
     config: Mapping[str, Any]
@@ -65,6 +67,7 @@ class Model(Shared):
     guidance: float | None = None
     outside: str = "error"
     table: Tableau | None = None
+    afs: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -106,6 +109,11 @@ class Model(Shared):
         told = told_by_betas(self.config, table)
         alphas = np.append(told[0], told[1:] / told[:-1])
         return {"betas": 1 - alphas, "alphas": alphas, "alphas_cumprod": table}
+
+    def with_eta(self, eta: float) -> dict[str, float] | None:
+        """The option that a pipeline's `eta`, the share of noise, is here; None without one, or where it is that."""
+        name = NOISE_SHARE.get(self.entry.name, "eta") if self.entry is not None else ""
+        return {name: eta} if name in self.options and self.options[name] != eta else None
 
     def levels(self, table: Tableau | None, timesteps: Array) -> tuple[Array, Array]:
         """(alpha, sigma) at times of the network; an entry of a run means the run's level there, rounded or not."""
@@ -167,7 +175,9 @@ def model(key: Key) -> Model:
     grid = plays.grid if grid is None else grid
     if isinstance(grid, str):
         find(grid)
-    return Model(config, *network, plays.entry, checked_options(plays.entry, asked or {}), grid)
+    asked = dict(asked or {})
+    afs = opt.one_of(plays.entry.name, "afs", asked.pop("afs", False), (True, False))
+    return Model(config, *network, plays.entry, checked_options(plays.entry, asked), grid, afs=afs)
 
 
 def name_of(plays: Chosen) -> str:

@@ -20,6 +20,27 @@ class Noising:
     _model: Model
     _table: Timetable | None
     _begin_index: int | None
+    _noise_level: float
+    _scaled: bool  # somebody has asked for init_noise_sigma since set_timesteps
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """Deviation of the noise that a run begins with: pipelines multiply theirs by it.
+
+        1 of VP and flow models, the first sigma of VE and EDM models; of a run with an analytic first step (afs=True) times
+        sigma_1 / sigma_0, which is that step.
+        """
+        self._scaled = True
+        return self._noise_level
+
+    def _require_scaled(self, begin: int) -> None:
+        """ValueError where the analytic first step was left to a caller who does not take it."""
+        if self._table is not None and self._table.free != 1 and begin == 0 and not self._scaled:
+            raise ValueError(
+                "`afs` takes its free step by scheduler.init_noise_sigma, which nobody asked for since set_timesteps(): "
+                "pipelines of flow models, and those that begin at an image, do not. Leave afs away here, or run "
+                "sample(Denoiser.from_pipeline(pipe), ..., afs=True); in a loop of your own begin with noise times that"
+            )
 
     @property
     @abstractmethod

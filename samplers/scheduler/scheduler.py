@@ -26,7 +26,7 @@ from fewstep.samplers.scheduler.diffusers_parts import SchedulerMixin, Scheduler
 from fewstep.samplers.scheduler.model import Model, model
 from fewstep.samplers.scheduler.noising import Noising
 from fewstep.samplers.scheduler.tensors import angles, model_clock, numbers, public_sigmas
-from fewstep.samplers.scheduler.timetable import Timetable, timetable
+from fewstep.samplers.scheduler.timetable import Timetable, same_times, timetable
 
 
 class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[misc]
@@ -90,7 +90,7 @@ class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[m
         schedule, nodes = self._model.schedule, self._model.training
         self.timesteps = model_clock(schedule, np.asarray(schedule.model_time(nodes.t[:-1])))
         self.sigmas = public_sigmas(schedule, nodes)
-        self.init_noise_sigma = float(nodes.sigma[0]) if schedule.kind == "ve" else 1.0
+        self._noise_level = float(nodes.sigma[0]) if schedule.kind == "ve" else 1.0
         self.num_inference_steps: int | None = None
         for name, table in self._model.beta_tables.items():
             self.__dict__.pop(name, None)  # of an earlier config
@@ -108,6 +108,7 @@ class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[m
         self._returned: Tensor | None = None
         self._version: int | None = None
         self._noise: Noise | None = None  # of this run, where it remembers
+        self._scaled = False
         self._named = ""  # how its first timestep was told
         self._seen: Seen | None = None  # by the network, as scale_model_input handed it out
 
@@ -162,8 +163,7 @@ class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[m
         self.timesteps = self._table.timesteps.to(device, copy=True)
         self.sigmas = self._table.sigmas.clone()
         self.num_inference_steps = self._table.tableau.nfe
-        if self._model.schedule.kind == "ve":
-            self.init_noise_sigma = float(self._table.tableau.nodes.sigma[0])
+        self._noise_level = self._table.noise_level
         self._clock, self._handed = self.timesteps, self._table.tableau.model_times
         self._bound = bind(self._table, 0, self.timesteps.device, torch.float32)
         self._restart()
@@ -216,8 +216,7 @@ class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[m
         # tensor that was returned, unchanged since (`_version`), somebody edited it, and the anchor moves by the same.
         step = self._step or self._first_step(timestep, sample, eta)
         self._follow(timestep, sample)
-        if r_timestep is not None:
-            self._leads(step, r_timestep)
+        self._leads(step, r_timestep)
         if per_token_timesteps is not None:
             model_output = self._of_tokens(model_output, per_token_timesteps / step.model_time)
         state: Any = self._state
@@ -250,12 +249,12 @@ class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[m
         if self._table is None or self._bound is None:
             raise ValueError("call set_timesteps() before step()")
         begin = self._begins(timestep)
+        self._require_scaled(begin)
         dtype = torch.float64 if sample.dtype == torch.float64 else torch.float32
-        name = "gamma" if "gamma" in self._model.options else "eta"  # what a pipeline's eta is for tcd
-        if eta and self._model.options.get(name, eta) != eta:
-            options = {**described(self._read).get("solver_options", {}), name: float(eta)}
-            self._run_key = key_with(self._read, solver_options=options)
-            self._table = timetable(self._run_key, *(self._asked or ()))
+        if eta and (options := self._model.with_eta(float(eta))) is not None:
+            said = {**described(self._read).get("solver_options", {}), **options}
+            self._run_key = key_with(self._read, solver_options=said)
+            self._table = same_times(timetable(self._run_key, *(self._asked or ())), self._table)
             self._bound = bind(self._table, begin, sample.device, dtype)
         if (self._bound.begin, self._bound.device, self._bound.dtype) != (begin, sample.device, dtype):
             self._bound = bind(self._table, begin, sample.device, dtype)

@@ -14,6 +14,7 @@ from fewstep.bounded import MEBIBYTE, bounded
 from fewstep.samplers.building.compiling import compile_path
 from fewstep.samplers.building.solver_entry import Entry
 from fewstep.samplers.config.config_grid import grid_from_config
+from fewstep.samplers.config.known_classes import class_name
 from fewstep.samplers.grids.flow_shift import dynamic_shift
 from fewstep.samplers.grids.making import make_grid
 from fewstep.samplers.schedule.base import Array, NoiseSchedule
@@ -26,22 +27,39 @@ from fewstep.samplers.table.tableau import Tableau
 @dataclass(frozen=True, eq=False)
 class Timetable(Shared):
     """A compiled run. timesteps: (n,), one a network call, and a 0 after them where the schedule shows its end; sigmas:
-    (n + 1,). Both on the CPU, never handed out."""
+    (n + 1,). Both on the CPU, never handed out. free: what takes pure noise through a first step without a call."""
 
     model: Model
     tableau: Tableau
     timesteps: torch.Tensor
     sigmas: torch.Tensor
+    free: float = 1.0
+
+    @property
+    def noise_level(self) -> float:
+        """Deviation of pure noise where the run begins, as pipelines scale theirs."""
+        sigma = float(self.tableau.nodes.sigma[0])  # of an analytic start the level after it
+        return sigma if self.model.schedule.kind == "ve" else self.free
 
     def nearest(self, timestep: float) -> int:
         """Index of the entry nearest to a time of the network, the first of equals."""
         return int(np.argmin(np.abs(self.tableau.model_times.astype(np.float32) - np.float32(timestep))))
 
     @cached_property
+    def elsewhere(self) -> bool:
+        """Whether the network of a flow map is shown wrong ways by its pipelines, which lead it to the next level."""
+        table = self.tableau
+        ends = np.append(table.model_times[1:], self.model.schedule.model_time(table.nodes.t[-1:]))
+        return class_name(self.model.config) == FLOW_MAP and not np.allclose(table.target_times, ends)
+
+    @cached_property
     def input_scales(self) -> list[float] | None:
         """Factor on the network's input of every call, where it sees a scaled state."""
         scale = getattr(self.model.schedule, "input_scale", None)
         return None if scale is None else scale(self.tableau.nodes.sigma)  # type: ignore[no-any-return]
+
+
+FLOW_MAP = "FlowMapEulerDiscreteScheduler"
 
 
 def _bytes(table: Timetable) -> int:
@@ -53,7 +71,7 @@ def timetable(
     key: Key, n: int | None, sigmas: tuple[float, ...] | None, timesteps: tuple[float, ...] | None, mu: float | None
 ) -> Timetable:
     """The Timetable of a config for n network evaluations, or explicit sigmas or timesteps."""
-    m = model(key)
+    m, free = model(key), 1.0
     m.check()
     if m.learned is not None:
         tableau = m.learned.table(_asked(n, sigmas, timesteps), m.guidance, outside=m.outside)
@@ -63,8 +81,28 @@ def timetable(
         assert m.entry is not None
         nfe, times, shown, groups = _groups(m, m.entry, n, sigmas, timesteps, mu)
         tableau = compile_path(m.entry, m.schedule, times, groups, shown, m.options, nfe=nfe)
+        if m.afs:
+            from fewstep.samplers.building.analytic_start import analytic_start
+
+            first, tableau = tableau.nodes.sigma[0], analytic_start(tableau)
+            free = float(tableau.nodes.sigma[0] / first)
     shown = np.append(tableau.model_times, [0.0] * getattr(m.schedule, "shows_end", False))
-    return Timetable(m, tableau, model_clock(m.schedule, shown), public_sigmas(m.schedule, tableau.nodes))
+    return Timetable(m, tableau, model_clock(m.schedule, shown), public_sigmas(m.schedule, tableau.nodes), free)
+
+
+def same_times(new: Timetable, handed: Timetable) -> Timetable:
+    """The new one, which shows the network the times that pipelines have been handed already.
+
+    Raises:
+        ValueError: others, as stages have that lie between a level and the one below that noise begins at.
+    """
+    if not np.allclose(new.tableau.model_times, handed.tableau.model_times, rtol=1e-6, atol=0):
+        name, eta = new.tableau.name, new.tableau.options.get("eta")
+        raise ValueError(
+            f"eta={eta} moves the stages of {name!r}, whose times set_timesteps() has handed out: say it before, "
+            f"Scheduler.from_config(config, {name!r}, eta={eta}), and leave it away in the call"
+        )
+    return new
 
 
 def _as_it_is(table: Tableau, n: int) -> Tableau:
@@ -105,6 +143,8 @@ def _groups(
     # n counts network calls, a grid has steps: for a solver of several calls a step the same rule is asked again, for as
     # many boundaries as the n calls make. An explicit curve cannot be asked: it is thinned, its times shown with it.
     explicit = sigmas is not None or timesteps is not None
+    if m.afs and n is not None and not explicit:
+        n += 1  # the call that is left out; of an explicit curve it is the first
     rule: Callable[[int | None], Path] = lambda n: _from_config(m, entry, n, sigmas, timesteps, mu)  # noqa: E731
     if m.grid is not None and not explicit:
         rule = lambda n: (_from_name(m, n, mu), None)  # noqa: E731

@@ -52,10 +52,13 @@ def jump_of(table: Any, draw: Draw, alone: bool) -> Draw:
 def target_times(table: Any) -> np.ndarray:
     """(nfe,) in the network's unit: where each row leads the state by its own network call, before noise takes it up.
 
-    That is the time of the next call, a stage's or a step's, and of the result after the last one; of a row that adds c z
-    on its way to t the time of the level sqrt(sigma_t^2 - c^2) / alpha_t, from which z leads up to t.
+    That is the time of the next call, and of the result after the last one; of a row that adds c z on its way to t the time of
+    the level sqrt(sigma_t^2 - c^2) / alpha_t, from which z leads up to t. Rows that combine answers, of stages or steps, take
+    each for the velocity at its own point: they lead nowhere, and the time is their own.
     """
     schedule, nodes = table.schedule, table.nodes
+    if not own_answers(table):
+        return np.array(table.model_times)
     with np.errstate(divide="ignore"):
         times = np.append(table.model_times[1:], schedule.model_time(nodes.t[-1:]))
         if not table.stochastic:
@@ -69,3 +72,14 @@ def target_times(table: Any) -> np.ndarray:
         down = np.where(rho > 0, schedule.t_of_lam(-np.log(np.where(rho > 0, rho, 1.0))), schedule.t_end)
         times[lifted] = schedule.model_time(np.minimum(down, nodes.t[1:][lifted]))
     return times
+
+
+def own_answers(table: Any) -> bool:
+    """Whether every row leads from where its network call stands to where it is told to lead, by that call's answer alone.
+
+    Then a flow map, whose answer is the mean velocity of that way, is exact.
+    """
+    carried = table.W[:, 0] == table.W[:, 1]
+    anchored = table.W[1:, 1, 0].any() and not carried.all()
+    older = table.history > 1 and table.W[:, 1, 3 : 2 + table.history].any()
+    return not anchored and not older

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from command_line import call
@@ -91,3 +92,10 @@ def test_a_closed_pipe_ends_quietly() -> None:
     process.stdout.close()
     assert process.stderr.read() == ""
     process.wait(60)
+
+
+def test_sampling_without_the_first_call(tmp_path: Path) -> None:
+    result = call("sample", "-n", "1", "--nfe", "3", "--option", "afs=true", "--out", str(tmp_path / "one.png"))
+    assert result.exit_code == 0 and "3 evaluations" in result.output
+    result = call("sample", "--solver", "rk45", "--option", "afs=true", "--out", str(tmp_path / "two.png"))
+    assert result.exit_code != 0 and "no option 'afs'" in result.output

@@ -65,6 +65,7 @@ INSIDE = {  # imports within functions: file -> why
     "samplers/learned/report/table_pictures.py": SLOW,
     "samplers/pipeline/source.py": SLOW,
     "samplers/sampling/loop.py": SLOW,
+    "samplers/scheduler/timetable.py": SLOW,
     "samplers/schedule/discrete.py": SLOW,
     "samplers/schedule/inverse_gamma.py": SLOW,
     "samplers/schedule/poisson.py": SLOW,

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from late import diffusers
 from places import TESTS
 
@@ -225,11 +226,16 @@ def test_two_spacings_are_named():
         fewstep.Scheduler.from_config(SD, "ddim", "karras", timestep_spacing="trailing")
 
 
-def test_a_flow_map_has_first_order_steps_only():
+def test_a_flow_map_in_its_pipelines_has_first_order_steps_only():
     config = {"_class_name": "FlowMapEulerDiscreteScheduler", "shift": 5.0}
     assert fewstep.Scheduler.from_config(config).config["solver"] == "euler"
-    with pytest.raises(ValueError, match="averages the velocity"):
-        fewstep.Scheduler.from_config(config, "unipc").set_timesteps(4)
+    x = torch.zeros(1, 2)
+    for solver, options in (("unipc", {}), ("heun", {}), ("dpmpp_2m", {}), ("flow_map", {"gamma": 0.5})):
+        scheduler = fewstep.Scheduler.from_config(config, solver, **options)
+        scheduler.set_timesteps(4)
+        with pytest.raises(ValueError, match="averages the velocity"):
+            scheduler.step(x, scheduler.timesteps[0], x)
+        scheduler.step(x, scheduler.timesteps[0], x, r_timestep=scheduler.r_timesteps[0])
 
 
 def test_the_double_shift_is_told_once_and_has_a_way_out():

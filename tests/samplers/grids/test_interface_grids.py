@@ -83,8 +83,8 @@ SCHEDULERS = ("simple", "sgm_uniform", "karras", "exponential", "ddim_uniform", 
               "kl_optimal")  # fmt: skip
 
 
-def levels(name: str, n: int) -> np.ndarray:
-    times = make_grid(name, SD, n)
+def levels(name: str, n: int, **options: float) -> np.ndarray:
+    times = make_grid(name, SD, n, **options)
     assert len(times) == n + 1 and times[-1] == 0
     return np.exp(-SD.lam(times[:-1]))
 
@@ -171,6 +171,22 @@ def test_gits_has_a_row_for_every_small_number_of_steps() -> None:
     np.testing.assert_allclose(levels("gits", 4), [HIGH, 2.36326075, 0.92192322, 0.36617002], rtol=2e-5)
     coarse, fine = levels("gits", 20), levels("gits", 40)
     np.testing.assert_allclose(fine[::2], coarse, rtol=1e-9)
+
+
+def test_gits_other_coefficients() -> None:
+    """The less an error counts later, the more large levels; every published row is an own one."""
+    known = (0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.35, 1.4, 1.45, 1.5)
+    middle = []
+    for coefficient in known:
+        rows = [levels("gits", n, coefficient=coefficient) for n in range(2, 21)]
+        assert all((np.diff(row) < 0).all() for row in rows)
+        middle.append(float(np.log(rows[8]).mean()))
+    assert (np.diff(middle) < 0).all() and len(set(middle)) == len(known)
+    np.testing.assert_array_equal(levels("gits", 7, coefficient=1.2), levels("gits", 7))
+    with pytest.raises(
+        ValueError, match=r"one of 0\.8, 0\.85, .*1\.5, for which GITS' levels are published; got 1\.3[0-9]"
+    ):
+        levels("gits", 7, coefficient=1.33)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

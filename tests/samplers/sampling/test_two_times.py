@@ -52,10 +52,10 @@ def test_a_flow_map_is_exact_at_any_number_of_steps(solver: str) -> None:
 
 
 def test_stages_and_noise_have_targets_of_their_own() -> None:
-    """A stage leads to its node; a row with noise to where noise begins."""
+    """Answers that are combined lead nowhere; a row with noise leads to where noise begins."""
     seeds = range(500)
     for solver, nfe, options, want in (
-        ("dpm_2", 4, {}, [(1000, 666.667), (666.667, 500), (500, 333.333), (333.333, 0)]),
+        ("dpm_2", 4, {}, [(tau, tau) for tau in (1000, 666.667, 500, 333.333)]),
         ("renoise", 2, {}, [(1000, 0), (500, 0)]),
         ("flow_map", 2, {"gamma": 1.0}, [(1000, 0), (500, 0)]),
         ("flow_map", 2, {"gamma": 0.6}, [(1000, 444.444), (500, 0)]),  # 0.8 of sigma / alpha = 1
@@ -66,6 +66,16 @@ def test_stages_and_noise_have_targets_of_their_own() -> None:
         assert network.shown == [pytest.approx(pair, abs=1e-3) for pair in want]
         if options or solver == "renoise":  # the law is kept
             assert abs(float(end.mean()) - MEAN) < 0.05 and abs(float(end.std()) - STD) < 0.03
+
+
+def test_solvers_that_combine_answers_see_the_velocity_at_a_point() -> None:
+    """A flow map says it where it is shown one time twice, and the solver keeps its order."""
+    x, network = start(FLOW), MeanFlow()
+    for solver in ("dpmpp_2m", "unipc", "deis", "heun", "dpm_2", "bdia"):
+        two = Denoiser(network, FLOW, "flow_prediction", two_times=True)
+        one = Denoiser(lambda x, tau: network(x, tau, tau), FLOW, "flow_prediction")
+        ends = [sample(denoiser, x, solver, 12) for denoiser in (two, one)]
+        assert torch.equal(*ends) and float((ends[0] - MEAN - STD * x).abs().max()) < 0.1, solver
 
 
 def test_whoever_plays_rows_shows_both_times() -> None:

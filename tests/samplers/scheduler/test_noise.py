@@ -69,16 +69,17 @@ def test_eta_equals_ddim_of_diffusers():
 
 @pytest.mark.parametrize("name", ["euler_ancestral", "dpmpp_2s_ancestral"])
 def test_a_run_can_be_copied_and_pickled_midway(name):
-    scheduler = vp(name)
+    told = {"eta": 0.5} if name == "euler_ancestral" else {}  # stages lie where noise begins, and cannot be moved later
+    scheduler = vp(name) if told else vp(name, eta=0.5)
     model, x = network(scheduler), noise(2, 2)
     scheduler.set_timesteps(8)
     for t in scheduler.timesteps[:3]:
-        x = scheduler.step(model(x, t), t, x, eta=0.5, generator=seeded(1)[0], return_dict=False)[0]
+        x = scheduler.step(model(x, t), t, x, **told, generator=seeded(1)[0], return_dict=False)[0]
     ends = []
     for one in (scheduler, copy.deepcopy(scheduler), pickle.loads(pickle.dumps(scheduler))):
         y, generator = x, seeded(5)[0]
         for t in scheduler.timesteps[3:]:
-            y = one.step(model(y, t), t, y, eta=0.5, generator=generator, return_dict=False)[0]
+            y = one.step(model(y, t), t, y, **told, generator=generator, return_dict=False)[0]
         ends.append(y)
     torch.testing.assert_close(ends[1], ends[0])
     torch.testing.assert_close(ends[2], ends[0])
