@@ -50,7 +50,7 @@ def whole(
 
 def evaluations(name: str, value: Any, most: int = MOST_ROWS, *, hint: str = "") -> int:
     """A number of network evaluations, as int; ValueError for anything else, and for more than a run may have."""
-    if isinstance(value, Real) and most < value < inf:
+    if isinstance(value, Real) and most < value < inf:  # type: ignore[operator]
         raise ValueError(f"`{name}` may be {most:,} network evaluations at most; got {value!r}: ask for fewer")
     return whole(name, value, of="network evaluations", hint=hint)
 

@@ -117,8 +117,10 @@ class Generated(ImageSet):
 
     def answers(self) -> np.ndarray | None:
         """x0 of two network evaluations from the first seed; None where it is another one when it is asked for again."""
-        x0 = [self.source.batches(self.seeds[:1])[0].draw(solver="ddim", nfe=2).double().numpy() for _ in range(2)]
-        return x0[0] if np.array_equal(*x0) else None
+        first, again = (
+            self.source.batches(self.seeds[:1])[0].draw(solver="ddim", nfe=2).double().numpy() for _ in range(2)
+        )
+        return first if np.array_equal(first, again) else None
 
     @cached_property
     def fingerprint(self) -> str:  # type: ignore[override]  # found once

@@ -32,7 +32,7 @@ from fewstep.samplers.schedule.outputs import Form
 from fewstep.samplers.solvers.limiter import LINE, supported, usable
 from fewstep.samplers.solvers.multistep import orders
 from fewstep.samplers.solvers.starting import Start, asks_again, total
-from fewstep.samplers.table.row import CARRY, CONST, INPUT, Row
+from fewstep.samplers.table.row import CARRY, CONST, INPUT, Row, Terms
 from fewstep.samplers.table.statistics import Statistics
 
 POINTS, MOST = 20, 4
@@ -133,7 +133,7 @@ def rows(
     plan, made, step = orders(path, order, taper, "x0", "lam"), [], None
     start = Start(path, [_form(statistics, node) for node in path.nodes[:-1]], corrector or order)
     for k, (p, s, t) in enumerate(zip(plan, path.nodes[:-1], path.nodes[1:], strict=True)):
-        anchor: Sum = {INPUT: 1.0}
+        anchor: Terms = {INPUT: 1.0}
         carry = None
         if start.again or not corrector:
             anchor, carry = start.state(k), start.keeps(k)

@@ -39,7 +39,9 @@ STILL = -2.0  # lam below which x0 hardly moves
 def asks_again(options: Mapping[str, Any], nfe: int, lam: float) -> bool:
     """Whether a run from a node of this lam asks twice at the next: of order four, on a moving part, with calls enough."""
     order, corrector = options["order"], options.get("corrector", False)
-    if not isinstance(order, int) or not options["limiter"] or options.get("variant") == "public":
+    if not (isinstance(order, int) and isinstance(corrector, int) and options["limiter"]):  # refused later, or a list
+        return False
+    if options.get("variant") == "public":
         return False
     order = order + corrector if isinstance(corrector, bool) else corrector
     return order > 3 and nfe >= PAYS and (lam > STILL or lam == -np.inf)
@@ -89,7 +91,8 @@ class Start:
     def at_node_2(self) -> Sum:
         """The corrected state at node 2, whose outputs are m_2, m_1 (second answer), m_1 (first answer), m_0."""
         s, t = self.path.nodes[:2]
-        step = self.step or {INPUT: linear(self.forms[0], s, t), 0: euler_weight(self.forms[0], s, t)}
+        form = str(self.forms[0])  # of a first step that is not told
+        step = self.step or {INPUT: linear(form, s, t), 0: euler_weight(form, s, t)}
         then: dict[Any, Any] = {INPUT: CARRY, 0: 3}  # where its registers are now
         predicted = {then.get(register, register): value for register, value in step.items()}
         states = ({CARRY: 1.0}, self.at_node_1((3, 2), predicted), {INPUT: 1.0})

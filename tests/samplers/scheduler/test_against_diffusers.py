@@ -1,6 +1,7 @@
 """Equal to the diffusers class of the same settings wherever that class is right."""
 
 import contextlib
+
 import pytest
 import torch
 from contracted import SD
