@@ -15,9 +15,9 @@ def default_solver(config: Config) -> tuple[str, dict[str, Any]]:
 
     Measured on published configs at 4 to 30 evaluations and three mixtures (`python tests/benchmarks/real_configs.py`), as
     error over that of ddim: on steps even in time, of VP tables and flows, `deis` errs least almost everywhere; on Karras'
-    and other maps of sigma, of EDM and VE, `cab` of order 3.
+    and other maps of sigma, of EDM, VE and angles, `unipc`.
     """
     if (own := own_solver(config)) is not None:
         return own
-    mapped = kind_of(config) in ("edm", "ve") or sigma_map_of(explicit(config)) is not None
-    return ("cab", {"order": 3}) if mapped else ("deis", {})
+    mapped = kind_of(config) in ("edm", "ve", "angle") or sigma_map_of(explicit(config)) is not None
+    return ("unipc" if mapped else "deis"), {}

@@ -142,7 +142,7 @@ class Adopting(ConfigMixin):
             config: scheduler, or config dict of any diffusers scheduler or of this one.
             solver: SOLVERS name; a Tableau, or the path of a saved one, for as many steps as it has; or a function
                 `f(path, *, options) -> Solution`. Default: the config's own if it was ours once or was made for
-                one, else `deis`, and `cab` of order 3 on Karras' steps and their like. A table
+                one, else `deis`, and `unipc` on Karras' steps and their like. A table
                 travels with a saved scheduler or pipeline; a function has to be registered for that.
             grid: GRIDS name, decreasing times in the schedule's unit, or a function `f(schedule, n, t_start, t_end)`;
                 None: the grid the config describes.
