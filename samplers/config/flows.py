@@ -19,7 +19,7 @@ from fewstep.samplers.config.classes import (
     table_of,
 )
 from fewstep.samplers.config.distilled import RENOISING, fixed_times
-from fewstep.samplers.config.known_classes import Config, class_name, completed
+from fewstep.samplers.config.known_classes import KNOWN, Config, class_name, completed, known
 from fewstep.samplers.config.sigma_maps import RAMPS, Levels, end_of, ramped, sigma_map_of
 from fewstep.samplers.grids.flow_shift import dynamic_shift, shift_time, stretch_to_terminal
 from fewstep.samplers.schedule.base import Array
@@ -86,9 +86,10 @@ def flow_levels(
 
 
 def stock(config: Config, solver: str | None) -> bool:
-    """Whether a solver is one that the class itself is: it is played on the steps of the class."""
-    own = ("heun",) if class_name(config) == "FlowMatchHeunDiscreteScheduler" else ()
-    return solver in (None, "euler", "ddim", "flow_map", *RENOISING, *own)
+    """Whether a solver is one that flow classes are, or that of this class: it is played on the steps of the class."""
+    rule = known(config)
+    own = "heun" if class_name(config) == "FlowMatchHeunDiscreteScheduler" else rule and rule.solver
+    return solver in (None, own, "euler", "ddim", "flow_map", *RENOISING, *KNOWN)
 
 
 def even(n: int) -> Array:

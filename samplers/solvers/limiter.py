@@ -29,7 +29,7 @@ of x0 like 1 - e^-h, so steps longer than LONG are taken on x0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -38,6 +38,7 @@ from fewstep.samplers.coefficients.weights import CLOCKS, euler_weight
 from fewstep.samplers.schedule.base import Node
 
 REACH = {"lam": 1.0, "t": 1.5, "G": 1.5}  # times the last step
+GREW = {"lam": 1.0, "t": 1.3, "G": 1.3}  # times, by which steps of one polynomial may have grown
 REST, LONG = 0.5, 1.0  # in lam
 RADIUS = np.pi / 2  # of steps in lam over which more than a straight line is followed
 LINE = 2  # outputs of a row that is limited
@@ -66,7 +67,7 @@ def usable(path: Path, form: str, var: str, nodes: Sequence[Node]) -> int:
     places = [_place(form, var, node) for node in nodes]
     steps = [a - b for a, b in zip(places, places[1:], strict=False)]
     for j, (newer, older) in enumerate(zip(steps, steps[1:], strict=False)):
-        if abs(newer) > abs(_reach(var, older)) * _EVEN or (var == "lam" and newer > RADIUS):
+        if abs(newer) > abs(_reach(var, older, GREW)) * _EVEN or (var == "lam" and newer > RADIUS):
             return j + 2
     return len(nodes)
 
@@ -91,9 +92,9 @@ def _place(form: str, var: str, node: Node) -> float:
     return {"t": node.t, "lam": node.lam}[var] if var != "G" else float(CLOCKS[form].G(np.float64(node.lam)))
 
 
-def _reach(var: str, step: float) -> float:
+def _reach(var: str, step: float, times: Mapping[str, float] = REACH) -> float:
     """How far outputs may be followed after a step."""
-    reach = REACH[var] * step
+    reach = times[var] * step
     return max(reach, min(REST, 4 * reach)) if var == "lam" else reach
 
 

@@ -32,7 +32,8 @@ from fewstep.samplers.table.row import CARRY, INPUT, KEEP, Row, Terms
 
 Sum = dict[Any, Any]  # {register: coefficient}
 PAYS = 48  # evaluations from which on a second question at node 1 is worth its call
-SHORT = 1 / 32  # in r, of a first step out of alpha = 0
+SHORT = 1 / 32  # in r, of a first step that is long in lam
+NOISY, MOST = 0.7, 2.5  # r at its end, and alpha_2 / alpha_1
 STILL = -2.0  # lam below which x0 hardly moves
 
 
@@ -70,9 +71,17 @@ class Start:
 
     @property
     def short(self) -> bool:
-        """Whether the first step is short enough, in lam or, out of alpha = 0, in r; and rows are not the published ones."""
+        """Whether v is nearly a straight line over the first step, and what corrects its end is not amplified by the next.
+
+        It is over short steps in lam, and where noise is most of the state. Rows of eps carry a change of state on by
+        alpha_2 / alpha_1, since their outputs were made before it.
+        """
         s, t = self.path.nodes[:2]
-        return self.path.limiter and (t.lam - s.lam <= LONG if s.alpha > 0 else abs(t.r - s.r) <= SHORT)
+        if not self.path.limiter or s.alpha > 0 and t.lam - s.lam <= LONG:
+            return self.path.limiter
+        if self.forms[1] == "flow":
+            return abs(t.r - s.r) <= SHORT
+        return t.r >= NOISY and (self.forms[1] != "eps" or self.path.nodes[2].alpha <= MOST * t.alpha)
 
     def state(self, k: int) -> Terms:
         """Terms of the state at node k when its last call has been made."""

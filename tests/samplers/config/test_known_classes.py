@@ -247,7 +247,7 @@ def test_the_double_shift_is_told_once_and_has_a_way_out():
     assert len(told) == 1 and "twice" in str(told[0].message) and 'shift="once"' in str(told[0].message)
     live = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     live.set_timesteps(4)
-    twice, once = fewstep.Scheduler.from_config(FLOW), fewstep.Scheduler.from_config(FLOW, shift="once")
+    twice, once = (fewstep.Scheduler.from_config(FLOW, "euler", **how) for how in ({}, {"shift": "once"}))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for scheduler in (twice, once):
@@ -260,7 +260,7 @@ def test_the_double_shift_is_told_once_and_has_a_way_out():
     np.testing.assert_array_equal(again.sigmas, once.sigmas)
     with pytest.raises(ValueError, match="for flow models"):
         fewstep.Scheduler.from_config(SD, shift="once")
-    quietly = fewstep.Scheduler.from_config(FLOW, shift=1.0)
+    quietly = fewstep.Scheduler.from_config(FLOW, "euler", shift=1.0)
     quietly.set_timesteps(4)
     np.testing.assert_allclose(quietly.sigmas[:-1], s, rtol=1e-5)
 

@@ -25,9 +25,30 @@ def shares(row: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "unipc", "dpmpp_3m"])
 def test_no_worse_than_euler_on_sd3s_own_times(solver: str) -> None:
+    own = table(SD3, "ddim", 8)
+    limited, published = (build(solver, own.schedule, 8, own.times, limiter=on) for on in (True, False))
     for data in ("narrow", "wide"):
-        euler, published = error(table(SD3, "ddim", 8), data), error(table(SD3, solver, 8, limiter=False), data)
-        assert error(table(SD3, solver, 8), data) < min(1.1 * euler, published)
+        assert error(limited, data) < min(1.1 * error(own, data), error(published, data))
+
+
+def test_flow_configs_leave_the_last_training_step_to_euler() -> None:
+    """1, 1 - 1/n, ..., 1/n, shifted once, where a solver of higher order and a number of steps are asked for."""
+    even = 1 - np.arange(9) / 8
+    times = 3 * even / (1 + 2 * even)
+    for solver in ("deis", "unipc"):
+        on_even = table(SD3, solver, 8)
+        np.testing.assert_allclose(on_even.times, times, atol=1e-12)
+        own = build(solver, on_even.schedule, 8, table(SD3, "ddim", 8).times)
+        assert error(on_even, "narrow") < 1.1 * error(own, "narrow")
+
+
+def test_history_beyond_a_step_that_grew_is_left_out() -> None:
+    """Three outputs whose steps are 1 : 6 in the form's own variable, and a step that its last one supports: a straight line."""
+    flow = NoiseSchedule.flow()
+    uneven = build("cab", flow, 4, [0.95, 0.9, 0.6, 0.25, 0.1], order=3).W
+    line = build("cab", flow, 4, [0.95, 0.9, 0.6, 0.25, 0.1], order=2).W
+    np.testing.assert_allclose(uneven[2, :, :4], line[2, :, :4], atol=1e-12)
+    assert uneven[3, 1, 4] != 0  # later steps are even again
 
 
 def test_the_change_foretold_is_that_of_an_even_step() -> None:
