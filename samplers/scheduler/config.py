@@ -28,9 +28,9 @@ from fewstep.samplers.artefact.loading import as_artefact
 from fewstep.samplers.building.names import resolve
 from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.config.classes import as_config, flow_mode, kind_of
-from fewstep.samplers.config.default_solver import default_solver
 from fewstep.samplers.config.flows import ONCE
 from fewstep.samplers.config.known_classes import completed
+from fewstep.samplers.config.reading import default_solver
 from fewstep.samplers.scheduler.diffusers_parts import ConfigMixin
 from fewstep.samplers.scheduler.model import DEFAULT, LEARNED, OWN, Key, config_key, for_config, name_of
 from fewstep.samplers.table.jsonfile import read
