@@ -116,8 +116,9 @@ class Start:
         return (newer if k > 2 else [*newer, k + 1])[:p]
 
     def keeps(self, k: int) -> Terms | None:
-        """The carry line of the step from node k: the first state, for as long as it is wanted."""
-        return KEEP if self.corrects(k + 1) and len(self.path.groups) > k + 1 else None
+        """The carry line of the step from node k: the first state, as long as it may be wanted, whatever nodes follow."""
+        wanted = self.order > 2 and self.path.limiter and (k == 0 or (k == 1 and self.again))
+        return KEEP if wanted else None
 
     def first_answer(self) -> list[Row]:
         """The row of the first of two calls at node 1; none where it is asked once."""
