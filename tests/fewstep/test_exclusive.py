@@ -72,13 +72,13 @@ def test_a_child_does_not_hold_the_lock_of_its_dead_parent(tmp_path: Path) -> No
         "from fewstep.output.exclusive import exclusive\n"
         "with exclusive(sys.argv[1]):\n"
         "    child = os.fork()\n"
-        "    if child == 0: time.sleep(20); os._exit(0)\n"
-        "    print(child, flush=True)\n"
+        "    if child == 0: os.write(1, b'let go\\n'); time.sleep(20); os._exit(0)\n"
+        "    os.write(1, b'%d\\n' % child)\n"
         "    time.sleep(20)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    child = int(parent.stdout.readline())
+    (child,) = (int(line) for line in (parent.stdout.readline(), parent.stdout.readline()) if line != "let go\n")
     with pytest.raises(ValueError, match="in use"), exclusive(tmp_path):
         pass
     parent.kill()
