@@ -21,7 +21,7 @@ from PIL import Image
 from places import ROOT
 from tiny_features import EXTRACTOR
 
-from fewstep import load_demo_pipeline
+import fewstep
 from fewstep.eval import curve, evaluate, extractor, stats
 from fewstep.eval.gaussian.statfile import load
 from fewstep.eval.images import image_set
@@ -147,7 +147,7 @@ def test_features_without_a_hash_must_be_those_of_their_moments(images: Path, tm
 
 
 def test_what_another_network_drew_is_not_taken(tmp_path: Path) -> None:
-    pipe = load_demo_pipeline()
+    pipe = fewstep.load_demo_pipeline()
     unet = pipe.unet
     forward, scale = unet.forward, 1.0
     unet.forward = lambda *args, **kwargs: _times(forward(*args, **kwargs), scale)

@@ -18,7 +18,8 @@ import torch
 from command_line import call
 from learnt import VP, artefact, statistics
 
-from fewstep.samplers import Artefact, Scheduler, build
+import fewstep
+from fewstep.samplers import Artefact, build
 from fewstep.samplers.learned.problem import kept_runs
 
 FEWSTEP = f"{sys.executable} -m fewstep"
@@ -137,10 +138,11 @@ def _run(path: Path) -> None:
 
 
 def _config(path: Path) -> None:
-    Scheduler.from_config({"_class_name": "DDIMScheduler"}, learned=artefact(VP_LIKE, 4)).save_pretrained(path.parent)
+    config = {"_class_name": "DDIMScheduler"}
+    made = artefact(fewstep.Scheduler.from_config(config)._model.schedule, 4)
+    fewstep.Scheduler.from_config(config, learned=made).save_pretrained(path.parent)
 
 
-VP_LIKE = Scheduler.from_config({"_class_name": "DDIMScheduler"})._model.schedule
 WRITERS: dict[str, Callable[[Path], Any]] = {
     "table.json": lambda path: build("dpmpp_2m", VP, 12).save(path),
     "artefact.json": lambda path: artefact(VP, 4).save(path),

@@ -17,7 +17,7 @@ from learnt import DISCRETE, VP, artefact, statistics
 
 import fewstep
 from fewstep.demo import folder, load_demo_classifier
-from fewstep.samplers import Artefact, Learned, NoiseSchedule, Scheduler, Statistics, build
+from fewstep.samplers import Artefact, Learned, NoiseSchedule, Statistics, build
 from fewstep.samplers.learned.descent import kept_state
 from fewstep.samplers.learned.problem import kept_runs
 from fewstep.samplers.learned.tasks.learner_entry import METHODS
@@ -61,10 +61,10 @@ def statistics_file(folder: Path) -> tuple[Path, Read]:
 
 
 def _scheduler(folder: Path, **how: Any) -> tuple[Path, Read]:
-    Scheduler.from_config(CONFIG, **how).save_pretrained(folder / "saved")
+    fewstep.Scheduler.from_config(CONFIG, **how).save_pretrained(folder / "saved")
 
     def read() -> Any:
-        found = Scheduler.from_pretrained(folder / "saved")
+        found = fewstep.Scheduler.from_pretrained(folder / "saved")
         found.set_timesteps(4)
         return json.dumps(dict(found.config), default=str), found.timesteps.tolist(), found.sigmas.tolist()
 
@@ -196,8 +196,8 @@ def test_foreign_json_is_told_in_a_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "load"),
-    [("classifier.safetensors", load_demo_classifier), ("config.json", fewstep.load_demo_pipeline),
-     ("scheduler_config.json", fewstep.load_demo_pipeline)],
+    [("classifier.safetensors", load_demo_classifier), ("config.json", lambda: fewstep.load_demo_pipeline()),
+     ("scheduler_config.json", lambda: fewstep.load_demo_pipeline())],
 )  # fmt: skip
 def test_the_embedded_files_are_those_that_were_published(
     name: str, load: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

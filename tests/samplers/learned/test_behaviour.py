@@ -10,7 +10,8 @@ import torch
 from learned_problems import ring
 from torch import Tensor
 
-from fewstep import Denoiser, load_demo_pipeline
+import fewstep
+from fewstep import Denoiser
 from fewstep.output.exclusive import exclusive
 from fewstep.samplers import NoiseSchedule
 from fewstep.samplers.learned import learn
@@ -57,7 +58,7 @@ def test_an_attribute_of_python_is_part_of_the_network(tmp_path: Path) -> None:
 
 def test_what_a_pipeline_answers_is_part_of_it(tmp_path: Path) -> None:
     """An adapter's scale, say, which is no weight: here a hook that scales what the network returns."""
-    pipe, scale = load_demo_pipeline(), [1.0]
+    pipe, scale = fewstep.load_demo_pipeline(), [1.0]
     pipe.unet.register_forward_hook(
         lambda *seen: type(seen[2])(sample=scale[0] * seen[2].sample) if scale[0] != 1 else None
     )

@@ -6,7 +6,6 @@ import torch
 
 import fewstep
 from fewstep import Denoiser, sample
-from fewstep.samplers.pipeline import as_denoiser
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -51,7 +50,7 @@ def test_a_denoiser_shows_both_times(name, monkeypatch):
     sample(denoiser, x, "dpmpp_2m", STEPS)  # leads nowhere: a little below, where AnyFlow would leave a turn out
     assert len(pairs) == STEPS + 1 and all(0.9999 * t <= r <= t for t, r in pairs[1:])
     pairs.clear()
-    monkeypatch.setattr(as_denoiser, "TURNS", 6)
+    monkeypatch.setattr("fewstep.samplers.pipeline.as_denoiser.TURNS", 6)
     short = Denoiser.from_pipeline(pipe, **call)
     assert distance(sample(short, x, "flow_map", 9), sample(denoiser, x, "flow_map", 9)) < 1e-6  # a second loop begins
     assert all(r < t for t, r in pairs)

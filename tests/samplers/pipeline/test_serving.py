@@ -10,7 +10,7 @@ import torch
 from pipelines import PIPELINES
 
 import fewstep
-from fewstep import Denoiser, load_demo_pipeline, sample
+from fewstep import Denoiser, sample
 
 THREADS = 8
 
@@ -29,7 +29,7 @@ def seeded(seed):
 def served(name, solver):
     """(pipeline with our scheduler, its call as a function of the request's number)."""
     if name == "demo":
-        pipe, call = load_demo_pipeline(), {"class_labels": [1, 2], "output_type": "np", "guidance_scale": 2.0}
+        pipe, call = fewstep.load_demo_pipeline(), {"class_labels": [1, 2], "output_type": "np", "guidance_scale": 2.0}
     else:
         pipe, call = PIPELINES[name].make()
     pipe.set_progress_bar_config(disable=True)

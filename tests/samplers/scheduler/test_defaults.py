@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from real_grids import DATA, error, table
 
-from fewstep import Scheduler
+import fewstep
 
 SD = {"_class_name": "PNDMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
@@ -21,16 +21,16 @@ KARRAS = {**SD, "_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": Tr
     [(SD, "deis"), (FLOW, "deis"), (EDM, "unipc"), (KARRAS, "unipc"), ({"_class_name": "LCMScheduler"}, "renoise")],
 )
 def test_by_kind_of_config(config: dict[str, Any], solver: str) -> None:
-    made = Scheduler.from_config(config)
+    made = fewstep.Scheduler.from_config(config)
     assert made.config["solver"] == solver
-    assert Scheduler.from_config(made.config).config["solver"] == solver
-    assert Scheduler.from_config(config, solver="dpmpp_2m").config["solver"] == "dpmpp_2m"
+    assert fewstep.Scheduler.from_config(made.config).config["solver"] == solver
+    assert fewstep.Scheduler.from_config(config, solver="dpmpp_2m").config["solver"] == "dpmpp_2m"
 
 
 @pytest.mark.parametrize("config", [SD, FLOW, EDM, KARRAS], ids=["SD", "flow", "EDM", "Karras"])
 def test_nearer_than_the_default_of_before(config: dict[str, Any]) -> None:
     """Error over that of dpmpp_2m, at 8 and 13 evaluations on three mixtures."""
-    own = Scheduler.from_config(config).config["solver"]
+    own = fewstep.Scheduler.from_config(config).config["solver"]
     ratios = [
         error(table(config, own, n), data) / error(table(config, "dpmpp_2m", n), data) for n in (8, 13) for data in DATA
     ]
