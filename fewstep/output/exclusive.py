@@ -15,6 +15,7 @@ else:
     import fcntl
 
 NAME = ".lock"
+PATIENCE = 1.0  # seconds: what a killed run had just forked lets go of its copy within that
 _held: set[int] = set()  # handles of this process, which processes forked off it let go of: they may outlive it
 
 
@@ -51,6 +52,7 @@ def exclusive(folder: str | os.PathLike[str], what: str = "the folder") -> Itera
 
 def _taken(path: Path, what: str) -> int:
     """A locked handle of the file at `path`, with who holds it written into it."""
+    until = time.monotonic() + PATIENCE
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -66,6 +68,9 @@ def _taken(path: Path, what: str) -> int:
                 raise ValueError(
                     f"{what} {path.parent} lies where files cannot be locked ({error.strerror}): give one on another disk"
                 ) from error
+            if time.monotonic() < until:
+                time.sleep(0.02)
+                continue
             raise ValueError(
                 f"{what} {path.parent} is in use by another run ({holder}): wait until that has ended, or give another one"
             ) from error
