@@ -13,7 +13,7 @@ import click
 from fewstep.arguments import parsed, watched
 from fewstep.eval.compare.solver_errors import SolverErrors
 from fewstep.eval.compare.trials import Trials, told
-from fewstep.eval.report.jsonfile import write_text
+from fewstep.output.files import write_text
 from fewstep.output.page import Table, write_page
 from fewstep.output.pictures import Line, image_sheet, plot_lines
 from fewstep.output.places import kept, prove_file, prove_folder

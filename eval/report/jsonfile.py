@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fewstep.output.files import whole
+from fewstep.output.files import write_text
 from fewstep.output.places import kept
 from fewstep.output.seal import BY_HAND, Damaged, sealed, unsealed
 
@@ -35,12 +35,6 @@ def write_json(told: Mapping[str, Any], path: str | PathLike[str] | None) -> str
     if path is not None:
         kept(path, lambda place: write_text(place, text + "\n"))
     return text
-
-
-def write_text(path: Path, text: str) -> None:
-    """A text file, whole, in UTF-8."""
-    with whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(

@@ -39,6 +39,12 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """A text file, whole, in UTF-8."""
+    with whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def not_written(path: str | os.PathLike[str], error: Exception) -> NotWritten:
     """An error of writing `path`, told by its name."""
     why = error.strerror or error if isinstance(error, OSError) else error

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewstep.output.files import whole
+from fewstep.output.files import write_text
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>fewstep: {{ title }}</title>
@@ -80,5 +80,4 @@ def write_page(
         pictures=[(p.stem, base64.b64encode(p.read_bytes()).decode()) for p in pictures],
         notes=notes,
     )
-    with whole(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    write_text(path, html)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fewstep.output.files import whole
+from fewstep.output.files import whole, write_text
 from fewstep.output.seal import digest as digest_of_json
 from fewstep.samplers.artefact.learned_table import Learned, safety
 from fewstep.samplers.schedule.as_json import schedule_from_dict, schedule_to_dict
@@ -157,8 +157,7 @@ def save(content: Content, path: str | os.PathLike[str]) -> None:
             part.write_bytes(data)
         told["tensors"] = {"file": beside.name, "sha256": code}
     text = re.sub(r"\[\n[^\[\]{}\"]*\]", lambda found: " ".join(found[0].split()), json.dumps(told, indent=1))
-    with whole(target) as part:
-        part.write_text(text + "\n", encoding="utf-8")
+    write_text(target, text + "\n")
 
 
 def load(path: str | os.PathLike[str]) -> Parts:

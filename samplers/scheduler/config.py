@@ -19,7 +19,7 @@ import diffusers
 import numpy as np
 
 from fewstep.checks import unknown
-from fewstep.output.files import whole
+from fewstep.output.files import write_text
 from fewstep.output.seal import BY_HAND, SEAL, sealed, unsealed
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.artefact.choosing import Named, chosen, held, is_file
@@ -261,8 +261,7 @@ class Adopting(ConfigMixin):
     def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
         """Write the config whole and sealed; the seal is the file's and no entry of the config."""
         content = sealed(json.loads(self.to_json_string()))
-        with whole(json_file_path) as part:
-            part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_text(json_file_path, json.dumps(content, indent=2) + "\n")
 
     @classmethod
     def _dict_from_json_file(cls, json_file: str | os.PathLike[str]) -> dict[str, Any]:

@@ -145,11 +145,11 @@ def rows(
             anchor = weights(statistics, step, {1: step.s, 0: s, **earlier}, CARRY, pseudo[1])
         step = interval(statistics, s, t) if s.alpha > 0 and t.sigma > 0 else None
         if step is not None:
-            registers = start.registers(k, p)
-            past = [path.nodes[k - j] for j in range(len(registers))]
+            past, outputs = start.past(k, p)
             past = past[: usable(path, "x0", "lam", past)]
             u = supported(path, "x0", "lam", t, past)
             reach = None if u is t else interval(statistics, s, u)
+            registers = [register for terms in outputs for register in terms]
             at = dict(zip(registers, past if u is t else past[:LINE], strict=False))
             after = weights(statistics, step, at, INPUT, pseudo[0], reach)
         elif s.alpha > 0:

@@ -16,10 +16,10 @@ to t whose history reaches from s back to `prev`, in the variable g of the polyn
 
 so that outputs are followed up to u, by a straight line where u is not t, and stay there. For the same reason an output is
 left out of a polynomial where the step after it is longer than the one before it supports: differences of higher order over
-steps that grew sixfold, or longer than the radius, foretell nothing. In lam a reach of REST is always
-allowed, up to four steps: that is far within the radius. So nothing changes on steps that do not grow or are short, and orders
-stay, since steps of a smooth grid become both as their number grows. In t and G outputs are smooth to both ends, and may be
-followed farther. A step into sigma = 0 is infinite in lam and published rows are first order there; these are second order.
+steps that grew sixfold, or longer than the radius, foretell nothing. In lam a reach of REST is always allowed, up to four
+steps: that is far within the radius. So nothing changes on steps that do not grow or are short, and orders stay, since steps
+of a smooth grid become both as their number grows. In t and G outputs are smooth to both ends, and may be followed farther.
+A step into sigma = 0 is infinite in lam and published rows are first order there; these are second order.
 
 With `limiter=False` rows are the published ones; then the first step is not corrected either (solvers/starting.py).
 

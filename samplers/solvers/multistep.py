@@ -22,7 +22,7 @@ from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.solvers.limiter import limited
 from fewstep.samplers.solvers.published_weights import Correction, VPClock, half_curvature, misplaced_adams
 from fewstep.samplers.solvers.starting import Start, asks_again, total
-from fewstep.samplers.table.row import CARRY, KEEP, Row, Terms, noise
+from fewstep.samplers.table.row import Row, noise
 
 
 def orders(path: Path, order: int, taper: bool | str, form: str, var: str) -> list[int]:
@@ -72,32 +72,25 @@ def multistep(
     corrected: whether the first step of orders above two is mended by the second call, see solvers/starting.py.
     """
     kinds = [safe_form(form, s) for s in path.nodes]
-    start, rows = Start(path, kinds, order if corrected and not tau else 0), []
-    recalls = path.limiter and corrected and form == "eps" and var == "t" and order > 1 and path.nodes[0].alpha == 0
+    start, rows = Start(path, kinds, order if corrected and not tau else 0, recalls=(form, var) == ("eps", "t")), []
     for k, (p, s, t) in enumerate(
         zip(orders(path, order, taper, form, var), path.nodes[:-1], path.nodes[1:], strict=True)
     ):
         kind = "x0" if tau and t.sigma == 0 else kinds[k]
-        registers = start.registers(k, p if kind == form else 1)  # outputs of another form have no history
-        past = [path.nodes[k - j] for j in range(len(registers))]
-        recalled = k == 1 and recalls
-        if recalled:  # where alpha = 0, eps = x / sigma, and the first state is still there
-            past = [s, path.nodes[k - 1]]
+        past, outputs = start.past(k, p if kind == form else 1)  # outputs of another form have no history
 
         def row(u: Node, past: Sequence[Node], kind: str = kind) -> list[float]:
             published = public(path, past, u, tau) if public else None
             return published or lagrange_row(path.schedule, kind, var, past[0], u, past, tau)
 
         weights = limited(path, row, (kind, var, tau), t, past)
-        step: Terms = dict(zip(registers, weights, strict=False))  # fewer where the step is limited
-        if recalled:
-            step = {0: weights[0], CARRY: weights[1] / path.nodes[k - 1].sigma}
-        terms = total([(linear(kind, s, t, tau), start.state(k)), (1.0, step)])
+        moved = zip(weights, outputs, strict=False)  # fewer weights where the step is limited
+        terms = total([(linear(kind, s, t, tau), start.state(k)), *moved])
         if tau and t.sigma > 0:
             terms[noise(s, t)] = noise_weight(kind, s, t, tau)
         if k == 1:
             rows += start.first_answer()
-        rows.append(Row(s, kind, terms, KEEP if recalls and k == 0 else start.keeps(k)))
+        rows.append(Row(s, kind, terms, start.keeps(k)))
     if not tau:
         return Solution(rows, order, smooth=SMOOTH[form] if var != "lam" else "")
     return Solution(rows, min(order, 2), conserves="x0 eps" if form == "x0" else "x0")

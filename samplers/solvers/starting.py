@@ -52,13 +52,15 @@ def asks_again(options: Mapping[str, Any], nfe: int, lam: float) -> bool:
 class Start:
     """How a multistep run of an order begins.
 
-    forms: of the output at every node of the path. step: terms of the first step, where it is not that of its form.
+    forms: of the output at every node of the path. step: terms of the first step, where it is not that of its form. recalls:
+    whether eps at node 0 is told by the first state where alpha = 0, eps = x / sigma, though its output was read as x0.
     """
 
     path: Path
     forms: Sequence[Form]
     order: int
     step: Terms | None = None
+    recalls: bool = False
 
     @property
     def again(self) -> bool:
@@ -77,8 +79,10 @@ class Start:
         alpha_2 / alpha_1, since their outputs were made before it.
         """
         s, t = self.path.nodes[:2]
-        if not self.path.limiter or s.alpha > 0 and t.lam - s.lam <= LONG:
-            return self.path.limiter
+        if not self.path.limiter:
+            return False
+        if s.alpha > 0 and t.lam - s.lam <= LONG:
+            return True
         if self.forms[1] == "flow":
             return abs(t.r - s.r) <= SHORT
         return t.r >= NOISY and (self.forms[1] != "eps" or self.path.nodes[2].alpha <= MOST * t.alpha)
@@ -108,17 +112,25 @@ class Start:
         places = zip(self.path.nodes, self.forms, states, (3, 1, 0), strict=False)
         return self._integrated([velocity(*place) for place in places])
 
-    def registers(self, k: int, p: int) -> list[int]:
-        """Registers of the outputs at nodes k, k - 1, ... that the step from node k may use, at most p."""
-        if not self.again or k < 1:
-            return list(range(min(p, k + 1)))
-        newer = list(range(k))
-        return (newer if k > 2 else [*newer, k + 1])[:p]
+    def past(self, k: int, p: int) -> tuple[list[Node], list[Terms]]:
+        """Nodes k, k - 1, ... whose outputs the step from node k may use, at most p, and the terms of those outputs."""
+        terms: list[Terms] = [{j: 1.0} for j in range(min(p, k + 1))]
+        if k == 1 and self.recalled:
+            terms = [{0: 1.0}, {CARRY: 1 / self.path.nodes[0].sigma}]
+        elif k and self.again:  # the second answer at node 1 is register k - 1, the first is of no use any more
+            places = [*range(k), k + 1] if k < 3 else range(k)
+            terms = [{place: 1.0} for place in places][:p]
+        return [self.path.nodes[k - j] for j in range(len(terms))], terms
+
+    @property
+    def recalled(self) -> bool:
+        """Whether node 0 is recalled so."""
+        return self.recalls and self.path.limiter and self.order > 1 and self.path.nodes[0].alpha == 0
 
     def keeps(self, k: int) -> Terms | None:
         """The carry line of the step from node k: the first state, as long as it may be wanted, whatever nodes follow."""
-        wanted = self.order > 2 and self.path.limiter and (k == 0 or (k == 1 and self.again))
-        return KEEP if wanted else None
+        first = k == 0 and (self.recalled or (self.order > 2 and self.path.limiter))
+        return KEEP if first or (k == 1 and self.again) else None
 
     def first_answer(self) -> list[Row]:
         """The row of the first of two calls at node 1; none where it is asked once."""

@@ -86,8 +86,7 @@ def unipc(
         plan = [min(p, k) if k > 1 else p for k, p in enumerate(plan)]
     rows: list[Row] = []
     for k, (p, s, t) in enumerate(zip(plan, path.nodes[:-1], path.nodes[1:], strict=True)):
-        kind, registers = forms[k], start.registers(k, p)
-        nodes = [path.nodes[k - j] for j in range(len(registers))]
+        kind, (nodes, outputs) = forms[k], start.past(k, p)
         anchor: Terms = {INPUT: 1.0}
         carry: Terms | None = None
         if start.again or not corrector:
@@ -98,10 +97,10 @@ def unipc(
         def row(u: Node, nodes: Sequence[Node], kind: str = kind) -> list[float]:
             return uni_weights(path, kind, weights, nodes[0], u, nodes)
 
-        predicted = dict(zip(registers, limited(path, row, (kind, "lam", 0.0), t, nodes), strict=False))
+        predicted = zip(limited(path, row, (kind, "lam", 0.0), t, nodes), outputs, strict=False)
         if k == 1:
             rows += start.first_answer()
-        rows.append(Row(s, kind, total([(linear(kind, s, t), anchor), (1.0, predicted)]), carry or anchor))
+        rows.append(Row(s, kind, total([(linear(kind, s, t), anchor), *predicted]), carry or anchor))
     return Solution(rows, top)
 
 

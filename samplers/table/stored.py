@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fewstep.output.files import whole
+from fewstep.output.files import write_text
 from fewstep.output.seal import BY_HAND, SEAL, sealed, unsealed
 from fewstep.samplers.schedule.as_json import schedule_from_dict, schedule_to_dict
 from fewstep.samplers.schedule.base import Node, NoiseSchedule
@@ -23,8 +23,7 @@ FORMAT, VERSION = "fewstep.tableau", 2
 def save(tableau: Tableau, path: str | os.PathLike[str]) -> None:
     """Write a table to `path` as JSON; `load` gives back the same numbers to the last bit."""
     content = json.dumps(to_dict(tableau), indent=1)
-    with whole(path) as part:
-        part.write_text(content + "\n", encoding="utf-8")
+    write_text(path, content + "\n")
 
 
 def to_dict(tableau: Tableau) -> dict[str, Any]:

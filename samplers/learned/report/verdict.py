@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fewstep.output.files import whole
+from fewstep.output.files import write_text
 from fewstep.output.page import Table, write_page
 from fewstep.samplers.learned.report.showing import ratio
 from fewstep.samplers.learned.tasks.guard import certain
@@ -91,8 +91,7 @@ class Comparison:
         told = {**self.about, "notes": list(self.notes), "worse": self.worse, "rows": listed}
         text = json.dumps(told, indent=1, allow_nan=False)
         if path is not None:
-            with whole(path) as part:
-                part.write_text(text + "\n", encoding="utf-8")
+            write_text(path, text + "\n")
         return text
 
     def to_html(self, path: str | os.PathLike[str], pictures: Sequence[Path] = ()) -> None:

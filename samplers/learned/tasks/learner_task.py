@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fewstep import checks
-from fewstep.output.files import whole
+from fewstep.output.files import write_text
 from fewstep.output.seal import sealed, unsealed
 from fewstep.samplers.learned.problem.problem import Part, Problem, squared_errors
 from fewstep.samplers.learned.problem.recipes import Recipe
@@ -131,8 +131,7 @@ class Task:
         self.done.append({"method": name, "options": options, "score": self.offer(table)})
         if place is not None:
             content = sealed(plainly({"table": to_content(table), "done": self.done[begun:]}))
-            with whole(place) as part:
-                part.write_text(json.dumps(content), encoding="utf-8")
+            write_text(place, json.dumps(content))
         return table
 
     def _kept(self, place: Path) -> Tableau:
