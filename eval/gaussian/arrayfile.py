@@ -1,18 +1,26 @@
-"""Reading the arrays of an .npz that somebody else may have made: whole, bounded, and never running code."""
+"""Archives of arrays, .npz: written whole and sealed; read bounded and without running code, whoever made them."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from fewstep.output.files import whole
 from fewstep.output.seal import AGAIN, SEAL, Damaged, changed, digest_of_arrays
 
 # An array may take so many bytes when it is inflated, or so many times what it takes in the file: features compress to
 # halves, what is made to fill a memory to thousandths.
 BYTES, TIMES = 256 << 20, 32
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as .npz, whole, with the sha256 of all of them as one more."""
+    seal = np.array(digest_of_arrays(arrays))
+    with whole(path) as temporary, open(temporary, "wb") as stream:
+        np.savez(stream, **{**arrays, SEAL: seal})  # type: ignore[arg-type]
 
 
 def members(path: Path, remedy: str = AGAIN) -> dict[str, zipfile.ZipInfo]:

@@ -22,13 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from fewstep.eval.gaussian.arrayfile import BYTES, arrays_in, members
+from fewstep.eval.gaussian.arrayfile import BYTES, arrays_in, members, write_arrays
 from fewstep.eval.gaussian.covariance import Gaussian
 from fewstep.eval.gaussian.features import Features, Meta
 from fewstep.eval.gaussian.statistics import FeatureStatistics
-from fewstep.output.files import whole
 from fewstep.output.places import kept
-from fewstep.output.seal import SEAL, Damaged, digest_of_arrays
+from fewstep.output.seal import SEAL, Damaged
 from fewstep.version import __version__
 
 ROWS = ("features", "feats", "reps")
@@ -225,13 +224,7 @@ def save(path: str | PathLike[str], features: Features, factor: bool = True, hal
     target = Path(path)
     if target.suffix.lower() != ".npz":
         raise ValueError(f"statistics are written as .npz; got {str(path)!r}.")
-    arrays[SEAL] = np.array(digest_of_arrays(arrays))
-
-    def write(place: Path) -> None:
-        with whole(place) as temporary, open(temporary, "wb") as stream:
-            np.savez(stream, **arrays)
-
-    kept(target, write)
+    kept(target, lambda place: write_arrays(place, arrays))
 
 
 def save_statistics(path: str | PathLike[str], statistics: FeatureStatistics) -> None:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fewstep.eval.gaussian.arrayfile import arrays_in
-from fewstep.output.files import whole
-from fewstep.output.seal import SEAL, Damaged, digest_of_arrays
+from fewstep.eval.gaussian.arrayfile import arrays_in, write_arrays
+from fewstep.output.seal import Damaged
 
 APART = 5e-3  # of their size, between answers of one network on two machines
 
@@ -22,9 +21,7 @@ def check_answers(path: Path, answers: np.ndarray | None) -> None:
     if answers is None:
         return
     if not path.exists():
-        arrays = {"answers": answers}
-        with whole(path) as temporary, open(temporary, "wb") as stream:
-            np.savez(stream, **{**arrays, SEAL: np.array(digest_of_arrays(arrays))})  # type: ignore[arg-type]
+        write_arrays(path, {"answers": answers})
         return
     remedy = f"Remove {path.parent}: its images are drawn again"
     before = arrays_in(path, remedy=remedy).get("answers")

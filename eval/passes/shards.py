@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from fewstep.eval.gaussian.arrayfile import arrays_in
+from fewstep.eval.gaussian.arrayfile import arrays_in, write_arrays
 from fewstep.eval.gaussian.statistics import FeatureStatistics
-from fewstep.output.files import not_written, whole
-from fewstep.output.seal import SEAL, Damaged, digest_of_arrays, digest_of_file
+from fewstep.output.files import not_written
+from fewstep.output.seal import SEAL, Damaged, digest_of_file
 
 REMEDY = "Remove it with the .f32 files beside it of the same number: its images are then looked at again"
 _FORMS = {"seen": (1, "i"), "missing": (1, "i")}  # axes and kind of the arrays that every shard has
@@ -133,9 +133,7 @@ class Shard:
             arrays |= {f"{part}.{name}": array for name, array in statistics.arrays().items()}
         for part, file in self.rows.items():
             arrays[f"{SEAL}-{part}"] = np.array(file.code if len(self.indices) else "")
-        arrays[SEAL] = np.array(digest_of_arrays(arrays))
-        with whole(self.path) as temporary, open(temporary, "wb") as stream:
-            np.savez(stream, **arrays)  # type: ignore[arg-type]
+        write_arrays(self.path, arrays)
 
     @classmethod
     def load(cls, path: Path, wanted: Wanted, count: int | None = None) -> Shard:

@@ -112,9 +112,9 @@ class Start:
         places = zip(self.path.nodes, self.forms, states, (3, 1, 0), strict=False)
         return self._integrated([velocity(*place) for place in places])
 
-    def past(self, k: int, p: int) -> tuple[list[Node], list[Terms]]:
+    def past(self, k: int, p: int) -> tuple[list[Node], Sequence[Terms]]:
         """Nodes k, k - 1, ... whose outputs the step from node k may use, at most p, and the terms of those outputs."""
-        terms: list[Terms] = [{j: 1.0} for j in range(min(p, k + 1))]
+        terms: Sequence[Terms] = [{j: 1.0} for j in range(min(p, k + 1))]
         if k == 1 and self.recalled:
             terms = [{0: 1.0}, {CARRY: 1 / self.path.nodes[0].sigma}]
         elif k and self.again:  # the second answer at node 1 is register k - 1, the first is of no use any more
