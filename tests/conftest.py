@@ -36,8 +36,23 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.loadscopereorder = False
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    thin_out(items)
     items.sort(key=lambda item: item.path.relative_to(TESTS).as_posix() not in LONGEST)
+
+
+def thin_out(items: list[pytest.Item]) -> None:
+    """Of a test marked `one_in(n)`, every n-th case by default; `-m slow` runs the others."""
+    cases: dict[str, int] = {}
+    for item in items:
+        mark = item.get_closest_marker("one_in")
+        if mark is None or item.get_closest_marker("slow") is not None:
+            continue
+        test = item.nodeid.partition("[")[0]
+        cases[test] = cases.get(test, -1) + 1
+        if cases[test] % mark.args[0]:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -27,6 +27,7 @@ def noise_of(problem: Guided, name: str, nfe: int) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("nfe", [1, 2, 7, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", TABLES)
+@pytest.mark.one_in(3)
 def test_every_table_equals_autograd(name: str, nfe: int) -> None:
     """With respect to x_T, parameters, condition, weight of guidance and every noise."""
     problem = Guided()

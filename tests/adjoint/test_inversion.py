@@ -33,6 +33,7 @@ def off(x: Tensor, y: Tensor) -> float:
 
 @pytest.mark.parametrize("kind", SCHEDULES)
 @pytest.mark.parametrize("name", EXACT)
+@pytest.mark.one_in(3)
 def test_exact_solvers_come_back_to_the_image(kind: str, name: str) -> None:
     """Any image, also one that no solver made, is met again to rounding by the pair of states; x_T is near the flow's own."""
     denoiser, images, x_T = problem(kind)

@@ -68,6 +68,7 @@ def curves() -> list[solver_errors.SolverErrors]:
     return [make("ddim", "karras", 0.25, 0.0625), make("res_multistep", "uniform", 0.5, 0.03125)]
 
 
+@pytest.mark.slow
 def test_stochastic_solvers_are_compared_with_their_own_path(gaussian: tuple) -> None:
     """The error falls with nfe at strong order 1, and the reference is not the flow's."""
     draw, exact = gaussian

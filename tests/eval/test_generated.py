@@ -60,6 +60,7 @@ LIKE_THE_COMMAND: list[Any] = [
 
 
 @pytest.mark.parametrize(("arguments", "how"), LIKE_THE_COMMAND)
+@pytest.mark.slow
 def test_drawing_equals_reading_what_the_command_saved(tmp_path: Path, arguments: str, how: dict[str, Any]) -> None:
     common = f"sample demo --seed 5 -n 6 --batch-size 4 --device cpu --out {tmp_path}/saved/"
     ran = CliRunner().invoke(main, [*common.split(), *arguments.split()])

@@ -383,6 +383,7 @@ def test_half_a_launch_says_so(monkeypatch: pytest.MonkeyPatch, variables: Any, 
         assert result.exit_code == 2 and said in result.output
 
 
+@pytest.mark.slow
 def test_files_are_utf_8_whatever_the_locale(place: Path) -> None:
     """Under a locale that knows ASCII alone, with Python's own UTF-8 mode off."""
     np.savez(place / "x.npz", PIXELS)

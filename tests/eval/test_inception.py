@@ -133,6 +133,7 @@ def test_the_last_block_pools_by_the_maximum(state):
     assert apart(found[:, -192:], theirs[:, -192:]) > 1e-2
 
 
+@pytest.mark.slow
 def test_features_do_not_depend_on_the_batch_or_on_its_sizes(ours):
     small, wide = smooth_images(5, 40, 40), smooth_images(2, 24, 80, seed=1)
     images = [small[0], wide[0], *small[1:], wide[1]]

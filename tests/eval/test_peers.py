@@ -158,6 +158,7 @@ def test_kid_and_features_are_clean_fids(state, extractors, folders, monkeypatch
     assert ours["fid"].value == pytest.approx(frechet(*gaussians).value, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_protocols_are_told_apart(folders, report, extractors, tmp_path):
     """Statistics that say their protocol are refused under another one."""
     fe.stats(folders[0], tmp_path / "clean.npz", extractor=extractors["clean"], number=2)

@@ -348,6 +348,7 @@ def test_a_sample_tells_the_error_that_all_rows_tell():
 
 
 @pytest.mark.parametrize("kept", [1000, 200])
+@pytest.mark.slow
 def test_paired_differences_cover_and_are_narrower(kept):
     """Two solvers on the same noise, drawn again and again: their true difference is in 95 % of the intervals."""
     real, *_ = sides(2, 5, 0)

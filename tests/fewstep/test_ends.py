@@ -39,6 +39,7 @@ def test_closed_streams_lead_nowhere(streams: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.slow
 def test_a_full_output_is_told(tmp_path: Path) -> None:
     done = shell(f"{FEWSTEP} solvers > /dev/full", tmp_path)
     assert done.returncode == 1 and done.stderr == "Error: an output: No space left on device\n"
@@ -57,6 +58,7 @@ def test_a_full_output_is_told(tmp_path: Path) -> None:
     ],
     ids=["sample", "learn", "resume"],
 )
+@pytest.mark.slow
 def test_ctrl_c_says_which_command_goes_on(arguments: list[str], said: str, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "fewstep", *arguments],

@@ -123,6 +123,7 @@ np.save(sys.argv[2], np.asarray(pipe(**call, generator=torch.Generator().manual_
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_loads_the_pipeline(tmp_path: Path) -> None:
     out = tmp_path / "images.npy"
     command = [sys.executable, "-c", FRESH, str(BEFORE / "pipeline"), str(out)]

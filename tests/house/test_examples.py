@@ -22,6 +22,7 @@ def errors(output):
     return {solver: float(value) for solver, value in re.findall(r"(\w+) at \d+ evaluations: ([\d.]+)", output)}
 
 
+@pytest.mark.slow
 def test_plugging_into_the_embedded_model(tmp_path):
     out = tmp_path / "digits.png"
     assert "10 images" in run("plug_into_pipeline", "--nfe", 3, "--out", out)

@@ -20,12 +20,27 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_python_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(tmp_path)
+def run(recipes: list[str]) -> dict[str, Any]:
+    """The names that the recipes leave, one after another in one space as a reader would type them."""
     names: dict[str, Any] = {"__name__": "readme"}
-    for recipe in blocks("python"):
+    for recipe in recipes:
         exec(compile(recipe, "README.md", "exec"), names)
     guidance.GUIDANCE.remove("towards")  # what a recipe registers is not for other tests
+    return names
+
+
+def test_quick_python_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but those that learn, evaluate, integrate for a likelihood or to a tolerance."""
+    monkeypatch.chdir(tmp_path)
+    long = ("import learn,", "log_likelihood", "fe.", "tol=")
+    names = run([recipe for recipe in blocks("python") if not any(word in recipe for word in long)])
+    assert names["restored"].isfinite().all() and len(names["images"]) == 4
+
+
+@pytest.mark.slow
+def test_python_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run(blocks("python"))
     assert names["restored"].isfinite().all() and names["info"].status == "done"
     assert names["again"].scheduler.config["solver"] == "unipc"
     assert names["drawn"].label == "FD-digits" and names["distance"] > 1

@@ -55,6 +55,7 @@ everywhere = pytest.mark.parametrize("kind", SCHEDULES)
 @everywhere
 @pytest.mark.parametrize("name", ["dpm_adaptive", "rk45"])
 @pytest.mark.parametrize("options", [{}, {"t_end": 0.1}], ids=["whole", "part"])
+@pytest.mark.one_in(3)
 def test_flow_of_a_gaussian_on_every_schedule(name: str, kind: str, options: dict[str, float]) -> None:
     """To tolerance; what ends in sigma = 0 keeps the first-order step from t_min, whose error is sigma(t_min)^2."""
     schedule, problem = SCHEDULES[kind], Gaussian()
@@ -95,6 +96,7 @@ def test_alike_in_every_schedule(name: str) -> None:
 
 @everyone
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.slow
 def test_samples_do_not_notice_their_neighbours(name: str, dtype: torch.dtype) -> None:
     """Own steps: a sample is the same alone and in a batch, and spends as much. Its neighbours take other numbers."""
     denoiser = Mixture().denoiser(VP, vector_time=True)

@@ -26,6 +26,7 @@ from fewstep.samplers import guidance
 
 
 @pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.slow
 def test_weighted_particles_have_the_target_s_law(name):
     mixtures, exponents = TARGETS[name]
     target = guidance.fkc(networks(mixtures), exponents)

@@ -24,6 +24,7 @@ def ratios(name: str, nfe: int, seeds: int, guard: int, **how: Any) -> dict[str,
     return dict(artefact.tables[0].report)
 
 
+@pytest.mark.slow
 def test_ring_in_five_evaluations() -> None:
     without = ratios("ring", 5, 256, 512, refine=())["test"]
     whole = ratios("ring", 5, 256, 512)["test"]
@@ -79,6 +80,7 @@ def test_as_many_numbers_as_samples_allow(nfe: int, seeds: int) -> None:
     assert [s["method"] for s in one.stages] == ["oss", "iia", "iia", "late", "joint", "auto"]
 
 
+@pytest.mark.slow
 def test_too_few_samples_for_any_refinement() -> None:
     how: dict[str, Any] = {"shape": (2,), "dtype": torch.float64, "cache": False, "progress": False}
     how |= {"solver": "dpmpp_2m_sde", "teacher": {"solver": "dpmpp_2m_sde", "nfe": 100}, "seeds": range(8)}

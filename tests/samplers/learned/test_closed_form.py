@@ -185,6 +185,7 @@ def test_steps_of_several_calls_are_corrected_where_they_end(solver: str, target
 
 
 @pytest.mark.parametrize("method", ["iia", "d_ode"])
+@pytest.mark.slow
 def test_learning_helps_repeats_itself_and_does_not_depend_on_the_batch(method: str) -> None:
     start, tables = build("dpmpp_2m", VP, 5, "quadratic", lower_order_final=False), []
     for size in (256, 256, 7):

@@ -118,6 +118,7 @@ def test_each_ratio_is_the_least_of_a_scan(solver: str, time: str) -> None:
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.slow
 def test_learning_helps_repeats_itself_and_does_not_depend_on_the_batch(kind: str) -> None:
     start, tables = build("dpmpp_2m", SCHEDULES[kind], 6), []
     for size in (256, 256, 7):

@@ -91,6 +91,7 @@ class TestAdditive:
         assert np.array_equal(times, t.teacher.table.times)
 
 
+@pytest.mark.one_in(3)
 class TestState:
     """DP over the solver's own state."""
 

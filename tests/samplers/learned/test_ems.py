@@ -146,6 +146,7 @@ def test_groups_share_their_statistics(per: str, shape: tuple[int, ...]) -> None
     assert table.elementwise == bool(shape) and np.isfinite(problem.judge(table))
 
 
+@pytest.mark.slow
 def test_learning_helps_repeats_itself_and_does_not_depend_on_the_batch(tmp_path: Any) -> None:
     start, tables = build("dpmpp_2m", VP, 8, "quadratic"), []
     for size in (64, 64, 7):

@@ -140,6 +140,7 @@ def test_losses_and_optimizers(loss: Any, optimizer: str) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["rmsprop", "sgd"])
+@pytest.mark.slow
 def test_rules_of_the_published_method(optimizer: str) -> None:
     """RMSprop and SGD with momentum, at a rate that suits them."""
     made = small()

@@ -112,6 +112,7 @@ def test_what_was_drawn_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", [torch.bfloat16, "bfloat16"])
+@pytest.mark.slow
 def test_dtype_of_what_is_loaded(given: Any) -> None:
     """Names and dtypes say the same; a reference run in one is not taken for one in another."""
     problem, plain = Problem("demo", dtype=given), Problem("demo")

@@ -81,6 +81,7 @@ def test_one_from_outside_is_learned_with() -> None:
     assert found.provenance["method"][1] == ["mine", {"share": 0.1}]
 
 
+@pytest.mark.slow
 def test_one_from_outside_is_known_on_the_command_line(tmp_path: Path) -> None:
     learner("mine", learns=("coef",), reference="me")(nudge(0.02))
     model, out = tmp_path / "model", tmp_path / "a.json"

@@ -34,6 +34,7 @@ def own_run(pipe, call, n=5):
 
 
 @pytest.mark.parametrize("name", [name for name in PIPELINES if name not in BLENDING])
+@pytest.mark.one_in(3)
 def test_sampling_equals_the_pipeline_itself(name):
     pipe, call = PIPELINES[name].make()
     denoiser = Denoiser.from_pipeline(pipe, **call)

@@ -24,6 +24,7 @@ def distance(a, b):
 
 
 @pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.one_in(3)
 def test_ddim_equals_the_stock_scheduler(name):
     pipe, call = PIPELINES[name].make()
     assert type(pipe.scheduler).__name__ == PIPELINES[name].stock
@@ -36,6 +37,7 @@ def test_ddim_equals_the_stock_scheduler(name):
 
 @pytest.mark.parametrize("solver", SOLVERS[1:])
 @pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.one_in(3)
 def test_runs_and_costs_exactly_n(name, solver):
     pipe, call = plugged(name, solver)
     network = getattr(pipe, "unet", None) or pipe.transformer

@@ -21,6 +21,7 @@ NAMES = [name for name, entry in SOLVERS.items() if entry.kind == "tableau"]
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.one_in(3)
 def test_at_most_four_operations_a_step_and_none_reads_the_device(name: str) -> None:
     x = torch.randn(2, 4, 8, 8)
     wide = torch.randn(2, 8, 8, 8)[:, :4]  # a learned-variance output is a view of its first half
@@ -44,6 +45,7 @@ def test_operations_of_well_known_solvers() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.one_in(3)
 def test_sampling_reads_the_device_once_or_never(name: str) -> None:
     denoiser, x = Denoiser(lambda x, tau: torch.tanh(x) * tau, VP, "sample"), torch.randn(2, 3)
     for check, reads in (("none", 0), ("end", 1), ("each", 12)):

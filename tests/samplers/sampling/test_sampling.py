@@ -37,6 +37,7 @@ NOISY = ancestral(VP, np.linspace(0.9, 0.1, 7))
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.one_in(3)
 def test_a_batch_equals_its_members(name: str) -> None:
     denoiser, x = Mixture().denoiser(VP), starts(VP, 1.0, 5)
     whole = sample(denoiser, x, name, 7, noise_seeds=range(5))

@@ -99,6 +99,7 @@ def test_a_schedule_and_its_tables_are_saved(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample"])
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.one_in(3)
 def test_every_solver_equals_itself_on_the_plain_process(name: str, prediction: str) -> None:
     of_x, of_y = networks(prediction, Mixture())
     y = starts(WIDE, 1.0, 4)

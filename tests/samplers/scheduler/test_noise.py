@@ -18,6 +18,7 @@ DRIVERS = [name for name, entry in SOLVERS.items() if entry.kind == "driver"]
 
 @pytest.mark.parametrize("name", STOCHASTIC)
 @pytest.mark.parametrize("kind", ["independent", "brownian"])
+@pytest.mark.one_in(3)
 def test_a_list_of_generators_gives_every_sample_what_it_gets_alone(name, kind):
     for scheduler in (vp(name, noise=kind), flow(name, noise=kind)):
         prediction = "flow_prediction" if scheduler._model.schedule.kind == "flow" else "epsilon"

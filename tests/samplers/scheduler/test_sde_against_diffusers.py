@@ -46,6 +46,7 @@ def test_equal_to_the_class(name):
         assert distance(ends[1], ends[0]) < 3e-4, n
 
 
+@pytest.mark.slow
 def test_third_order_of_the_class_is_first_order_and_ours_is_not():
     """The class has the curvature weight with a wrong sign: its deviation on Gaussian data is off by far more than ours."""
     off = {}

@@ -127,6 +127,7 @@ def test_steps_out_of_order():
 
 
 @pytest.mark.parametrize("name", TABLES)
+@pytest.mark.one_in(3)
 def test_begin_index_gives_the_answer_from_there(name):
     """From any network call on, the run is exact for a network whose x0 never changes, and groups are whole again."""
 

@@ -12,6 +12,7 @@ import fewstep
 
 @pytest.mark.parametrize("make", [vp, flow])
 @pytest.mark.parametrize("name", TABLES)
+@pytest.mark.one_in(3)
 def test_n_evaluations_whatever_the_solver(name, make):
     scheduler = make(name)
     for n in (1, 2, 3, 5, 8, 13):
@@ -148,6 +149,7 @@ def singles():
 
 
 @pytest.mark.parametrize("name", TABLES)
+@pytest.mark.one_in(3)
 def test_one_step_with_every_option(name):
     for config in singles():
         scheduler = fewstep.Scheduler.from_config(config, name)

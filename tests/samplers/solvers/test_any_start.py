@@ -52,6 +52,7 @@ def tables(denoiser: Denoiser, start: str, name: str, **options: Any) -> list[Ta
 
 
 @pytest.mark.parametrize(("name", "start"), [*in_turn(MULTISTEP, STARTS), *all_slow(OTHERS, STARTS)])
+@pytest.mark.one_in(3)
 def test_order(name: str, start: str) -> None:
     """At least what the table says; on flows, whose ends bring logarithms, a little may be missing at 256 steps."""
     denoiser, x, _, answer = problem(start)

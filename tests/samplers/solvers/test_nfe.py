@@ -69,6 +69,7 @@ def check_spent(name: str, kind: str, counts: Iterable[int]) -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), in_turn(NAMES, QUICK))
+@pytest.mark.one_in(3)
 def test_exactly_n_evaluations_inside_the_grid(name: str, kind: str) -> None:
     check_spent(name, kind, COUNTS)
 
@@ -81,6 +82,7 @@ def test_every_number_of_evaluations_on_every_schedule(name: str, kind: str) -> 
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.one_in(3)
 def test_the_network_is_never_asked_at_zero_noise(name: str) -> None:
     for kind in ("discrete", "zero-snr", "edm", "flow"):
         schedule = SCHEDULES[kind]

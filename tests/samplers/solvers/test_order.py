@@ -39,6 +39,7 @@ def expected(name: str, options: dict[str, Any]) -> int:
 
 # every second solver by default, each of them when the slow ones run
 @pytest.mark.parametrize(("name", "kind"), [*in_turn(ODE[::2], SCHEDULES), *all_slow(ODE[1::2], SCHEDULES)])
+@pytest.mark.one_in(3)
 def test_declared_order(name: str, kind: str) -> None:
     assert measured(kind, name) == pytest.approx(SOLVERS[name].order, abs=0.25)
 

@@ -97,6 +97,7 @@ def test_without_noise_the_solver_is_its_ode(name: str) -> None:
 
 @pytest.mark.parametrize("kind", SCHEDULES)
 @pytest.mark.parametrize("name", CONVERGENT)
+@pytest.mark.one_in(3)
 def test_marginals_of_gaussian_data_at_100_evaluations(name: str, kind: str) -> None:
     """Deviation of the end within 1 % where 100 evaluations are 100 steps of order two, as their order allows elsewhere.
 
@@ -132,6 +133,7 @@ def test_strong_order_on_a_brownian_path(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "noise"), in_turn(NAMES, ["independent", "brownian"]))
+@pytest.mark.one_in(3)
 def test_a_sample_is_the_same_alone_and_in_any_batch(name: str, noise: str) -> None:
     """Bit for bit, for a network that works element by element; again and again; whatever the dtype's neighbours are."""
     gaussian, seeds = Gaussian(0.7, 0.3), [5, 6, 2**63 + 7]
@@ -149,6 +151,7 @@ def test_a_sample_is_the_same_alone_and_in_any_batch(name: str, noise: str) -> N
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.one_in(3)
 def test_generators_give_every_sample_its_own_noise(name: str) -> None:
     """A list of generators: one a sample, as in diffusers. One generator, one order of drawing."""
     denoiser, x = Mixture().denoiser(VP), starts(VP, 1.0, 3)
@@ -167,6 +170,7 @@ def test_generators_give_every_sample_its_own_noise(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.one_in(3)
 def test_precision_does_not_change_the_noise(name: str) -> None:
     denoiser, x = Mixture().denoiser(VP), starts(VP, 1.0, 4)
     for noise in ("independent", "brownian"):

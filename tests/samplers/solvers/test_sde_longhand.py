@@ -108,6 +108,7 @@ W: dict[Any, Callable[[float], float]] = {
 
 @everywhere
 @pytest.mark.parametrize("w", W)
+@pytest.mark.one_in(3)
 def test_flow_sde(kind: str, w: Any) -> None:
     """Other schedules follow it in the rectified coordinate."""
 
@@ -165,6 +166,7 @@ def integrals(name: str, low: float, high: float) -> tuple[float, float]:
 @everywhere
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("name", PHI)
+@pytest.mark.one_in(3)
 def test_er_sde(kind: str, name: str, order: int) -> None:
     phi = PHI[name]
 
@@ -262,6 +264,7 @@ def sa_rule(kind: str, form: str, p: int, q: int, tau: float, interval: bool, fe
 
 @everywhere
 @pytest.mark.parametrize(("p", "q"), [(1, 0), (3, 0), (1, 1), (1, 2), (2, 2), (3, 4), (4, 3)])
+@pytest.mark.one_in(3)
 def test_sa_solver(kind: str, p: int, q: int) -> None:
     for form, tau, interval in (("x0", 1.0, False), ("x0", 0.6, True), ("eps", 0.4, False)):
         options = {"tau_interval": (0.2, 0.8) if interval else None, "form": form, "tau": tau}

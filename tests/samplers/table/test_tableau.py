@@ -90,6 +90,7 @@ def test_a_table_can_be_printed() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.one_in(3)
 def test_a_table_resumes_at_any_call(name: str) -> None:
     """The rest of the calls at their times; from the start of a step a one-step method goes on as it would have."""
     for schedule in SCHEDULES.values():
@@ -201,6 +202,7 @@ CASES += [("unipc", {"corrector": False}), ("deis_rho_rk", {"method": "rk4"}), (
 
 
 @pytest.mark.parametrize(("case", "kind"), in_turn(CASES, SCHEDULES))
+@pytest.mark.one_in(3)
 def test_execution_equals_the_definition(case: tuple[str, dict[str, Any]], kind: str) -> None:
     name, options = case
     schedule = SCHEDULES[kind]
