@@ -17,8 +17,11 @@ from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.coefficients.weights import euler_weight, linear
 from fewstep.samplers.schedule.base import Node
+from fewstep.samplers.solvers.limiter import too_long
 from fewstep.samplers.solvers.multistep import safe_form
 from fewstep.samplers.table.row import CARRY, INPUT, KEEP, Row
+
+FEW = 24  # evaluations below which three steps of four calls leave too few for the rest
 
 # Adams-Bashforth weights on equal steps, newest first
 ADAMS: Mapping[int, tuple[float, ...]] = {
@@ -56,9 +59,20 @@ def adams_row(s: Node, t: Node, order: int, past: list[int], rows: list[Row], fo
         past.clear()
 
 
+def start_form(path: Path, s: Node, t: Node, past: list[int], rows: list[Row]) -> str:
+    """The form of a step of several calls whose first row comes next: eps, and x0 where the step is too long for eps.
+
+    From alpha_s near 0 the difference of two eps is carried on alpha_t / alpha_s times: 2,000 times on a cosine table.
+    `past` lists the rows whose eps count later: that first row too, or none where this step is on x0.
+    """
+    form = safe_form("x0" if too_long(path, s, t) else "eps", s)
+    past[:] = [*past, len(rows)] if form == "eps" else []
+    return form
+
+
 def prk_plan(nfe: int, calls: int, reserved: bool) -> tuple[int, ...]:
-    """Three pseudo Runge-Kutta steps of four calls where a multistep one can follow them; else multistep ones only."""
-    starts = 3 if nfe >= 12 + (not reserved) else 0
+    """Three pseudo Runge-Kutta steps of four calls where as many calls are left for multistep ones; else these only."""
+    starts = 3 if nfe >= FEW else 0
     return (4,) * starts + (1,) * (nfe - 4 * starts)
 
 
@@ -78,7 +92,7 @@ def plms_plan(nfe: int, calls: int, reserved: bool) -> tuple[int, ...]:
     aliases=("F-PNDM",),
 )
 def pndm(path: Path) -> Solution:
-    """PNDM: three pseudo Runge-Kutta steps (4 evaluations each), then PLMS of order 4. Order 2; `ipndm` below 13 evaluations.
+    """PNDM: three pseudo Runge-Kutta steps (4 evaluations each), then PLMS of order 4. Order 2; `ipndm` below 24 evaluations.
 
     e = (e1 + 2 e2 + 2 e3 + e4)/6 with e2, e3 at the middle in t and e4 at the end; then
     e = (55 e_k - 59 e_{k-1} + 37 e_{k-2} - 9 e_{k-3})/24.
@@ -89,13 +103,12 @@ def pndm(path: Path) -> Solution:
         if calls != 4:
             adams_row(s, t, 4, past, rows)
             continue
-        past.append(len(rows))
-        mid = path.between(s, t, 0.5, "t")
+        mid, form = path.between(s, t, 0.5, "t"), start_form(path, s, t, past, rows)
         rows += [
-            transfer(s, mid, {0: 1.0}, INPUT, keep=True),
-            transfer(s, mid, {0: 1.0}, CARRY, at=mid, keep=True),
-            transfer(s, t, {0: 1.0}, CARRY, at=mid, keep=True),
-            transfer(s, t, {3: 1 / 6, 2: 1 / 3, 1: 1 / 3, 0: 1 / 6}, CARRY, at=t),
+            transfer(s, mid, {0: 1.0}, INPUT, keep=True, form=form),
+            transfer(s, mid, {0: 1.0}, CARRY, at=mid, keep=True, form=form),
+            transfer(s, t, {0: 1.0}, CARRY, at=mid, keep=True, form=form),
+            transfer(s, t, {3: 1 / 6, 2: 1 / 3, 1: 1 / 3, 0: 1 / 6}, CARRY, at=t, form=form),
         ]
     return Solution(rows, 2)
 
@@ -119,8 +132,11 @@ def plms(path: Path, *, order: int = 4) -> Solution:
         if calls != 2:
             adams_row(s, t, order, past, rows)
             continue
-        past.append(len(rows))
-        rows += [transfer(s, t, {0: 1.0}, INPUT, keep=True), transfer(s, t, {0: 0.5, 1: 0.5}, CARRY, at=t)]
+        form = start_form(path, s, t, past, rows)
+        rows += [
+            transfer(s, t, {0: 1.0}, INPUT, keep=True, form=form),
+            transfer(s, t, {0: 0.5, 1: 0.5}, CARRY, at=t, form=form),
+        ]
     return Solution(rows, min(order, 2))
 
 

@@ -200,8 +200,8 @@ def test_pseudo_numerical_methods(kind: str, name: str) -> None:
                 x = transfer(x, sum(w * e for w, e in zip(weights[len(m)], m, strict=True)), s, t)
         return x
 
-    nfe = {"pndm": 9 + 9, "plms": 9 + 1, "ipndm": 9}[name]
-    close(run(kind, name, nfe=nfe), longhand(kind, rule))
+    n, nfe = {"pndm": (16, 16 + 9), "plms": (9, 9 + 1), "ipndm": (9, 9)}[name]
+    close(run(kind, name, n=n, nfe=nfe), longhand(kind, rule, n))
 
 
 @everywhere
