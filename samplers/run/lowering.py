@@ -21,7 +21,8 @@ from fewstep.samplers.schedule.outputs import Prediction, convert, mean_weight
 from fewstep.samplers.table.tableau import Tableau
 
 MOST_OPERATIONS = 4
-FELT = 1e6  # amplification of rounding that float32 feels, 6e-8 times that
+FELT = 1e6  # amplification of rounding that float32 feels, 6e-8 times that at most
+LOST = 1e10  # of which it keeps nothing: of the bound, roundings of a real run reach a thousandth
 CARRY, INPUT, M = 0, 1, 2  # columns of W and registers of a Step
 
 
@@ -42,7 +43,8 @@ def lower(
             schedule, for the const register, which is 1 otherwise. pair: whether carry is wanted after the last row.
 
     Raises:
-        ValueError: the output says nothing about what a row needs (eps prediction at alpha = 0).
+        ValueError: the output says nothing about what a row needs (eps prediction at alpha = 0); a table of whose result
+            the roundings of float32 leave nothing.
     """
     if tableau.constant and constant is None:
         if tableau.schedule.kind == "mean-reverting":
@@ -52,11 +54,13 @@ def lower(
         constant = torch.ones((), dtype=dtype, device=device)
     calls = Nodes(*(c[:-1] for c in tableau.nodes))
     if dtype != torch.float64 and tableau.amplification > FELT:
-        warnings.warn(
+        told = (
             f"{tableau.name} amplifies rounding {tableau.amplification:.1e} times on these steps, "
-            f"{6e-8 * tableau.amplification:.1g} in float32: take a lower order, another form or other steps, or float64",
-            stacklevel=2,
+            f"{6e-8 * tableau.amplification:.1g} in float32: take a lower order, another form or other steps, or float64"
         )
+        if tableau.amplification > LOST:
+            raise ValueError(told)
+        warnings.warn(told, stacklevel=2)
     x0 = _predicted_x0(tableau, prediction, calls, strict=post is not None)
     source = "sample" if post else prediction
     to_m = np.stack(convert(source, tableau.forms, calls))
