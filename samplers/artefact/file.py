@@ -26,6 +26,7 @@ from fewstep.samplers.schedule.as_json import schedule_from_dict, schedule_to_di
 from fewstep.samplers.schedule.base import Array, NoiseSchedule
 from fewstep.samplers.table.jsonfile import checked, plain, read
 from fewstep.samplers.table.stored import from_content, to_content
+from fewstep.samplers.table.tableau import Tableau
 
 FORMAT, VERSION = "fewstep.artefact", 1
 LARGE = 1000  # numbers in an array
@@ -130,8 +131,14 @@ def _described(learned: Learned) -> dict[str, Any]:
         "safety": safety(table),
         "report": learned.report,
         "stages": learned.stages,
-        "tableau": {name: value for name, value in to_content(table).items() if name != "schedule"},
+        "tableau": _content(table),
+        **({} if learned.refused is None else {"refused": _content(learned.refused)}),
     }
+
+
+def _content(table: Tableau) -> dict[str, Any]:
+    """A table but for its schedule, which all share."""
+    return {name: value for name, value in to_content(table).items() if name != "schedule"}
 
 
 def to_dict(content: Content) -> dict[str, Any]:
@@ -203,6 +210,7 @@ def _built(content: Mapping[str, Any], tensors: Mapping[str, Array], name: Any) 
             t["status"],
             t["report"],
             tuple(t["stages"]),
+            None if "refused" not in t else from_content(_filled(t["refused"], tensors), schedule),
         )
         for t in content["tables"]
     )

@@ -31,6 +31,8 @@ class Learned:
             that solver compiled on the table's own boundaries, which is what the corrections are relative to.
         status: "learned", or "no-gain": nothing was certainly better than the best fixed recipe, which this table is then.
         report: JSON: errors and gains as measured. stages: JSON: what was done to it, one entry a stage.
+        refused: with "no-gain", the table that was learned and is not certainly better: `sample` and a Scheduler play it as
+            any table.
 
     Raises:
         ValueError: no Tableau of a registered solver, an unknown status, entries that JSON cannot hold.
@@ -42,12 +44,15 @@ class Learned:
     status: str = "learned"
     report: Mapping[str, Any] = field(default_factory=dict)
     stages: Sequence[Any] = ()
+    refused: Tableau | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.tableau, Tableau) or self.tableau.name not in SOLVERS:
             raise ValueError(f"`tableau` must be a Tableau of a solver in SOLVERS; got {self.tableau!r:.80}")
         if self.status not in ("learned", "no-gain"):
             raise ValueError(f'`status` must be "learned" or "no-gain"; got {self.status!r}')
+        if self.refused is not None and (self.status != "no-gain" or self.refused.nfe != self.tableau.nfe):
+            raise ValueError('`refused` is a table of as many evaluations, and goes with the status "no-gain"')
         if self.guidance is not None and not isfinite(self.guidance):
             raise ValueError(f"`guidance` must be a finite number or None; got {self.guidance!r}")
         kept = {
@@ -90,12 +95,12 @@ class Learned:
         return self.tableau
 
     def on(self, schedule: NoiseSchedule) -> Learned:
-        """The table on another schedule, moved by log-SNR; times of its base grid do not go with it."""
+        """The table on another schedule, moved by log-SNR; times of its base grid and what was refused do not go with it."""
         grid = self.base.get("grid")
         base = {key: value for key, value in self.base.items() if key not in ("grid", "hash")}
         if grid is None or isinstance(grid, str):
             base["grid"] = grid
-        return replace(self, tableau=remapped(self.movable(), schedule), base=base)
+        return replace(self, tableau=remapped(self.movable(), schedule), base=base, refused=None)
 
     @property
     def place(self) -> str:

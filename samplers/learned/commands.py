@@ -35,7 +35,13 @@ MODEL = (
 )
 WORK = (
     click.option("-n", "--number", type=click.IntRange(1), default=192, show_default=True, help="Samples learned on."),
-    click.option("--guard", type=click.IntRange(1), default=128, show_default=True, help="Untouched ones that decide."),
+    click.option(
+        "--guard",
+        type=click.IntRange(1),
+        default=1024,
+        show_default=True,
+        help="Untouched ones that decide, at most: 128, then twice as many while it is open.",
+    ),
     click.option("--seed", default=0, show_default=True, help="Seed of the first sample."),
     click.option("--guard-seed", type=int, help="Of the first untouched one  [default: the next thousand]"),
     click.option(

@@ -17,6 +17,7 @@ from fewstep.samplers.learned.planning import planned
 from fewstep.samplers.learned.playing.differentiable import has_gradients
 from fewstep.samplers.learned.problem.problem import Part, Problem
 from fewstep.samplers.learned.rehearsal import Cost, extrapolated, stand_in
+from fewstep.samplers.learned.tasks.evidence import FEWEST
 from fewstep.samplers.run.denoiser import clock
 
 BYTES = 4  # of a number in a kept state
@@ -65,7 +66,7 @@ def estimate(
     method: Any = "auto",
     *,
     seeds: Any = range(192),
-    guard_seeds: Any = range(1000, 1128),
+    guard_seeds: Any = range(1000, 2024),
     guidance: Any = None,
     solver_options: Mapping[str, Any] | None = None,
     teacher: Mapping[str, Any] | None = None,
@@ -92,7 +93,7 @@ def estimate(
     each = [(c.evaluations - c.backward) * call + c.backward * (call if back is None else back) for c in stages]
     limit = float("inf") if plan.seconds is None else plan.seconds * len(plan.nfes) * len(plan.guidances)
     spent = sum(min(s, limit) if c.backward else s for s, c in zip(each, stages, strict=True))
-    count, size = len(plan.train) + len(plan.valid) + len(plan.guard), BYTES * prod(problem.shape)
+    count, size = len(plan.train) + len(plan.valid) + min(FEWEST, len(plan.guard)), BYTES * prod(problem.shape)
     disk = count * len(plan.guidances) * (2 * plan.teacher["nfe"] + 1) * size
     held = len(plan.train) * (max(plan.nfes) + 4) * size
     return Estimate(stages, spent, call, disk, None if saved is None else saved + held)

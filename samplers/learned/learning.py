@@ -30,7 +30,7 @@ def learn(
     *,
     shape: Sequence[int] | None = None,
     seeds: Sequence[int] = range(192),
-    guard_seeds: Sequence[int] = range(1000, 1128),
+    guard_seeds: Sequence[int] = range(1000, 2024),
     guidance: float | Sequence[float] | None = None,
     solver_options: Mapping[str, Any] | None = None,
     teacher: Mapping[str, Any] | None = None,
@@ -54,7 +54,8 @@ def learn(
         solver: what is corrected; "auto": the best of a few. nfe: network evaluations, or several. method: "auto", a name
             in METHODS, or a list of names and (name, options), each stage from the best table so far.
         shape: of one sample, for a Denoiser. seeds: of the samples learned on, three quarters, and chosen on, the rest.
-        guard_seeds: untouched ones, which decide whether the result is better. guidance: scale, or several: a table each.
+        guard_seeds: untouched ones, which decide whether the result is better: the first 128, and twice as many while that
+            is open. guidance: scale, or several: a table each.
         solver_options: fixed options of the solver; others (order, lower_order_final, corrector) are tried.
         teacher: {"solver": "dpmpp_3m", "nfe": n, ...}, the reference; n is 6 times the largest `nfe` and 40 at least unless
             told. cache: folder of reference runs; None: the user's, False: none. resume: folder in which an interrupted
@@ -65,7 +66,7 @@ def learn(
 
     Returns:
         Artefact with one table for each (nfe, guidance): .save(path), .report. A table that is not certainly better than
-        the best fixed recipe is that recipe, with status "no-gain".
+        the best fixed recipe is that recipe, with status "no-gain", and what was learned stays beside it as `refused`.
 
     Raises:
         ValueError: unknown names or options, seeds used twice, a teacher that is not converged; a `cache` or `resume` that

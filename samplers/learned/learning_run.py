@@ -23,7 +23,7 @@ from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.learned.problem.recipes import Recipe, recipes
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.tasks import guard
-from fewstep.samplers.learned.tasks.learner_task import Progress, Task
+from fewstep.samplers.learned.tasks.learner_task import FIXED, Progress, Task
 from fewstep.samplers.learned.tasks.screening import screened
 
 TRUSTED = 0.25  # of the base's error: the teacher must be known better than that
@@ -47,25 +47,24 @@ class Run:
             problem, self.teacher, nfe, plan.train, plan.valid, seconds=plan.seconds, tell=self.tell, memo=self.memo
         )
         known = recipes(plan.solver, problem.schedule, nfe, ends=(problem.t_start, problem.t_end), options=plan.options)
-        task.stage = "fixed recipes"
+        task.stage = FIXED
         known = screened(task, known)
         scores = [task.offer(r.table, i + 1, len(known)) for i, r in enumerate(known)]
         ranked = task.fixed = [known[i] for i in sorted(range(len(known)), key=lambda i: scores[i])]
         self._trust(task, ranked[0])
         self._learn(task)
-        best = task.best
-        assert best is not None
-        told = guard.report(task, best, ranked[0].table, plan.guard)
-        sure = guard.certain(told["test"])
-        told |= {"best_fixed_recipe": str(ranked[0]), "teacher_error": self._doubt}
+        tried = guard.tried(task, ranked[0].table, plan.guard, self._doubt)
+        told = guard.report(task, tried.table, ranked[0].table, plan.guard[: tried.samples], self._doubt)
+        told |= {"best_fixed_recipe": str(ranked[0]), "teacher_error": self._doubt, "guard": tried.told()}
         told["fixed"] = {str(r): s for r, s in zip(known, scores, strict=True)}
         return Learned(
-            best if sure else ranked[0].table,
+            tried.table if tried.sure else ranked[0].table,
             problem.guidance,
             {"grid": ranked[0].grid},
-            "learned" if sure else "no-gain",
+            "learned" if tried.sure else "no-gain",
             told,
             task.done,
+            None if tried.sure or tried.table is ranked[0].table else tried.table,
         )
 
     def _trust(self, task: Task, fixed: Recipe) -> None:

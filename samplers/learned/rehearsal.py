@@ -19,6 +19,7 @@ from fewstep.samplers.learned.learning_run import Run
 from fewstep.samplers.learned.planning import Plan
 from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.learned.problem.teacher import Teacher
+from fewstep.samplers.learned.tasks.evidence import FEWEST
 from fewstep.samplers.learned.tasks.learner_entry import METHODS
 from fewstep.samplers.learned.tasks.learner_task import Progress
 from fewstep.samplers.run.denoiser import Denoiser
@@ -63,7 +64,7 @@ def rehearse(plan: Plan, problem: Problem, share: float = 1.0) -> list[Cost]:
     plan = replace(plan, stages=tuple((name, _shorter(name, options, share)) for name, options in plan.stages))
     teacher = Teacher(problem, cache=False, **plan.teacher)
     run = Run(plan, problem, teacher, tell, None)
-    for part in (*problem.parts(plan.train), *problem.parts(plan.valid), *problem.parts(plan.guard)):
+    for part in (*problem.parts(plan.train), *problem.parts(plan.valid), *problem.parts(plan.guard[:FEWEST])):
         teacher.end(part)
     book("reference")
     for nfe in plan.nfes:

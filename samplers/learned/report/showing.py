@@ -100,7 +100,11 @@ def cautions(view: View) -> list[str]:
     table, told = view.table, safety(view.table)
     found = list(view.said)
     if view.status == "no-gain":
-        found.append("no gain was certain on untouched seeds: this table is the best fixed recipe")
+        why = view.report.get("guard", {}).get("said")
+        found.append(
+            "no gain was certain on untouched seeds: this table is the best fixed recipe"
+            + (f"; the learned one was {why}, and is kept as `refused`" if why else "")
+        )
     if told["largest_weight"] > DANGEROUS:
         found.append(
             f"weights of up to {told['largest_weight']:.3g}: dangerous where the network computes in bfloat16; learn with a "

@@ -1,16 +1,14 @@
-"""Is it really better? A paired test on seeds that nobody has looked at, and the numbers of the report.
+"""Is it really better? Evidence on seeds that nobody has looked at (evidence.py), and the numbers of the report.
 
-Both tables draw the same samples, so that the ratio of their errors is known for each one:
-
-    ratio_i = error_i(learned) / error_i(base),    gain = exp(mean log ratio_i),
-
-with a bootstrap over the samples. Learning counts only where the upper end of the gain's 95 % interval is below 1 and the
-rms, which a few samples own, has not grown.
+The candidates are the best tables of the stages that are better than every fixed recipe on the validation seeds. They are
+tried one after another, the best first; where none is certainly better the best fixed recipe is what learning returns, and the
+first candidate is kept beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,12 +16,36 @@ from torch import Tensor
 
 from fewstep.samplers.learned.playing.arithmetic import amplification, largest_weight
 from fewstep.samplers.learned.problem.problem import Part, squared_errors
+from fewstep.samplers.learned.tasks.evidence import ALPHA, TINY, TOLERATED, Evidence, evidence, sought, words
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.table.tableau import Tableau
 
 DRAWS = 2000  # of the bootstrap
+CANDIDATES = 3  # at most
 Array = Any
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What the guard found. table: the first that is certainly better, else the best candidate; sure: whether it is.
+
+    seen: what was seen of it, a look each. number: how many candidates were tried.
+    """
+
+    table: Tableau
+    sure: bool
+    seen: list[Evidence]
+    number: int
+
+    @property
+    def samples(self) -> int:
+        """Untouched samples that were drawn of it."""
+        return self.seen[-1].samples
+
+    def told(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"tried": self.number, "said": words(self.seen), "looks": [look.told() for look in self.seen]}
 
 
 def summary(squares: Tensor) -> dict[str, float]:
@@ -37,10 +59,14 @@ def summary(squares: Tensor) -> dict[str, float]:
     }
 
 
-def compared(learned: Tensor, base: Tensor) -> dict[str, Any]:
-    """How two sets of mean squares on the same samples compare: ratios learned / base with 95 % intervals."""
-    a, b = (np.maximum(v.numpy(), 1e-30) for v in (learned, base))
+def compared(learned: Tensor, base: Tensor, floor: float = 0.0) -> dict[str, Any]:
+    """How two sets of mean squares on the same samples compare: ratios learned / base with 95 % intervals.
+
+    floor: error below which the reference does not know; nothing is claimed to be nearer.
+    """
+    a, b = (np.maximum(v.numpy(), max(TINY, floor**2)) for v in (learned, base))
     logs = 0.5 * np.log(a / b)
+    tails = evidence(learned, base, ALPHA, floor).tails
     rng = np.random.default_rng(0)
     picks = rng.integers(0, len(a), (DRAWS, len(a)))
     gains = np.exp(logs[picks].mean(1))
@@ -53,6 +79,7 @@ def compared(learned: Tensor, base: Tensor) -> dict[str, Any]:
     return {
         "gain": told(float(np.exp(logs.mean())), gains),
         "rms": told(float(np.sqrt(a.mean() / b.mean())), of_rms),
+        "tails": {"ratio": tails.ratio, "interval": [tails.low, tails.high]},
         "median": told(float(np.sqrt(np.median(a) / np.median(b))), of_median),
         "worse": float((logs > 0).mean()),
         "worst": float(np.exp(logs.max())),
@@ -61,8 +88,11 @@ def compared(learned: Tensor, base: Tensor) -> dict[str, Any]:
 
 
 def certain(comparison: dict[str, Any]) -> bool:
-    """Whether the gain is beyond doubt and the rms no larger."""
-    return bool(comparison["gain"]["interval"][1] < 1 and comparison["rms"]["ratio"] <= 1)
+    """Whether the gain is beyond doubt, and that the tails are no longer; reports of before know the rms alone."""
+    if comparison["gain"]["interval"][1] >= 1:
+        return False
+    tails = comparison.get("tails")
+    return bool(comparison["rms"]["ratio"] <= 1 if tails is None else tails["interval"][1] < TOLERATED)
 
 
 def rounded(denoiser: Denoiser) -> Denoiser:
@@ -82,7 +112,30 @@ def rounding_effect(task: Task, table: Tableau, part: Part) -> float:
     return float((moved.mean() / plain.mean().clamp_min(1e-30)).sqrt())
 
 
-def report(task: Task, learned: Tableau, base: Tableau, guard: Sequence[int]) -> dict[str, Any]:
+def tried(task: Task, base: Tableau, guard: Sequence[int], floor: float) -> Tried:
+    """The candidates of a task against the best fixed recipe on untouched seeds, as many as it takes."""
+    found = candidates(task, base)
+
+    def errors(k: int, count: int) -> tuple[Tensor, Tensor]:
+        parts = task.problem.parts(guard[:count])
+        return task.errors(found[k], parts), task.errors(base, parts)
+
+    taken, seen = sought(errors, len(guard), len(found), floor)
+    return Tried(found[taken or 0], taken is not None, seen[taken or 0], len(seen))
+
+
+def candidates(task: Task, base: Tableau) -> list[Tableau]:
+    """The best tables of the stages, best first, those that are better than the base on the validation seeds.
+
+    Where none is, the best of them all the same, so that the report says how far it is.
+    """
+    ranked = [table for _, table in sorted(task.best_of.values(), key=lambda one: one[0])]
+    score = task.judge(base)
+    better = [table for found, table in sorted(task.best_of.values(), key=lambda one: one[0]) if found < score]
+    return list({id(table): table for table in better}.values())[:CANDIDATES] or ranked[:1] or [base]
+
+
+def report(task: Task, learned: Tableau, base: Tableau, guard: Sequence[int], floor: float = 0.0) -> dict[str, Any]:
     """Everything that is told about a learned table and the best fixed one, on training, validation and untouched seeds."""
     seen = task.problem.parts(
         task.train[: len(task.valid)]
@@ -91,9 +144,9 @@ def report(task: Task, learned: Tableau, base: Tableau, guard: Sequence[int]) ->
     found: dict[str, Any] = {"learned": {}, "best_fixed": {}}
     for name, parts in splits.items():
         a, b = task.errors(learned, parts), task.errors(base, parts)
-        found["learned"][name], found["best_fixed"][name] = summary(a), summary(b)
+        found["learned"][name], found["best_fixed"][name] = (summary(v.clamp_min(floor**2)) for v in (a, b))
         if name == "test":
-            found["test"] = compared(a, b)
+            found["test"] = compared(a, b, floor)
     few = splits["test"][0]
     found["size"] = {
         label: {

@@ -25,6 +25,7 @@ from fewstep.samplers.table.jsonfile import plain, plainly, read, understood
 from fewstep.samplers.table.stored import from_content, to_content
 from fewstep.samplers.table.tableau import Tableau
 
+FIXED = "fixed recipes"  # the stage before all methods
 SAME = 1e-3  # relative, of two scores of one table: machines differ in last bits, and these grow on the way
 
 
@@ -64,7 +65,7 @@ class Task:
         seconds: what a method may take, None for no limit. tell: called with Progress. store: folder for the states of an
             interrupted run, or None. memo: what methods keep for other numbers of evaluations (same teacher and base).
         fixed: recipes without learning, best first. done: what was run, one entry a method.
-        best, best_score: of everything offered so far.
+        best, best_score: of everything offered so far. best_of: stage -> score and table of the best it has offered.
     """
 
     problem: Problem
@@ -82,6 +83,7 @@ class Task:
     best: Tableau | None = None
     best_score: float = float("inf")
     base_score: float = float("inf")
+    best_of: dict[str, tuple[float, Tableau]] = field(default_factory=dict)
     stage: str = ""
     began: float = field(default_factory=time.monotonic)
 
@@ -162,6 +164,8 @@ class Task:
     def offer(self, table: Tableau, step: int = 0, steps: int = 1) -> float:
         """Judge a table, keep it if it is the best so far, and tell how it goes."""
         found = self.judge(table)
+        if self.stage != FIXED and found < self.best_of.get(self.stage, (float("inf"), table))[0]:
+            self.best_of[self.stage] = found, table
         if found < self.best_score or self.best is None:
             self.best, self.best_score = table, found
         if not isfinite(self.base_score):
