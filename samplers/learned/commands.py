@@ -9,9 +9,7 @@ from fewstep.arguments import CONDITIONS, DTYPE, NUMBERS, OPTION, PLACE, SCALES,
 
 MODEL = (
     click.argument("model", default="demo"),
-    click.option(
-        "--solver", default="dpmpp_2m", show_default=True, help="What is corrected; `auto`: the best of a few."
-    ),
+    click.option("--solver", default="auto", show_default=True, help="What is corrected; `auto`: the best of all."),
     click.option(
         "--nfe", "nfes", type=NUMBERS, metavar="N,...", default="5", show_default=True, help="A table for each."
     ),

@@ -61,7 +61,7 @@ class Estimate:
 
 def estimate(
     model: Any,
-    solver: str = "dpmpp_2m",
+    solver: str = "auto",
     nfe: Any = 5,
     method: Any = "auto",
     *,
@@ -71,6 +71,7 @@ def estimate(
     solver_options: Mapping[str, Any] | None = None,
     teacher: Mapping[str, Any] | None = None,
     seconds: float | None = None,
+    rivals: bool = True,
     **how: Any,
 ) -> Estimate:
     """What `learn` with these arguments will spend: nothing is learned, and the model is called four times.
@@ -84,6 +85,7 @@ def estimate(
     plan = planned(
         model, solver=solver, nfe=nfe, method=method, seeds=seeds, guard_seeds=guard_seeds, guidance=guidance,
         solver_options=solver_options, teacher=teacher, seconds=seconds,
+        rivals=rivals,
     )  # fmt: skip
     own = model[plan.guidances[0]] if isinstance(model, Mapping) else model
     problem = Problem(own, guidance=plan.guidances[0], **how)

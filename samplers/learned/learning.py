@@ -24,7 +24,7 @@ from fewstep.samplers.table.tableau import Tableau
 
 def learn(
     model: Any,
-    solver: str = "dpmpp_2m",
+    solver: str = "auto",
     nfe: int | Sequence[int] = 5,
     method: str | Sequence[Any] = "auto",
     *,
@@ -38,6 +38,7 @@ def learn(
     resume: str | Path | None = None,
     progress: bool | Callable[[Progress], Any] = True,
     seconds: float | None = None,
+    rivals: bool = True,
     classes: Sequence[int] | None = None,
     prompt: str | Sequence[str] | None = None,
     batch_size: int = 64,
@@ -51,7 +52,7 @@ def learn(
 
     Args:
         model: Denoiser, diffusers pipeline, "demo", or a folder or hub id of a pipeline; or {guidance: Denoiser}.
-        solver: what is corrected; "auto": the best of a few. nfe: network evaluations, or several. method: "auto", a name
+        solver: what is corrected; "auto": the best of all. nfe: network evaluations, or several. method: "auto", a name
             in METHODS, or a list of names and (name, options), each stage from the best table so far.
         shape: of one sample, for a Denoiser. seeds: of the samples learned on, three quarters, and chosen on, the rest.
         guard_seeds: untouched ones, which decide whether the result is better: the first 128, and twice as many while that
@@ -61,6 +62,8 @@ def learn(
             told. cache: folder of reference runs; None: the user's, False: none. resume: folder in which an interrupted
             run is found again. progress: a bar, or a callable that gets Progress. seconds: limit of each gradient stage;
             without it the result depends on nothing but what is given here.
+        rivals: whether the best fixed recipe, which must be beaten, is sought among all solvers on all grids, and not only
+            among those of `solver`; where the solver draws noise it is its own alone.
         classes, prompt, batch_size, device: of the samples. dtype: what a network that is loaded here computes in, or x_T of
             a Denoiser; None: float32, and as it is for a pipeline. spec: options of a single `method`.
 
@@ -74,7 +77,8 @@ def learn(
     """
     plan = planned(
         model, solver=solver, nfe=nfe, method=method, seeds=seeds, guard_seeds=guard_seeds, guidance=guidance,
-        solver_options=solver_options, teacher=teacher, seconds=seconds, spec=spec,
+        solver_options=solver_options, teacher=teacher, seconds=seconds,
+        rivals=rivals, spec=spec,
     )  # fmt: skip
     how: dict[str, Any] = {"shape": shape, "classes": classes, "prompt": prompt}
     how |= {"batch_size": batch_size, "device": device, "dtype": dtype}

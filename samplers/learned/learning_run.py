@@ -20,11 +20,11 @@ from fewstep.samplers.artefact.artefact import Learned
 from fewstep.samplers.learned.planning import Plan, short
 from fewstep.samplers.learned.problem.kept_runs import folder_of
 from fewstep.samplers.learned.problem.problem import Problem
-from fewstep.samplers.learned.problem.recipes import Recipe, recipes
+from fewstep.samplers.learned.problem.recipes import Recipe
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.tasks import guard
 from fewstep.samplers.learned.tasks.learner_task import FIXED, Progress, Task
-from fewstep.samplers.learned.tasks.screening import screened
+from fewstep.samplers.learned.tasks.screening import sought
 
 TRUSTED = 0.25  # of the base's error: the teacher must be known better than that
 
@@ -46,17 +46,18 @@ class Run:
         task = Task(
             problem, self.teacher, nfe, plan.train, plan.valid, seconds=plan.seconds, tell=self.tell, memo=self.memo
         )
-        known = recipes(plan.solver, problem.schedule, nfe, ends=(problem.t_start, problem.t_end), options=plan.options)
         task.stage = FIXED
-        known = screened(task, known)
-        scores = [task.offer(r.table, i + 1, len(known)) for i, r in enumerate(known)]
-        ranked = task.fixed = [known[i] for i in sorted(range(len(known)), key=lambda i: scores[i])]
+        known = sought(task, plan.solver, dict(plan.options), plan.rivals)
+        scores = {id(r): task.judge(r.table) for r in known.others}
+        scores |= {id(r): task.offer(r.table, i + 1, len(known.own)) for i, r in enumerate(known.own)}
+        task.fixed = sorted(known.own, key=lambda r: scores[id(r)])
+        ranked = sorted([*known.own, *known.others], key=lambda r: scores[id(r)])
         self._trust(task, ranked[0])
         self._learn(task)
         tried = guard.tried(task, ranked[0].table, plan.guard, self._doubt)
         told = guard.report(task, tried.table, ranked[0].table, plan.guard[: tried.samples], self._doubt)
         told |= {"best_fixed_recipe": str(ranked[0]), "teacher_error": self._doubt, "guard": tried.told()}
-        told["fixed"] = {str(r): s for r, s in zip(known, scores, strict=True)}
+        told["fixed"] = {str(r): scores[id(r)] for r in ranked}
         return Learned(
             tried.table if tried.sure else ranked[0].table,
             problem.guidance,

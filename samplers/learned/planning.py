@@ -30,6 +30,7 @@ class Plan:
     guard: tuple[int, ...]
     teacher: Mapping[str, Any]
     seconds: float | None = None
+    rivals: bool = True
 
     def content(self) -> dict[str, Any]:
         """As JSON; seeds as hashes where they are long."""
@@ -40,6 +41,7 @@ class Plan:
             "seeds": {name: short(getattr(self, name)) for name in ("train", "valid", "guard")},
             "teacher": dict(self.teacher),
             **({} if self.seconds is None else {"seconds": self.seconds}),
+            **({} if self.rivals else {"rivals": False}),
         }
 
 
@@ -62,6 +64,7 @@ def planned(
     solver_options: Mapping[str, Any] | None = None,
     teacher: Mapping[str, Any] | None = None,
     seconds: float | None = None,
+    rivals: bool = True,
     spec: Mapping[str, Any] = MappingProxyType({}),
 ) -> Plan:
     """Everything checked before any network call."""
@@ -92,6 +95,7 @@ def planned(
     return Plan(
         solver=solver, options=dict(solver_options or {}), nfes=nfes, guidances=scales, stages=stages,
         train=tuple(seeds[:-cut]), valid=tuple(seeds[-cut:]), guard=held, teacher=told, seconds=seconds,
+        rivals=rivals,
     )  # fmt: skip
 
 

@@ -1,16 +1,54 @@
-"""Many recipes, looked at on a few seeds first; those on one grid are drawn together."""
+"""The best fixed recipe, by successive halving: all grids with a few solvers, the best grids with all solvers, fewer on more
+seeds. Tables on one grid are drawn together.
+
+The error of a recipe is nearly a product of what its grid does and of what its solver does, so that the best of all pairs is
+among the best grids of some solvers with the best solvers on these grids.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from fewstep.samplers.learned.playing.many_tables import drawn_together
 from fewstep.samplers.learned.problem.problem import squared_errors
-from fewstep.samplers.learned.problem.recipes import Recipe
+from fewstep.samplers.learned.problem.recipes import SHORTLIST, STARTS, Recipe, recipes, rivals
 from fewstep.samplers.learned.tasks.learner_task import Task, score
 from fewstep.samplers.table.tableau import Tableau
 
-ROUNDS = ((4, 24), (8, 8))  # seeds to look at, and how many recipes go on
+FIRST = 4  # seeds on which all are looked at
+ROUNDS = ((FIRST, 24), (8, 8))  # seeds to look at, and how many recipes go on
+BEST_GRIDS = 4  # on which every solver is tried
+OWN = 2  # recipes that may be learned on, at least, among the last
+
+
+@dataclass(frozen=True)
+class Known:
+    """Recipes that are worth all validation seeds. own: what may be learned on; others: what is only compared with."""
+
+    own: list[Recipe]
+    others: list[Recipe]
+
+
+def sought(task: Task, solver: str, options: dict[str, object], everyone: bool) -> Known:
+    """The recipes of `solver` ("auto": whichever may be learned on), and of every other solver where `everyone`."""
+    problem = task.problem
+    ends = (problem.t_start, problem.t_end)
+    own = recipes(solver, problem.schedule, task.nfe, ends=ends, options=options)
+    others: list[Recipe] = []
+    if everyone and not own[0].table.stochastic:
+        ranked = nearest(task, own, FIRST)
+        grids = list(dict.fromkeys(recipe.grid for recipe in ranked))[:BEST_GRIDS]
+        without = SHORTLIST if solver == "auto" else (own[0].table.name,)
+        others = rivals(problem.schedule, task.nfe, grids, ends, without)
+    if solver == "auto":
+        startable = [recipe for recipe in others if recipe.table.name in STARTS]
+        own, others = own + startable, [recipe for recipe in others if recipe.table.name not in STARTS]
+    kept = screened(task, [*own, *others])
+    mine = [recipe for recipe in kept if any(recipe is one for one in own)]
+    if len(mine) < OWN:
+        mine = screened(task, own)[:OWN]
+    return Known(mine, [recipe for recipe in kept if not any(recipe is one for one in own)])
 
 
 def screened(task: Task, known: Sequence[Recipe]) -> list[Recipe]:
@@ -19,9 +57,21 @@ def screened(task: Task, known: Sequence[Recipe]) -> list[Recipe]:
         return list(known)
     task.teacher.prepare(task.valid_parts())
     for seeds, kept in ROUNDS:
-        scores = _scores(task, [recipe.table for recipe in known], task.valid[:seeds])
-        known = [known[i] for i in sorted(range(len(known)), key=scores.__getitem__)[:kept]]
+        known = nearest(task, known, seeds)[:kept]
     return list(known)
+
+
+def nearest(task: Task, known: Sequence[Recipe], seeds: int) -> list[Recipe]:
+    """The recipes in the order of their scores on so many validation seeds, each looked at once."""
+    if len(known) < 2:
+        return list(known)
+    task.teacher.prepare(task.valid_parts())
+    few = task.valid[:seeds]
+    new = [r for r in known if ("first look", id(r.table), few) not in task.memo]
+    for recipe, found in zip(new, _scores(task, [recipe.table for recipe in new], few), strict=True):
+        task.memo["first look", id(recipe.table), few] = found, recipe.table  # the table is held: its id stays its own
+    scores = [task.memo["first look", id(recipe.table), few][0] for recipe in known]
+    return [known[i] for i in sorted(range(len(known)), key=scores.__getitem__)]
 
 
 def _scores(task: Task, tables: Sequence[Tableau], seeds: tuple[int, ...]) -> list[float]:

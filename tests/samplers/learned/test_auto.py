@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -16,7 +15,8 @@ GRIDS = ("uniform", "quadratic", "logsnr", "karras")
 
 
 def ratios(name: str, nfe: int, seeds: int, guard: int, **how: Any) -> dict[str, Any]:
-    """Report of auto against the best of the fixed recipes of dpmpp_2m, on untouched seeds."""
+    """Report of auto on dpmpp_2m against the best of its fixed recipes, on untouched seeds."""
+    how["rivals"] = False
     artefact = learn(
         MIXTURES[name](), "dpmpp_2m", nfe, "auto", shape=SHAPES[name], dtype=torch.float64, cache=False, progress=False,
         batch_size=512, teacher={"nfe": 120}, seeds=range(seeds), guard_seeds=range(10_000, 10_000 + guard), **how,
@@ -33,17 +33,18 @@ def test_ring_in_five_evaluations() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("nfe", [5, 8])
+@pytest.mark.parametrize("nfe", [4, 5, 6, 8])
 @pytest.mark.parametrize("name", MIXTURES)
-def test_mixtures(name: str, nfe: int) -> None:
-    """Closed form only, without and with all refinement: rms to the best fixed recipe, 1500 untouched seeds, seconds."""
-    told = {}
-    for label, refine in (("closed form", ()), ("no gradients", ("newton",)), ("all", ("newton", "joint"))):
-        began = time.process_time()
-        test = ratios(name, nfe, 512, 1500, refine=refine, samples=512)["test"]
-        told[label] = test["rms"]["ratio"], test["median"]["ratio"], time.process_time() - began
-        print(f"{name} {nfe} {label}: rms {told[label][0]:.3f} median {told[label][1]:.3f}, {told[label][2]:.1f} s")
-    assert told["no gradients"][0] <= 0.7 and told["all"][0] <= 0.65
+def test_against_the_best_of_all_recipes(name: str, nfe: int) -> None:
+    """All solvers on all grids, 1,024 untouched seeds: never a larger rms, and half the median at most."""
+    artefact = learn(
+        MIXTURES[name](), nfe=nfe, shape=SHAPES[name], dtype=torch.float64, cache=False, progress=False,
+        batch_size=512, teacher={"nfe": 120}, seeds=range(192), guard_seeds=range(10_000, 11_024),
+    )  # fmt: skip
+    (one,) = artefact.tables
+    test = one.report["test"]
+    print(f"{name} {nfe}: rms {test['rms']['ratio']:.3f} median {test['median']['ratio']:.3f}; {one.report['guard']['said']}")
+    assert one.status == "learned" and test["rms"]["ratio"] <= 1 and test["median"]["ratio"] <= 0.5
 
 
 def test_a_network_without_gradients() -> None:
