@@ -29,7 +29,7 @@ from fewstep.samplers.pipeline import source
 
 SMALL: dict[str, Any] = {
     "shape": (2,), "dtype": torch.float64, "cache": False, "progress": False, "batch_size": 128,
-    "seeds": range(96), "guard_seeds": range(1000, 1128), "teacher": {"nfe": 120},
+    "seeds": range(96), "guard_seeds": range(1000, 1128), "teacher": {"nfe": 120}, "rivals": False,
 }  # fmt: skip
 
 
