@@ -43,8 +43,8 @@ def shifted(nfe: int = 5, size: float = 0.2, grid: str = "quadratic") -> Learned
 @pytest.fixture(scope="module")
 def artefact() -> Artefact:
     """Learned on the ring at 4 and 6 evaluations."""
-    return learn(ring(), "dpmpp_2m", nfe=[4, 6], rivals=False, method="iia", window=2, seeds=range(128), guard_seeds=range(1000, 1128), cache=False,
-                 progress=False, **HOW)  # fmt: skip
+    how: dict[str, Any] = {"seeds": range(128), "guard_seeds": range(1000, 1128), "rivals": False, **HOW}
+    return learn(ring(), "dpmpp_2m", [4, 6], "iia", window=2, cache=False, progress=False, **how)
 
 
 def test_weights_are_those_of_the_outputs_in_the_result() -> None:
