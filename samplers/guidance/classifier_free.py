@@ -52,8 +52,7 @@ def cfg(
         rescale: phi, from 0 to 1: the output is multiplied by phi std(c) / std(output) + 1 - phi, deviations of each sample
             in the space that the model predicts; 0.7 for models of zero terminal SNR.
         interval: (lo, hi) of sigma / alpha: outside of (lo, hi] the scale is 1, which saves a call. At its ends the score
-            jumps, and the history of a multistep solver spans it. Gradients to what no call of the first row uses need
-            adjoint.sample(..., cond=[...]).
+            jumps, and the history of a multistep solver spans it.
 
     Cost: two network calls, which `nfe` counts as one. Where gradients are on, each call is made again on the way back, so
     that at most one of the two holds its activations: half the memory, half as many calls more.
