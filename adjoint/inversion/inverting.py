@@ -131,8 +131,8 @@ def _warn_alone(gap: float, table: Tableau) -> None:
     if not gap <= ALONE:
         warnings.warn(
             f"{table.name} with {table.nfe} evaluations: the sample from x_T alone misses the image by {gap:.2g} of its norm, "
-            "as it starts the pair of states afresh. Take invert(..., return_state=True).replay, which leads back exactly, more "
-            'evaluations, or "alf"',
+            "as it starts the pair of states afresh. Take invert(..., return_state=True).replay, which leads back exactly, "
+            'more evaluations, or "alf"',
             stacklevel=3,
         )
 

@@ -129,7 +129,7 @@ def apg(
         along = dot(delta, x0) / dot(x0, x0).clamp(min=1e-24) * x0
         return c + ((w - 1) / at.q) * (delta - (1 - share) * along)
 
-    return Composed([conditional, unconditional], rule)
+    return Composed([conditional, unconditional], rule, asks_rows=bool(beta))
 
 
 @method("cfg_pp", kind="scale")
@@ -176,7 +176,7 @@ def cfg_pp(
         u = at.ask(unconditional)
         return u + w * (at.ask(conditional) - u)
 
-    return Composed([conditional, unconditional], rule)
+    return Composed([conditional, unconditional], rule, asks_rows=True)
 
 
 def _check_pair(conditional: Any, unconditional: Any) -> None:

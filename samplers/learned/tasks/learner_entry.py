@@ -43,6 +43,7 @@ HOMES = tuple(
         "s3",
         "polish",
         "newton",
+        "epd",
         "auto",
     )
 )
