@@ -115,6 +115,8 @@ def _check_table(method: str, tableau: Tableau) -> None:
         raise ValueError(
             f"{method}: {tableau.name} goes back to noise on its way, which has no continuous adjoint: {EXACT}"
         )
+    if tableau.filters is not None:
+        raise ValueError(f"{method}: filters of {tableau.name} are part of no differential equation: {EXACT}")
     if tableau.stochastic and (method == "adjoint_dpm" or tableau.elementwise):
         raise ValueError(
             f"{tableau.name} draws noise, and {method} goes back along a flow without: take adjoint_deis, or better "

@@ -124,7 +124,7 @@ class TableRun:
 
     def _leaves(self, rows: Rows) -> tuple[Tensor, ...]:
         """What gradients go to beside x_T and z, when the rows have been played; they are looked at no more."""
-        search, numbers = rows.search, () if self.free is None else self.free.coefficients
+        search, numbers = rows.search, () if self.free is None else self.free.coefficients.given
         assert search is not None
         rows.search, rows.network.watch, rows.network.outside = None, False, search.outside
         search.check()

@@ -75,6 +75,8 @@ def corrections(table: Tableau, base: Tableau | None = None) -> Array:
     Raises:
         ValueError: a table that is no correction of its base: other stages, registers or forms.
     """
+    if table.filters is not None:
+        raise _immovable(table, "filters that were learned on its own samples")
     base = base_of(table) if base is None else base
     base, table = widened(base, table.history), widened(table, base.history)
     if not np.allclose(base.times, table.times, rtol=1e-9, atol=1e-12):

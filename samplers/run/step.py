@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.run.ownership import require_kept, version
+from fewstep.samplers.run.spatial import spatial
 from fewstep.samplers.table.tableau import Tableau
 
 Post = Callable[[Tensor], Tensor]
@@ -67,6 +68,7 @@ class Step:
     stacked: registers and weight vectors of long lines, done as one stack and one product a line.
     wide: weights (lines, R, 1, *shape) of all registers, the output in place of m, where they differ by element: the lines
     are input, carry unless it is a word, and m where it is kept.
+    filters: (C or 1, registers, k, k) of the input, m and the newest of the history, added to the input line, see `spatial`.
     keep: how many outputs, this one included, later rows still read. draws: noises this row reads. tableau: whose row it is.
     """
 
@@ -81,6 +83,7 @@ class Step:
     draws: tuple[Draw, ...] = ()
     stacked: tuple[tuple[int, ...], tuple[Tensor, ...]] | None = None
     wide: Tensor | None = None
+    filters: Tensor | None = None
     post: Post | None = None
     constant: Tensor | None = None
     next: Step | None = None
@@ -96,8 +99,8 @@ class Step:
 
     @property
     def wide_bytes(self) -> int:
-        """Memory of `wide`."""
-        return 0 if self.wide is None else self.wide.nbytes
+        """Memory of `wide` and `filters`."""
+        return sum(v.nbytes for v in (self.wide, self.filters) if v is not None)
 
     def __deepcopy__(self, memo: object) -> Step:
         """A step changes nothing and is never changed: a copy is the step itself."""
@@ -121,6 +124,8 @@ class Step:
                 carry = None if isinstance(self.carry, str) else combine(self.carry, registers)
             else:
                 after, carry = stacked_sums(*self.stacked, registers)
+        if self.filters is not None:
+            after = after + spatial(self.filters, (state.input, m, *state.history)[: self.filters.shape[1]])
         if carry is None:
             carry = state.carry if self.carry == "keep" else after
         versions = (version(m), *state.versions)[: self.keep] if told and self.keep else ()
@@ -161,6 +166,13 @@ def first_state(tableau: Tableau, x: Tensor) -> State:
         raise ValueError(
             f"{tableau.name}: its weights are of shape {cells}, the samples of shape {shape}. Give statistics of the "
             "samples' shape, with 1 for an axis along which they are equal"
+        )
+    filters = tableau.filters
+    if filters is not None and (len(shape) != 3 or filters.shape[2] not in (1, shape[0])):
+        raise ValueError(
+            f"{tableau.name}: its filters are for images of {filters.shape[2]} channels, (B, {filters.shape[2]}, H, W); samples "
+            f"here are of shape {shape}. Play the table it was learned from, dataclasses.replace(table, filters=None), or learn "
+            "on samples of this shape"
         )
     return State(x, x)
 

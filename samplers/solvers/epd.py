@@ -29,10 +29,10 @@ def _calls(options: Mapping[str, Any]) -> int:
     return opt.whole("epd", "directions", options["directions"], MOST)
 
 
-def _first_alone(nfe: int, calls: int, reserved: bool) -> tuple[int, ...]:
-    """One call first, when nothing is known that could lead elsewhere; what does not fill a step next; then full steps."""
-    full, rest = divmod(nfe - 1, calls)
-    return (1, *[rest] * bool(rest), *[calls] * full)
+def _first_small(nfe: int, calls: int, reserved: bool) -> tuple[int, ...]:
+    """One evaluation first where that leaves full steps, else what full steps leave over, or full steps alone."""
+    full, rest = divmod(nfe, calls)
+    return (*[rest] * bool(rest), *[calls] * full)
 
 
 def _radau(n: int) -> list[float]:
@@ -41,12 +41,12 @@ def _radau(n: int) -> list[float]:
     return [0.0, *(0.5 * (roots[1:] + 1.0)).tolist()]
 
 
-@solver("epd", order=2, prediction="flow", reference=ref.EPD, calls=_calls, plan=_first_alone)
+@solver("epd", order=2, prediction="flow", reference=ref.EPD, calls=_calls, plan=_first_small)
 def epd(path: Path, *, directions: int = 2, order: int = 2) -> Solution:
     """Ensemble of parallel directions: K = `directions` evaluations a step in one call, averaged. Order 2.
 
-    The published step finds its places by one more call before them; here outputs of earlier steps lead there, and the first
-    step has one direction. Weights are those of Adams in r through all K outputs, or `order` of them with earlier ones where
+    The published step finds its places by one more call before them; here outputs of earlier steps lead there, and on the
+    first step the noise alone, as if x0 were 0, the mean of centred data. nfe = 1 + K n begins with one direction. Weights are those of Adams in r through all K outputs, or `order` of them with earlier ones where
     K is less; learned ones (`learn(..., "epd", method="epd")`) are what it is for. `sample(..., parallel=True)` asks together.
     """
     most = max(opt.whole("epd", "order", order, 4), 1)
@@ -58,6 +58,9 @@ def epd(path: Path, *, directions: int = 2, order: int = 2) -> Solution:
             state = CARRY if i else INPUT
             if i + 1 < calls:
                 target, nodes, newest = places[i + 1], past[:most], i + 1
+                if not nodes:
+                    rows.append(Row(place, FORM, {state: target.sigma / s.sigma}, KEEP if i else {INPUT: 1.0}))
+                    continue
             else:
                 target, nodes, newest = t, [*reversed(places), *past[: max(0, most - calls)]], 0
             weights = lagrange_row(path.schedule, FORM, "G", s, target, nodes)
@@ -65,4 +68,4 @@ def epd(path: Path, *, directions: int = 2, order: int = 2) -> Solution:
             terms[state] = linear(FORM, s, target)
             rows.append(Row(place, FORM, terms, (KEEP if i else {INPUT: 1.0}) if i + 1 < calls else None))
         past = [*reversed(places), *past]
-    return Solution(rows, min(most, 2), smooth="start end")
+    return Solution(rows, min(most, 2), "" if path.groups[0] > 1 else "x0 eps", smooth="start end")

@@ -33,7 +33,7 @@ def together(table: Any) -> tuple[int, ...]:
 
 
 def since(table: Any) -> np.ndarray:
-    """(nfe,) of every row: the outputs, counted from the newest, that its next input may not read, as that is asked with them."""
+    """(nfe,) of every row: how many of the newest outputs the next input may not read, as it is asked together with them."""
     sizes = together(table)
     return np.concatenate([[*range(1, n), 0] for n in sizes]).astype(int)
 
@@ -42,4 +42,6 @@ def _reads(table: Any, k: int, line: int, fed: list[bool], own: int) -> bool:
     """Whether a line of row k has weight on one of the `own` newest outputs, or on a register that contains one."""
     W = table.W[k, line]
     by_state = any(fed[i] and bool(np.any(W[i])) for i in (CARRY, INPUT))
-    return by_state or bool(np.any(W[M : M + min(own, table.history)]))
+    F = np.zeros(1) if table.filters is None else table.filters[k]
+    by_filter = bool(np.any(F[1 : 1 + own])) or (fed[INPUT] and bool(np.any(F[0])))
+    return by_state or by_filter or bool(np.any(W[M : M + min(own, table.history)]))
