@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from fewstep.samplers.run.denoiser import clock
-from fewstep.samplers.run.spatial import spatial
-from fewstep.samplers.run.step import State
+from fewstep.samplers.run.step import State, spatial
 from fewstep.samplers.table.tableau import Tableau
 
 

@@ -7,15 +7,16 @@ captured in a graph and differentiated. `lowering.py` makes the steps of a Table
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
 
 from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.run.ownership import require_kept, version
-from fewstep.samplers.run.spatial import spatial
 from fewstep.samplers.table.tableau import Tableau
 
 Post = Callable[[Tensor], Tensor]
@@ -170,9 +171,9 @@ def first_state(tableau: Tableau, x: Tensor) -> State:
     filters = tableau.filters
     if filters is not None and (len(shape) != 3 or filters.shape[2] not in (1, shape[0])):
         raise ValueError(
-            f"{tableau.name}: its filters are for images of {filters.shape[2]} channels, (B, {filters.shape[2]}, H, W); samples "
-            f"here are of shape {shape}. Play the table it was learned from, dataclasses.replace(table, filters=None), or learn "
-            "on samples of this shape"
+            f"{tableau.name}: its filters are for images of {filters.shape[2]} channels, (B, {filters.shape[2]}, H, W); "
+            f"samples here are of shape {shape}. Play the table without, dataclasses.replace(table, filters=None), or learn on "
+            "samples of this shape"
         )
     return State(x, x)
 
@@ -220,3 +221,25 @@ def stacked_sums(
     flat = torch.stack([registers[i].expand_as(like) for i in used]).flatten(1).t()
     first = torch.mv(flat, lines[0]).view_as(like)
     return first, torch.mv(flat, lines[1]).view_as(like) if len(lines) > 1 else None
+
+
+def spatial(weights: Tensor, registers: Sequence[Tensor]) -> Tensor:
+    """sum of registers (B, C, H, W) under filters (C or 1, registers, k, k), k odd: one stack and one convolution.
+
+    (F * u)(p) = sum_d F(d) u(p + d), zero outside, each channel by itself. Linear, so that a row stays linear in its registers.
+    """
+    x = torch.stack(list(registers), 2)
+    channels = x.shape[1]
+    kernel = weights.to(x).expand(channels, *weights.shape[1:])
+    with _exact(x):
+        return conv2d(x.flatten(1, 2), kernel, padding=weights.shape[-1] // 2, groups=channels)
+
+
+def _exact(x: Tensor) -> AbstractContextManager[object]:
+    """In the state's own precision: no autocast, and on a GPU no products of fewer digits."""
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    if kind == "cuda" and torch.backends.cudnn.allow_tf32 and not torch.compiler.is_compiling():
+        return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)  # type: ignore[no-any-return]
+    return nullcontext()

@@ -44,7 +44,7 @@ class Tableau:
         conserves: which parts of alpha X + sigma E every row keeps exactly: "x0 eps", "x0" or "".
         order: convergence order as nfe grows (weak order where there is noise).
         filters: (nfe, 1 + window, C or 1, k, k) of input, m_k, m_{k-1}, ...: what a row adds to its input line, and to carry
-            where that is the same, each channel convolved by itself (run/spatial.py); None but for learned tables.
+            where that is the same, each channel convolved by itself (run/step.py); None but for learned tables.
         groups: network calls of each nominal step. jumps: {step: node where it lands before noise takes it up to the
             next one}.
     """

@@ -6,16 +6,18 @@ weights of all outputs so far on every input, of the state, and the K averaging 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
+from math import inf
 from typing import Any
 
 from fewstep.checks import whole
 from fewstep.samplers.learned.descent.objectives import DescentOptions
 from fewstep.samplers.learned.descent.stages import Rates, _learn
-from fewstep.samplers.artefact.corrections import on_times
-from fewstep.samplers.learned.methods.late import LEAST, later, room
+from fewstep.samplers.learned.playing.directions import with_directions
+from fewstep.samplers.learned.problem.recipes import recipes
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
+from fewstep.samplers.learned.tasks.screening import screened
 from fewstep.samplers.table.tableau import Tableau
 from fewstep.samplers.table.together import together
 
@@ -39,29 +41,42 @@ def epd(
     lr: Rates = 0.05,
     even: int = 16,
     remember: bool = True,
-    shares: Sequence[float] = (0.0, 0.5, 1.0),
-    trial: int = 20,
+    first: str | None = "auto",
 ) -> Tableau:
     """Grid, weights and network times of a table with parallel directions: the calls of a step stay one call.
 
-    free, window, loss, steps, batch, lr, even, remember: as in `joint`; window None: all outputs. shares: how much of the
-    first step is left away, in parts of the `room` there is (see `late`): each is learned for `trial` steps, the best goes on.
+    It begins from what is best with one direction a step: of the fixed recipes of as many calls, and of what method `first`
+    makes of the best of them; further directions have no weight at first, so that they can only gain.
+
+    first: a method, or None: from `start` itself. free, window, loss, steps, batch, lr, even, remember: as in `joint`; window
+    None: all outputs.
 
     Raises:
         ValueError: a table whose rows all need the one before them.
     """
     whole("steps", steps)
-    if max(together(start)) == 1:
+    sizes = together(start)
+    if max(sizes) == 1:
         raise ValueError(
             f"epd learns how a step averages parallel directions, and {start.name!r} has none: learn(model, 'epd', nfe, 'epd')"
         )
-    how: dict[str, Any] = {"loss": loss, "batch": batch, "lr": lr, "remember": remember, "even": even}
+    if first is not None and min(sizes) == max(sizes):
+        single = _of_calls(task, len(sizes), first)
+        begun = with_directions(single, sizes[0])
+        start = begun if task.offer(begun) < task.judge(start) else start
+    recipe = DescentOptions(loss=loss, steps=steps, batch=batch, lr=lr, remember=remember, even=even)
     turned = (free, start.nfe if window is None else window, False)
-    there = room(start) if len(start.groups) > 1 else 0.0
-    begun = [on_times(start, later(start, there * share)) if share * there >= LEAST else start for share in shares]
-    begun = list({table.times.tobytes(): table for table in begun}.values())
-    if len(begun) > 1:
-        first = DescentOptions(steps=trial, **how)
-        begun = [_learn(task, table, [(turned, first)], f"epd-{i}") for i, table in enumerate(begun)]
-    best = min(begun, key=task.judge)
-    return _learn(task, best, [(turned, DescentOptions(steps=steps, **how))], "epd")
+    return _learn(task, start, [(turned, recipe)], "epd")
+
+
+def _of_calls(task: Task, calls: int, method: str) -> Tableau:
+    """The best table of so many calls with one direction each."""
+    ends = (task.problem.t_start, task.problem.t_end)
+    inner = replace(task, nfe=calls, best=None, best_score=inf, base_score=inf, fixed=[], done=[])
+    known = screened(inner, recipes("auto", task.problem.schedule, calls, ends=ends))
+    for recipe in known:
+        inner.offer(recipe.table)
+    assert inner.best is not None
+    inner.run(method, inner.best)
+    task.done += inner.done
+    return inner.best

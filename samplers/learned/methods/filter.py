@@ -45,7 +45,7 @@ def filter(  # noqa: A001
     even: int = 16,
     remember: bool = True,
 ) -> Tableau:
-    """Depthwise filters of `size` x `size` over a row's input and its `window` newest outputs, with the other knobs beside them.
+    """Depthwise filters of `size` x `size` over a row's input and its `window` newest outputs, beside the other knobs.
 
     A run with filters goes on as any other, in `sample`, `Scheduler` and `adjoint`; it cannot be moved to another schedule, nor
     be corrected by methods after this one.

@@ -31,9 +31,7 @@ class Filters:
         self.knobs, self.start = knobs, knobs.start
         shape = (start.nfe, 1 + min(window, self.start.history), channels, size, size)
         if start.filters is not None and start.filters.shape != shape:
-            raise ValueError(
-                f"{start.name}: its filters are of shape {start.filters.shape}; expected {shape}, or none"
-            )
+            raise ValueError(f"{start.name}: its filters are of shape {start.filters.shape}; expected {shape}, or none")
         first = np.zeros(shape) if start.filters is None else start.filters
         self._first = torch.from_numpy(first.copy())
         self.start = self.start if start.filters is None else start

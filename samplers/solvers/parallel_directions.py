@@ -46,8 +46,9 @@ def epd(path: Path, *, directions: int = 2, order: int = 2) -> Solution:
     """Ensemble of parallel directions: K = `directions` evaluations a step in one call, averaged. Order 2.
 
     The published step finds its places by one more call before them; here outputs of earlier steps lead there, and on the
-    first step the noise alone, as if x0 were 0, the mean of centred data. nfe = 1 + K n begins with one direction. Weights are those of Adams in r through all K outputs, or `order` of them with earlier ones where
-    K is less; learned ones (`learn(..., "epd", method="epd")`) are what it is for. `sample(..., parallel=True)` asks together.
+    first step the noise alone, as if x0 were 0, the mean of centred data. nfe = 1 + K n begins with one direction. Weights
+    are those of Adams in r through all K outputs, or `order` of them with earlier ones where K is less; learned ones
+    (`learn(..., "epd", method="epd")`) are what it is for. `sample(..., parallel=True)` asks the K together.
     """
     most = max(opt.whole("epd", "order", order, 4), 1)
     rows: list[Row] = []
