@@ -53,7 +53,7 @@ def test_parallel_directions_gain_where_calls_are_few() -> None:
     made = task(sixteen(), (16,), 6, 64, 64)
     start = base(made, "epd", "logsnr", directions=3)
     before = made.offer(start)
-    found = made.run("epd", start, steps=30, batch=32, even=8)
+    found = made.run("epd", start, steps=20, batch=32, even=4)
     assert together(found) == (3, 3)
     single = [entry["score"] for entry in made.done if entry["method"] == "auto"]
     assert made.judge(found) < 0.8 * min(single) < before
