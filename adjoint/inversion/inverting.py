@@ -113,6 +113,11 @@ def invert(
             f"{table.name} draws noise, or reverts to a mean: invert goes back along an ODE solver such as bdia or alf, and "
             "adjoint.encode finds the noises of an SDE solver"
         )
+    if table.begins != 1:
+        raise ValueError(
+            f"{table.name}: this table begins later than x_T, of which it takes the noise alone: it leads from an image to no "
+            "x_T. Invert along one that begins at t_max"
+        )
     wide = x0.to(torch.float64 if x0.dtype == torch.float64 else torch.float32)
     if _first_order(table):
         x_T, residual = _iterated(denoiser, table, wide, x0.dtype, iterations, tol)

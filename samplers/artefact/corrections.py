@@ -32,9 +32,15 @@ DIGITS = 9  # of weights that are compared: libraries of functions differ in the
 def on_times(table: Tableau, times: Array, schedule: NoiseSchedule | None = None) -> Tableau:
     """The base solver of a table on other step boundaries, as many as it has: no corrections, the usual model times."""
     on = table.schedule if schedule is None else schedule
-    return compile_path(
+    made = compile_path(
         SOLVERS[table.name], on, times, table.groups, None, table.options, landings=table.jumps or None, nfe=table.nfe
     )
+    return made if table.begins == 1 else replace(made, begins=begun(on, float(times[0])))
+
+
+def begun(schedule: NoiseSchedule, t: float) -> float:
+    """What takes x_T to the state at t, as far as the noise goes: sigma_t / sigma_max."""
+    return float(schedule.sigma(t) / schedule.sigma(schedule.t_max))
 
 
 def base_of(table: Tableau) -> Tableau:

@@ -94,6 +94,7 @@ def rest(table: Tableau, begin: int) -> Tableau:
         groups=groups,
         spans=None if table.spans is None else table.spans[begin:],
         jumps={step - group: node for step, node in table.jumps.items() if step >= group},
+        begins=1.0,
     )
 
 

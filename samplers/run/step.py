@@ -161,7 +161,11 @@ def _tensors(item: Any) -> int:
 
 
 def first_state(tableau: Tableau, x: Tensor) -> State:
-    """The state before the first network call: x in both places. ValueError where the table is for another shape."""
+    """The state before the first network call: x, as large as the table begins, in both places.
+
+    Raises:
+        ValueError: the table is for another shape.
+    """
     cells, shape = tableau.W.shape[3:], tuple(x.shape[1:])
     if cells and (len(cells) != len(shape) or any(c not in (1, n) for c, n in zip(cells, shape, strict=True))):
         raise ValueError(
@@ -175,6 +179,7 @@ def first_state(tableau: Tableau, x: Tensor) -> State:
             f"samples here are of shape {shape}. Play the table without, dataclasses.replace(table, filters=None), or learn on "
             "samples of this shape"
         )
+    x = x if tableau.begins == 1 else x * tableau.begins
     return State(x, x)
 
 

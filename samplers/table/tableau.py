@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import isfinite
 from typing import Any, ClassVar
 
 import numpy as np
@@ -45,6 +46,7 @@ class Tableau:
         order: convergence order as nfe grows (weak order where there is noise).
         filters: (nfe, 1 + window, C or 1, k, k) of input, m_k, m_{k-1}, ...: what a row adds to its input line, and to carry
             where that is the same, each channel convolved by itself (run/step.py); None but for learned tables.
+        begins: what x_T is multiplied by to be the first state: sigma there over that of x_T, where a table begins later.
         groups: network calls of each nominal step. jumps: {step: node where it lands before noise takes it up to the
             next one}.
     """
@@ -65,6 +67,7 @@ class Tableau:
     conserves: str = "x0 eps"
     jumps: Mapping[int, Node] = field(default_factory=dict)
     filters: np.ndarray | None = None
+    begins: float = 1.0
     amplification: float = field(init=False, repr=False, default=1.0)
     compiled_by: ClassVar[Any] = None  # the solver's entry, where a table is as that made it; see building/resuming.py
 
@@ -103,6 +106,8 @@ class Tableau:
             )
         if self.slots and self.spans is None:
             raise ValueError(f"{self.name}: `spans` must say which increment each of the {self.slots} noises is")
+        if not (isfinite(self.begins) and self.begins > 0):
+            raise ValueError(f"{self.name}: `begins` is a ratio of two sigmas, above 0; got {self.begins!r}")
         if self.filters is not None:
             check_filters(self)
         object.__setattr__(self, "amplification", prove(self))

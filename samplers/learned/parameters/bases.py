@@ -19,7 +19,7 @@ def coef_basis(start: Tableau, base: Tableau, window: int, consistent: bool) -> 
     for k in range(start.nfe):
         first = int(closed[k])  # newer outputs are asked for together with the row that would read them
         scale = max(float(np.abs(base.W[k, INPUT, M : M + start.history]).max()), 1e-12)
-        for direction in directions(start, k, window + first, consistent, first).T:
+        for direction in directions(start, k, min(window + first, start.history), consistent, first).T:
             basis = np.zeros_like(start.W)
             for line in (CARRY, INPUT) if both[k] else (INPUT,):
                 basis[k, line, M + first : M + first + len(direction)] = scale * direction

@@ -98,9 +98,9 @@ def _drift(table: Tableau, delta: Array) -> Array:
 def directions(table: Tableau, k: int, window: int, consistent: bool = True, first: int = 0) -> Array:
     """Orthonormal directions (window' - first, n) in which row k's weights on m_{k-first} .. m_{k-window'+1} may be corrected.
 
-    window' = min(window, k + 1, what the table holds). Consistent ones leave a constant x0 and eps alone.
+    window' = min(window, k + 1). Consistent ones leave a constant x0 and eps alone.
     """
-    reach = min(window, k + 1, table.history)
+    reach = min(window, k + 1)
     if not consistent or reach <= first:
         return np.eye(max(0, reach - first))
     rows = _contents(table)[[k - j for j in range(first, reach)]].T  # (2, reach - first)

@@ -47,7 +47,7 @@ def with_directions(table: Tableau, count: int) -> Tableau:
         W[last, :, CARRY if count > 1 else INPUT] = keep
         for j in range(k + 1):
             W[last, :, M + last - j * count] = B[k + 1, j] - keep * B[k, j]
-    return replace(base, W=W, model_times=shown, conserves="")
+    return replace(base, W=W, model_times=shown, conserves="", begins=table.begins)
 
 
 def _as_velocities(table: Tableau) -> tuple[Array, Array]:

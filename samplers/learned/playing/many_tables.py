@@ -46,7 +46,7 @@ def _leaders(tables: Sequence[Tableau]) -> Iterator[list[int]]:
     """For every row, of each table the first one that shows the network the same there: it did the same up to now."""
     history = max(table.history for table in tables)
     wide = [widened(table, history) for table in tables]
-    past: list[Hashable] = [None] * len(wide)
+    past: list[Hashable] = [table.begins for table in wide]
     for k in range(wide[0].nfe):
         first: dict[Hashable, int] = {}
         here = list(zip(past, (table.model_times[k] for table in wide), strict=True))
