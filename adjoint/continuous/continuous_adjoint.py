@@ -9,14 +9,14 @@ They are approximate, and kept for comparison: `method="checkpoint"` has the exa
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from fewstep.adjoint.continuous.going_back import Continuous, Course, bind
+from fewstep.adjoint.continuous.going_back import Continuous, Course, bind, path
 from fewstep.adjoint.continuous.plan import RULES, Rule, boundaries, make_plan
 from fewstep.adjoint.exact.rows import Rows
 from fewstep.checks import unknown
@@ -115,6 +115,8 @@ def _check_table(method: str, tableau: Tableau) -> None:
         raise ValueError(
             f"{method}: {tableau.name} goes back to noise on its way, which has no continuous adjoint: {EXACT}"
         )
+    if tableau.filters is not None:
+        raise ValueError(f"{method}: filters of {tableau.name} are part of no differential equation: {EXACT}")
     if tableau.stochastic and (method == "adjoint_dpm" or tableau.elementwise):
         raise ValueError(
             f"{tableau.name} draws noise, and {method} goes back along a flow without: take adjoint_deis, or better "
@@ -126,7 +128,7 @@ def continuous(
     run: Any,
     rows: Rows,
     state: State,
-    leaves: tuple[Tensor, ...],
+    find: Callable[[], tuple[Tensor, ...]],
     method: str,
     options: Mapping[str, Any],
     accumulate: bool = False,
@@ -135,7 +137,8 @@ def continuous(
 
     Args:
         run: has denoiser, tableau, source (its noise), mu and post. rows, state: all rows of the table and the state before
-            the first. leaves: what gradients go to beside the state. accumulate: add those to .grad as they come.
+            the first. find: tells, once the rows have been played, what gradients go to beside the state. accumulate: add
+            those to .grad as they come.
         method: "adjoint_dpm" with rk="rk4" (4 calls a step), "midpoint" (2) or "euler" (1), for ODEs;
             "adjoint_deis" with order=2 (a multistep, 1 call a step; form="phi" exact weights, "half" the published ones), 1, or
             "2s" (2 calls a step), for ODEs and, at order 1 in the strong sense, for SDEs.
@@ -157,9 +160,17 @@ def continuous(
     network, x = rows.network, state.input
     mu = None if run.mu is None else run.mu.to(x)
     points = bind(plan.points, run, network, x, mu)
+    played = path(rows, state, plan.keeps)
+    leaves = find()
     course = Course(
-        plan, points, network, rows, state, given.get("noise") or run.source, mu, leaves,
-        tuple(t._version for t in leaves), accumulate,
-    )  # fmt: skip
-    found: Tensor = Continuous.apply(course, x, *leaves)  # type: ignore[no-untyped-call]
+        plan,
+        points,
+        network,
+        given.get("noise") or run.source,
+        mu,
+        leaves,
+        tuple(t._version for t in leaves),
+        accumulate,
+    )
+    found: Tensor = Continuous.apply(course, played, x, *leaves)  # type: ignore[no-untyped-call]
     return found

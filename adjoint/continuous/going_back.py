@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,22 +72,11 @@ class Course:
     plan: Plan
     points: list[Point]
     network: Network
-    rows: Rows
-    state: State
     noise: Noise
     mu: Tensor | None
     leaves: tuple[Tensor, ...]
     versions: tuple[int, ...]
     accumulate: bool
-
-    def forward(self) -> tuple[Tensor, list[Tensor]]:
-        """(the sample, states at the boundaries that are kept)."""
-        kept, state = [], self.state
-        for k in range(len(self.rows)):
-            if k in self.plan.keeps:
-                kept.append(state.input)
-            state = self.rows.advance(k, state)
-        return state.input, kept + ([state.input] if len(self.rows) in self.plan.keeps else [])
 
     def backward(self, kept: Mapping[int, Tensor], gradient: Tensor, totals: list[Tensor | None]) -> Tensor:
         """dL/dx at the noise end from that at the sample."""
@@ -140,10 +129,21 @@ class Course:
         return alpha * y if self.mu is None else alpha * y + self.mu
 
 
+@torch.no_grad()
+def path(rows: Rows, state: State, keeps: Collection[int]) -> tuple[Tensor, list[Tensor]]:
+    """(the sample, the states before the rows that are to be kept, or after the last)."""
+    kept = []
+    for k in range(len(rows)):
+        if k in keeps:
+            kept.append(state.input)
+        state = rows.advance(k, state)
+    return state.input, kept + ([state.input] if len(rows) in keeps else [])
+
+
 class Continuous(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, course: Course, x: Tensor, *leaves: Tensor) -> Tensor:
-        sample, kept = course.forward()
+    def forward(ctx: Any, course: Course, played: tuple[Tensor, list[Tensor]], x: Tensor, *leaves: Tensor) -> Tensor:
+        sample, kept = played
         ctx.course = course
         ctx.save_for_backward(*kept)
         return sample
@@ -155,4 +155,4 @@ class Continuous(torch.autograd.Function):
         kept = dict(zip(course.plan.keeps.values(), (v.detach() for v in ctx.saved_tensors), strict=True))
         totals: list[Tensor | None] = [None] * len(course.leaves)
         to_x = finite(course.backward(kept, gradient[0], totals))
-        return (None, to_x, *([None] * len(totals) if course.accumulate else totals))
+        return (None, None, to_x, *([None] * len(totals) if course.accumulate else totals))

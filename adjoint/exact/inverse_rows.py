@@ -97,6 +97,11 @@ def blocks(tableau: Tableau, strict: bool = True) -> list[Block]:
     Raises:
         ValueError: strict, and a row has no inverse; weights that differ between the elements of a sample.
     """
+    if tableau.filters is not None:
+        raise ValueError(
+            f"{tableau.name}: its rows filter the state in space, which has no inverse here: keep the states "
+            '(method="checkpoint")'
+        )
     if tableau.elementwise:
         raise ValueError(f"{tableau.name}: its weights differ by element, and the way back is for scalar weights only")
     found: list[Block] = []

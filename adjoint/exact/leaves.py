@@ -1,9 +1,13 @@
-"""What a network's output depends on: the tensors outside it that a gradient can flow to, found in the graph of one call."""
+"""What the network's outputs depend on: the tensors outside it that a gradient can flow to, found in the graphs of the calls.
+
+Calls differ in what they use: one of two experts is in charge, guidance acts within an interval, a condition comes in later.
+So every call of the sample is looked at, one after another, until all that was named has been met.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,51 +17,69 @@ from fewstep.samplers.run.ownership import WRITES
 Call = Callable[[Tensor], Tensor]
 
 
-class Found(NamedTuple):
-    """Of one network call: what gradients go to beside its input; its output, without graph; the states of the generators
-    before it, where it drew random numbers; whether its graph goes on to one that was there before."""
+class Search:
+    """The tensors that the calls depend on: those of params and cond that require a gradient, or, with params=None, cond and
+    every leaf of the calls' graphs.
 
-    leaves: tuple[Tensor, ...]
-    output: Tensor
-    random: list[Tensor] | None
-    outside: bool
-
-
-def discover(call: Call, x: Tensor, params: Collection[Tensor] | None, cond: Sequence[Tensor]) -> Found:
-    """The tensors that `call(x)` depends on: those of params and cond that require a gradient, or, with params=None, cond and
-    every leaf of the call's graph.
-
-    Raises:
-        ValueError: an output that does not depend on x; params that are not in the graph; batch norm that is training. cond
-        may come in later: conditions may differ from call to call.
+    outside: whether a graph goes on to one that was there before.
     """
-    inner = x.detach().requires_grad_()
-    before = random_state(x.device)
+
+    def __init__(self, params: Collection[Tensor] | None, cond: Sequence[Tensor]):
+        self.asked = [t for t in (params or ()) if t.requires_grad]
+        self.named = (*self.asked, *(t for t in cond if t.requires_grad))
+        self.all, self.outside = params is None, False
+        self._free: dict[int, Tensor] = {}
+        self._met: set[int] = set()
+        self._calls = 0
+
+    @property
+    def leaves(self) -> tuple[Tensor, ...]:
+        """What gradients go to beside the input."""
+        return (*self.named, *self._free.values())
+
+    def look(self, call: Call, x: Tensor) -> Tensor:
+        """call(x), without graph; in the graph is looked for what it depends on.
+
+        Raises:
+            ValueError: an output that does not depend on x; batch norm that is training.
+        """
+        done = self._calls > 0 and not self.all and all(id(t) in self._met for t in self.named)
+        self._calls += 1
+        if done:
+            return call(x)
+        inner = x.detach().requires_grad_()
+        output, first = _with_graph(call, inner)
+        reached, free, outside = _walk(output, {_place(t): t for t in (inner, *self.named)}, first)
+        if not any(t is inner for t in reached):
+            raise ValueError(
+                "the network's output does not depend on its input in a way that torch can follow: it detaches, runs under "
+                "no_grad or in inference mode. Let gradients through, or sample without them: fewstep.sample"
+            )
+        self._met |= {id(t) for t in reached}
+        self._free |= {id(t): t for t in free} if self.all else {}
+        self.outside = self.outside or outside
+        return output.detach()
+
+    def check(self) -> None:
+        """ValueError for params that no call depends on. cond is checked when its gradients are there."""
+        check_used("params", self.asked, [id(t) in self._met for t in self.asked])
+
+
+def _with_graph(call: Call, inner: Tensor) -> tuple[Tensor, int]:
+    """(call(inner) with its graph, the number of the graph's first node)."""
     with torch.enable_grad():
         first = _number(inner)
         try:
-            output = call(inner)
+            return call(inner), first
         except RuntimeError as error:
             if "leaf Variable that requires grad" in str(error) and "in-place" in str(error):
                 raise ValueError(WRITES) from error
             if "dtype" not in str(error) and "scalar type" not in str(error):
                 raise
             raise ValueError(
-                f"the network does not take what it was given beside a state of {x.dtype} ({error}): give x_T in the network's "
-                "dtype, and conditions too"
+                f"the network does not take what it was given beside a state of {inner.dtype} ({error}): give x_T in the "
+                "network's dtype, and conditions too"
             ) from error
-    named = tuple(t for t in (*(params or ()), *cond) if t.requires_grad)
-    stops = {_place(t): t for t in (inner, *named)}
-    reached, free, outside = _walk(output, stops, first)
-    if not any(t is inner for t in reached):
-        raise ValueError(
-            "the network's output does not depend on its input in a way that torch can follow: it detaches, runs under "
-            "no_grad or in inference mode. Let gradients through, or sample without them: fewstep.sample"
-        )
-    asked = [t for t in (params or ()) if t.requires_grad]
-    check_used("params", asked, [any(t is r for r in reached) for t in asked])
-    drew = not all(torch.equal(a, b) for a, b in zip(before, random_state(x.device), strict=True))
-    return Found((*named, *(free if params is None else ())), output.detach(), before if drew else None, outside)
 
 
 def check_used(name: str, asked: Sequence[Tensor], used: Sequence[bool]) -> None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fewstep.adjoint.exact.leaves import random_state, set_random_state
+from fewstep.adjoint.exact.leaves import Search, random_state, set_random_state
 from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.ownership import require_fresh
@@ -28,13 +28,14 @@ Noises = Callable[[int, Tensor], Sequence[Tensor]]  # row, like -> its z
 class Network:
     """A denoiser under the circumstances of the run: dtype, autocast, and random numbers that a call draws once.
 
-    random: whether calls draw random numbers (dropout that is on). The first call of a row keeps the generators' states, a
-    later one is made with them. outside: whether its graph goes on to one that was there before, and must stay.
+    random: whether calls draw random numbers (dropout that is on); `watch` finds out, call by call. The first call of a row
+    keeps the generators' states, a later one is made with them. outside: whether its graph goes on to one that was there
+    before, and must stay.
     """
 
     def __init__(self, denoiser: Denoiser, dtype: torch.dtype, device: torch.device):
         self.denoiser, self.dtype, self.device = denoiser, dtype, device
-        self.random = self.outside = False
+        self.random = self.outside = self.watch = False
         self.states: dict[int, list[Tensor]] = {}
         kind = device.type
         self.autocast: dict[str, Any] = {
@@ -56,18 +57,18 @@ class Network:
 
     @contextlib.contextmanager
     def _as_before(self, k: int) -> Iterator[None]:
-        now = random_state(self.device) if self.random else []
-        known = self.states.get(k)
-        if self.random and known is not None:
+        now = random_state(self.device) if self.random or self.watch else []
+        known = self.states.get(k) if self.random else None
+        if known is not None:
             set_random_state(self.device, known)
-        elif self.random:
-            self.states[k] = now
         try:
             with torch.autocast(**self.autocast):
                 yield
         finally:
-            if self.random and known is not None:
+            if known is not None:
                 set_random_state(self.device, now)
+            elif now and not all(map(torch.equal, now, random_state(self.device))):
+                self.random, self.states[k] = True, now
 
 
 @dataclass(eq=False)
@@ -85,17 +86,19 @@ class Rows:
     draws: Sequence[tuple[Draw, ...]]
     noises: Noises
     linear: bool = True
-    first: dict[int, Tensor] = field(default_factory=dict)  # outputs that are known already
+    search: Search | None = None  # looks at the calls, while the sample is made
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def advance(self, k: int, state: State) -> State:
         """The state after row k."""
-        output = self.first.pop(k, None)
-        if output is None:
+        if self.search is None:
             output = self.network(k, state.input, self.taus[k], self.steps[k])
-            require_fresh(output, state.history)
+        else:
+            tau = self.taus[k].detach()  # whose numbers may be free: they are no leaves of the network
+            output = self.search.look(lambda x: self.network(k, x, tau, self.steps[k]), state.input)
+        require_fresh(output, state.history)
         return self.steps[k](state, output, self.noises(k, state.input))
 
     def after(self, start: int) -> Rows:

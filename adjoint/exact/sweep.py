@@ -27,8 +27,8 @@ from fewstep.samplers.run.step import State
 @dataclass(frozen=True, eq=False)
 class Run:
     """What the sweep goes over. leaves: tensors that the rows close over. accumulate: add their gradients to .grad as they
-    come, instead of returning them at the end. places: of each row's noises in z, where z is given. history: outputs before
-    the first row. whole: whether these are all rows of the table."""
+    come, instead of returning them at the end. places: of each row's noises in z, where z is given. whole: whether these are
+    all rows of the table."""
 
     rows: Rows
     recall: Recall
@@ -36,29 +36,34 @@ class Run:
     versions: tuple[int, ...]
     accumulate: bool = False
     places: tuple[tuple[int, ...], ...] = ()
-    history: tuple[Tensor, ...] = ()
     whole: bool = True
 
 
-def swept(run: Run, state: State, z: Tensor | None) -> Tensor:
-    """The sample that the rows lead to from a state, with the sweep for its gradient."""
-    found: Tensor = _Sweep.apply(run, state.carry, state.input, z, *run.leaves)  # type: ignore[no-untyped-call]
+def swept(run: Run, state: State, z: Tensor | None, played: tuple[Tensor, Sequence[Tensor]]) -> Tensor:
+    """The sample that the rows lead to from a state, with the sweep for its gradient.
+
+    played: the sample, and what was kept on the way: the leaves are known when all rows have been played, not before.
+    """
+    found: Tensor = _Sweep.apply(run, played, state.carry, state.input, z, *run.leaves)  # type: ignore[no-untyped-call]
     return found
 
 
 class _Sweep(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, run: Run, carry: Tensor, x: Tensor, z: Tensor | None, *leaves: Tensor) -> Tensor:
-        end, kept = run.recall.forward(run.rows, State(carry, x, run.history))
+    def forward(
+        ctx: Any, run: Run, played: tuple[Tensor, Sequence[Tensor]], carry: Tensor, x: Tensor, z: Tensor | None,
+        *leaves: Tensor,
+    ) -> Tensor:  # fmt: skip
+        end, kept = played
         ctx.run, ctx.z = run, z
         ctx.save_for_backward(*kept)
-        return end.input.clone() if end.input is x else end.input
+        return end.clone() if end is x else end
 
     @staticmethod
     def backward(ctx: Any, *gradient: Tensor) -> tuple[Any, ...]:
         run: Run = ctx.run
         check_repeatable(run.leaves, run.versions)
-        wants_noise = ctx.needs_input_grad[3]
+        wants_noise = ctx.needs_input_grad[4]
         dz = torch.zeros_like(ctx.z) if wants_noise else None
         totals: list[Tensor | None] = [None] * len(run.leaves)
         g = State(None, gradient[0])  # type: ignore[arg-type]
@@ -71,7 +76,7 @@ class _Sweep(torch.autograd.Function):
         if run.whole:
             check_used("cond", run.leaves, [total is not None for total in totals])
         carry, x = (finite(v) for v in g[:2])
-        return (None, carry, x, dz, *([None] * len(totals) if run.accumulate else totals))
+        return (None, None, carry, x, dz, *([None] * len(totals) if run.accumulate else totals))
 
 
 def check_repeatable(leaves: Sequence[Tensor], versions: Sequence[int]) -> None:

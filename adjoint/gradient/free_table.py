@@ -36,9 +36,12 @@ class Free:
     p: Tensor
     q: Tensor
     tau: Tensor
+    filters: Tensor | None = None
 
     def __post_init__(self) -> None:
         n = self.tableau.nfe
+        if self.filters is None and self.tableau.filters is not None:
+            object.__setattr__(self, "filters", torch.from_numpy(self.tableau.filters.copy()))
         for name, shape in (("W", self.tableau.W.shape), ("p", (n,)), ("q", (n,)), ("tau", (n,))):
             value = getattr(self, name)
             if tuple(value.shape)[: len(shape)] != tuple(shape) or value.dtype != torch.float64:
@@ -48,13 +51,14 @@ class Free:
 
     @property
     def coefficients(self) -> Coefficients:
-        """The four tensors."""
-        return Coefficients(self.W, self.p, self.q, self.tau)
+        """The tensors together."""
+        return Coefficients(self.W, self.p, self.q, self.tau, self.filters)
 
     def table(self) -> Tableau:
         """The table with these weights and network times; p and q are those of its nodes."""
         W, tau = (v.detach().cpu().numpy().copy() for v in (self.W, self.tau))
-        return replace(self.tableau, conserves="", W=W, model_times=tau)
+        filters = None if self.filters is None else self.filters.detach().cpu().numpy().copy()
+        return replace(self.tableau, conserves="", W=W, model_times=tau, filters=filters)
 
 
 def free(denoiser: Denoiser, solver: str, nfe: int | None = None, grid: Any = None, **options: Any) -> Free:

@@ -16,6 +16,7 @@ from fewstep.adjoint.continuous.continuous_adjoint import OPTIONS, check_options
 from fewstep.adjoint.exact.repeatable_noise import Given, draws_of, repeatable
 from fewstep.adjoint.gradient.free_table import Free
 from fewstep.adjoint.gradient.table_run import TableRun, Ways
+from fewstep.adjoint.gradient.transforms import refuse_transforms
 from fewstep.checks import unknown
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.artefact.choosing import Named, chosen
@@ -61,8 +62,8 @@ def sample(
 
         x0 = adjoint.sample(denoiser, x_T.requires_grad_(), "dpmpp_2m", 20);     reward(x0).sum().backward();     x_T.grad
 
-    Gradients flow to x_T, to every leaf that the network's first call depends on and that requires one (parameters,
-    embeddings, a guidance weight), to `cond`, to `z`, and to the numbers of a `Free` table.
+    Gradients flow to x_T, to every leaf that any call of the network depends on and that requires one (parameters of every
+    expert, embeddings, a guidance weight), to `cond`, to `z`, and to the numbers of a `Free` table.
 
     Args:
         denoiser, x_T, solver, nfe, grid, ...: as in `sample`. solver may be `adjoint.free(...)`.
@@ -71,8 +72,8 @@ def sample(
             "rex", ...). "direct": autograd through the loop, with the memory of nfe network calls; any order of derivative.
             "adjoint_dpm", "adjoint_deis": the published continuous adjoints, approximate (see `continuous`).
         params: tensors to differentiate with respect to, instead of all leaves; () for none. cond: tensors that the network
-            closes over and that have a graph of their own, or come in at later calls (a list of one a step). z: every noise
-            of the run, (draws, B, *shape), see `noise_path`.
+            closes over and that have a graph of their own (a list of one a step). z: every noise of the run,
+            (draws, B, *shape), see `noise_path`.
         slots: states that "revolve" holds (log2(nfe) + 1), or rows of a segment (sqrt(nfe)). offload: latents wait in host
             memory. last: gradients through the last rows only, a number or "random" (1..nfe, drawn by torch): no gradient of
             the loss, and with few rows it need not even lower it.
@@ -92,6 +93,7 @@ def sample(
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     validate(denoiser, x_T, check, post=post)
+    refuse_transforms(x_T, method)
     validate_noise(x_T, generator, noise_seeds)
     check_kind(noise)
     for name in ("hook", "callback"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from fewstep.adjoint.continuous.continuous_adjoint import continuous
 from fewstep.adjoint.exact.kept_states import Recall, recall_for
-from fewstep.adjoint.exact.leaves import Found, discover
+from fewstep.adjoint.exact.leaves import Search
 from fewstep.adjoint.exact.repeatable_noise import draws_of
 from fewstep.adjoint.exact.rows import Network, Rows
 from fewstep.adjoint.exact.sweep import Run, swept
@@ -71,15 +72,18 @@ class TableRun:
         rows = rows.after(skipped)
         if method == "direct":
             return self._direct(rows, state)
-        leaves = self._leaves(network, rows, state, params, cond)
+        rows.search, network.watch = Search(params, cond), True
+        find = partial(self._leaves, rows)
         if recall is None:
             with _offloaded(ways.offload):
-                return continuous(self, rows, state, leaves, method, ways.options, ways.accumulate)
-        versions = tuple(t._version for t in leaves)
-        places = self._places()[skipped:]
-        run = Run(rows, recall, leaves, versions, ways.accumulate, places, state.history, skipped == 0)
+                return continuous(self, rows, state, find, method, ways.options, ways.accumulate)
+        with torch.no_grad():
+            end, kept = recall.forward(rows, state)
+        leaves = find()
+        versions, places = tuple(t._version for t in leaves), self._places()[skipped:]
+        run = Run(rows, recall, leaves, versions, ways.accumulate, places, skipped == 0)
         with _offloaded(ways.offload):
-            return swept(run, state, self.z)
+            return swept(run, state, self.z, (end.input, kept))
 
     def _places(self) -> tuple[tuple[int, ...], ...]:
         """Where the noises of every row are among all, in the order of drawing."""
@@ -118,19 +122,13 @@ class TableRun:
         past = [min(k, table.history - 1) for k in range(table.nfe)]
         return Rows(network, free, list(numbers.tau.unbind()), past, draws, noises, linear=False)
 
-    def _leaves(
-        self, network: Network, rows: Rows, state: State, params: Collection[Tensor] | None, cond: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
-        """What gradients go to beside x_T and z; the first call is made here, and kept for the rows."""
-        numbers = () if self.free is None else self.free.coefficients
-        found: Found = discover(
-            lambda x: network(0, x, rows.taus[0].detach(), rows.steps[0]), state.input, params, cond
-        )
-        if found.random is not None:
-            network.random, network.states[0] = True, found.random
-        network.outside = found.outside
-        rows.first[0] = found.output
-        leaves = (*found.leaves, *(t for t in numbers if t.requires_grad))
+    def _leaves(self, rows: Rows) -> tuple[Tensor, ...]:
+        """What gradients go to beside x_T and z, when the rows have been played; they are looked at no more."""
+        search, numbers = rows.search, () if self.free is None else self.free.coefficients.given
+        assert search is not None
+        rows.search, rows.network.watch, rows.network.outside = None, False, search.outside
+        search.check()
+        leaves = (*search.leaves, *(t for t in numbers if t.requires_grad))
         if not (leaves or self.x_T.requires_grad or (self.z is not None and self.z.requires_grad)):
             raise ValueError(NOTHING)
         return leaves

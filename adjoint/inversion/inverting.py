@@ -27,19 +27,28 @@ from fewstep.samplers.sampling.asked_table import table_for
 from fewstep.samplers.table.tableau import Tableau
 
 LOOSE = 1e-2  # of the state: what iterations may leave open without a warning
+ALONE = 0.1  # of the image: what the sample from x_T alone may miss without a warning
 PARTNER = 1e-3  # how exactly the step back for the partner is solved; replay does not depend on it
 
 
 @dataclass(frozen=True, eq=False)
 class Inverted:
     """What `invert` found. x_T: (B, *shape) at t_start. state, row: the pair before row `row`, from where `replay` leads back
-    to the image to rounding, while x_T alone starts the pair afresh. residual: of iterated steps, relative, else 0."""
+    to the image to rounding, while x_T alone starts the pair afresh. residual: of iterated steps, relative, else 0.
+    `alone` tells what x_T alone leaves open."""
 
     x_T: Tensor
     tableau: Tableau
     state: State
     row: int
     residual: float
+
+    @torch.no_grad()
+    def alone(self, denoiser: Denoiser, x0: Tensor) -> float:
+        """How far the sample from x_T alone is from the image, relative: nfe network calls."""
+        x = self.x_T.to(self.state.input)
+        found = _forward(denoiser, self.tableau, State(x, x), self.x_T.dtype).input
+        return float((found - x0.to(found)).norm() / x0.to(found).norm())
 
     def replay(self, denoiser: Denoiser) -> Tensor:
         """The sample from the pair on, (B, *shape): the image for the denoiser it was inverted with, an edit for another."""
@@ -56,6 +65,7 @@ def invert(
     iterations: int = 20,
     tol: float = 1e-3,
     return_state: bool = False,
+    check: bool = True,
     t_start: float | None = None,
     t_end: float | None = None,
     **solver_options: Any,
@@ -67,7 +77,8 @@ def invert(
 
     Solvers with an exact inverse (bdia, o_belm, alf, reversible_heun, edict, rex) carry a pair of states. An image is only one
     of the two: the other is had by a step back and forth, and then every row is undone. x_T alone starts a pair afresh, which
-    brings the image back to the solver's own error; for edits by another condition it is the cleaner start of the two.
+    brings the image back to the solver's own error, of edict, rex and o_belm not even that in few steps: the sample from x_T
+    is drawn once more, and a warning says by how much it misses. For edits by another condition x_T is the cleaner start.
     ddim (and euler) solve each step's equation for the noisier state,
 
         y_s = y_t + (r_s - r_t) v(x_s, s),     y = x / (alpha + sigma),  r = sigma / (alpha + sigma),  v = eps - x0,
@@ -76,17 +87,19 @@ def invert(
     DDIM inversion, with v at (x_t, t).
 
     Args:
-        x0: state at t_end, (B, *shape). nfe, grid, t_start, t_end, options: as in `sample`.
+        x0: state at t_end, (B, *shape). nfe, grid, t_start, t_end, options: as in `sample`. check: whether x_T alone, where
+            it is asked for, is tried.
 
     Returns:
         x_T (B, *shape); an `Inverted` with return_state.
 
-    Cost: nfe network calls and a few for the partner; for ddim nfe times up to `iterations`, and a device read each.
+    Cost: nfe network calls and a few for the partner, and nfe for the check, which return_state=True and check=False spare;
+    for ddim nfe times up to `iterations`, and a device read each.
 
     Raises:
         ValueError: a solver without inverse, or one that draws noise, whose way back leads from the image to no noise (see
         `encode`); rounding that would grow too far; a result that is not finite. A warning where iterations leave more than
-        1 % open.
+        1 % open, or x_T alone more than 10 %.
 
     Reference: Null-text Inversion for Editing Real Images; Mokady et al.; 2022; arXiv:2211.09794 (plain inversion).
     """
@@ -100,6 +113,11 @@ def invert(
             f"{table.name} draws noise, or reverts to a mean: invert goes back along an ODE solver such as bdia or alf, and "
             "adjoint.encode finds the noises of an SDE solver"
         )
+    if table.begins != 1:
+        raise ValueError(
+            f"{table.name}: this table begins later than x_T, of which it takes the noise alone: it leads from an image to no "
+            "x_T. Invert along one that begins at t_max"
+        )
     wide = x0.to(torch.float64 if x0.dtype == torch.float64 else torch.float32)
     if _first_order(table):
         x_T, residual = _iterated(denoiser, table, wide, x0.dtype, iterations, tol)
@@ -109,7 +127,19 @@ def invert(
         check_growth(table, wide.dtype)
         found = _undone(denoiser, table, parts, wide, x0.dtype, iterations, solver_options)
     require_finite(found.x_T, "the inverted state")
+    if check and not return_state and found.row:
+        _warn_alone(found.alone(denoiser, x0), table)
     return found if return_state else found.x_T
+
+
+def _warn_alone(gap: float, table: Tableau) -> None:
+    if not gap <= ALONE:
+        warnings.warn(
+            f"{table.name} with {table.nfe} evaluations: the sample from x_T alone misses the image by {gap:.2g} of its norm, "
+            "as it starts the pair of states afresh. Take invert(..., return_state=True).replay, which leads back exactly, "
+            'more evaluations, or "alf"',
+            stacklevel=3,
+        )
 
 
 def _first_order(table: Tableau) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewstep.adjoint.gradient.transforms import refuse_transforms
 from fewstep.adjoint.likelihood.flow_solvers import SOLVERS
 from fewstep.checks import positive, unknown, whole
 from fewstep.samplers.run.checks import validate
@@ -44,6 +45,7 @@ def check_likelihood(
     **tolerances: Any,
 ) -> None:
     """Each argument on its own, before any network call."""
+    refuse_transforms(x, str(trace), "a likelihood")
     check_batch(x)
     validate(denoiser, x, "end", prior=prior)
     if denoiser.schedule.kind == "mean-reverting":

@@ -45,12 +45,26 @@ class LikelihoodInfo:
 
     nfe: network evaluations, each with one VJP a probe (exact trace: d). x_T: the latents, (B, *shape). stderr: standard
     error over probes, (B,), in the result's unit; None for an exact trace or a single probe. seconds: wall clock.
+    t_start, t_end: between which the flow was integrated. noise: sigma / alpha at t_end: the density is that of
+    x0 + noise eps, which for data finer than that is another than the data's; 0 where it was extrapolated to the clean end.
     """
 
     nfe: int
     x_T: Tensor
     stderr: Tensor | None
     seconds: float
+    t_start: float
+    t_end: float
+    noise: float
+
+    def __str__(self) -> str:
+        of = (
+            f"the density of x0 + {self.noise:.3g} eps (t_end = {self.t_end:.4g})"
+            if self.noise
+            else "the density of x0"
+        )
+        spread = "" if self.stderr is None else f", standard error {float(self.stderr.mean()):.3g} over probes"
+        return f"{of}, by {self.nfe} evaluations from there to t = {self.t_start:.4g} in {self.seconds:.3g} s{spread}"
 
 
 def log_likelihood(
@@ -86,8 +100,9 @@ def log_likelihood(
             safer below 50), "euler", "midpoint", "heun", "rk4", or "rk45" (Dormand-Prince, steps by rtol and atol on state
             and log density of the worst sample: the batch may change its result within the tolerance, others' by rounding).
         t_start: the noise end, default t_max. t_end: the clean end, default the schedule's t_min, the least noise that
-            the network knows. 0: from t_min on by d log p / d(rho^2 / 2) = |score|^2 + div score, rho = sigma / alpha, of
-            the first evaluation, with an error O(rho^4); only for data that are smooth at that noise, never for images.
+            the network knows; the info says which it was, and its noise. 0: from t_min on by
+            d log p / d(rho^2 / 2) = |score|^2 + div score, rho = sigma / alpha, of the first evaluation, with an error
+            O(rho^4); only for data that are smooth at that noise, never for images.
         grid: GRIDS name, decreasing times or a function, as in `sample`; default equidistant in
             log((r + 1/16) / (4 - r)). For images, with structure down to their noise, "logsnr" is better.
         trace: "exact" (one VJP a dimension), "hutchinson" (z' J z of `probes` random z, the same for the whole solve,
@@ -140,7 +155,7 @@ def log_likelihood(
         return value
     stderr = each.detach().std(0) / math.sqrt(len(each)) if len(each) > 1 else None
     x_T, spent = torch.cat([p.x_T for p in parts]), max(p.nfe for p in parts)
-    return value, LikelihoodInfo(spent, x_T, stderr, time.perf_counter() - began)
+    return value, LikelihoodInfo(spent, x_T, stderr, time.perf_counter() - began, *flow.ends)
 
 
 def _probes(x: Tensor, seeds: Sequence[int], n: int, distribution: str) -> Tensor:

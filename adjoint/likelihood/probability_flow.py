@@ -64,6 +64,16 @@ class ProbabilityFlow:
             times = make_grid(stretched if self.grid is None else self.grid, self.denoiser.schedule, n, *self.times)
         return np.asarray(self.denoiser.schedule.nodes(times[::-1]).r)
 
+    @property
+    def ends(self) -> tuple[float, float, float]:
+        """t_start, t_end, and sigma / alpha of the noise that the density is told with."""
+        high, low = self.times
+        return (
+            high,
+            0.0 if self.to_clean else low,
+            0.0 if self.to_clean else float(self.denoiser.schedule.node(low).rho),
+        )
+
     def at(self, r: float) -> Point:
         """What the slope needs to know at r."""
         schedule = self.denoiser.schedule

@@ -32,9 +32,15 @@ DIGITS = 9  # of weights that are compared: libraries of functions differ in the
 def on_times(table: Tableau, times: Array, schedule: NoiseSchedule | None = None) -> Tableau:
     """The base solver of a table on other step boundaries, as many as it has: no corrections, the usual model times."""
     on = table.schedule if schedule is None else schedule
-    return compile_path(
+    made = compile_path(
         SOLVERS[table.name], on, times, table.groups, None, table.options, landings=table.jumps or None, nfe=table.nfe
     )
+    return made if table.begins == 1 else replace(made, begins=begun(on, float(times[0])))
+
+
+def begun(schedule: NoiseSchedule, t: float) -> float:
+    """What takes x_T to the state at t, as far as the noise goes: sigma_t / sigma_max."""
+    return float(schedule.sigma(t) / schedule.sigma(schedule.t_max))
 
 
 def base_of(table: Tableau) -> Tableau:
@@ -75,6 +81,7 @@ def corrections(table: Tableau, base: Tableau | None = None) -> Array:
     Raises:
         ValueError: a table that is no correction of its base: other stages, registers or forms.
     """
+    _without_filters(table)
     base = base_of(table) if base is None else base
     base, table = widened(base, table.history), widened(table, base.history)
     if not np.allclose(base.times, table.times, rtol=1e-9, atol=1e-12):
@@ -125,6 +132,11 @@ def _same_layout(one: Tableau, other: Tableau, C: Array) -> None:
                 raise _immovable(one, f"output {k - j} as {one.forms[k - j]} in place of {other.forms[k - j]}")
 
 
+def _without_filters(table: Tableau) -> None:
+    if table.filters is not None:
+        raise _immovable(table, "filters that were learned on its own samples")
+
+
 def _immovable(table: Tableau, why: str) -> ValueError:
     return ValueError(f"the corrections of this table of {_title(table)} cannot be moved: it would have {why}")
 
@@ -142,6 +154,7 @@ def remapped(table: Tableau, schedule: NoiseSchedule) -> Tableau:
     Raises:
         ValueError: boundaries beyond the reach of the schedule, or a table that is no correction of its base.
     """
+    _without_filters(table)
     old, times = table.schedule, boundaries(table)
     if "mean-reverting" in (old.kind, schedule.kind):
         raise ValueError("a table of a mean-reverting schedule belongs to it: learn one for this schedule")

@@ -59,7 +59,8 @@ def _whole(shown: Array) -> Array:
 def _warn(table: Tableau) -> None:
     """Say what stays behind."""
     base = base_of(table)
-    lost = [] if same_weights(table, base) else ["corrections of the solver's weights"]
+    lost = [] if table.filters is None else ["filters"]
+    lost += [] if same_weights(table, base) else ["corrections of the solver's weights"]
     lost += [] if same_model_times(table, base) else ["times shown to the network"]
     if lost:
         warnings.warn(

@@ -25,10 +25,11 @@ from fewstep.samplers.artefact.learned_table import Learned, safety
 from fewstep.samplers.schedule.as_json import schedule_from_dict, schedule_to_dict
 from fewstep.samplers.schedule.base import Array, NoiseSchedule
 from fewstep.samplers.table.jsonfile import checked, plain, read
-from fewstep.samplers.table.stored import from_content, to_content
+from fewstep.samplers.table.stored import from_content, is_plain, to_content
 from fewstep.samplers.table.tableau import Tableau
 
-FORMAT, VERSION = "fewstep.artefact", 1
+FORMAT, VERSION = "fewstep.artefact", 2
+PLAIN = 1  # version that all can read: of plain tables
 LARGE = 1000  # numbers in an array
 OUTSIDE_HASH = ("hash", "tensors")
 
@@ -90,7 +91,7 @@ def content_of(tables: Sequence[Learned], model: Mapping[str, Any], provenance: 
 
     content = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": PLAIN if all(is_plain(t.tableau) for t in tables) else VERSION,
         "domain": {"nfe": nfes(tables), "guidance": guidances(tables)},
         "tables": [_described(t) for t in tables],
         "model": model,

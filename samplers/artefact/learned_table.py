@@ -77,7 +77,7 @@ class Learned:
 
     @cached_property
     def moved(self) -> tuple[str, ...]:
-        """What differs from the base solver on the base grid: of "grid", "coef", "tau"."""
+        """What differs from the base solver on the base grid: of "grid", "coef", "tau", "filter"."""
         return differences(self.tableau, self.base.get("grid"))
 
     @property
@@ -116,7 +116,7 @@ def differences(table: Tableau, grid: Any) -> tuple[str, ...]:
         "coef": same_weights(table, base),
         "tau": same_model_times(table, base),
     }
-    return tuple(name for name, equal in same.items() if not equal)
+    return tuple(name for name, equal in same.items() if not equal) + ("filter",) * (table.filters is not None)
 
 
 def _on_grid(table: Tableau, grid: Any) -> bool:
@@ -136,6 +136,7 @@ def safety(table: Tableau) -> dict[str, Any]:
         "largest_weight": float(np.abs(table.W[:, :, M : M + table.history]).max()),
         "weights_of_result": float(np.abs(weights_of_result(table)).sum(0).max()),
         "smallest_gap": float(np.diff(lam).min()) if len(lam) > 1 else None,
+        **({} if table.filters is None else {"largest_filter": float(np.abs(table.filters).sum((-1, -2)).max())}),
     }
 
 

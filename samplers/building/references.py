@@ -51,6 +51,10 @@ DPM_V3 = (
     "DPM-Solver-v3: Improved Diffusion ODE Solver with Empirical Model Statistics; Zheng et al.; 2023; arXiv:2310.13268"
 )
 PARADIGMS = "Parallel Sampling of Diffusion Models; Shih, Belkhale, Ermon, Sadigh, Anari; 2023; arXiv:2305.16317"
+EPD = (
+    "Distilling Parallel Gradients for Fast ODE Solvers of Diffusion Models; Zhu, Wang, Zhao, Zhang, Zhang; 2025; "
+    "arXiv:2507.14797"
+)
 DLG = "Denoising MCMC for Accelerating Diffusion-Based Generative Models; Kim, Ye; 2022; arXiv:2209.14593"
 BDIA = "Exact Diffusion Inversion via Bi-directional Integration Approximation; Zhang, Lewis, Kleijn; 2023; arXiv:2307.10829"
 BELM = (

@@ -52,7 +52,7 @@ def _compiler(table: Tableau) -> Entry | None:
     if isinstance(table.compiled_by, Entry):
         return table.compiled_by
     entry = SOLVERS.get(table.name)
-    if entry is None or entry.kind != "tableau":
+    if entry is None or entry.kind != "tableau" or table.filters is not None:
         return None
     jumps, options = table.jumps or None, table.options
     try:
@@ -89,10 +89,12 @@ def rest(table: Tableau, begin: int) -> Tableau:
         nodes=Nodes(*(column[begin:] for column in table.nodes)),
         model_times=table.model_times[begin:],
         W=table.W[begin:],
+        filters=None if table.filters is None else table.filters[begin:],
         forms=table.forms[begin:],
         groups=groups,
         spans=None if table.spans is None else table.spans[begin:],
         jumps={step - group: node for step, node in table.jumps.items() if step >= group},
+        begins=1.0,
     )
 
 
@@ -100,7 +102,7 @@ def _missing(table: Tableau, begin: int) -> str | None:
     """What a run from call `begin` would lack; None where it lacks nothing."""
     for k in range(begin, table.nfe):
         for j in range(k - begin + 1, table.history):
-            if table.W[k, :, M + j].any():
+            if table.W[k, :, M + j].any() or (table.filters is not None and table.filters[k, 1 + j : 2 + j].any()):
                 return f"row {k} reads the output of call {k - j}"
     if np.array_equal(table.W[begin - 1, CARRY], table.W[begin - 1, INPUT]):
         return None

@@ -33,6 +33,7 @@ FAMILIES = (
     "solvers.reversible_pairs",
     "solvers.coupled_states",
     "solvers.flow_map",
+    "solvers.parallel_directions",
     "drivers.dpm_adaptive",
     "drivers.gotta_go_fast",
     "drivers.rk45",

@@ -52,8 +52,7 @@ def cfg(
         rescale: phi, from 0 to 1: the output is multiplied by phi std(c) / std(output) + 1 - phi, deviations of each sample
             in the space that the model predicts; 0.7 for models of zero terminal SNR.
         interval: (lo, hi) of sigma / alpha: outside of (lo, hi] the scale is 1, which saves a call. At its ends the score
-            jumps, and the history of a multistep solver spans it. Gradients to what no call of the first row uses need
-            adjoint.sample(..., cond=[...]).
+            jumps, and the history of a multistep solver spans it.
 
     Cost: two network calls, which `nfe` counts as one. Where gradients are on, each call is made again on the way back, so
     that at most one of the two holds its activations: half the memory, half as many calls more.
@@ -130,7 +129,7 @@ def apg(
         along = dot(delta, x0) / dot(x0, x0).clamp(min=1e-24) * x0
         return c + ((w - 1) / at.q) * (delta - (1 - share) * along)
 
-    return Composed([conditional, unconditional], rule)
+    return Composed([conditional, unconditional], rule, asks_rows=bool(beta))
 
 
 @method("cfg_pp", kind="scale")
@@ -177,7 +176,7 @@ def cfg_pp(
         u = at.ask(unconditional)
         return u + w * (at.ask(conditional) - u)
 
-    return Composed([conditional, unconditional], rule)
+    return Composed([conditional, unconditional], rule, asks_rows=True)
 
 
 def _check_pair(conditional: Any, unconditional: Any) -> None:

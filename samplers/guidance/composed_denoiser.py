@@ -55,7 +55,9 @@ class Composed(Denoiser):
     `nfe` counts its own calls, each part's `nfe` those of the part.
     """
 
-    def __init__(self, parts: Sequence[Denoiser], rule: Callable[[At], Tensor], prediction: Any = None):
+    def __init__(
+        self, parts: Sequence[Denoiser], rule: Callable[[At], Tensor], prediction: Any = None, asks_rows: bool = False
+    ):
         first, times = parts[0], {one.vector_time for one in parts}
         vector: Any = first.vector_time if len(times) == 1 else False
         if any(one.field != first.field for one in parts):
@@ -64,6 +66,7 @@ class Composed(Denoiser):
         super().__init__(self.call, first.schedule, prediction, vector, first.field)
         self.parts, self.rule = tuple(parts), rule
         self.two_times = any(one.two_times for one in parts)
+        self.asks_rows = asks_rows or any(one.asks_rows for one in parts)
 
     def call(self, x: Tensor, tau: Tensor, step: Any = None) -> Tensor:
         """The output, in x's shape; float32 at least."""

@@ -42,6 +42,8 @@ class Denoiser:
     `.nfe` counts calls over the object's life, except those inside a graph that the caller compiles.
     """
 
+    asks_rows = False  # whether it looks at the row of the table that asks
+
     def __init__(
         self,
         fn: Callable[..., Tensor],

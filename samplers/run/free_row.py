@@ -10,26 +10,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fewstep.samplers.run.denoiser import clock
-from fewstep.samplers.run.step import State
+from fewstep.samplers.run.step import State, spatial
 from fewstep.samplers.table.tableau import Tableau
 
 
 class Coefficients(NamedTuple):
-    """W (nfe, 2, R, ...), p and q (nfe,): the output as m; tau (nfe,): what the network is shown. float64, one graph."""
+    """W (nfe, 2, R, ...), p and q (nfe,): the output as m; tau (nfe,): what the network is shown; filters of a table that has
+    them. float64, one graph."""
 
     W: Tensor
     p: Tensor
     q: Tensor
     tau: Tensor
+    filters: Tensor | None = None
+
+    @property
+    def given(self) -> tuple[Tensor, ...]:
+        """Those that are there."""
+        return tuple(v for v in self if v is not None)
 
     def beside(self, x: Tensor) -> Coefficients:
         """In the place and precision that a state needs them in."""
         W, p, q = (v.to(x.device, x.dtype) for v in self[:3])
-        return Coefficients(W, p, q, self.tau.to(x.device, clock(x.dtype)))
+        filters = None if self.filters is None else self.filters.to(x.device, x.dtype)
+        return Coefficients(W, p, q, self.tau.to(x.device, clock(x.dtype)), filters)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,4 +69,9 @@ class FreeRow:
         W = self.numbers.W[k][:, columns]
         lines = torch.tensordot(W, stack, 1) if W.ndim == 2 else (W[:, :, None] * stack).sum(1)
         carry, after = lines.unbind()
+        if self.numbers.filters is not None:
+            read = (x, *outputs)[: self.numbers.filters.shape[1]]
+            added = spatial(self.numbers.filters[k][: len(read)].transpose(0, 1), read)
+            both = np.array_equal(layout.W[k, 0], layout.W[k, 1])
+            carry, after = carry + added if both else carry, after + added
         return State(carry, after, outputs[: layout.history - 1])

@@ -41,7 +41,7 @@ class Guided(Denoiser):
         check_denoiser(inner)
         super().__init__(inner.call, inner.schedule, inner.prediction, inner.vector_time, inner.field)
         self.inner, self.shift, self.gradient = inner, shift, gradient
-        self.two_times = inner.two_times
+        self.two_times, self.asks_rows = inner.two_times, True
 
     def call(self, x: Tensor, tau: Tensor, step: Any = None) -> Tensor:
         """The guided output, in x's shape; float32 at least."""

@@ -90,17 +90,26 @@ def _plans(
     factor, plans = np.ones(tableau.nfe), []
     for k in range(tableau.nfe):
         lines, pair = W[k].copy(), to_m[:, k].copy()
+        filters = None if tableau.filters is None else tableau.filters[k, : _span(tableau, k)].copy()
         for j in range(1, tableau.history):
             lines[:, M + j] *= factor[k - j] if k >= j else 0.0
+        if filters is not None:
+            filters[2:] *= factor[k - 1 :: -1][: len(filters) - 2].reshape(-1, 1, 1, 1) if k else 1.0
         if keep[k] == 0 and fold:
             lines[:, INPUT] += lines[:, M] * pair[0]
             lines[:, M] *= pair[1]
+            if filters is not None:
+                filters[0] += filters[1] * pair[0]
+                filters[1] *= pair[1]
             pair = np.array([0.0, 1.0])
         elif fold:
             factor[k] = pair[np.argmax(np.abs(pair))]
             lines[:, M] *= factor[k]
+            if filters is not None:
+                filters[1] *= factor[k]
             pair = pair / factor[k]
-        plans.append(_plan(tableau, k, lines, pair, x0[:, k], keep[k], live[k]))
+        plan = _plan(tableau, k, lines, pair, x0[:, k], keep[k], live[k])
+        plans.append(plan if filters is None or not filters.any() else {**plan, "filters": filters})
     return plans
 
 
@@ -143,8 +152,17 @@ def _needs(tableau: Tableau, pair: bool) -> tuple[list[int], list[bool]]:
         lines = W[1:] if kept or not live[k + 1] else W
         live[k] = bool(lines[:, CARRY].any()) or (kept and live[k + 1])
         reads = [j for j in range(1, tableau.history) if lines[:, M + j].any()]
+        reads += [j for j in range(1, _span(tableau, k + 1) - 1)]
         keep[k] = max(max(reads, default=0), keep[k + 1] - 1)
     return keep, live
+
+
+def _span(tableau: Tableau, k: int) -> int:
+    """How many of input, m_k, m_{k-1}, ... the filter of row k reads: up to the last that is not zero, and two at least."""
+    if tableau.filters is None:
+        return 2
+    there = np.flatnonzero(tableau.filters[k, : 2 + k].reshape(min(2 + k, tableau.filters.shape[1]), -1).any(1))
+    return max(2, int(there.max(initial=0)) + 1)
 
 
 def _is_kept(W: Array) -> bool:
@@ -262,16 +280,17 @@ def _bind(
     both = np.concatenate([tableau.model_times, tableau.target_times])
     shown = torch.tensor(both, dtype=torch.float64).to(device, clock).unbind()
     pairs = zip(shown[: tableau.nfe], shown[tableau.nfe :], strict=True)
-    wide = [plan.pop("wide", None) for plan in plans]
+    wide, filters = ([plan.pop(name, None) for plan in plans] for name in ("wide", "filters"))
     return tuple(
         Step(
             **{**plan, **{name: place(plan[name]) for name in tensors}},
             model_time=tau,
             target=target,
             wide=None if lines is None else torch.tensor(lines, dtype=torch.float64).to(device, dtype),
+            filters=None if F is None else torch.tensor(F, dtype=torch.float64).transpose(0, 1).to(device, dtype),
             post=post,
             constant=constant,
             tableau=tableau,
         )
-        for plan, (tau, target), lines in zip(plans, pairs, wide, strict=True)
+        for plan, (tau, target), lines, F in zip(plans, pairs, wide, filters, strict=True)
     )

@@ -7,11 +7,13 @@ captured in a graph and differentiated. `lowering.py` makes the steps of a Table
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
 
 from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.run.ownership import require_kept, version
@@ -67,6 +69,7 @@ class Step:
     stacked: registers and weight vectors of long lines, done as one stack and one product a line.
     wide: weights (lines, R, 1, *shape) of all registers, the output in place of m, where they differ by element: the lines
     are input, carry unless it is a word, and m where it is kept.
+    filters: (C or 1, registers, k, k) of the input, m and the newest of the history, added to the input line, see `spatial`.
     keep: how many outputs, this one included, later rows still read. draws: noises this row reads. tableau: whose row it is.
     """
 
@@ -81,6 +84,7 @@ class Step:
     draws: tuple[Draw, ...] = ()
     stacked: tuple[tuple[int, ...], tuple[Tensor, ...]] | None = None
     wide: Tensor | None = None
+    filters: Tensor | None = None
     post: Post | None = None
     constant: Tensor | None = None
     next: Step | None = None
@@ -96,8 +100,8 @@ class Step:
 
     @property
     def wide_bytes(self) -> int:
-        """Memory of `wide`."""
-        return 0 if self.wide is None else self.wide.nbytes
+        """Memory of `wide` and `filters`."""
+        return sum(v.nbytes for v in (self.wide, self.filters) if v is not None)
 
     def __deepcopy__(self, memo: object) -> Step:
         """A step changes nothing and is never changed: a copy is the step itself."""
@@ -121,6 +125,8 @@ class Step:
                 carry = None if isinstance(self.carry, str) else combine(self.carry, registers)
             else:
                 after, carry = stacked_sums(*self.stacked, registers)
+        if self.filters is not None:
+            after = after + spatial(self.filters, (state.input, m, *state.history)[: self.filters.shape[1]])
         if carry is None:
             carry = state.carry if self.carry == "keep" else after
         versions = (version(m), *state.versions)[: self.keep] if told and self.keep else ()
@@ -155,13 +161,25 @@ def _tensors(item: Any) -> int:
 
 
 def first_state(tableau: Tableau, x: Tensor) -> State:
-    """The state before the first network call: x in both places. ValueError where the table is for another shape."""
+    """The state before the first network call: x, as large as the table begins, in both places.
+
+    Raises:
+        ValueError: the table is for another shape.
+    """
     cells, shape = tableau.W.shape[3:], tuple(x.shape[1:])
     if cells and (len(cells) != len(shape) or any(c not in (1, n) for c, n in zip(cells, shape, strict=True))):
         raise ValueError(
             f"{tableau.name}: its weights are of shape {cells}, the samples of shape {shape}. Give statistics of the "
             "samples' shape, with 1 for an axis along which they are equal"
         )
+    filters = tableau.filters
+    if filters is not None and (len(shape) != 3 or filters.shape[2] not in (1, shape[0])):
+        raise ValueError(
+            f"{tableau.name}: its filters are for images of {filters.shape[2]} channels, (B, {filters.shape[2]}, H, W); "
+            f"samples here are of shape {shape}. Play the table without, dataclasses.replace(table, filters=None), or learn on "
+            "samples of this shape"
+        )
+    x = x if tableau.begins == 1 else x * tableau.begins
     return State(x, x)
 
 
@@ -208,3 +226,25 @@ def stacked_sums(
     flat = torch.stack([registers[i].expand_as(like) for i in used]).flatten(1).t()
     first = torch.mv(flat, lines[0]).view_as(like)
     return first, torch.mv(flat, lines[1]).view_as(like) if len(lines) > 1 else None
+
+
+def spatial(weights: Tensor, registers: Sequence[Tensor]) -> Tensor:
+    """sum of registers (B, C, H, W) under filters (C or 1, registers, k, k), k odd: one stack and one convolution.
+
+    (F * u)(p) = sum_d F(d) u(p + d), zero outside, each channel by itself. Linear, so that a row stays linear in its registers.
+    """
+    x = torch.stack(list(registers), 2)
+    channels = x.shape[1]
+    kernel = weights.to(x).expand(channels, *weights.shape[1:])
+    with _exact(x):
+        return conv2d(x.flatten(1, 2), kernel, padding=weights.shape[-1] // 2, groups=channels)
+
+
+def _exact(x: Tensor) -> AbstractContextManager[object]:
+    """In the state's own precision: no autocast, and on a GPU no products of fewer digits."""
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    if kind == "cuda" and torch.backends.cudnn.allow_tf32 and not torch.compiler.is_compiling():
+        return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)  # type: ignore[no-any-return]
+    return nullcontext()

@@ -22,6 +22,7 @@ from fewstep.samplers.run.lowering import lower
 from fewstep.samplers.run.ownership import require_fresh, shares
 from fewstep.samplers.run.step import Post, State, Step, first_state, moved
 from fewstep.samplers.sampling.asked_table import learned_table, table_for
+from fewstep.samplers.sampling.asking import Asked, sizes_of
 from fewstep.samplers.sampling.driving import drive
 from fewstep.samplers.sampling.watching import Info, Look, Progress
 from fewstep.samplers.table.tableau import Tableau
@@ -49,6 +50,7 @@ def sample(
     return_info: bool = False,
     check: str = "end",
     post: Post | None = None,
+    parallel: bool = False,
     **solver_options: Any,
 ) -> Any:
     """Draw samples with exactly `nfe` network evaluations (10 by default), or as many as an adaptive driver needs.
@@ -70,6 +72,8 @@ def sample(
         callback: called after every row with .index .t .x .x0 .nfe. hook: the same, may return a new x, or (tables only) a
             function (B, *shape) -> (B, *shape) for all that the solver carries: the state and outputs of the past.
         progress: show a bar. return_info: return (x0, Info). post: applied to every predicted x0 (e.g. clipping).
+        parallel: rows that do not need each other's outputs (`epd`) are asked for in one call of several times the batch,
+            by a denoiser with `vector_time`; the same numbers in less time where the machine has room. Info.calls counts calls.
         check: "end" reads the result once and raises if it is not finite; "each" does so after every row and names it
             (a device read a row); "none" never reads.
 
@@ -111,9 +115,11 @@ def sample(
             from fewstep.samplers.building.analytic_start import free_step
 
             begun = begun * free_step(tableau, t_start)
+        sizes = sizes_of(denoiser, tableau, look) if parallel else (1,) * tableau.nfe
         state = first_state(tableau, begun)
-        x = _play(denoiser, tableau, _bar(steps, progress), state, x_T.dtype, noise=drawn, look=look, check=check)
-        info = Info(tableau.nfe, tableau.nfe, 0, "done", 0.0, tableau, tableau.nfe)
+        asked = Asked(denoiser, x_T.dtype, sizes)
+        x = _play(asked, tableau, _bar(steps, progress), state, noise=drawn, look=look, check=check)
+        info = Info(tableau.nfe, tableau.nfe, 0, "done", 0.0, tableau, len(sizes))
     if check == "end" or (check == "each" and info.tableau is None):
         require_finite(x, 'the result; check="each" names the step where it starts')
     result = x.to(x_T.dtype)
@@ -121,20 +127,19 @@ def sample(
 
 
 def _play(
-    denoiser: Denoiser,
+    asked: Asked,
     tableau: Tableau,
     steps: Iterable[Step],
     state: State,
-    dtype: torch.dtype,
     *,
     noise: Noise,
     look: Look,
     check: str,
 ) -> Tensor:
-    """The loop that executes every table; dtype is what the network takes. The result is nobody else's tensor."""
+    """The loop that executes every table. The result is nobody else's tensor."""
     first = output = state.input
     for step in steps:
-        output = denoiser.call(state.input.to(dtype), step.model_time, step)
+        output = asked.output(step, state)
         require_fresh(output, state.history)
         after = step(state, output, [noise(draw, state.input) for draw in step.draws])
         if look:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -86,6 +86,8 @@ def timetable(
 
             first, tableau = tableau.nodes.sigma[0], analytic_start(tableau)
             free = float(tableau.nodes.sigma[0] / first)
+    if tableau.begins != 1:  # the pipeline draws its noise as large as the table begins
+        free, tableau = tableau.begins, replace(tableau, begins=1.0)
     shown = np.append(tableau.model_times, [0.0] * getattr(m.schedule, "shows_end", False))
     return Timetable(m, tableau, model_clock(m.schedule, shown), public_sigmas(m.schedule, tableau.nodes), free)
 

@@ -162,9 +162,9 @@ def rex_sde(path: Path, *, zeta: float = 1.0, tau: float = 1.0, form: str = "x0"
 
     x+ = a (zeta x + (1 - zeta) w) + b m(w) + c z,  w+ = a w + b m(x+) + c z: one Brownian increment moves both copies, and
     the way back needs the same. zeta: in (0, 1]; below 1 (0.999 published) the copies lose their symmetry and the method an
-    order. form: "x0" (published) decays by e^(-(1 + tau^2) h) a step, which the way back has to undo: float64 only. "flow"
-    forgets no more than the process itself and comes back in float32. A step out of alpha = 0 and steps of one evaluation
-    have no noise.
+    order. form: "x0" (published) decays by e^(-(1 + tau^2) h) a step, which the way back has to undo: more than float64
+    holds but over a part of the path. "flow" forgets no more than the process itself and comes back in float32. A step out
+    of alpha = 0 and steps of one evaluation have no noise.
     """
     zeta = opt.fraction("rex_sde", "zeta", zeta)
     tau = opt.number("rex_sde", "tau", tau, TAU_MOST)

@@ -69,6 +69,21 @@ def prove(table: Any) -> float:
     return _endured(table, max(growth, default=1.0))
 
 
+def check_filters(table: Any) -> None:
+    """ValueError for filters that no row of this table can have."""
+    F, shape = table.filters, np.shape(table.filters)
+    square = len(shape) == 5 and shape[3] == shape[4] and shape[3] % 2 == 1
+    if not square or shape[0] != table.nfe or not 2 <= shape[1] <= 1 + table.history or not np.isfinite(F).all():
+        raise ValueError(
+            f"{table.name}: `filters` must be finite, (nfe, 1 + window, C or 1, k, k) with k odd and a window of at most the "
+            f"table's history, {table.history}; got {shape} for {table.nfe} evaluations"
+        )
+    if table.elementwise or table.conserves:
+        raise ValueError(
+            f"{table.name}: a table with filters has scalar weights and conserves nothing exactly, conserves=''"
+        )
+
+
 def bounded(table: Any) -> None:
     """What can be seen of weights that nobody vouches for, whose sums are right: they amplify rounding within bounds.
 

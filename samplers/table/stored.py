@@ -17,7 +17,8 @@ from fewstep.samplers.table.consistency import bounded
 from fewstep.samplers.table.jsonfile import checked, option_of, plain
 from fewstep.samplers.table.tableau import Tableau
 
-FORMAT, VERSION = "fewstep.tableau", 2
+FORMAT, VERSION = "fewstep.tableau", 3
+PLAIN = 2  # version that all can read: of plain tables
 
 
 def save(tableau: Tableau, path: str | os.PathLike[str]) -> None:
@@ -29,7 +30,12 @@ def save(tableau: Tableau, path: str | os.PathLike[str]) -> None:
 def to_dict(tableau: Tableau) -> dict[str, Any]:
     """A table as plain JSON that `load` and configs know again, sealed."""
     content: dict[str, Any] = json.loads(json.dumps(to_content(tableau), default=plain))
-    return sealed({"format": FORMAT, "version": VERSION, **content})
+    return sealed({"format": FORMAT, "version": PLAIN if is_plain(tableau) else VERSION, **content})
+
+
+def is_plain(tableau: Tableau) -> bool:
+    """Whether a table has nothing that the first release did not know."""
+    return tableau.filters is None and tableau.begins == 1
 
 
 def from_dict(content: Mapping[str, Any], name: Any) -> Tableau:
@@ -69,6 +75,8 @@ def to_content(tableau: Tableau) -> dict[str, Any]:
         "spans": None if spans is None else np.concatenate([np.full_like(spans[:1], np.nan), spans]),
         "conserves": tableau.conserves,
         "jumps": {str(step): node for step, node in tableau.jumps.items()},
+        **({} if tableau.filters is None else {"filters": tableau.filters}),
+        **({} if tableau.begins == 1 else {"begins": tableau.begins}),
     }
 
 
@@ -94,4 +102,6 @@ def from_content(content: Mapping[str, Any], schedule: NoiseSchedule | None = No
         spans=spans,
         conserves=content.get("conserves", "x0 eps"),
         jumps={int(step): Node(*node) for step, node in content.get("jumps", {}).items()},
+        begins=float(content.get("begins", 1.0)),
+        filters=None if content.get("filters") is None else np.array(content["filters"], float),
     )

@@ -4,7 +4,7 @@ Registers: `carry` (anchor state), `input` (what the network sees next), the las
 the row's form), the noises z of the row and optionally one constant. After network call k
 
     m_k            = p_k * input + q_k * output
-    [carry, input] = W_k @ [carry, input, m_k .. m_{k-H+1}, z_1 .. z_Z, const]
+    [carry, input] = W_k @ [carry, input, m_k .. m_{k-H+1}, z_1 .. z_Z, const]  (+ a small filter of input and m, where learned)
 
 A solver family writes rows with `Row`; `Tableau.from_rows` packs them into W (nfe, 2, R), float64, and proves on the spot
 what its family claims to conserve. The sample is `input` after the last row. Entries may be arrays of one sample's shape;
@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import isfinite
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,7 +26,7 @@ from fewstep.lazy import door
 from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.schedule.base import Node, Nodes, NoiseSchedule
 from fewstep.samplers.schedule.outputs import Form
-from fewstep.samplers.table.consistency import ADVICE, prove
+from fewstep.samplers.table.consistency import ADVICE, check_filters, prove
 from fewstep.samplers.table.jumps import jump_of, target_times
 from fewstep.samplers.table.packing import pack
 from fewstep.samplers.table.row import Row
@@ -43,6 +44,9 @@ class Tableau:
         constant: has a const register. spans: (nfe, Z, 3), start, end and path of every noise; NaN where a row has none.
         conserves: which parts of alpha X + sigma E every row keeps exactly: "x0 eps", "x0" or "".
         order: convergence order as nfe grows (weak order where there is noise).
+        filters: (nfe, 1 + window, C or 1, k, k) of input, m_k, m_{k-1}, ...: what a row adds to its input line, and to carry
+            where that is the same, each channel convolved by itself (run/step.py); None but for learned tables.
+        begins: what x_T is multiplied by to be the first state: sigma there over that of x_T, where a table begins later.
         groups: network calls of each nominal step. jumps: {step: node where it lands before noise takes it up to the
             next one}.
     """
@@ -62,6 +66,8 @@ class Tableau:
     spans: np.ndarray | None = None
     conserves: str = "x0 eps"
     jumps: Mapping[int, Node] = field(default_factory=dict)
+    filters: np.ndarray | None = None
+    begins: float = 1.0
     amplification: float = field(init=False, repr=False, default=1.0)
     compiled_by: ClassVar[Any] = None  # the solver's entry, where a table is as that made it; see building/resuming.py
 
@@ -100,6 +106,10 @@ class Tableau:
             )
         if self.slots and self.spans is None:
             raise ValueError(f"{self.name}: `spans` must say which increment each of the {self.slots} noises is")
+        if not (isfinite(self.begins) and self.begins > 0):
+            raise ValueError(f"{self.name}: `begins` is a ratio of two sigmas, above 0; got {self.begins!r}")
+        if self.filters is not None:
+            check_filters(self)
         object.__setattr__(self, "amplification", prove(self))
 
     @property
@@ -121,7 +131,7 @@ class Tableau:
     def nbytes(self) -> int:
         """Memory of the arrays."""
         forms = (part for form in self.forms if not isinstance(form, str) for part in form)
-        arrays = (*self.nodes, self.model_times, self.W, self.spans, *forms)
+        arrays = (*self.nodes, self.model_times, self.W, self.spans, self.filters, *forms)
         return sum(int(np.asarray(array).nbytes) for array in arrays if array is not None)
 
     @property
@@ -165,6 +175,8 @@ class Tableau:
 
     def __str__(self) -> str:
         head = f"{self.name}: order {self.order}, {self.nfe} evaluations, {'SDE' if self.stochastic else 'ODE'}"
+        if self.filters is not None:
+            head += f"; filters of {self.filters.size} numbers, not shown"
         if self.elementwise:
             head += f"; weights of shape {self.W.shape[3:]}, their means shown"
         W = self.W.reshape(*self.W.shape[:3], -1).mean(-1)

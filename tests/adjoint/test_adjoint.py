@@ -10,7 +10,7 @@ from adjoints import BATCH, EXACT, SEEDS, SIZE, WIDE, Guided, apart, drawn, grad
 from torch import Tensor
 
 from fewstep import adjoint, sample
-from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, build
+from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, build, guidance
 
 TABLES = [name for name, entry in SOLVERS.items() if entry.kind == "tableau"]
 
@@ -238,3 +238,61 @@ def test_what_sample_plays_has_a_gradient_too(tmp_path: Any) -> None:
     shape = tuple(problem.x_T.shape)
     for solver, nfe in ((table, None), (str(tmp_path / "table.json"), None), (SOLVERS["dpmpp_2m"].fn, 6)):
         assert adjoint.cost(problem.denoiser, shape, solver, nfe).evaluations == 12
+
+
+def _learned(seed: int) -> tuple[Denoiser, Tensor]:
+    """A network and its weights."""
+    weights = 0.3 * torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(seed), dtype=WIDE)
+    weights.requires_grad_()
+    return Denoiser(lambda x, tau: torch.tanh(x @ weights) + 0.1 * x, NoiseSchedule.vp_linear(), "sample"), weights
+
+
+@pytest.mark.parametrize("how", ["experts", "interval"])
+def test_what_only_later_calls_use_has_a_gradient(how: str) -> None:
+    """Two experts, and guidance in an interval that the first call is not in: every weight, named or found, by every method."""
+    (one, A), (other, B) = _learned(0), _learned(1)
+    both = guidance.intervals([one, other], [1.0]) if how == "experts" else None
+    both = both or guidance.cfg(one, other, 3.0, interval=(0.2, 2.0))
+    x = torch.randn(BATCH, SIZE, generator=torch.Generator().manual_seed(2), dtype=WIDE)
+    expected = gradients(adjoint.sample(both, x, "bdia", 8, method="direct"), [A, B])
+    assert all(bool(g.any()) for g in expected)
+    for method in (*EXACT, "reversible"):
+        for params in (None, [A, B], [B]):
+            wanted = [B] if params == [B] else [A, B]
+            found = gradients(adjoint.sample(both, x, "bdia", 8, method=method, params=params), wanted)
+            assert apart(found, expected[-len(wanted) :]) <= 1e-12
+    with pytest.warns(UserWarning, match="not accurate"):
+        rough = gradients(adjoint.sample(both, x, "ddim", 8, method="adjoint_deis"), [A, B])
+    assert all(bool(g.any()) for g in rough)
+    with pytest.raises(ValueError, match="1 of the 2 tensors in `params` have no part"):
+        adjoint.sample(both, x, "bdia", 8, params=[B, torch.ones(2, requires_grad=True)])
+
+
+def test_dropout_of_a_later_expert_is_played_again() -> None:
+    (one, _), weights = _learned(0), torch.ones(SIZE, dtype=WIDE, requires_grad=True)
+    wet = Denoiser(
+        lambda x, tau: weights * torch.nn.functional.dropout(x, 0.5, True), NoiseSchedule.vp_linear(), "sample"
+    )
+    both, x = guidance.intervals([one, wet], [1.0]), torch.ones(BATCH, SIZE, dtype=WIDE)
+    found = []
+    for method in ("direct", "checkpoint", "revolve"):
+        torch.manual_seed(3)
+        found.append(gradients(adjoint.sample(both, x, "dpmpp_2m", 8, method=method), [weights]))
+    assert apart(found[1], found[0]) <= 1e-12 and apart(found[2], found[0]) <= 1e-12
+
+
+def test_transforms_of_torch_func_are_refused_in_words() -> None:
+    problem = Guided()
+
+    def f(x: Tensor, method: str = "checkpoint") -> Tensor:
+        return adjoint.sample(problem.denoiser, x, "ddim", 3, method=method, check="none").square().sum()
+
+    x = problem.x_T.detach()
+    for transformed in (torch.func.grad(f), torch.func.vmap(f), lambda x: torch.func.jvp(f, (x,), (x,))):
+        with pytest.raises(ValueError, match=r"does not go under .* torch.autograd.grad"):
+            transformed(x[None] if transformed.__name__ != "<lambda>" else x)
+    with pytest.raises(ValueError, match="does not go under torch.func.vmap"):
+        torch.func.vmap(lambda x: f(x, "direct"))(x[None])
+    x = x.requires_grad_()
+    (expected,) = torch.autograd.grad(f(x), x)
+    assert apart([torch.func.grad(lambda x: f(x, "direct"))(x.detach())], [expected]) <= 1e-12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 
 import numpy as np
 import pytest
@@ -127,3 +128,24 @@ def test_bad_input() -> None:
             call()
     assert denoiser.nfe == before
     assert all(SOLVERS[name].kind == "tableau" for name in EXACT)
+
+
+def test_what_x_T_alone_misses_is_told() -> None:
+    """edict and rex in few steps: the number of the warning is what the sample from x_T misses; the pair needs no warning."""
+    denoiser, images, _ = problem()
+    for name in ("edict", "rex"):
+        with pytest.warns(UserWarning, match="from x_T alone misses the image by") as told:
+            x_T = adjoint.invert(denoiser, images, name, 10)
+        said = float(str(told[0].message).split("misses the image by ")[1].split()[0])
+        assert said == pytest.approx(off(sample(denoiser, x_T, name, 10), images), rel=0.05)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        adjoint.invert(denoiser, images, "edict", 10, return_state=True)
+        adjoint.invert(denoiser, images, "alf", 50)
+        calls = [denoiser.nfe]
+        for check in (False, True):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore" if check else "error")
+                adjoint.invert(denoiser, images, "rex", 10, check=check)
+            calls.append(denoiser.nfe)
+    assert calls[2] - calls[1] == calls[1] - calls[0] + 10

@@ -69,6 +69,7 @@ def test_mixture_with_sixty_evaluations(schedule):
     data, denoiser, x, law = mixture(schedule, 200)
     got, info = log_likelihood(denoiser, x, t_end=at_noise(schedule, 3e-4), prior=law, return_info=True)
     assert denoiser.nfe == info.nfe == 60 and info.stderr is None
+    assert info.noise == pytest.approx(3e-4) and "density of x0 + 0.0003 eps" in str(info)
     torch.testing.assert_close(got, log_density(data, x), rtol=0, atol=1e-4)
 
 
@@ -87,6 +88,11 @@ def test_clean_end_is_extrapolated_from_the_least_noise():
     )
     assert (smooth - truth).abs().max() > 1e-3
     assert (clean - truth).abs().max() < 3e-5
+    (_, default), (_, at_data) = (
+        log_likelihood(denoiser, x, 60, t_end=t, prior=law, return_info=True) for t in (None, 0)
+    )
+    assert default.t_end == VP.t_min and default.noise == pytest.approx(float(np.exp(-VP.lam(VP.t_min))))
+    assert at_data.noise == at_data.t_end == 0 and str(at_data).startswith("the density of x0,")
 
 
 def test_mass_is_one_whatever_the_prior():

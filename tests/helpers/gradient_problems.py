@@ -116,7 +116,7 @@ class Task:
             for k in range(len(rows)):
                 state = rows.advance(k, state)
             return state.input
-        return continuous(self, rows, state, tuple(problem.leaves), method, options)
+        return continuous(self, rows, state, lambda: tuple(problem.leaves), method, options)
 
 
 class Walk:

@@ -13,7 +13,7 @@ from torch import Tensor
 from fewstep.checks import positive, whole
 
 FAINT = 1e-30  # mean square error that counts as none, below which logarithms are not taken
-RATES = {"grid": 0.05, "coef": 0.02, "state": 0.01, "tau": 0.05, "mixed": 0.1}
+RATES = {"grid": 0.05, "coef": 0.02, "state": 0.01, "tau": 0.05, "mixed": 0.1, "filter": 0.003}
 
 
 def _huber(e: Tensor) -> Tensor:

@@ -4,8 +4,11 @@ x_T is taken as the state at t' < t_max. With z its noise, the flow that starts 
 
     x(t') = sigma(t') z + alpha(t') x0 + ...,      alpha(t') << 1 = sigma(t_max),
 
-which differs from x_T by the faint alpha x0 and by sigma(t') / sigma(t_max) - 1: small on variance-preserving schedules down
-to a half of their time. At t_max a network can answer only with the mean of the data; later it already sees x0 in the noise,
+which differs from x_T by the faint alpha x0 and by sigma(t') / sigma(t_max). The size is known and is put right (`begins` of
+the table): that is the analytic first step, whose answer at pure noise is x0 = 0. alpha x0 is small on variance-preserving
+schedules down to a half of their time, and wherever noise is five times the data.
+
+At t_max a network can answer only with the mean of the data; later it already sees x0 in the noise,
 and each later call is nearer to the end.
 """
 
@@ -16,7 +19,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fewstep.samplers.artefact.corrections import on_times
+from fewstep.samplers.artefact.corrections import begun, on_times
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.learned.methods.iia import iia
 from fewstep.samplers.learned.problem.coordinate import Coordinate
@@ -25,7 +28,8 @@ from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.table.tableau import Tableau
 
-STILL = 0.02  # how much the size of the noise may change up to t'
+STILL = 0.02  # how much the size of the noise may change up to t' and count as none
+FAINT = 0.2  # alpha / sigma up to t', where the size is put right
 LEAST = 0.1  # of a step: less room than that is none
 
 
@@ -43,11 +47,19 @@ def later(table: Tableau, share: float) -> Array:
 
 
 def room(table: Tableau) -> float:
-    """The largest share up to 1 at which the noise of x_T is that of the state, to 2 %: none unless variance is preserved."""
-    sigma, shares = table.schedule.sigma, np.linspace(0, 1, 101)
-    begun = np.array([later(table, share)[0] for share in shares])
-    still = np.abs(sigma(begun) / sigma(table.schedule.t_max) - 1) <= STILL
-    return float(shares[still].max(initial=0.0))
+    """The largest share up to 1 at which x_T is nearly all noise of the state: by its own size to 2 %, or by alpha / sigma."""
+    schedule, shares = table.schedule, np.linspace(0, 1, 101)
+    times = np.array([later(table, share)[0] for share in shares])
+    still = np.abs(schedule.sigma(times) / schedule.sigma(schedule.t_max) - 1) <= STILL
+    faint = schedule.nodes(times).rho * FAINT >= 1
+    return float(shares[still | faint].max(initial=0.0))
+
+
+def begun_later(table: Tableau, share: float) -> Tableau:
+    """The base solver of a table on `later`, whose first state is x_T brought to the size that its noise has there."""
+    made = on_times(table, later(table, share))
+    size = begun(table.schedule, float(made.times[0]))
+    return made if abs(size - 1) <= STILL else replace(made, begins=size)
 
 
 @learner(
@@ -83,6 +95,6 @@ def late(
         return start
     few, found = replace(task, train=task.train[:samples]), start
     for share in shares:
-        table = iia(few, on_times(start, later(start, there * share)), consistent=False, limit=limit)
+        table = iia(few, begun_later(start, there * share), consistent=False, limit=limit)
         found = min((found, table), key=task.judge)
     return found

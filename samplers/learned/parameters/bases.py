@@ -10,17 +10,19 @@ from fewstep.samplers.artefact.corrections import CARRY, INPUT, M
 from fewstep.samplers.learned.playing.arithmetic import anchor, directions, shared_lines
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.table.tableau import Tableau
+from fewstep.samplers.table.together import since
 
 
 def coef_basis(start: Tableau, base: Tableau, window: int, consistent: bool) -> Tensor:
     """(n, nfe, 2, R): what each coefficient knob adds to W."""
-    found, both = [], shared_lines(base)
+    found, both, closed = [], shared_lines(base), since(start)
     for k in range(start.nfe):
+        first = int(closed[k])  # newer outputs are asked for together with the row that would read them
         scale = max(float(np.abs(base.W[k, INPUT, M : M + start.history]).max()), 1e-12)
-        for direction in directions(start, k, window, consistent).T:
+        for direction in directions(start, k, min(window + first, start.history), consistent, first).T:
             basis = np.zeros_like(start.W)
             for line in (CARRY, INPUT) if both[k] else (INPUT,):
-                basis[k, line, M : M + len(direction)] = scale * direction
+                basis[k, line, M + first : M + first + len(direction)] = scale * direction
             found.append(basis)
     return torch.from_numpy(np.stack(found) if found else np.zeros((0, *start.W.shape)))
 

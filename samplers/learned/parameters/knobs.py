@@ -59,6 +59,10 @@ class Knobs:
             raise ValueError(
                 f"{start.name}: a table with a weight for every element cannot be corrected; take a scalar one"
             )
+        if start.filters is not None:
+            raise ValueError(
+                f"{start.name}: a table with filters is corrected by method 'filter' alone: let it come last"
+            )
         self.start = widened(start, min(max(window, start.history), start.nfe))
         self.prediction, self.consistent = prediction, consistent and "state" not in free
         self.base = widened(base_of(start), self.start.history)

@@ -95,15 +95,15 @@ def _drift(table: Tableau, delta: Array) -> Array:
     )  # fmt: skip
 
 
-def directions(table: Tableau, k: int, window: int, consistent: bool = True) -> Array:
-    """Orthonormal directions (window', n) in which the weights of row k on m_k .. m_{k-window'+1} may be corrected.
+def directions(table: Tableau, k: int, window: int, consistent: bool = True, first: int = 0) -> Array:
+    """Orthonormal directions (window' - first, n) in which row k's weights on m_{k-first} .. m_{k-window'+1} may be corrected.
 
     window' = min(window, k + 1). Consistent ones leave a constant x0 and eps alone.
     """
     reach = min(window, k + 1)
-    if not consistent:
-        return np.eye(reach)
-    rows = _contents(table)[[k - j for j in range(reach)]].T  # (2, reach)
+    if not consistent or reach <= first:
+        return np.eye(max(0, reach - first))
+    rows = _contents(table)[[k - j for j in range(first, reach)]].T  # (2, reach - first)
     _, size, across = np.linalg.svd(rows)
     rank = int((size > 1e-12 * max(size[0], 1e-300)).sum())
     return np.asarray(across[rank:].T)

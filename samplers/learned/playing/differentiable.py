@@ -99,7 +99,7 @@ def play_beside(
     def played(piece: Part, x: Tensor, *numbers: Tensor) -> list[Tensor]:
         return play(piece, layout, Coefficients(*numbers), x, **how)
 
-    states: tuple[Tensor, ...] = _Beside.apply(problem.threads, pieces, played, x, *coefficients)  # type: ignore[no-untyped-call]
+    states: tuple[Tensor, ...] = _Beside.apply(problem.threads, pieces, played, x, *coefficients.given)  # type: ignore[no-untyped-call]
     return list(states)
 
 

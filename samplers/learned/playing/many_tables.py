@@ -46,7 +46,7 @@ def _leaders(tables: Sequence[Tableau]) -> Iterator[list[int]]:
     """For every row, of each table the first one that shows the network the same there: it did the same up to now."""
     history = max(table.history for table in tables)
     wide = [widened(table, history) for table in tables]
-    past: list[Hashable] = [None] * len(wide)
+    past: list[Hashable] = [table.begins for table in wide]
     for k in range(wide[0].nfe):
         first: dict[Hashable, int] = {}
         here = list(zip(past, (table.model_times[k] for table in wide), strict=True))
@@ -60,7 +60,8 @@ def _row(table: Tableau, k: int) -> Hashable:
     """Everything that row k does with an output."""
     node = tuple(float(column[k]) for column in table.nodes)
     form = tuple(np.asarray(v, float).tobytes() for v in form_pair(table.forms[k]))
-    return table.W.shape, (table.W[k] + 0.0).tobytes(), form, node  # + 0.0: no -0.0
+    filters = None if table.filters is None else (table.filters.shape, table.filters[k].tobytes())
+    return table.W.shape, (table.W[k] + 0.0).tobytes(), form, node, filters  # + 0.0: no -0.0
 
 
 def _batches(indices: Sequence[int], times: Sequence[float], most: int) -> Iterator[list[int]]:

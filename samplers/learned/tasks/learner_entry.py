@@ -43,10 +43,12 @@ HOMES = tuple(
         "s3",
         "polish",
         "newton",
+        "epd",
+        "filter",
         "auto",
     )
 )
-KINDS = ("grid", "coef", "tau")  # what can be learned of a table: where it steps, its weights, the times it shows
+KINDS = ("grid", "coef", "tau", "filter")  # of a table: where it steps, its weights, the times it shows, its filters
 
 
 @dataclass(frozen=True)

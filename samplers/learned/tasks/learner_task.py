@@ -123,7 +123,12 @@ class Task:
         place = self._place(name, start, options)
         if place is not None and place.exists():
             return self._kept(place)
-        table = METHODS.find(name).fn(self, start, **options)
+        method = METHODS.find(name)
+        if start.filters is not None and "filter" not in method.learns:
+            raise ValueError(
+                f"method {name!r} knows no filters, and would lose those that were learned: let 'filter' come last"
+            )
+        table = method.fn(self, start, **options)
         if not isinstance(table, Tableau) or table.nfe != start.nfe:
             got = f"one of {table.nfe}" if isinstance(table, Tableau) else type(table).__name__
             raise ValueError(

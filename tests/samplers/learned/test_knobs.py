@@ -50,7 +50,7 @@ def test_knobs_at_zero_are_the_start(solver: str, kind: str) -> None:
     for free, window, consistent in ((ALL, 6, False), (("grid", "coef", "tau"), 3, True)):
         knobs = Knobs(start, "sample", free, window, consistent)
         assert set(knobs.parameters) == set(free)
-        W, p, q, tau = (v.detach().numpy() for v in knobs.coefficients())
+        W, p, q, tau = (v.detach().numpy() for v in knobs.coefficients().given)
         assert np.array_equal(W, knobs.start.W) and np.array_equal(tau, start.model_times)
         assert np.array_equal(knobs.table().W, knobs.start.W) and np.array_equal(knobs.table().times, start.times)
 
@@ -216,7 +216,7 @@ def test_cut_gradients_reach_one_call_back() -> None:
     learnt = Problem(ring(), shape=(2,), dtype=torch.float64)
     start = build("dpmpp_2m", learnt.schedule, 5, "logsnr")
     knobs = Knobs(start, "sample", ("tau",))
-    W, p, q, tau = (v.detach() for v in knobs.coefficients())
+    W, p, q, tau = (v.detach() for v in knobs.coefficients().given)
     tau = tau.clone().requires_grad_()
     states = play(learnt.part(range(4)), knobs.start, Coefficients(W, p, q, tau), cut=True)
     assert not states[1].requires_grad
