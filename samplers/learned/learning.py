@@ -41,6 +41,7 @@ def learn(
     rivals: bool = True,
     classes: Sequence[int] | None = None,
     prompt: str | Sequence[str] | None = None,
+    call: Mapping[str, Any] | None = None,
     batch_size: int = 64,
     device: Any = None,
     dtype: torch.dtype | str | None = None,
@@ -64,7 +65,9 @@ def learn(
             without it the result depends on nothing but what is given here.
         rivals: whether the best fixed recipe, which must be beaten, is sought among all solvers on all grids, and not only
             among those of `solver`; where the solver draws noise it is its own alone.
-        classes, prompt, batch_size, device: of the samples. dtype: what a network that is loaded here computes in, or x_T of
+        call: arguments of the pipeline's own call: a list is taken in turn, by seed, anything else is for all; classes and
+            prompt are short forms. Without words a text model draws from 64 prompts that come with the library.
+        batch_size, device: of the samples. dtype: what a network that is loaded here computes in, or x_T of
             a Denoiser; None: float32, and as it is for a pipeline. spec: options of a single `method`.
 
     Returns:
@@ -80,7 +83,7 @@ def learn(
         solver_options=solver_options, teacher=teacher, seconds=seconds,
         rivals=rivals, spec=spec,
     )  # fmt: skip
-    how: dict[str, Any] = {"shape": shape, "classes": classes, "prompt": prompt}
+    how: dict[str, Any] = {"shape": shape, "classes": classes, "prompt": prompt, "call": call}
     how |= {"batch_size": batch_size, "device": device, "dtype": dtype}
     learned: list[Learned] = []
     facts: dict[str, Any] = {}

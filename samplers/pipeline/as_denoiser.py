@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fewstep.checks import unknown
+from fewstep.samplers.pipeline.encoding import Encoded
 from fewstep.samplers.pipeline.probe import Halt, Probe
 from fewstep.samplers.pipeline.suspend import suspendable
 from fewstep.samplers.run.denoiser import PipelineDenoiser
@@ -105,6 +106,7 @@ class Loop:
     def __init__(self, pipe: Any, call: dict[str, Any], probe: Probe):
         self.pipe, self.call, self.probe = pipe, call, probe
         self.generator = _copied(call.get("generator") or torch.Generator().manual_seed(0))
+        self.encoded = Encoded()
         self.batch: int | None = None  # of the pipeline called as it was given
         self.run: Run | None = None
         self.busy = threading.Lock()
@@ -171,7 +173,7 @@ class Loop:
         """The pipeline up to its first step; what it draws is the same every time."""
         fixed = {"generator": _copied(self.generator), "num_inference_steps": TURNS, "return_dict": False}
         call = {**self.call, **{name: v for name, v in fixed.items() if name in self.parameters}, **changes}
-        self.run = Run(self.pipe, call, self.probe.fresh())
+        self.run = Run(self.pipe, call, self.probe.fresh(), self.encoded)
         return self.run
 
     def _samples(self, count: int) -> dict[str, Any]:
@@ -187,12 +189,14 @@ class Loop:
 class Run:
     """One call of a pipeline, suspended in a step. latents: what it started from; first: the time it first asked for."""
 
-    def __init__(self, pipe: Any, call: dict[str, Any], probe: Probe):
+    def __init__(self, pipe: Any, call: dict[str, Any], probe: Probe, encoded: Encoded):
         self.inputs = list(_tensors(call))
         self.versions = self._versions()
         self.probe = probe
         own = copy.copy(pipe)
         vars(own).update(scheduler=self.probe, _progress_bar_config={"disable": True})
+        if (encode_prompt := encoded.of(own)) is not None:
+            vars(own)["encode_prompt"] = encode_prompt
         self.loop = suspendable(type(pipe).__call__, "step")(own, **call)
         with torch.set_grad_enabled(any(t.requires_grad for t in self.inputs)):
             halt = self._go(None)

@@ -16,6 +16,8 @@ from torch import Tensor
 from fewstep.samplers.artefact.artefact import prediction_name
 from fewstep.samplers.learned.problem.fingerprint import behaviour, fingerprint, hooked, modules_of
 from fewstep.samplers.learned.problem.threads import Threads
+from fewstep.samplers.pipeline.calls import described
+from fewstep.samplers.pipeline.prompts import with_prompts
 from fewstep.samplers.pipeline.source import Batch, Source
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.sampling.loop import sample
@@ -38,7 +40,8 @@ class Problem:
     Args:
         model: Denoiser, diffusers pipeline, or what the command line takes for MODEL ("demo", a folder, a hub id).
         shape: of one sample, for a Denoiser. guidance: scale, for a pipeline; for a Denoiser only a name of what it does.
-        classes, prompt: conditions of a pipeline, used in turn by seed. batch_size: samples at once.
+        classes, prompt: conditions of a pipeline, used in turn by seed; call: any arguments of its own call, lists by seed.
+        batch_size: samples at once.
         device: of x_T and of what is loaded. dtype: what a loaded network computes in, or of x_T for a Denoiser (float64
             keeps float64 algebra); None: float32. A pipeline brings its own.
 
@@ -58,6 +61,7 @@ class Problem:
         guidance: float | None = None,
         classes: Sequence[int] | None = None,
         prompt: str | Sequence[str] | None = None,
+        call: Mapping[str, Any] | None = None,
         batch_size: int = 64,
         device: Any = None,
         dtype: torch.dtype | str | None = None,
@@ -81,7 +85,10 @@ class Problem:
             self.name = getattr(model.fn, "__name__", type(model.fn).__name__)
         else:
             how: dict[str, Any] = {"classes": classes, "prompt": prompt, "guidance": guidance, "batch_size": batch_size}
-            self._source = Source(model, device=device, dtype=str(self._dtype).removeprefix("torch."), **how)
+            how["call"] = call
+            self._source = with_prompts(
+                Source(model, device=device, dtype=str(self._dtype).removeprefix("torch."), **how)
+            )
             first = self.part([0]).denoiser
             self.shape = tuple(self.part([0]).x_T.shape[1:])
             self.name = model if isinstance(model, str) else type(self._source.pipe).__name__
@@ -101,22 +108,26 @@ class Problem:
         other = copy.copy(self)
         other.guidance, other.spent, other._parts, other._pieces = guidance, 0, {}, {}
         if self._source is not None:
-            other._source = copy.copy(self._source)
-            other._source.wishes = {**self._source.wishes, "guidance": guidance}
+            other._source = self._source.under(guidance)
         other.__dict__.pop("behaviour", None)  # which the scale is part of
         other.part([0])  # a scale that the pipeline does not take is refused here
         return other
 
     def part(self, seeds: Sequence[int]) -> Part:
-        """These seeds, together in one batch."""
-        key = tuple(int(seed) for seed in seeds)
+        """These seeds, together in one batch; of seeds that cannot be drawn together, those that can with the first."""
+        key = tuple(self._alike(seeds, len(seeds))[0])
         if key not in self._parts:
             self._parts[key] = self._made(key)
         return self._parts[key]
 
     def _made(self, seeds: tuple[int, ...]) -> Part:
         if self._source is not None:
-            batch = Batch(self._source.pipe, seeds, self._source.wishes)
+            batch = Batch(self._source, seeds)
+            if len(batch.x_T) != len(seeds):
+                raise ValueError(
+                    f"this pipeline steps {len(batch.x_T)} states for {len(seeds)} samples, both halves of guidance, say, so "
+                    "that a seed has none of its own: learn without guidance (guidance=1)"
+                )
             return Part(seeds, batch.denoiser, batch.x_T)
         own = [torch.Generator().manual_seed(seed) for seed in seeds]
         drawn = self.model.schedule.initial_noise((len(seeds), *self.shape), own, dtype=self._dtype)
@@ -145,9 +156,14 @@ class Problem:
         return sum(len(one.seeds) * one.denoiser.nfe for one in (part, *self._pieces.get(part.seeds, ())))
 
     def parts(self, seeds: Sequence[int], size: int | None = None) -> list[Part]:
-        """The seeds in batches of at most `size`."""
-        size = min(size or self.batch_size, self.batch_size)
-        return [self.part(seeds[k : k + size]) for k in range(0, len(seeds), size)]
+        """The seeds in batches of at most `size`, those of one shape and scale together."""
+        return [self.part(few) for few in self._alike(seeds, min(size or self.batch_size, self.batch_size))]
+
+    def _alike(self, seeds: Sequence[int], size: int) -> list[list[int]]:
+        own = [int(seed) for seed in seeds]
+        if self._source is not None:
+            return self._source.calls.alike(own, size if self._source.shares else 1, apart=False)
+        return [own[k : k + size] for k in range(0, len(own), size)]
 
     def draw(self, table: Tableau, part: Part, **how: Any) -> Tensor:
         """x0 (B, *shape) of a part by a table; noise is that of one Brownian path a seed, whatever the number of steps."""
@@ -217,13 +233,17 @@ class Problem:
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """The classes and the prompt of a pipeline, where it has them: plain, the same however they were given."""
+        """What a pipeline is called with, where it is: plain, the same however it was given."""
         wishes = {} if self._source is None else self._source.wishes
         classes, prompt = wishes.get("classes"), wishes.get("prompt")
         found: dict[str, Any] = {} if classes is None else {"classes": [int(label) for label in classes]}
         if prompt is not None:
             found["prompt"] = [prompt] if isinstance(prompt, str) else [str(words) for words in prompt]
-        return found
+        call = described(wishes.get("call") or {})
+        for name, short in (("prompt", "prompt"), ("class_labels", "classes")):
+            if isinstance(value := call.get(name), str | list):
+                found[short] = [call.pop(name)] if isinstance(value, str) else call.pop(name)
+        return {**found, **({"call": call} if call else {})}
 
 
 def under_each(model: Any, guidances: Sequence[float | None], **how: Any) -> Iterator[Problem]:
