@@ -16,6 +16,7 @@ from fewstep.samplers.artefact.corrections import corrections
 from fewstep.samplers.learned.learning_run import Run, _drawn, proved, stage_folder
 from fewstep.samplers.learned.planning import planned
 from fewstep.samplers.learned.problem.problem import under_each
+from fewstep.samplers.learned.problem.soundness import require_sound
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.progress import shown
 from fewstep.samplers.learned.tasks.learner_task import Progress
@@ -94,6 +95,7 @@ def learn(
             if (folder := stage_folder(resume, plan, problem)) is not None:
                 locks.enter_context(exclusive(folder, "the resume folder"))
             run = Run(plan, problem, Teacher(problem, cache=cache, **plan.teacher), tell, folder)
+            require_sound(problem, plan.train)
             for n in plan.nfes:
                 if not any(stage.get("interrupted") for one in learned for stage in one.stages):
                     learned.append(run.table(n))

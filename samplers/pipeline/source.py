@@ -77,8 +77,10 @@ def call_arguments(pipe: Any, wishes: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{kind} takes no {parameter}: leave --{wish} away")
         if parameter in call:
             raise ValueError(f"{parameter} is said twice, as `{wish}` and in `call`: leave one of them away")
-        several = wish != "guidance" and not isinstance(wishes[wish], str)
-        call[parameter] = list(wishes[wish]) if several else wishes[wish]
+        if wish == "classes":
+            call[parameter] = [int(label) for label in wishes[wish]]
+        else:
+            call[parameter] = wishes[wish] if isinstance(wishes[wish], str | float | int) else list(wishes[wish])
     if "class_labels" in accepted and "class_labels" not in call:
         raise ValueError(f"{kind} draws classes: say which with --classes, for example --classes 0,1,2")
     if "prompt" in accepted and not words_in(call):

@@ -133,6 +133,16 @@ class Problem:
         drawn = self.model.schedule.initial_noise((len(seeds), *self.shape), own, dtype=self._dtype)
         return Part(seeds, self.model, drawn.to(self._device))
 
+    def alone(self, seed: int) -> Part:
+        """One seed in a batch of its own, made anew."""
+        return self._made((seed,))
+
+    @property
+    def source(self) -> Source | None:
+        """Of a pipeline's samples; None for a Denoiser."""
+        found: Source | None = self._source
+        return found
+
     def pieces(self, part: Part) -> tuple[Part, ...]:
         """A part as parts for `threads`, of two samples at least."""
         count = min(self.threads.count, len(part.seeds) // 2)
