@@ -101,7 +101,7 @@ def learn(
                     learned.append(run.table(n))
             facts = {
                 "name": problem.name, "prediction": prediction_name(problem.prediction), "shape": list(problem.shape),
-                "fingerprint": problem.fingerprint,
+                "fingerprint": problem.fingerprint, "domain": problem.domain,
             }  # fmt: skip
             drawn = _drawn(problem)
     if plan.guidances != (None,):

@@ -23,6 +23,7 @@ from fewstep.samplers.pipeline.encoding import Encoded
 from fewstep.samplers.pipeline.probe import Halt, Probe
 from fewstep.samplers.pipeline.suspend import suspendable
 from fewstep.samplers.run.denoiser import PipelineDenoiser
+from fewstep.samplers.validity.domain import adapters_of, scales_of, weights_of
 
 TURNS = 250  # of a pipeline's loop before it is started afresh
 _TIMES = "the times come with each call of the denoiser"
@@ -79,6 +80,11 @@ class SuspendedPipeline(PipelineDenoiser):
             if generator is not None:
                 self.fn.generator, self.fn.run = _copied(generator), None
             return self.fn.own().latents
+
+    def told(self, weights: bool = False) -> dict[str, Any]:
+        pipe, call = self.fn.pipe, self.fn.call
+        known = {"guidance": scales_of(pipe, call), "adapters": adapters_of(pipe)}
+        return {**known, "weights": weights_of(pipe)} if weights else known
 
     def decode(self, latents: Tensor) -> Any:
         kind = self.fn.call.get("output_type", "pil")

@@ -23,6 +23,7 @@ from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.sampling.loop import sample
 from fewstep.samplers.schedule.base import NoiseSchedule
 from fewstep.samplers.table.tableau import Tableau
+from fewstep.samplers.validity.domain import adapters_of, scales_of, weights_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,6 +231,22 @@ class Problem:
                 stacklevel=2,
             )
         return found
+
+    @property
+    def domain(self) -> dict[str, Any]:
+        """Where what is learned here is valid: scales of guidance, adapters, shapes that were drawn, dtype."""
+        shapes = sorted({tuple(part.x_T.shape[1:]) for part in self._parts.values()} or {self.shape})
+        told: dict[str, Any] = {"shapes": [list(shape) for shape in shapes]}
+        told["dtype"] = str(self.dtype).removeprefix("torch.")
+        if self._source is None:
+            known = self.model.told(weights=True)
+            if "guidance" in known:
+                known["guidance"] = {name: [scale] for name, scale in known["guidance"].items()}
+            return {**told, **known}
+        pipe, calls = self._source.pipe, self._source.calls
+        each = [scales_of(pipe, calls.of(seed)) for seed in range(max(map(len, calls.lists.values()), default=1))]
+        told["guidance"] = {name: sorted({one[name] for one in each if name in one}) for name in each[0]}
+        return {**told, "adapters": adapters_of(pipe), "weights": weights_of(pipe)}
 
     @property
     def condition(self) -> str:
