@@ -151,7 +151,7 @@ class Artefact:
         """The Tableau for `nfe` evaluations and a guidance scale, to be played by `sample`.
 
         Between two guidance scales boundaries are interpolated in lam, the base solver is compiled on them, and corrections
-        and the offsets of model times are interpolated linearly.
+        and the offsets of model times are interpolated linearly; where learning found that this does not hold, it is refused.
 
         Args:
             nfe, guidance: may be left away where the artefact has one.
@@ -172,7 +172,7 @@ class Artefact:
             if strict:
                 raise self.refusal(schedule, prediction)
             fitting = self.remapped(schedule, prediction)
-        found = table_at(fitting.tables, nfe, guidance, outside)
+        found = table_at(fitting.tables, nfe, guidance, outside, self.model.get("between") or ())
         self._check_shape(found, shape)
         return found
 

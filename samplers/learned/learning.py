@@ -16,10 +16,11 @@ from fewstep.samplers.artefact.corrections import corrections
 from fewstep.samplers.learned.learning_run import Run, _drawn, proved, stage_folder
 from fewstep.samplers.learned.planning import planned
 from fewstep.samplers.learned.problem.problem import under_each
-from fewstep.samplers.learned.problem.soundness import require_sound
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.progress import shown
+from fewstep.samplers.learned.report.surface import tested_between
 from fewstep.samplers.learned.tasks.learner_task import Progress
+from fewstep.samplers.learned.tasks.soundness import require_sound
 from fewstep.samplers.table.tableau import Tableau
 
 
@@ -104,9 +105,13 @@ def learn(
                 "fingerprint": problem.fingerprint, "domain": problem.domain,
             }  # fmt: skip
             drawn = _drawn(problem)
+        learned = _alike(learned)
+        if len(plan.guidances) > 1 and not isinstance(model, Mapping):
+            facts["between"] = tested_between(learned, problem, plan.valid, plan.teacher, cache)
     if plan.guidances != (None,):
         drawn["guidance"] = list(plan.guidances)
-    return Artefact(tuple(_alike(learned)), facts, {**plan.content(), "samples": drawn})
+        facts["domain"].setdefault("guidance", {})["guidance_scale"] = list(plan.guidances)
+    return Artefact(tuple(learned), facts, {**plan.content(), "samples": drawn})
 
 
 def _alike(tables: Sequence[Learned]) -> list[Learned]:

@@ -58,6 +58,11 @@ class Calls:
         pair = "tuple" in str(self.accepted[name].annotation).lower() or isinstance(self.accepted[name].default, tuple)
         return not (pair and all(isinstance(part, int | float) for part in value))
 
+    @property
+    def period(self) -> int:
+        """Seeds that differ by it have the same arguments."""
+        return max(map(len, self.lists.values()), default=1)
+
     def of(self, seed: int) -> dict[str, Any]:
         """The arguments of one sample, as they were given."""
         return {name: value[seed % len(value)] if name in self.lists else value for name, value in self.given.items()}

@@ -17,6 +17,7 @@ from fewstep.samplers.pipeline.encoding import Encoded
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.sampling.loop import sample
 from fewstep.samplers.sampling.watching import Info
+from fewstep.samplers.validity.domain import adapters_of, scales_of, weights_of
 
 
 def load_pipeline(model: str, device: torch.device, dtype: torch.dtype) -> Any:
@@ -211,6 +212,26 @@ class Source:
         told = {name: self.wishes[name] for name in ("classes", "prompt", "guidance")}
         return {**told, **({"call": described(self.wishes["call"])} if "call" in self.wishes else {})}
 
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What samples are conditioned on, guidance apart, as JSON: the same however it was given."""
+        classes, prompt = self.wishes["classes"], self.wishes["prompt"]
+        found: dict[str, Any] = {} if classes is None else {"classes": [int(label) for label in classes]}
+        if prompt is not None:
+            found["prompt"] = [prompt] if isinstance(prompt, str) else [str(words) for words in prompt]
+        call = described(self.wishes.get("call") or {})
+        for name, short in (("prompt", "prompt"), ("class_labels", "classes")):
+            if isinstance(value := call.get(name), str | list):
+                found[short] = [call.pop(name)] if isinstance(value, str) else call.pop(name)
+        return {**found, **({"call": call} if call else {})}
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Scales of guidance that are drawn with, adapters and weights, as an artefact's domain names them."""
+        each = [scales_of(self.pipe, self.calls.of(seed)) for seed in range(self.calls.period)]
+        guidance = {name: sorted({one[name] for one in each if name in one}) for name in each[0]}
+        return {"guidance": guidance, "adapters": adapters_of(self.pipe), "weights": weights_of(self.pipe)}
+
     def batches(self, seeds: Sequence[int], alone: bool = False, start: Start | None = None) -> list[Batch]:
         """The seeds in batches of at most `batch_size` that can be drawn together; alone: of one, for adaptive solvers."""
         size = 1 if alone or not self.shares else self.batch_size
@@ -224,6 +245,5 @@ class Source:
         """
         if not self.calls.looks or self.batch_size == 1:
             return True
-        several = 2 * max(map(len, self.calls.lists.values()), default=1)
-        pairs = [pair for pair in self.calls.alike(range(several), 2, apart=False) if len(pair) == 2]
+        pairs = [pair for pair in self.calls.alike(range(2 * self.calls.period), 2, apart=False) if len(pair) == 2]
         return not pairs or drawn_alike(self, pairs[0])

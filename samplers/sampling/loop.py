@@ -62,8 +62,8 @@ def sample(
             NAME.json of either; or a function `f(path, *, options) -> Solution`.
         nfe: network evaluations; for adaptive drivers, the most they may spend. grid: GRIDS name, decreasing times, a
             function `f(schedule, n, t_start, t_end)`, or None for the schedule's default. guidance: scale the denoiser was
-            made with, for artefacts learned for several. policy: where an artefact is played elsewhere than it was learned, as far
-            as that is known: "warn" (default), "refuse", or "nearest", the nearest guidance's table.
+            made with, for artefacts learned for several. policy: for an artefact played elsewhere than it was learned, as far
+            as is known: "warn" (default), "refuse", or "nearest", the nearest guidance's table.
         t_start, t_end: ends in the schedule's time; default t_max and the schedule's end (sigma = 0 where it is reached).
         generator: torch.Generator, or one a sample, for stochastic solvers; noise_seeds: one int a sample instead, which
             makes a sample's noise the same alone and in any batch.

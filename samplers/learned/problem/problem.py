@@ -16,14 +16,12 @@ from torch import Tensor
 from fewstep.samplers.artefact.artefact import prediction_name
 from fewstep.samplers.learned.problem.fingerprint import behaviour, fingerprint, hooked, modules_of
 from fewstep.samplers.learned.problem.threads import Threads
-from fewstep.samplers.pipeline.calls import described
 from fewstep.samplers.pipeline.prompts import with_prompts
 from fewstep.samplers.pipeline.source import Batch, Source
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.sampling.loop import sample
 from fewstep.samplers.schedule.base import NoiseSchedule
 from fewstep.samplers.table.tableau import Tableau
-from fewstep.samplers.validity.domain import adapters_of, scales_of, weights_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,10 +241,7 @@ class Problem:
             if "guidance" in known:
                 known["guidance"] = {name: [scale] for name, scale in known["guidance"].items()}
             return {**told, **known}
-        pipe, calls = self._source.pipe, self._source.calls
-        each = [scales_of(pipe, calls.of(seed)) for seed in range(max(map(len, calls.lists.values()), default=1))]
-        told["guidance"] = {name: sorted({one[name] for one in each if name in one}) for name in each[0]}
-        return {**told, "adapters": adapters_of(pipe), "weights": weights_of(pipe)}
+        return {**told, **self._source.place}
 
     @property
     def condition(self) -> str:
@@ -261,16 +256,7 @@ class Problem:
     @property
     def conditions(self) -> dict[str, Any]:
         """What a pipeline is called with, where it is: plain, the same however it was given."""
-        wishes = {} if self._source is None else self._source.wishes
-        classes, prompt = wishes.get("classes"), wishes.get("prompt")
-        found: dict[str, Any] = {} if classes is None else {"classes": [int(label) for label in classes]}
-        if prompt is not None:
-            found["prompt"] = [prompt] if isinstance(prompt, str) else [str(words) for words in prompt]
-        call = described(wishes.get("call") or {})
-        for name, short in (("prompt", "prompt"), ("class_labels", "classes")):
-            if isinstance(value := call.get(name), str | list):
-                found[short] = [call.pop(name)] if isinstance(value, str) else call.pop(name)
-        return {**found, **({"call": call} if call else {})}
+        return {} if self._source is None else self._source.conditions
 
 
 def under_each(model: Any, guidances: Sequence[float | None], **how: Any) -> Iterator[Problem]:

@@ -16,7 +16,7 @@ from fewstep import Denoiser
 from fewstep.samplers import NoiseSchedule
 from fewstep.samplers.learned import learn
 from fewstep.samplers.learned.problem.problem import Problem
-from fewstep.samplers.learned.problem.soundness import require_sound
+from fewstep.samplers.learned.tasks.soundness import require_sound
 
 SMALL: dict[str, Any] = {
     "shape": (2,), "dtype": torch.float64, "progress": False, "seeds": range(48), "guard_seeds": range(1000, 1048),
