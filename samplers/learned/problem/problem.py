@@ -80,6 +80,10 @@ class Problem:
                 raise ValueError(
                     "`shape` is missing: a Denoiser does not say what one of its samples is, e.g. shape=(3, 32, 32)"
                 )
+            if call:
+                raise ValueError(
+                    f"`call` is of a pipeline, and a Denoiser has made its own: leave {', '.join(call)} away"
+                )
             self.shape, first = tuple(int(n) for n in shape), model
             self.name = getattr(model.fn, "__name__", type(model.fn).__name__)
         else:
