@@ -19,6 +19,7 @@ from fewstep.samplers.learned.problem.problem import under_each
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.progress import shown
 from fewstep.samplers.learned.report.surface import tested_between
+from fewstep.samplers.learned.report.transfer import checked_transfer, measured_elsewhere
 from fewstep.samplers.learned.tasks.learner_task import Progress
 from fewstep.samplers.learned.tasks.soundness import require_sound
 from fewstep.samplers.table.tableau import Tableau
@@ -47,6 +48,7 @@ def learn(
     batch_size: int = 64,
     device: Any = None,
     dtype: torch.dtype | str | None = None,
+    transfer: bool | Mapping[str, Mapping[str, Any]] = False,
     **spec: Any,
 ) -> Artefact:
     """Learn where to step, with which weights and network times, for one model, solver and number of evaluations.
@@ -69,8 +71,10 @@ def learn(
             among those of `solver`; where the solver draws noise it is its own alone.
         call: arguments of the pipeline's own call: a list is taken in turn, by seed, anything else is for all; classes and
             prompt are short forms. Without words a text model draws from 64 prompts that come with the library.
-        batch_size, device: of the samples. dtype: what a network that is loaded here computes in, or x_T of
-            a Denoiser; None: float32, and as it is for a pipeline. spec: options of a single `method`.
+        batch_size, device: of the samples. dtype: what a network that is loaded here computes in, or x_T of a Denoiser;
+            None: float32, and as it is for a pipeline. transfer: True measures what the tables are worth with other seeds,
+            guidance, words and adapters, into their reports; {name: changes of the call} measures there. spec: options of a
+            single `method`.
 
     Returns:
         Artefact with one table for each (nfe, guidance): .save(path), .report. A table that is not certainly better than
@@ -86,6 +90,7 @@ def learn(
         rivals=rivals, spec=spec,
     )  # fmt: skip
     how: dict[str, Any] = {"shape": shape, "classes": classes, "prompt": prompt, "call": call}
+    places = checked_transfer(transfer)
     how |= {"batch_size": batch_size, "device": device, "dtype": dtype}
     learned: list[Learned] = []
     facts: dict[str, Any] = {}
@@ -100,6 +105,8 @@ def learn(
             for n in plan.nfes:
                 if not any(stage.get("interrupted") for one in learned for stage in one.stages):
                     learned.append(run.table(n))
+            if places:
+                learned = measured_elsewhere(learned, problem, plan, places)
             facts = {
                 "name": problem.name, "prediction": prediction_name(problem.prediction), "shape": list(problem.shape),
                 "fingerprint": problem.fingerprint, "domain": problem.domain,

@@ -44,7 +44,7 @@ def work(given: dict[str, Any]) -> None:
     prove_file(out, "--out")
     keep = {"cache": False if given["no_cache"] else given["cache"], "resume": given["resume"]}
     try:
-        artefact = learn(**spec, **keep, progress=_line if as_json else True)
+        artefact = learn(**spec, **keep, transfer=given["transfer"], progress=_line if as_json else True)
         kept(out, artefact.save)
     except KeyboardInterrupt:
         left = "as it was" if Path(out).exists() else "not written"

@@ -19,6 +19,8 @@ from fewstep.samplers.sampling.loop import sample
 from fewstep.samplers.sampling.watching import Info
 from fewstep.samplers.validity.domain import adapters_of, scales_of, weights_of
 
+SHORT = {"classes": "class_labels", "prompt": "prompt", "guidance": "guidance_scale"}  # forms of arguments of a call
+
 
 def load_pipeline(model: str, device: torch.device, dtype: torch.dtype) -> Any:
     """`demo`, or a folder or hub id of a diffusers pipeline, on a device and without its own progress bar.
@@ -71,7 +73,7 @@ def call_arguments(pipe: Any, wishes: Mapping[str, Any]) -> dict[str, Any]:
     accepted = inspect.signature(pipe.__call__).parameters
     kind = type(pipe).__name__
     call: dict[str, Any] = dict(wishes.get("call") or {})
-    for wish, parameter in (("classes", "class_labels"), ("prompt", "prompt"), ("guidance", "guidance_scale")):
+    for wish, parameter in SHORT.items():
         if wishes[wish] is None:
             continue
         if parameter not in accepted:
@@ -194,14 +196,14 @@ class Source:
         """What the pipeline is called with, by seed."""
         return Calls(self.pipe, call_arguments(self.pipe, self.wishes))
 
-    def under(self, guidance: float | None) -> "Source":
-        """The same pipeline under another guidance scale; what its words were encoded to is shared."""
-        return self.wishing(guidance=guidance)
-
     def wishing(self, **wishes: Any) -> "Source":
-        """The same pipeline with other wishes."""
+        """The same pipeline with other wishes, which take the place of those in `call`; what was encoded is shared."""
         other = copy.copy(self)
-        other.wishes = {**self.wishes, **wishes}
+        call = dict(wishes.get("call", self.wishes.get("call")) or {})
+        for wish, parameter in SHORT.items():
+            if wishes.get(wish) is not None:
+                call.pop(parameter, None)
+        other.wishes = {**self.wishes, **wishes, **({"call": call} if "call" in (self.wishes | wishes) else {})}
         for name in ("calls", "shares"):
             other.__dict__.pop(name, None)
         return other

@@ -108,12 +108,19 @@ class Problem:
 
     def under(self, guidance: float | None) -> Problem:
         """The same model, loaded and hashed once, under another guidance scale."""
+        return self.wishing(guidance=guidance)
+
+    def wishing(self, **wishes: Any) -> Problem:
+        """The same model, called otherwise: another guidance, prompt, classes, or entries of its call."""
         other = copy.copy(self)
-        other.guidance, other.spent, other._parts, other._pieces = guidance, 0, {}, {}
+        other.guidance = wishes.get("guidance", self.guidance)
+        other.spent, other._parts, other._pieces = 0, {}, {}
         if self._source is not None:
-            other._source = self._source.under(guidance)
-        other.__dict__.pop("behaviour", None)  # which the scale is part of
-        other.part([0])  # a scale that the pipeline does not take is refused here
+            call = {**self._source.wishes.get("call", {}), **wishes.pop("call", {})}
+            other._source = self._source.wishing(**wishes, **({"call": call} if call else {}))
+        other.__dict__.pop("behaviour", None)  # which the call is part of
+        first = other.part([0])  # what the pipeline does not take is refused here
+        other.shape = tuple(first.x_T.shape[1:])
         return other
 
     def part(self, seeds: Sequence[int]) -> Part:
