@@ -18,10 +18,10 @@ from fewstep.samplers.learned.planning import planned
 from fewstep.samplers.learned.problem.problem import under_each
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.progress import shown
-from fewstep.samplers.learned.report.surface import tested_between
-from fewstep.samplers.learned.report.transfer import checked_transfer, measured_elsewhere
 from fewstep.samplers.learned.tasks.learner_task import Progress
 from fewstep.samplers.learned.tasks.soundness import require_sound
+from fewstep.samplers.learned.worth.surface import tested_between
+from fewstep.samplers.learned.worth.transfer import checked_transfer, measured_elsewhere
 from fewstep.samplers.table.tableau import Tableau
 
 
@@ -106,7 +106,8 @@ def learn(
                 if not any(stage.get("interrupted") for one in learned for stage in one.stages):
                     learned.append(run.table(n))
             if places:
-                learned = measured_elsewhere(learned, problem, plan, places)
+                own = {"solver": plan.solver, "options": plan.options}
+                learned = measured_elsewhere(learned, problem, places, plan.teacher, **own)
             facts = {
                 "name": problem.name, "prediction": prediction_name(problem.prediction), "shape": list(problem.shape),
                 "fingerprint": problem.fingerprint, "domain": problem.domain,

@@ -118,7 +118,7 @@ def _column(parts: Sequence[Any], rows: int, padded: bool) -> Any:
         return [one for part in parts for one in part]
     if isinstance(first, Tensor) and all(isinstance(part, Tensor) and part.ndim == first.ndim for part in parts):
         if first.ndim and all(len(part) == rows for part in parts):
-            return torch.cat(_padded(parts) if padded else _same_shape(parts))
+            return torch.cat(list(_padded(parts) if padded else _same_shape(parts)))
         if all(part.shape == first.shape and torch.equal(part, first) for part in parts):
             return first  # of all samples alike, as the places of words are
         raise Unlike

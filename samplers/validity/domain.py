@@ -69,6 +69,13 @@ def adapters_of(pipe: Any) -> dict[str, float]:
         for name in dict.fromkeys([*([named] if isinstance(named, str) else named), *merged]):
             if isinstance(value := scaling.get(name), Real):
                 found[str(name)] = max(found.get(str(name), 0.0), float(value))
+    for network in networks_of(pipe).values():
+        for processor in (getattr(network, "attn_processors", None) or {}).values():
+            if "IPAdapter" in type(processor).__name__ and (scales := getattr(processor, "scale", None)):
+                strongest = [
+                    max(s) if isinstance(s, list) else s for s in (scales if isinstance(scales, list) else [scales])
+                ]
+                found["ip_adapter"] = max(found.get("ip_adapter", 0.0), *map(float, strongest))
     for name in getattr(pipe, "fused_loras", None) or ():
         found.setdefault(f"{name} (fused)", 1.0)
     return dict(sorted(found.items()))

@@ -55,7 +55,7 @@ class InDomain:
             nearest = artefact.nearest(own)
             meet(departures(artefact.domain(nearest), {"guidance": scales}), "warn")
             return {"guidance": nearest, "outside": "clamp"}
-        seen = {"guidance": scales, "adapters": adapters_of(pipe)}
+        seen: dict[str, Any] = {"guidance": scales, "adapters": adapters_of(pipe)}
         if policy == "refuse" and "weights" in domain:
             seen["weights"] = weights_of(pipe)
         meet(departures(domain, seen), policy)

@@ -11,7 +11,7 @@ from worded_pipelines import worded
 
 from fewstep.samplers.learned import learn
 from fewstep.samplers.learned.problem.problem import Problem
-from fewstep.samplers.learned.report.transfer import _usual, adapters_at, checked_transfer
+from fewstep.samplers.learned.worth.transfer import _usual, adapters_at, checked_transfer
 
 QUICK: dict[str, Any] = {
     "nfe": 3, "method": "iia", "seeds": range(16), "guard_seeds": range(1000, 1008), "progress": False,

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from fewstep.samplers.artefact.corrections import base_of
 from fewstep.samplers.artefact.learned_table import Learned
-from fewstep.samplers.learned.planning import Plan
 from fewstep.samplers.learned.problem.problem import Problem, squared_errors
 from fewstep.samplers.learned.problem.recipes import recipes
 from fewstep.samplers.learned.problem.teacher import Teacher
@@ -38,13 +38,19 @@ def checked_transfer(transfer: Any) -> Changes | bool:
     return dict(transfer)
 
 
-def measured_elsewhere(tables: Sequence[Learned], problem: Problem, plan: Plan, transfer: Any) -> list[Learned]:
-    """The tables of a problem's guidance, with the matrix in their reports: "transfer", a row for every place."""
+def measured_elsewhere(
+    tables: Sequence[Learned], problem: Problem, transfer: Any, teacher: Mapping[str, Any], **solver: Any
+) -> list[Learned]:
+    """The tables, those of this problem's guidance with the matrix in their reports: "transfer", a row for every place.
+
+    solver: name and options, of which the best fixed recipe was one.
+    """
     places = _usual(problem) if transfer is True else {name: {"call": dict(c)} for name, c in transfer.items()}
     own = [t for t in tables if t.guidance == problem.guidance]
+    recipe = {t.nfe: _recipe(t, problem, **solver) for t in own}
     rows: dict[int, list[dict[str, Any]]] = {t.nfe: [] for t in own}
     for name, change in {"other seeds": {}, **places}.items():
-        for nfe, row in _row(own, problem, plan, change).items():
+        for nfe, row in _row(own, recipe, problem, teacher, change).items():
             rows[nfe].append({"at": name, **row})
     done = {t.nfe: replace(t, report={**t.report, "transfer": rows[t.nfe]}) for t in own}
     return [done[t.nfe] if t.guidance == problem.guidance else t for t in tables]
@@ -68,13 +74,17 @@ def _usual(problem: Problem) -> dict[str, dict[str, Any]]:
 
 
 def _row(
-    tables: Sequence[Learned], problem: Problem, plan: Plan, change: Mapping[str, Any]
+    tables: Sequence[Learned],
+    recipe: Mapping[int, Tableau],
+    problem: Problem,
+    teacher: Mapping[str, Any],
+    change: Mapping[str, Any],
 ) -> dict[int, dict[str, Any]]:
     wishes = {name: value for name, value in change.items() if name != "adapters"}
     pipe = problem.source.pipe if problem.source is not None else None
     with adapters_at(pipe, change["adapters"]) if "adapters" in change else nullcontext():
         there = problem.wishing(**wishes) if change else problem
-        reference = Teacher(there, cache=False, **plan.teacher)
+        reference = Teacher(there, cache=False, **teacher)
         parts = there.parts(SEEDS)
 
         def rms(table: Tableau) -> float:
@@ -83,16 +93,17 @@ def _row(
 
         found = {}
         for one in tables:
-            learned, fixed = rms(one.tableau), rms(_recipe(one, problem, plan))
+            learned, fixed = rms(one.tableau), rms(recipe[one.nfe])
             found[one.nfe] = {"learned": learned, "fixed": fixed, "ratio": learned / fixed if fixed else None}
     return found
 
 
-def _recipe(learned: Learned, problem: Problem, plan: Plan) -> Tableau:
-    """The best fixed recipe where it was learned."""
+def _recipe(learned: Learned, problem: Problem, solver: str, options: Mapping[str, Any]) -> Tableau:
+    """The best fixed recipe where it was learned, by its name; its own solver on its own times where that has gone."""
     ends = (problem.t_start, problem.t_end)
-    known = recipes(plan.solver, problem.schedule, learned.nfe, ends=ends, options=plan.options)
-    return next(r.table for r in known if str(r) == learned.report["best_fixed_recipe"])
+    known = recipes(solver, problem.schedule, learned.nfe, ends=ends, options=options)
+    named = (r.table for r in known if str(r) == learned.report.get("best_fixed_recipe"))
+    return next(named, base_of(learned.tableau))
 
 
 @contextmanager
