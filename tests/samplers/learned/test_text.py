@@ -12,8 +12,11 @@ from worded_pipelines import NAMES, counted, worded
 
 import fewstep
 from fewstep import Scheduler
+from fewstep.samplers import build
 from fewstep.samplers.learned import learn
 from fewstep.samplers.learned.problem.problem import Problem
+from fewstep.samplers.learned.problem.teacher import Teacher
+from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.pipeline.prompts import shipped_prompts
 
 PROMPTS = shipped_prompts()[:32]
@@ -83,3 +86,22 @@ def test_parts_are_by_size_and_scale() -> None:
     assert problem.part(range(8)).seeds == (0, 2, 4, 6)
     assert problem.domain["shapes"] == [[4, 16, 16], [4, 32, 16]]
     assert problem.domain["guidance"]["guidance_scale"] == [2.0, 5.0]
+
+
+def test_methods_learn_on_several_sizes() -> None:
+    """Parts of several shapes are learned on together; statistics of every element are not, and say so."""
+    pipe, rest = worded("flux")
+    call = {**rest, "prompt": PROMPTS[:4], "width": [32, 64, 32, 64], "guidance_scale": [2.0, 3.5, 3.5, 3.5]}
+    problem = Problem(pipe, call=call, batch_size=8)
+    task = Task(problem, Teacher(problem, nfe=12, cache=False), 3, train=tuple(range(16)), valid=tuple(range(16, 24)))
+    base = build("dpmpp_2m", problem.schedule, 3, t_start=problem.t_start, t_end=problem.t_end)
+    task.offer(base)
+    for method, options in (
+        ("iia", {}),
+        ("oss", {"samples": 12, "nodes": 8}),
+        ("joint", {"steps": 2, "free": ("grid",)}),
+    ):
+        task.run(method, base, **options)
+    assert task.best_score < task.base_score
+    with pytest.raises(ValueError, match="of one shape; the samples have"):
+        task.run("ems", base)

@@ -21,7 +21,7 @@ NEGATIVES = ["blurred", "", "ugly", "dark", "grey"]
 
 def drawn(source: Source, seeds: range) -> list[torch.Tensor]:
     """x0 of each seed."""
-    return [x0 for batch in source.batches(seeds) for x0 in batch.draw(solver="dpmpp_2m", nfe=3)]
+    return [x0 for batch in source.batches(seeds) for x0 in batch.draw(solver="dpmpp_2m", nfe=2)]
 
 
 def near(one: torch.Tensor, other: torch.Tensor) -> bool:
