@@ -14,8 +14,9 @@ import torch
 
 from fewstep.samplers.artefact.corrections import base_of
 from fewstep.samplers.artefact.learned_table import Learned
+from fewstep.samplers.grids.grid_entry import GRIDS
 from fewstep.samplers.learned.problem.problem import Problem, squared_errors
-from fewstep.samplers.learned.problem.recipes import recipes
+from fewstep.samplers.learned.problem.recipes import recipes, rivals
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.pipeline.prompts import shipped_prompts
 from fewstep.samplers.table.tableau import Tableau
@@ -99,11 +100,11 @@ def _row(
 
 
 def _recipe(learned: Learned, problem: Problem, solver: str, options: Mapping[str, Any]) -> Tableau:
-    """The best fixed recipe where it was learned, by its name; its own solver on its own times where that has gone."""
-    ends = (problem.t_start, problem.t_end)
-    known = recipes(solver, problem.schedule, learned.nfe, ends=ends, options=options)
-    named = (r.table for r in known if str(r) == learned.report.get("best_fixed_recipe"))
-    return next(named, base_of(learned.tableau))
+    """The best fixed recipe where it was learned, by its name; its own solver on its own times where none is called so."""
+    ends, name = (problem.t_start, problem.t_end), learned.report.get("best_fixed_recipe")
+    own = recipes(solver, problem.schedule, learned.nfe, ends=ends, options=options)
+    others = rivals(problem.schedule, learned.nfe, list(GRIDS), ends, ())
+    return next((r.table for r in (*own, *others) if str(r) == name), base_of(learned.tableau))
 
 
 @contextmanager

@@ -43,7 +43,9 @@ def test_against_the_best_of_all_recipes(name: str, nfe: int) -> None:
     )  # fmt: skip
     (one,) = artefact.tables
     test = one.report["test"]
-    print(f"{name} {nfe}: rms {test['rms']['ratio']:.3f} median {test['median']['ratio']:.3f}; {one.report['guard']['said']}")
+    print(
+        f"{name} {nfe}: rms {test['rms']['ratio']:.3f} median {test['median']['ratio']:.3f}; {one.report['guard']['said']}"
+    )
     assert one.status == "learned" and test["rms"]["ratio"] <= 1 and test["median"]["ratio"] <= 0.5
 
 
