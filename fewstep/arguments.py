@@ -1,13 +1,16 @@
 """What the commands of all folders share: kinds of arguments, the options that say what is sampled, progress."""
 
 import ast
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 T = TypeVar("T")
+PROMPTS = "fewstep.prompts"  # in a command's context: what --prompts said
 
 
 class Listed(click.ParamType):
@@ -64,11 +67,77 @@ def decorated(command: Callable[..., None], shared: Sequence[Callable[..., Any]]
     return command
 
 
+def prompts_in(file: str) -> dict[str, Any]:
+    """A file of prompts, one a line, or of JSON lines, each the call's arguments for a seed: a list for every argument.
+
+    Raises:
+        ValueError: no such file, no line in it, a line that is no JSON object where the first one is, other arguments in it.
+    """
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise ValueError(f"--prompts {file}: there is no such file; give one with a prompt a line, or JSON lines")
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"--prompts {file} is empty: write a prompt on each line")
+    if not lines[0].startswith("{"):
+        return {"prompt": lines}
+    calls = []
+    for number, line in enumerate(lines, 1):
+        try:
+            calls.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"--prompts {file}, line {number} is no JSON: {error}") from error
+        if not isinstance(calls[-1], dict) or set(calls[-1]) != set(calls[0]):
+            raise ValueError(
+                f"--prompts {file}, line {number}: every line names the same arguments, {', '.join(calls[0])}; got {line:.60}"
+            )
+    return {name: [call[name] for call in calls] for name in calls[0]}
+
+
+def said_call(prompts: str | None, call: Sequence[str]) -> dict[str, Any] | None:
+    """Arguments of the pipeline's call out of --prompts FILE and --call KEY=VALUE; None where nothing was said."""
+    found = {} if prompts is None else prompts_in(prompts)
+    for text in call:
+        name, equals, value = text.partition("=")
+        if not (equals and name.isidentifier()):
+            raise click.BadParameter(f"{text!r} is not key=value", param_hint="--call")
+        if name in found:
+            raise ValueError(f"{name} is said twice: leave --call {text:.40} away, or the other")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found or None
+
+
+def _keep_prompts(ctx: click.Context, _: click.Parameter, file: str | None) -> None:
+    ctx.meta[PROMPTS] = file
+
+
+def _with_prompts(ctx: click.Context, _: click.Parameter, call: Sequence[str]) -> dict[str, Any] | None:
+    return said_call(ctx.meta.get(PROMPTS), call)
+
+
 # What a pipeline is called with, and where.
 SEED = click.option("--seed", default=0, show_default=True, help="Seed of the first image; image i has seed + i.")
 CONDITIONS = (
     click.option("--classes", type=NUMBERS, metavar="0,1,...", help="Class labels, taken in turn by seed; demo: all."),
     click.option("--prompt", help="Text, for a pipeline that takes one."),
+    click.option(
+        "--prompts",
+        metavar="FILE",
+        is_eager=True,
+        expose_value=False,
+        callback=_keep_prompts,
+        help="A prompt a line, or JSON lines of call arguments, taken in turn by seed.",
+    ),
+    click.option(
+        "--call",
+        multiple=True,
+        metavar="KEY=VALUE",
+        callback=_with_prompts,
+        help="Of the pipeline's own call, as JSON or text; a list is taken by seed.",
+    ),
 )
 OPTION = click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Solver option, e.g. order=3.")
 DTYPE = click.option(

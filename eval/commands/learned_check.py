@@ -26,7 +26,7 @@ def check_learned(
         )
     artefact, first = as_artefact(sets[0]), given.get("seed", 5000)
     model = model or (sets[1] if len(sets) == 2 else str(artefact.model.get("name") or "demo"))
-    place = {name: how[name] for name in ("classes", "prompt", "batch_size", "device")}
+    place = {name: how[name] for name in ("classes", "prompt", "call", "batch_size", "device")}
     told = compare_learned(
         artefact, model, nfe=given.get("nfes"), guidance=None if how["guidance"] is None else [how["guidance"]],
         seeds=range(first, first + given.get("number", 256)), against=how["against"],
@@ -46,7 +46,7 @@ def _measuring(model: str, metrics: Sequence[str], how: Mapping[str, Any]) -> Ca
         raise ValueError(f"{', '.join(metrics)}: compared with real images; give them as --real")
 
     def measure(contender: Any, nfe: int, seeds: Sequence[int], guidance: float | None) -> dict[str, float]:
-        call = {name: how[name] for name in ("classes", "prompt", "dtype", "batch_size", "device")}
+        call = {name: how[name] for name in ("classes", "prompt", "call", "dtype", "batch_size", "device")}
         images = Generated(model, contender, nfe, seeds=seeds, guidance=guidance, noise=how["noise"], **call)
         return {result.label: result.value for result in evaluate(real, images, metrics, **evaluation).values()}
 

@@ -24,7 +24,7 @@ def evaluate_model(model: str, metrics: Sequence[str], how: Mapping[str, Any]) -
     real = how["real"]
     if real is None and model == "demo" and any(n not in MEASURES and METRICS.find(n).real for n in metrics):
         real = "mnist"
-    call = {name: how[name] for name in ("classes", "prompt", "guidance", "dtype")}
+    call = {name: how[name] for name in ("classes", "prompt", "call", "guidance", "dtype")}
     run = {"grid": how["grid"], "noise": how["noise"], "options": dict(map(parsed, how["options"]))}
     told = curve(
         model, how["solvers"], how["nfes"], real, metrics, number, how["seed"], pairs=how["pairs"], state=state,

@@ -52,7 +52,7 @@ def curve(
         state: a folder in which features are kept, so that an interrupted run goes on where it stopped and a finished point
             is not drawn again; what is found there is known by what was drawn, from what, and how looked at.
         watch: `watch(names, label)` yields the names while it shows progress.
-        how: device, dtype, batch_size, classes, prompt, guidance: what the pipeline is called with.
+        how: device, dtype, batch_size, classes, prompt, guidance, call: what the pipeline is called with.
 
     Returns:
         Curves, with a few images of every point as `samples`; in several processes each of them has the same.
@@ -73,7 +73,7 @@ def curve(
     about = {
         "model": model if isinstance(model, str) else type(source.pipe).__name__,
         "seed": seed,
-        **source.wishes,
+        **source.content,
         **run,
     }
     points: list[Point] = []

@@ -37,7 +37,7 @@ class Generated(ImageSet):
         grid, noise, options: as `sample` takes them.
         keep: folder to save the images in while they are drawn, SEED.png.
         sobol: initial noise from a scrambled Sobol sequence, point s for seed s; see `Sobol`. scramble: its seed.
-        how: classes, prompt, guidance, batch_size, device, dtype; see `Source`.
+        how: classes, prompt, guidance, call, batch_size, device, dtype; see `Source`.
 
     Attributes:
         seeds: one an image.
@@ -127,7 +127,7 @@ class Generated(ImageSet):
         start = None if self.start is None else self.start.scramble
         seeds = str(self.seeds) if isinstance(self.seeds, range) else list(self.seeds)
         spec = {**self.spec, "solver": self.spec["solver"].identity}
-        return digest(_identity(self.source.pipe), self.source.wishes, spec, start, seeds)
+        return digest(_identity(self.source.pipe), self.source.content, spec, start, seeds)
 
 
 def _seeds(number: int | None, seeds: Sequence[int] | None) -> Sequence[int]:

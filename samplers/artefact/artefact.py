@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,20 @@ class Artefact:
         """Guidance scales there are tables for, rising; none where guidance was no part of the problem."""
         return tuple(file.guidances(self.tables))
 
+    def domain(self, guidance: float | None = None) -> dict[str, Any]:
+        """Where it was learned, as `domain.departures` reads it; of the table for a guidance scale where one is said."""
+        told = dict(self.model.get("domain") or {})
+        if "shape" in self.model:
+            told.setdefault("shapes", [self.model["shape"]])
+        if guidance is not None and self.guidances:
+            told["guidance"] = {**(told.get("guidance") or {}), "guidance_scale": [guidance]}
+        return told
+
+    def nearest(self, guidance: float) -> float:
+        """The guidance scale nearest to this one that there are tables for, or the scale itself between two of them."""
+        low, high = self.guidances[0], self.guidances[-1]
+        return min(max(float(guidance), low), high)
+
     @property
     def report(self) -> dict[str, Any]:
         """The report of the only table, or all of them: {"nfe 5": ..., "nfe 5, guidance 3": ...}."""
@@ -129,14 +144,14 @@ class Artefact:
         *,
         schedule: NoiseSchedule | None = None,
         prediction: Prediction | None = None,
-        shape: Iterable[int] | None = None,
+        shape: Sequence[int] | None = None,
         strict: bool = True,
         outside: str = "error",
     ) -> Tableau:
         """The Tableau for `nfe` evaluations and a guidance scale, to be played by `sample`.
 
         Between two guidance scales boundaries are interpolated in lam, the base solver is compiled on them, and corrections
-        and the offsets of model times are interpolated linearly.
+        and the offsets of model times are interpolated linearly; where learning found that this does not hold, it is refused.
 
         Args:
             nfe, guidance: may be left away where the artefact has one.
@@ -157,7 +172,7 @@ class Artefact:
             if strict:
                 raise self.refusal(schedule, prediction)
             fitting = self.remapped(schedule, prediction)
-        found = table_at(fitting.tables, nfe, guidance, outside)
+        found = table_at(fitting.tables, nfe, guidance, outside, self.model.get("between") or ())
         self._check_shape(found, shape)
         return found
 
@@ -207,12 +222,13 @@ class Artefact:
             tables = tuple(t.on(schedule) for t in tables)
         return Artefact(tables, model, self.provenance)
 
-    def _check_shape(self, table: Tableau, shape: Iterable[int] | None) -> None:
+    def _check_shape(self, table: Tableau, shape: Sequence[int] | None) -> None:
         """Weights of every element belong to one shape; others are at home on the shape they were learned on."""
-        learned = self.model.get("shape")
-        if shape is None or learned is None or list(shape) == learned:
+        known = [tuple(learned) for learned in self.domain().get("shapes") or ()]
+        if shape is None or not known or tuple(shape) in known:
             return
-        said = f"learned on samples of shape {tuple(learned)}, played on {tuple(shape)}"
+        near = min(known, key=lambda one: abs(prod(one) - prod(shape)))
+        said = f"learned on samples of shape {near}, played on {tuple(shape)}, {prod(shape) / prod(near):.3g} times the numbers"
         if table.elementwise:
             raise ValueError(f"this table has weights for every element: it was {said}. Learn it for this shape")
         warnings.warn(f"this table was {said}: its gain was not measured there", stacklevel=4)

@@ -50,6 +50,7 @@ WORK = (
     click.option("--cache", metavar="DIR", help="Folder of reference runs  [default: ~/.cache/fewstep/teachers]"),
     click.option("--no-cache", is_flag=True, help="Keep reference runs in memory."),
     click.option("--resume", metavar="DIR", help="Keep finished stages in DIR, and go on from what is there."),
+    click.option("--transfer", is_flag=True, help="Also measure them with other seeds, guidance, words and adapters."),
     click.option("--out", default="learned.json", show_default=True, metavar="FILE.json", help="Where the tables go."),
     click.option("--estimate", is_flag=True, help="Only say what it would cost: evaluations, memory, minutes."),
     click.option(

@@ -77,7 +77,7 @@ def estimate(
     """What `learn` with these arguments will spend: nothing is learned, and the model is called four times.
 
     Args:
-        model, solver, nfe, method, ...: as in `learn`. how: shape, classes, prompt, batch_size, device, dtype.
+        model, solver, nfe, method, ...: as in `learn`. how: shape, classes, prompt, call, batch_size, device, dtype.
 
     Raises:
         ValueError: whatever `learn` would refuse.

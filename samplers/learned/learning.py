@@ -19,6 +19,9 @@ from fewstep.samplers.learned.problem.problem import under_each
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.progress import shown
 from fewstep.samplers.learned.tasks.learner_task import Progress
+from fewstep.samplers.learned.tasks.soundness import require_sound
+from fewstep.samplers.learned.worth.surface import tested_between
+from fewstep.samplers.learned.worth.transfer import checked_transfer, measured_elsewhere
 from fewstep.samplers.table.tableau import Tableau
 
 
@@ -41,9 +44,11 @@ def learn(
     rivals: bool = True,
     classes: Sequence[int] | None = None,
     prompt: str | Sequence[str] | None = None,
+    call: Mapping[str, Any] | None = None,
     batch_size: int = 64,
     device: Any = None,
     dtype: torch.dtype | str | None = None,
+    transfer: bool | Mapping[str, Mapping[str, Any]] = False,
     **spec: Any,
 ) -> Artefact:
     """Learn where to step, with which weights and network times, for one model, solver and number of evaluations.
@@ -64,8 +69,12 @@ def learn(
             without it the result depends on nothing but what is given here.
         rivals: whether the best fixed recipe, which must be beaten, is sought among all solvers on all grids, and not only
             among those of `solver`; where the solver draws noise it is its own alone.
-        classes, prompt, batch_size, device: of the samples. dtype: what a network that is loaded here computes in, or x_T of
-            a Denoiser; None: float32, and as it is for a pipeline. spec: options of a single `method`.
+        call: arguments of the pipeline's own call: a list is taken in turn, by seed, anything else is for all; classes and
+            prompt are short forms. Without words a text model draws from 64 prompts that come with the library.
+        batch_size, device: of the samples. dtype: what a network that is loaded here computes in, or x_T of a Denoiser;
+            None: float32, and as it is for a pipeline. transfer: True measures what the tables are worth with other seeds,
+            guidance, words and adapters, into their reports; {name: changes of the call} measures there. spec: options of a
+            single `method`.
 
     Returns:
         Artefact with one table for each (nfe, guidance): .save(path), .report. A table that is not certainly better than
@@ -80,7 +89,8 @@ def learn(
         solver_options=solver_options, teacher=teacher, seconds=seconds,
         rivals=rivals, spec=spec,
     )  # fmt: skip
-    how: dict[str, Any] = {"shape": shape, "classes": classes, "prompt": prompt}
+    how: dict[str, Any] = {"shape": shape, "classes": classes, "prompt": prompt, "call": call}
+    places = checked_transfer(transfer)
     how |= {"batch_size": batch_size, "device": device, "dtype": dtype}
     learned: list[Learned] = []
     facts: dict[str, Any] = {}
@@ -91,17 +101,25 @@ def learn(
             if (folder := stage_folder(resume, plan, problem)) is not None:
                 locks.enter_context(exclusive(folder, "the resume folder"))
             run = Run(plan, problem, Teacher(problem, cache=cache, **plan.teacher), tell, folder)
+            require_sound(problem, plan.train)
             for n in plan.nfes:
                 if not any(stage.get("interrupted") for one in learned for stage in one.stages):
                     learned.append(run.table(n))
+            if places:
+                own = {"solver": plan.solver, "options": plan.options}
+                learned = measured_elsewhere(learned, problem, places, plan.teacher, **own)
             facts = {
                 "name": problem.name, "prediction": prediction_name(problem.prediction), "shape": list(problem.shape),
-                "fingerprint": problem.fingerprint,
+                "fingerprint": problem.fingerprint, "domain": problem.domain,
             }  # fmt: skip
             drawn = _drawn(problem)
+        learned = _alike(learned)
+        if len(plan.guidances) > 1 and not isinstance(model, Mapping):
+            facts["between"] = tested_between(learned, problem, plan.valid, plan.teacher, cache)
     if plan.guidances != (None,):
         drawn["guidance"] = list(plan.guidances)
-    return Artefact(tuple(_alike(learned)), facts, {**plan.content(), "samples": drawn})
+        facts["domain"].setdefault("guidance", {})["guidance_scale"] = list(plan.guidances)
+    return Artefact(tuple(learned), facts, {**plan.content(), "samples": drawn})
 
 
 def _alike(tables: Sequence[Learned]) -> list[Learned]:

@@ -44,7 +44,7 @@ def work(given: dict[str, Any]) -> None:
     prove_file(out, "--out")
     keep = {"cache": False if given["no_cache"] else given["cache"], "resume": given["resume"]}
     try:
-        artefact = learn(**spec, **keep, progress=_line if as_json else True)
+        artefact = learn(**spec, **keep, transfer=given["transfer"], progress=_line if as_json else True)
         kept(out, artefact.save)
     except KeyboardInterrupt:
         left = "as it was" if Path(out).exists() else "not written"
@@ -69,7 +69,7 @@ def work(given: dict[str, Any]) -> None:
 
 def spec_of(given: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `learn` and `estimate` as the options say them."""
-    same = ("model", "solver", "guidance", "classes", "prompt", "dtype", "batch_size", "device", "seconds")
+    same = ("model", "solver", "guidance", "classes", "prompt", "call", "dtype", "batch_size", "device", "seconds")
     return {
         **{name: given[name] for name in same},
         "nfe": given["nfes"],

@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 
 from fewstep.checks import unknown
+from fewstep.samplers.pipeline.encoding import Encoded
 from fewstep.samplers.pipeline.probe import Halt, Probe
 from fewstep.samplers.pipeline.suspend import suspendable
 from fewstep.samplers.run.denoiser import PipelineDenoiser
+from fewstep.samplers.validity.domain import adapters_of, scales_of, weights_of
 
 TURNS = 250  # of a pipeline's loop before it is started afresh
 _TIMES = "the times come with each call of the denoiser"
@@ -79,6 +81,11 @@ class SuspendedPipeline(PipelineDenoiser):
                 self.fn.generator, self.fn.run = _copied(generator), None
             return self.fn.own().latents
 
+    def told(self, weights: bool = False) -> dict[str, Any]:
+        pipe, call = self.fn.pipe, self.fn.call
+        known = {"guidance": scales_of(pipe, call), "adapters": adapters_of(pipe)}
+        return {**known, "weights": weights_of(pipe)} if weights else known
+
     def decode(self, latents: Tensor) -> Any:
         kind = self.fn.call.get("output_type", "pil")
         if latents.requires_grad and torch.is_grad_enabled() and kind in ("pil", "np"):
@@ -105,6 +112,7 @@ class Loop:
     def __init__(self, pipe: Any, call: dict[str, Any], probe: Probe):
         self.pipe, self.call, self.probe = pipe, call, probe
         self.generator = _copied(call.get("generator") or torch.Generator().manual_seed(0))
+        self.encoded = Encoded()
         self.batch: int | None = None  # of the pipeline called as it was given
         self.run: Run | None = None
         self.busy = threading.Lock()
@@ -171,7 +179,7 @@ class Loop:
         """The pipeline up to its first step; what it draws is the same every time."""
         fixed = {"generator": _copied(self.generator), "num_inference_steps": TURNS, "return_dict": False}
         call = {**self.call, **{name: v for name, v in fixed.items() if name in self.parameters}, **changes}
-        self.run = Run(self.pipe, call, self.probe.fresh())
+        self.run = Run(self.pipe, call, self.probe.fresh(), self.encoded)
         return self.run
 
     def _samples(self, count: int) -> dict[str, Any]:
@@ -187,12 +195,14 @@ class Loop:
 class Run:
     """One call of a pipeline, suspended in a step. latents: what it started from; first: the time it first asked for."""
 
-    def __init__(self, pipe: Any, call: dict[str, Any], probe: Probe):
+    def __init__(self, pipe: Any, call: dict[str, Any], probe: Probe, encoded: Encoded):
         self.inputs = list(_tensors(call))
         self.versions = self._versions()
         self.probe = probe
         own = copy.copy(pipe)
         vars(own).update(scheduler=self.probe, _progress_bar_config={"disable": True})
+        if (encode_prompt := encoded.of(own)) is not None:
+            vars(own)["encode_prompt"] = encode_prompt
         self.loop = suspendable(type(pipe).__call__, "step")(own, **call)
         with torch.set_grad_enabled(any(t.requires_grad for t in self.inputs)):
             halt = self._go(None)

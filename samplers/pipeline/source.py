@@ -1,7 +1,9 @@
 """A diffusers pipeline as a source of numbered samples: sample i is a function of seed i and of nothing else."""
 
+import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,15 @@ import torch
 from PIL.Image import Image
 
 from fewstep.devices import chosen_device, loaded_in
+from fewstep.samplers.pipeline.calls import Calls, described
 from fewstep.samplers.pipeline.contenders import Contender
+from fewstep.samplers.pipeline.encoding import Encoded
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.sampling.loop import sample
 from fewstep.samplers.sampling.watching import Info
+from fewstep.samplers.validity.domain import adapters_of, scales_of, weights_of
+
+SHORT = {"classes": "class_labels", "prompt": "prompt", "guidance": "guidance_scale"}  # forms of arguments of a call
 
 
 def load_pipeline(model: str, device: torch.device, dtype: torch.dtype) -> Any:
@@ -54,41 +61,51 @@ def load_pipeline(model: str, device: torch.device, dtype: torch.dtype) -> Any:
     return pipe
 
 
-def call_arguments(pipe: Any, seeds: Sequence[int], wishes: dict[str, Any]) -> dict[str, Any]:
-    """What the pipeline is called with for these seeds: class labels, prompts or a batch size, and the guidance scale.
+def call_arguments(pipe: Any, wishes: Mapping[str, Any]) -> dict[str, Any]:
+    """What the pipeline is called with, by seed, out of what the user said.
 
-    wishes: classes and prompt (several are used in turn, by seed) and guidance, each None where the user said nothing.
+    wishes: classes and prompt (several are used in turn, by seed) and guidance, each None where the user said nothing, and
+    call, any arguments of the pipeline's own call, of which those are short forms.
 
     Raises:
-        ValueError: something the pipeline does not take, or the lack of something it cannot do without.
+        ValueError: something the pipeline does not take, the lack of something it cannot do without, or both forms of one.
     """
     accepted = inspect.signature(pipe.__call__).parameters
     kind = type(pipe).__name__
-    for wish, parameter in (("classes", "class_labels"), ("prompt", "prompt"), ("guidance", "guidance_scale")):
-        if wishes[wish] is not None and parameter not in accepted:
+    call: dict[str, Any] = dict(wishes.get("call") or {})
+    for wish, parameter in SHORT.items():
+        if wishes[wish] is None:
+            continue
+        if parameter not in accepted:
             raise ValueError(f"{kind} takes no {parameter}: leave --{wish} away")
-    call: dict[str, Any] = {} if wishes["guidance"] is None else {"guidance_scale": wishes["guidance"]}
-    classes = wishes["classes"]
-    if "class_labels" in accepted:
-        if classes is None:
-            raise ValueError(f"{kind} draws classes: say which with --classes, for example --classes 0,1,2")
-        call["class_labels"] = [classes[seed % len(classes)] for seed in seeds]
-    elif "prompt" in accepted:
-        if wishes["prompt"] is None:
-            raise ValueError(f'{kind} draws from a text: give one with --prompt "..."')
-        prompts = [wishes["prompt"]] if isinstance(wishes["prompt"], str) else wishes["prompt"]
-        call["prompt"] = [prompts[seed % len(prompts)] for seed in seeds]
-    elif "batch_size" in accepted:
-        call["batch_size"] = len(seeds)
+        if parameter in call:
+            raise ValueError(f"{parameter} is said twice, as `{wish}` and in `call`: leave one of them away")
+        if wish == "classes":
+            call[parameter] = [int(label) for label in wishes[wish]]
+        else:
+            call[parameter] = wishes[wish] if isinstance(wishes[wish], str | float | int) else list(wishes[wish])
+    if "class_labels" in accepted and "class_labels" not in call:
+        raise ValueError(f"{kind} draws classes: say which with --classes, for example --classes 0,1,2")
+    if "prompt" in accepted and not words_in(call):
+        raise ValueError(f'{kind} draws from a text: give one with --prompt "..."')
     return call
+
+
+def words_in(call: Mapping[str, Any]) -> bool:
+    """Whether a call says what to draw: in words, or by their embeddings."""
+    return any(name.startswith(("prompt", "image_embeds")) and value is not None for name, value in call.items())
 
 
 class Batch:
     """Some seeds, their x_T and the pipeline as a denoiser for them. start: makes another x_T out of the pipeline's own."""
 
-    def __init__(self, pipe: Any, seeds: Sequence[int], wishes: dict[str, Any], start: "Start | None" = None) -> None:
-        self.seeds, self.guidance = list(seeds), wishes["guidance"]
-        self.denoiser: Any = Denoiser.from_pipeline(pipe, **call_arguments(pipe, seeds, wishes))
+    def __init__(self, source: "Source", seeds: Sequence[int], start: "Start | None" = None) -> None:
+        self.seeds, self.guidance = list(seeds), source.wishes["guidance"]
+        call = source.calls.together(self.seeds)
+        if "batch_size" in source.calls.accepted and "class_labels" not in call and not words_in(call):
+            call["batch_size"] = len(self.seeds)
+        self.denoiser: Any = Denoiser.from_pipeline(source.pipe, **call)
+        self.denoiser.fn.encoded = source.encoded
         self.x_T = self.denoiser.initial_noise([torch.Generator().manual_seed(seed) for seed in seeds])
         if start is not None:
             self.x_T = start(self)
@@ -119,10 +136,31 @@ class Batch:
 Start = Callable[[Batch], torch.Tensor]
 
 
+@torch.no_grad()
+def drawn_alike(source: "Source", seeds: Sequence[int]) -> bool:
+    """Whether a batch answers for each of its seeds what a batch of one does, to rounding; False where it cannot be made."""
+    try:
+        batch = Batch(source, seeds)
+        t = 0.5 * (batch.denoiser.t_start + batch.denoiser.schedule.t_end)
+        found = torch.cat([batch.x_T, batch.denoiser(batch.x_T, t)], 1)
+    except (ValueError, RuntimeError, TypeError, IndexError):
+        return False
+    alone = [Batch(source, [seed]) for seed in seeds]
+    want = torch.cat([torch.cat([one.x_T, one.denoiser(one.x_T, t)], 1) for one in alone])
+    return found.shape == want.shape and same_answers(found, want)
+
+
+def same_answers(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two answers differ by no more than rounding in their dtype does in a deep network."""
+    near = 1e-3 if torch.finfo(one.dtype).eps < 1e-4 else 0.1
+    return float((one - other).double().norm()) <= near * float(other.double().norm())
+
+
 class Source:
     """MODEL of the command line, loaded, or a pipeline that is: `batches(seeds)` are ready to be drawn.
 
-    A pipeline given as an object stays where it is and as precise as it is, unless a device is named.
+    A pipeline given as an object stays where it is and as precise as it is, unless a device is named. call: arguments of the
+    pipeline's own call, of which a list is taken in turn by seed (`Calls`); classes, prompt and guidance are short forms.
     """
 
     def __init__(
@@ -135,18 +173,79 @@ class Source:
         classes: Sequence[int] | None = None,
         prompt: str | Sequence[str] | None = None,
         guidance: float | None = None,
+        call: Mapping[str, Any] | None = None,
     ) -> None:
-        self.batch_size = batch_size
+        self.batch_size, self.encoded = batch_size, Encoded()
         if isinstance(model, (str, Path)):
             self.pipe = load_pipeline(str(model), chosen_device(device), getattr(torch, dtype))
         else:
             self.pipe = model if device is None else model.to(chosen_device(device))
-        if isinstance(model, str) and model == "demo" and classes is None:
+        if isinstance(model, str) and model == "demo" and classes is None and "class_labels" not in (call or {}):
             classes = range(10)
-        self.wishes = {"classes": classes, "prompt": prompt, "guidance": guidance}
+        self.wishes: dict[str, Any] = {"classes": classes, "prompt": prompt, "guidance": guidance}
+        if call:
+            self.wishes["call"] = dict(call)
+
+    @property
+    def accepted(self) -> Mapping[str, Any]:
+        """What the pipeline takes."""
+        return inspect.signature(self.pipe.__call__).parameters
+
+    @cached_property
+    def calls(self) -> Calls:
+        """What the pipeline is called with, by seed."""
+        return Calls(self.pipe, call_arguments(self.pipe, self.wishes))
+
+    def wishing(self, **wishes: Any) -> "Source":
+        """The same pipeline with other wishes, which take the place of those in `call`; what was encoded is shared."""
+        other = copy.copy(self)
+        call = dict(wishes.get("call", self.wishes.get("call")) or {})
+        for wish, parameter in SHORT.items():
+            if wishes.get(wish) is not None:
+                call.pop(parameter, None)
+        other.wishes = {**self.wishes, **wishes, **({"call": call} if "call" in (self.wishes | wishes) else {})}
+        for name in ("calls", "shares"):
+            other.__dict__.pop(name, None)
+        return other
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The wishes as JSON that tells them from others."""
+        told = {name: self.wishes[name] for name in ("classes", "prompt", "guidance")}
+        return {**told, **({"call": described(self.wishes["call"])} if "call" in self.wishes else {})}
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What samples are conditioned on, guidance apart, as JSON: the same however it was given."""
+        classes, prompt = self.wishes["classes"], self.wishes["prompt"]
+        found: dict[str, Any] = {} if classes is None else {"classes": [int(label) for label in classes]}
+        if prompt is not None:
+            found["prompt"] = [prompt] if isinstance(prompt, str) else [str(words) for words in prompt]
+        call = described(self.wishes.get("call") or {})
+        for name, short in (("prompt", "prompt"), ("class_labels", "classes")):
+            if isinstance(value := call.get(name), str | list):
+                found[short] = [call.pop(name)] if isinstance(value, str) else call.pop(name)
+        return {**found, **({"call": call} if call else {})}
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Scales of guidance that are drawn with, adapters and weights, as an artefact's domain names them."""
+        each = [scales_of(self.pipe, self.calls.of(seed)) for seed in range(self.calls.period)]
+        guidance = {name: sorted({one[name] for one in each if name in one}) for name in each[0]}
+        return {"guidance": guidance, "adapters": adapters_of(self.pipe), "weights": weights_of(self.pipe)}
 
     def batches(self, seeds: Sequence[int], alone: bool = False, start: Start | None = None) -> list[Batch]:
-        """The seeds in batches of at most `batch_size`; alone: of one, for solvers that choose their steps."""
-        size = 1 if alone else self.batch_size
-        parts = [seeds[k : k + size] for k in range(0, len(seeds), size)]
-        return [Batch(self.pipe, part, self.wishes, start) for part in parts]
+        """The seeds in batches of at most `batch_size` that can be drawn together; alone: of one, for adaptive solvers."""
+        size = 1 if alone or not self.shares else self.batch_size
+        return [Batch(self, part, start) for part in self.calls.alike(seeds, size)]
+
+    @cached_property
+    def shares(self) -> bool:
+        """Whether samples are drawn in one batch as alone: pipelines may take a list of pictures for one sample.
+
+        Asked of two samples where there are pictures; of words, embeddings and labels it is known.
+        """
+        if not self.calls.looks or self.batch_size == 1:
+            return True
+        pairs = [pair for pair in self.calls.alike(range(2 * self.calls.period), 2, apart=False) if len(pair) == 2]
+        return not pairs or drawn_alike(self, pairs[0])

@@ -97,6 +97,10 @@ class Denoiser:
     def prepare(self, x: Tensor) -> None:
         """Whatever a call on x needs once before it; where a call may be made again, this comes first. Mostly nothing."""
 
+    def told(self, weights: bool = False) -> dict[str, Any]:
+        """What is known of the model beside its schedule, as an artefact's domain names it; weights: their hash, too."""
+        return {}
+
     def __call__(self, x: Tensor, t: float) -> Tensor:
         """The raw network output at time t."""
         tau = torch.as_tensor(self.schedule.model_time(float(t)), dtype=clock(x.dtype), device=x.device)

@@ -12,6 +12,7 @@ from fewstep.samplers.building.compiling import build
 from fewstep.samplers.run.checks import validate_place
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.table.tableau import Tableau
+from fewstep.samplers.validity.domain import checked_policy, departures, meet
 
 
 def table_for(denoiser: Denoiser, solver: Any, spec: dict[str, Any], options: dict[str, Any]) -> Tableau:
@@ -35,8 +36,25 @@ def table_for(denoiser: Denoiser, solver: Any, spec: dict[str, Any], options: di
 
 
 def learned_table(
-    denoiser: Denoiser, artefact: Artefact, x: Tensor, nfe: int | None, guidance: float | None
+    denoiser: Denoiser,
+    artefact: Artefact,
+    x: Tensor,
+    nfe: int | None,
+    guidance: float | None,
+    policy: str | None = None,
 ) -> Tableau:
-    """The table of an artefact for this model."""
+    """The table of an artefact for this model and what is known of its call, met as the policy says."""
+    policy = checked_policy(policy)
+    seen = {**denoiser.told(), "dtype": str(x.dtype).removeprefix("torch."), "shape": x.shape[1:]}
+    own = (seen.get("guidance") or {}).get("guidance_scale")
+    outside = "error"
+    if policy == "nearest" and artefact.guidances and (guidance is not None or own is not None):
+        guidance, outside = artefact.nearest(guidance if own is None else own), "clamp"
     model: dict[str, Any] = {"schedule": denoiser.schedule, "prediction": denoiser.prediction}
-    return artefact.table(nfe, guidance, shape=x.shape[1:], **model)
+    if policy == "refuse":
+        seen |= denoiser.told(weights=True)
+        meet(departures(artefact.domain(guidance), seen), policy)
+    table = artefact.table(nfe, guidance, shape=x.shape[1:], outside=outside, **model)
+    del seen["shape"]  # of which the artefact has told
+    meet(departures(artefact.domain(guidance), seen), policy)
+    return table

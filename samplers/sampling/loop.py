@@ -38,6 +38,7 @@ def sample(
     grid: Any = None,
     *,
     guidance: float | None = None,
+    policy: str | None = None,
     t_start: float | None = None,
     t_end: float | None = None,
     generator: Generators | None = None,
@@ -63,7 +64,8 @@ def sample(
             NAME.json of either; or a function `f(path, *, options) -> Solution`.
         nfe: network evaluations; for adaptive drivers, the most they may spend. grid: GRIDS name, decreasing times, a
             function `f(schedule, n, t_start, t_end)`, or None for the schedule's default. guidance: scale the denoiser was
-            made with, for artefacts learned for several.
+            made with, for artefacts learned for several. policy: for an artefact played elsewhere than it was learned, as far
+            as is known: "warn" (default), "refuse", or "nearest", the nearest guidance's table.
         t_start, t_end: ends in the schedule's time; default t_max and the schedule's end (sigma = 0 where it is reached).
         generator: torch.Generator, or one a sample, for stochastic solvers; noise_seeds: one int a sample instead, which
             makes a sample's noise the same alone and in any batch.
@@ -88,8 +90,8 @@ def sample(
     validate_noise(x_T, generator, noise_seeds)
     plays = chosen(solver)
     if isinstance(plays, Artefact):
-        plays, nfe = learned_table(denoiser, plays, x_T, nfe, guidance), None
-    elif guidance is not None:
+        plays, nfe = learned_table(denoiser, plays, x_T, nfe, guidance, policy), None
+    elif guidance is not None or policy is not None:
         raise ValueError("`guidance` chooses a table of a learned artefact; other solvers need a guided denoiser only")
     mu = mean_for(denoiser.schedule, x_T, mu)
     began = time.perf_counter()

@@ -132,6 +132,7 @@ class Adopting(ConfigMixin):
         *,
         guidance: float | None = None,
         outside: str | None = None,
+        policy: str | None = None,
         strict: bool = True,
         return_unused_kwargs: bool = False,
         **solver_options: Any,
@@ -149,7 +150,9 @@ class Adopting(ConfigMixin):
             learned: Artefact, or path of a saved one, to be played in place of a solver on a grid. The config holds it
                 whole, so it travels with a saved scheduler or pipeline.
             guidance, outside: which of its tables, as in `Artefact.table`. strict: False moves an artefact that was
-                learned on another model to this one, by log-SNR, with a warning.
+                learned on another model to this one, by log-SNR, with a warning. policy: of a run whose guidance, adapters,
+                shape or dtype are not those it was learned with: "warn" (default), "refuse", or "nearest", the nearest
+                guidance's table.
             **solver_options: options of the solver; entries of a config (timestep_spacing="trailing") are replaced.
                 shift="once": the config's flow shift acts once; in diffusers, and here without it, it acts twice.
 
@@ -160,12 +163,12 @@ class Adopting(ConfigMixin):
         entries = as_config(config)
         if entries.get("_class_name") not in [base.__name__ for base in cls.__mro__]:
             entries = adopted(entries, {p.name: p.default for p in inspect.signature(cls).parameters.values()})
-        if learned is None and isinstance(told := None if solver is None else chosen(solver), Artefact):
-            solver, learned = None, told
+        if learned is None and isinstance(meant := None if solver is None else chosen(solver), Artefact):
+            solver, learned = None, meant
         if learned is not None:
             entries.update(learned_entries(learned, solver, grid))
         elif solver is not None:
-            entries.update(solver_entries(solver, told, grid))
+            entries.update(solver_entries(solver, meant, grid))
         elif "solver" not in entries:
             solver, options = default_solver(entries)
             entries.update({**solver_entries(solver, chosen(solver), grid), "solver_options": options})
@@ -179,7 +182,10 @@ class Adopting(ConfigMixin):
                 )
             as_is = isinstance(grid, str) or callable(grid)
             entries["grid"] = grid if as_is else np.asarray(grid, np.float64).tolist()
-        entries.update({k: v for k, v in (("guidance", guidance), ("outside", outside)) if v is not None})
+        told = {"guidance": guidance, "outside": outside, "policy": policy}
+        entries.update({k: v for k, v in told.items() if v is not None})
+        if policy == "nearest" and learned is not None and entries.get("guidance") is None:
+            entries["guidance"] = next(iter(entries["learned"].guidances), None)  # until a call says another
         if solver_options or any(given is not None for given in (solver, grid, learned)):
             entries = apply_keywords(entries, solver_options, cls._config_keys)
         if learned is not None:

@@ -31,12 +31,13 @@ from fewstep.samplers.schedule.labelled import LabelledEDM
 from fewstep.samplers.schedule.outputs import Prediction
 from fewstep.samplers.scheduler.threshold import Clip, DynamicThreshold
 from fewstep.samplers.table.tableau import Tableau
+from fewstep.samplers.validity.domain import checked_policy
 
 DEFAULT = "dpmpp_2m"
-SAID = ("grid", "solver_options", "noise", "guidance", "outside")  # entries of ours beside what is played
+SAID = ("grid", "solver_options", "noise", "guidance", "outside", "policy")  # entries of ours beside what is played
 NOISE_SHARE = {"tcd": "gamma", "alf": ""}  # where it is not the option `eta`, which is a damping there
 PARTIAL = "_partial"
-LEARNED = ("learned", "guidance", "outside")
+LEARNED = ("learned", "guidance", "outside", "policy")
 OWN = ("solver", "grid", "solver_options", "noise", *LEARNED)  # entries of a config that are ours
 
 
@@ -53,7 +54,8 @@ class Model(Shared):
 
     entry: the solver, which runs on `grid`, or the config's own where that is None; of an artefact the one that it
     corrects; None of a table made by hand. learned: an artefact, whose tables are played; guidance and outside choose
-    among them. table: what is played as it is. afs: without the first network call, see building/analytic_start.py.
+    among them, policy says what becomes of a run elsewhere than it was learned. table: what is played as it is. afs:
+    without the first network call, see building/analytic_start.py.
     """
 
     config: Mapping[str, Any]
@@ -66,6 +68,7 @@ class Model(Shared):
     learned: Artefact | None = None
     guidance: float | None = None
     outside: str = "error"
+    policy: str | None = None
     table: Tableau | None = None
     afs: bool = False
 
@@ -152,13 +155,14 @@ def config_key(config: Mapping[str, Any]) -> Key:
 def model(key: Key) -> Model:
     """The Model of a config; ValueError where it makes no sense."""
     config, plays = json.loads(key.config), key.plays
-    grid, asked, noise, guidance, outside = (config.pop(name, None) for name in SAID)
+    grid, asked, noise, guidance, outside, policy = (config.pop(name, None) for name in SAID)
     grid = key.grid or grid
     check_noise_kind(noise or "independent")
     if not isinstance(plays, Named) and (grid is not None or asked):
         what = "a learned solver" if isinstance(plays, Artefact) else f"table {plays.name!r}"
         raise ValueError(f"{what} has its own times and weights: leave grid={grid!r} and options {asked} away")
-    if not isinstance(plays, Artefact) and (guidance is not None or outside is not None):
+    checked_policy(policy)
+    if not isinstance(plays, Artefact) and not (guidance is None and outside is None and policy is None):
         raise ValueError(
             "`guidance` and `outside` choose among the tables of `learned`: give an artefact, or none of them"
         )
@@ -167,7 +171,7 @@ def model(key: Key) -> Model:
     network = _network(config, plays)
     if isinstance(plays, Artefact):
         entry = SOLVERS[plays.tables[0].tableau.name]
-        return Model(config, *network, entry, {}, None, plays, guidance, outside or "error")
+        return Model(config, *network, entry, {}, None, plays, guidance, outside or "error", policy)
     if isinstance(plays, Tableau):
         return Model(config, *network, None, {}, None, table=plays)
     if plays.entry.kind != "tableau":

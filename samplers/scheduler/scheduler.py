@@ -27,9 +27,10 @@ from fewstep.samplers.scheduler.model import Model, model
 from fewstep.samplers.scheduler.noising import Noising
 from fewstep.samplers.scheduler.tensors import angles, model_clock, numbers, public_sigmas
 from fewstep.samplers.scheduler.timetable import Timetable, same_times, timetable
+from fewstep.samplers.validity.in_pipeline import InDomain
 
 
-class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[misc]
+class Scheduler(SchedulerMixin, Adopting, Following, InDomain, Noising):  # type: ignore[misc]
     """Any table solver as a diffusers scheduler: `pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, "unipc")`.
 
     The state is x_t = alpha_t x0 + sigma_t eps of the model's own schedule: unit noise for VP and flow models, sigma_max
@@ -43,8 +44,8 @@ class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[m
             config describes. solver_options: of the solver, e.g. {"order": 3}. noise: "independent", or "brownian" for
             one path a sample, which gives the same image at any number of steps.
         learned: an artefact (or its path, or `to_dict`), in place of solver and grid: set_timesteps(n) takes its table for n
-            evaluations, guidance and outside as in `Artefact.table`. Runs that begin in the middle, as image to image does,
-            take its solver without corrections on the learned times that remain.
+            evaluations; guidance, outside and policy as in `from_config`. Runs that begin in the middle, as image to image
+            does, take its solver without corrections on the learned times that remain.
 
     Raises:
         ValueError: unknown solver, grid or option; a config that describes no noise schedule.
@@ -74,6 +75,7 @@ class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[m
         learned: dict[str, Any] | None = None,
         guidance: float | None = None,
         outside: str | None = None,
+        policy: str | None = None,
     ):
         pass  # registering the arguments reads them
 
@@ -157,7 +159,9 @@ class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[m
             timesteps = angles(num_inference_steps, max_timesteps, intermediate_timesteps)
         shift = None if mu is None else float(mu)
         self._asked = (num_inference_steps, numbers(sigmas), numbers(timesteps), shift)
-        changes = {} if original_inference_steps is None else {"original_inference_steps": original_inference_steps}
+        changes = self._fitting()
+        if original_inference_steps is not None:
+            changes["original_inference_steps"] = original_inference_steps
         self._run_key = key_with(self._read, **changes) if changes else self._key
         self._table = timetable(self._run_key, *self._asked)
         self.timesteps = self._table.timesteps.to(device, copy=True)
@@ -248,6 +252,7 @@ class Scheduler(SchedulerMixin, Adopting, Following, Noising):  # type: ignore[m
         """Step zero of the run: at the begin index, else where `timestep` stands in `timesteps`."""
         if self._table is None or self._bound is None:
             raise ValueError("call set_timesteps() before step()")
+        self._meet(sample)
         begin = self._begins(timestep)
         self._require_scaled(begin)
         dtype = torch.float64 if sample.dtype == torch.float64 else torch.float32

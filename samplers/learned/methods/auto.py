@@ -15,7 +15,7 @@ from typing import Any
 from fewstep.samplers.learned.parameters.knobs import Knobs
 from fewstep.samplers.learned.playing.differentiable import has_gradients
 from fewstep.samplers.learned.tasks.learner_entry import learner
-from fewstep.samplers.learned.tasks.learner_task import Task
+from fewstep.samplers.learned.tasks.learner_task import Task, TooFew
 from fewstep.samplers.table.tableau import Tableau
 
 OURS = "ours: switches by trial, oss, iia, late and newton in this order, as they are cited there"
@@ -66,10 +66,10 @@ def auto(
         if task.nfe > 1:
             bases.append(task.run("oss", start, nodes=4 + 4 * task.nfe, samples=min(samples, 12)))
         for base in bases:
-            task.run("iia", base)
+            _unless_too_few(task, "iia", base)
         assert task.best is not None
         if task.nfe > 1:
-            task.run("late", task.best, samples=samples)
+            _unless_too_few(task, "late", task.best, samples=samples)
     assert task.best is not None
     slopes = has_gradients(task.valid_parts(), float(start.times[0]))
     if refine is None:
@@ -79,6 +79,14 @@ def auto(
     if "joint" in refine and slopes and (free := _freest(task, "joint", *[ALL] * (task.nfe <= FEW), USUAL, PLACES)):
         task.run("joint", task.best, steps=steps, batch=batch, lr=RATE, rounds=1, remember=remember, **free)
     return task.best
+
+
+def _unless_too_few(task: Task, name: str, start: Tableau, **options: Any) -> None:
+    """A stage, left out with a warning where there are fewer training samples than it fits numbers."""
+    try:
+        task.run(name, start, **options)
+    except TooFew as few:
+        warnings.warn(f"auto: {few}. It was left out", stacklevel=3)
 
 
 def _count(task: Task, free: Freedom) -> int:

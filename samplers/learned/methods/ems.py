@@ -32,13 +32,17 @@ def ems(
             how many training seeds are used. order, corrector: of dpm_solver_v3.
 
     Raises:
-        ValueError: an option outside its range, fewer than 3 samples, a teacher with noise.
+        ValueError: an option outside its range, fewer than 3 samples, samples of several shapes, a teacher with noise.
 
     Reference: DPM-Solver-v3: Improved Diffusion ODE Solver with Empirical Model Statistics; Zheng, Lu, Chen, Zhu; 2023;
     arXiv:2310.13268. Statistics as `estimate` measures them.
     """
     seeds = task.train[:samples]
     enough(3, seeds, "ems")
+    if len(shapes := {tuple(part.x_T.shape[1:]) for part in task.problem.parts(seeds)}) > 1:
+        raise ValueError(
+            f"ems has statistics for every element, of one shape; the samples have {sorted(shapes)}: learn each alone"
+        )
     times = boundaries(start)
     options: dict[str, Any] = {"order": order, "corrector": corrector}
     build("dpm_solver_v3", start.schedule, start.nfe, times, **options)  # refuses what is wrong before the first call

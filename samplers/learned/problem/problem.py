@@ -16,6 +16,7 @@ from torch import Tensor
 from fewstep.samplers.artefact.artefact import prediction_name
 from fewstep.samplers.learned.problem.fingerprint import behaviour, fingerprint, hooked, modules_of
 from fewstep.samplers.learned.problem.threads import Threads
+from fewstep.samplers.pipeline.prompts import with_prompts
 from fewstep.samplers.pipeline.source import Batch, Source
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.sampling.loop import sample
@@ -38,7 +39,8 @@ class Problem:
     Args:
         model: Denoiser, diffusers pipeline, or what the command line takes for MODEL ("demo", a folder, a hub id).
         shape: of one sample, for a Denoiser. guidance: scale, for a pipeline; for a Denoiser only a name of what it does.
-        classes, prompt: conditions of a pipeline, used in turn by seed. batch_size: samples at once.
+        classes, prompt: conditions of a pipeline, used in turn by seed; call: any arguments of its own call, lists by seed.
+        batch_size: samples at once.
         device: of x_T and of what is loaded. dtype: what a loaded network computes in, or of x_T for a Denoiser (float64
             keeps float64 algebra); None: float32. A pipeline brings its own.
 
@@ -58,6 +60,7 @@ class Problem:
         guidance: float | None = None,
         classes: Sequence[int] | None = None,
         prompt: str | Sequence[str] | None = None,
+        call: Mapping[str, Any] | None = None,
         batch_size: int = 64,
         device: Any = None,
         dtype: torch.dtype | str | None = None,
@@ -77,11 +80,18 @@ class Problem:
                 raise ValueError(
                     "`shape` is missing: a Denoiser does not say what one of its samples is, e.g. shape=(3, 32, 32)"
                 )
+            if call:
+                raise ValueError(
+                    f"`call` is of a pipeline, and a Denoiser has made its own: leave {', '.join(call)} away"
+                )
             self.shape, first = tuple(int(n) for n in shape), model
             self.name = getattr(model.fn, "__name__", type(model.fn).__name__)
         else:
             how: dict[str, Any] = {"classes": classes, "prompt": prompt, "guidance": guidance, "batch_size": batch_size}
-            self._source = Source(model, device=device, dtype=str(self._dtype).removeprefix("torch."), **how)
+            how["call"] = call
+            self._source = with_prompts(
+                Source(model, device=device, dtype=str(self._dtype).removeprefix("torch."), **how)
+            )
             first = self.part([0]).denoiser
             self.shape = tuple(self.part([0]).x_T.shape[1:])
             self.name = model if isinstance(model, str) else type(self._source.pipe).__name__
@@ -98,29 +108,50 @@ class Problem:
 
     def under(self, guidance: float | None) -> Problem:
         """The same model, loaded and hashed once, under another guidance scale."""
+        return self.wishing(guidance=guidance)
+
+    def wishing(self, **wishes: Any) -> Problem:
+        """The same model, called otherwise: another guidance, prompt, classes, or entries of its call."""
         other = copy.copy(self)
-        other.guidance, other.spent, other._parts, other._pieces = guidance, 0, {}, {}
+        other.guidance = wishes.get("guidance", self.guidance)
+        other.spent, other._parts, other._pieces = 0, {}, {}
         if self._source is not None:
-            other._source = copy.copy(self._source)
-            other._source.wishes = {**self._source.wishes, "guidance": guidance}
-        other.__dict__.pop("behaviour", None)  # which the scale is part of
-        other.part([0])  # a scale that the pipeline does not take is refused here
+            call = {**self._source.wishes.get("call", {}), **wishes.pop("call", {})}
+            other._source = self._source.wishing(**wishes, **({"call": call} if call else {}))
+        other.__dict__.pop("behaviour", None)  # which the call is part of
+        first = other.part([0])  # what the pipeline does not take is refused here
+        other.shape = tuple(first.x_T.shape[1:])
         return other
 
     def part(self, seeds: Sequence[int]) -> Part:
-        """These seeds, together in one batch."""
-        key = tuple(int(seed) for seed in seeds)
+        """These seeds, together in one batch; of seeds that cannot be drawn together, those that can with the first."""
+        key = tuple(self._alike(seeds, len(seeds))[0])
         if key not in self._parts:
             self._parts[key] = self._made(key)
         return self._parts[key]
 
     def _made(self, seeds: tuple[int, ...]) -> Part:
         if self._source is not None:
-            batch = Batch(self._source.pipe, seeds, self._source.wishes)
+            batch = Batch(self._source, seeds)
+            if len(batch.x_T) != len(seeds):
+                raise ValueError(
+                    f"this pipeline steps {len(batch.x_T)} states for {len(seeds)} samples, both halves of guidance, say, so "
+                    "that a seed has none of its own: learn without guidance (guidance=1)"
+                )
             return Part(seeds, batch.denoiser, batch.x_T)
         own = [torch.Generator().manual_seed(seed) for seed in seeds]
         drawn = self.model.schedule.initial_noise((len(seeds), *self.shape), own, dtype=self._dtype)
         return Part(seeds, self.model, drawn.to(self._device))
+
+    def alone(self, seed: int) -> Part:
+        """One seed in a batch of its own, made anew."""
+        return self._made((seed,))
+
+    @property
+    def source(self) -> Source | None:
+        """Of a pipeline's samples; None for a Denoiser."""
+        found: Source | None = self._source
+        return found
 
     def pieces(self, part: Part) -> tuple[Part, ...]:
         """A part as parts for `threads`, of two samples at least."""
@@ -145,9 +176,14 @@ class Problem:
         return sum(len(one.seeds) * one.denoiser.nfe for one in (part, *self._pieces.get(part.seeds, ())))
 
     def parts(self, seeds: Sequence[int], size: int | None = None) -> list[Part]:
-        """The seeds in batches of at most `size`."""
-        size = min(size or self.batch_size, self.batch_size)
-        return [self.part(seeds[k : k + size]) for k in range(0, len(seeds), size)]
+        """The seeds in batches of at most `size`, those of one shape and scale together."""
+        return [self.part(few) for few in self._alike(seeds, min(size or self.batch_size, self.batch_size))]
+
+    def _alike(self, seeds: Sequence[int], size: int) -> list[list[int]]:
+        own = [int(seed) for seed in seeds]
+        if self._source is not None:
+            return self._source.calls.alike(own, size if self._source.shares else 1, apart=False)
+        return [own[k : k + size] for k in range(0, len(own), size)]
 
     def draw(self, table: Tableau, part: Part, **how: Any) -> Tensor:
         """x0 (B, *shape) of a part by a table; noise is that of one Brownian path a seed, whatever the number of steps."""
@@ -206,6 +242,19 @@ class Problem:
         return found
 
     @property
+    def domain(self) -> dict[str, Any]:
+        """Where what is learned here is valid: scales of guidance, adapters, shapes that were drawn, dtype."""
+        shapes = sorted({tuple(part.x_T.shape[1:]) for part in self._parts.values()} or {self.shape})
+        told: dict[str, Any] = {"shapes": [list(shape) for shape in shapes]}
+        told["dtype"] = str(self.dtype).removeprefix("torch.")
+        if self._source is None:
+            known = self.model.told(weights=True)
+            if "guidance" in known:
+                known["guidance"] = {name: [scale] for name, scale in known["guidance"].items()}
+            return {**told, **known}
+        return {**told, **self._source.place}
+
+    @property
     def condition(self) -> str:
         """What samples are conditioned on, in words: part of the name of everything that is kept of them."""
         return repr({**self.conditions, "guidance": self.guidance})
@@ -217,13 +266,8 @@ class Problem:
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """The classes and the prompt of a pipeline, where it has them: plain, the same however they were given."""
-        wishes = {} if self._source is None else self._source.wishes
-        classes, prompt = wishes.get("classes"), wishes.get("prompt")
-        found: dict[str, Any] = {} if classes is None else {"classes": [int(label) for label in classes]}
-        if prompt is not None:
-            found["prompt"] = [prompt] if isinstance(prompt, str) else [str(words) for words in prompt]
-        return found
+        """What a pipeline is called with, where it is: plain, the same however it was given."""
+        return {} if self._source is None else self._source.conditions
 
 
 def under_each(model: Any, guidances: Sequence[float | None], **how: Any) -> Iterator[Problem]:

@@ -190,10 +190,14 @@ def _name(table: Tableau) -> str:
     return hashlib.sha256(json.dumps(to_content(table), sort_keys=True, default=plain).encode()).hexdigest()
 
 
+class TooFew(ValueError):
+    """Fewer training samples than numbers to be fitted to them."""
+
+
 def enough(count: int, seeds: Sequence[int], what: str) -> None:
-    """ValueError where there are fewer training samples than numbers to be fitted to them."""
+    """TooFew where there are fewer training samples than numbers to be fitted to them."""
     if len(seeds) < count:
-        raise ValueError(
+        raise TooFew(
             f"{what} fits {count} numbers, and there are {len(seeds)} training samples: give more, e.g. "
             f"seeds=range({8 * count}), or learn fewer (window=, free=)"
         )
