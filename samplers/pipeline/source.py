@@ -105,7 +105,8 @@ class Batch:
         if "batch_size" in source.calls.accepted and "class_labels" not in call and not words_in(call):
             call["batch_size"] = len(self.seeds)
         self.denoiser: Any = Denoiser.from_pipeline(source.pipe, **call)
-        self.denoiser.fn.encoded = source.encoded
+        loop: Any = self.denoiser.fn
+        loop.encoded = source.encoded
         self.x_T = self.denoiser.initial_noise([torch.Generator().manual_seed(seed) for seed in seeds])
         if start is not None:
             self.x_T = start(self)

@@ -48,8 +48,9 @@ def learned_table(
     seen = {**denoiser.told(), "dtype": str(x.dtype).removeprefix("torch."), "shape": x.shape[1:]}
     own = (seen.get("guidance") or {}).get("guidance_scale")
     outside = "error"
-    if policy == "nearest" and artefact.guidances and (guidance is not None or own is not None):
-        guidance, outside = artefact.nearest(guidance if own is None else own), "clamp"
+    wanted = guidance if own is None else float(own)
+    if policy == "nearest" and artefact.guidances and wanted is not None:
+        guidance, outside = artefact.nearest(wanted), "clamp"
     model: dict[str, Any] = {"schedule": denoiser.schedule, "prediction": denoiser.prediction}
     if policy == "refuse":
         seen |= denoiser.told(weights=True)

@@ -101,16 +101,18 @@ def _row(
 
 def _recipe(learned: Learned, problem: Problem, solver: str, options: Mapping[str, Any]) -> Tableau:
     """The best fixed recipe where it was learned, by its name; its own solver on its own times where none is called so."""
-    ends, name = (problem.t_start, problem.t_end), learned.report.get("best_fixed_recipe")
-    own = recipes(solver, problem.schedule, learned.nfe, ends=ends, options=options)
-    others = rivals(problem.schedule, learned.nfe, list(GRIDS), ends, ())
+    ends, name = (problem.t_start, problem.t_end), str(learned.report.get("best_fixed_recipe"))
+    grid = name.partition(" on ")[2].partition(" (")[0]
+    grids = [grid] if grid in GRIDS else None  # one that an option names, in the solver's own name
+    own = recipes(solver, problem.schedule, learned.nfe, ends=ends, options=options, grids=grids)
+    others = rivals(problem.schedule, learned.nfe, grids or [], ends, ())
     return next((r.table for r in (*own, *others) if str(r) == name), base_of(learned.tableau))
 
 
 @contextmanager
 def adapters_at(pipe: Any, factor: float) -> Iterator[None]:
     """The pipeline's adapters at a share of their scales, for a while."""
-    layers = [layer for network in networks_of(pipe).values() for layer in network.modules()]
+    layers: list[Any] = [layer for network in networks_of(pipe).values() for layer in network.modules()]
     scaled = [(layer, layer.scaling) for layer in layers if isinstance(getattr(layer, "scaling", None), dict)]
     try:
         for layer, own in scaled:
