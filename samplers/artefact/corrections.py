@@ -26,6 +26,7 @@ from fewstep.samplers.schedule.outputs import form_pair
 from fewstep.samplers.table.tableau import Tableau
 
 CARRY, INPUT, M = 0, 1, 2  # columns of W
+DISTINCT = 1e-9  # of the whole way, by which two boundaries differ at least
 DIGITS = 9  # of weights that are compared: libraries of functions differ in the last bits
 
 
@@ -161,7 +162,7 @@ def remapped(table: Tableau, schedule: NoiseSchedule) -> Tableau:
     moved = np.asarray(schedule.t_of_lam(np.clip(old.lam(times), *schedule.lam([schedule.t_max, schedule.t_end]))))
     for i, (was, now) in ((0, (old.t_max, schedule.t_max)), (-1, (old.t_end, schedule.t_end))):
         moved[i] = now if np.isclose(times[i], was, rtol=1e-9, atol=1e-12) else moved[i]
-    if (np.diff(moved) >= 0).any():
+    if (np.diff(moved) > -DISTINCT * (moved[0] - moved[-1])).any():
         raise ValueError(
             f"{table.name}: its boundaries, lam {old.lam(times).round(3).tolist()}, reach beyond {schedule!r}: it cannot be "
             "moved there"

@@ -12,6 +12,8 @@ from fewstep.checks import MOST_ROWS, unknown
 from fewstep.samplers.grids.grid_entry import GRIDS, GridEntry, GridFn, check_grid
 from fewstep.samplers.schedule.base import Array, NoiseSchedule
 
+DISTINCT = 1e-9  # by which a time must be less than the one before, as a share of it
+
 # Names that other programs use: (grid, options).
 ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
     "time_uniform": ("uniform", {}),
@@ -123,7 +125,10 @@ def _rule(
 
 
 def check_times(times: ArrayLike, schedule: NoiseSchedule, name: str | None = None) -> Array:
-    """Explicit times as a float64 array; ValueError unless 1-D, finite, strictly decreasing, within [0, t_max]."""
+    """Explicit times as a float64 array; ValueError unless 1-D, finite, strictly decreasing, within [0, t_max].
+
+    Two times that differ by less than a billionth are one: what a row divides by their distance would be rounding.
+    """
     what = "`times`" if name is None else f"the times of grid {name!r}"
     if hasattr(times, "tolist"):  # arrays, and tensors of any device
         times = times.tolist()
@@ -136,10 +141,10 @@ def check_times(times: ArrayLike, schedule: NoiseSchedule, name: str | None = No
     if not np.isfinite(times).all():
         i = int(np.argmin(np.isfinite(times)))
         raise ValueError(f"{what} must be finite; got times[{i}]={times[i]}.")
-    rising = np.flatnonzero(np.diff(times) >= 0)
+    rising = np.flatnonzero(np.diff(times) > -DISTINCT * np.abs(times[:-1]))
     if rising.size:
         i = int(rising[0])
-        sign = ">" if times[i + 1] > times[i] else "="
+        sign = ">" if times[i + 1] > times[i] * (1 + DISTINCT) else "="
         hint = "Did you pass ascending times?" if sign == ">" else "Ask for fewer steps, or another grid."
         raise ValueError(
             f"{what} must decrease; got times[{i + 1}]={times[i + 1]:.6g} {sign} times[{i}]={times[i]:.6g}. {hint}"

@@ -63,6 +63,8 @@ def test_what_a_schedule_does_not_reach_is_refused():
     narrow = NoiseSchedule.ve(1.0, 3.0)
     with pytest.raises(ValueError, match=r"boundaries.*reach beyond VE"):
         remapped(learned_table(DISCRETE), narrow)
+    with pytest.raises(ValueError, match="reach beyond"):  # only the first two, which would become one
+        remapped(build("dpmpp_2m", NoiseSchedule.vp_linear(), 40), NoiseSchedule.vp_cosine())
     with pytest.raises(ValueError, match=r"\(2, 2, 2\) calls, do not fit Discrete.*\(2, 2, 1, 1\)"):
         remapped(build("heun", VP, 6), DISCRETE)
     with pytest.raises(ValueError, match="mean-reverting"):

@@ -120,6 +120,7 @@ def test_other_options() -> None:
     [
         ([0.1, 0.5], r"`times` must decrease; got times\[1\]=0.5 > times\[0\]=0.1. Did you pass ascending times"),
         ([0.5, 0.5, 0.1], r"`times` must decrease; got times\[1\]=0.5 = times\[0\]=0.5"),
+        ([0.5, 0.5 - 1e-16, 0.1], r"`times` must decrease; got times\[1\]=0.5 = times\[0\]=0.5"),
         ([0.5, NAN, 0.1], r"`times` must be finite; got times\[1\]=nan"),
         ([float("inf"), 0.1], r"`times` must be finite; got times\[0\]=inf"),
         (
