@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from fewstep.bounded import MEBIBYTE, bounded
 
 # (pixels before, pixels after) -> float64 (after, before); the rows sum to 1.
 Axis = Callable[[int, int], np.ndarray]
@@ -69,7 +70,11 @@ def _filtered(before: int, after: int, kernel: Callable[[np.ndarray], np.ndarray
     return weights / weights.sum(1, keepdims=True)
 
 
-@lru_cache(maxsize=256)
+def _bytes(strips: list[tuple[int, int, Tensor]]) -> int:
+    return sum(matrix.untyped_storage().nbytes() for _, _, matrix in strips)
+
+
+@bounded(64 * MEBIBYTE, _bytes)
 def _strips(axis: Axis, before: int, after: int, device: torch.device) -> list[tuple[int, int, Tensor]]:
     """(first pixel, end, float32 matrix from these pixels) of each strip of the result; once for every size and device."""
     strips = []

@@ -80,7 +80,9 @@ def _at(schedule: NoiseSchedule, index: Array, t_start: float, t_end: float) -> 
     steps = steps_of(schedule)
     times = np.append(steps.time_of(index), t_end)
     times[0] = t_start if index[0] >= steps.index_of(t_start) - 1e-9 else min(times[0], t_start)
-    fall = (np.diff(index) < 0).all() and (np.diff(times) < 0).all()  # an index that is repeated has two times in rounding
+    fall = (np.diff(index) < 0).all() and (
+        np.diff(times) < 0
+    ).all()  # an index that is repeated has two times in rounding
     return times if fall and (np.diff(schedule.lam(times)) > 0).all() else None
 
 
