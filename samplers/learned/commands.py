@@ -46,6 +46,12 @@ WORK = (
         "--teacher-nfe", type=click.IntRange(1), help="Evaluations of the reference  [default: 60; with noise 200]"
     ),
     click.option("--teacher-solver", help="Solver of the reference  [default: dpmpp_3m; with noise its own]"),
+    click.option(
+        "--rivals/--no-rivals",
+        default=True,
+        show_default=True,
+        help="Beat the best recipe of all solvers, or of the same one alone.",
+    ),
     click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Limit of each stage with gradients."),
     click.option("--cache", metavar="DIR", help="Folder of reference runs  [default: ~/.cache/fewstep/teachers]"),
     click.option("--no-cache", is_flag=True, help="Keep reference runs in memory."),

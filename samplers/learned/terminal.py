@@ -69,7 +69,19 @@ def work(given: dict[str, Any]) -> None:
 
 def spec_of(given: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `learn` and `estimate` as the options say them."""
-    same = ("model", "solver", "guidance", "classes", "prompt", "call", "dtype", "batch_size", "device", "seconds")
+    same = (
+        "model",
+        "solver",
+        "guidance",
+        "classes",
+        "prompt",
+        "call",
+        "dtype",
+        "batch_size",
+        "device",
+        "seconds",
+        "rivals",
+    )
     return {
         **{name: given[name] for name in same},
         "nfe": given["nfes"],

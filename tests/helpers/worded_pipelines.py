@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import transformers
 from parts import PIXELS_OUT, SIZE
 from pipelines import PIPELINES
 
@@ -41,6 +40,8 @@ class Letters:
 
 
 def _clip(projected: bool, width: int = WIDTH) -> Any:
+    import transformers  # slow to import, and not while tests are collected
+
     config = transformers.CLIPTextConfig(
         vocab_size=64, hidden_size=width, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2,
         max_position_embeddings=LENGTH, projection_dim=width, eos_token_id=63, bos_token_id=1, pad_token_id=0,
@@ -49,6 +50,8 @@ def _clip(projected: bool, width: int = WIDTH) -> Any:
 
 
 def _t5(width: int) -> Any:
+    import transformers
+
     return transformers.T5EncoderModel(
         transformers.T5Config(vocab_size=64, d_model=width, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     )

@@ -74,7 +74,7 @@ told["cli"] = [
                            "--out", "two.png"),
 ]
 run("learn", "demo", "--solver", "outside_euler", "--nfe", "2", "--method", "outside_learner", "-n", "8", "--guard", "8",
-    "--classes", "1", "--set", "rounds=2", "--out", "two.json", "--no-cache")
+    "--classes", "1", "--set", "rounds=2", "--out", "two.json", "--no-cache", "--no-rivals")
 told["learn"] = load("two.json").tables[0].tableau.name
 print(json.dumps(told))
 """

@@ -19,7 +19,8 @@ from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.learned.problem.teacher import Teacher
 
 SMALL: dict[str, Any] = {
-    "shape": (2,), "dtype": torch.float64, "progress": False, "seeds": range(48), "guard_seeds": range(1000, 1048),
+    "rivals": False, "shape": (2,),
+    "dtype": torch.float64, "progress": False, "seeds": range(48), "guard_seeds": range(1000, 1048),
     "teacher": {"nfe": 60},
 }  # fmt: skip
 

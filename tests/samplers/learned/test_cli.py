@@ -22,7 +22,7 @@ from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.learned.tasks.learner_entry import METHODS, learner
 from fewstep.samplers.learned.terminal import stages
 
-SMALL = ("-n", 16, "--guard", 16, "--teacher-nfe", 80, "--no-cache")
+SMALL = ("-n", 16, "--guard", 16, "--teacher-nfe", 80, "--no-cache", "--solver", "dpmpp_2m", "--no-rivals")
 
 
 @pytest.fixture(scope="module")

@@ -210,7 +210,7 @@ def test_other_schedules(schedule: NoiseSchedule) -> None:
 def test_best_of_several_solvers() -> None:
     """solver="auto" compares with the best recipes of a few solvers, picked on few seeds: as good as the best of one solver."""
     one, several = (learn(ring(), s, 5, "d_ode", **SMALL).tables[0].report["fixed"] for s in ("dpmpp_2m", "auto"))
-    assert len(several) == ROUNDS[-1][1] < len(one) and len({name.split()[0] for name in several}) > 1
+    assert len(several) == ROUNDS[-1][1] <= len(one) and len({name.split()[0] for name in several}) > 1
     assert min(several.values()) <= min(one.values())
 
 

@@ -100,7 +100,11 @@ def test_two_eps_of_a_long_first_step_are_not_told_apart(solver: str, n: int) ->
     config = {"_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "trailing"}
     for data in DATA:
         assert error(table(config, solver, n), data) < error(table(config, "ddim", n), data)
-    assert error(table(config, solver, n, limiter=False), "wide") > 100 * error(table(config, "ddim", n), "wide")
+    if solver == "plms":
+        assert error(table(config, solver, n, limiter=False), "wide") > 100 * error(table(config, "ddim", n), "wide")
+    else:
+        with pytest.raises(ValueError, match="pndm amplifies rounding"):
+            table(config, solver, n, limiter=False)
 
 
 def test_an_option_of_every_table_that_saved_pipelines_keep() -> None:
