@@ -23,6 +23,18 @@ MODEL = (
         metavar="METHOD.KEY=VALUE",
         help="Of a method, e.g. iia.window=3, auto.refine=newton+joint.",
     ),
+    click.option(
+        "--loss",
+        metavar="NAME",
+        help="What is lowered: pixels, lpips, features, features:EXTRACTOR, of decoded images  [default: latent error]",
+    ),
+    click.option(
+        "--judge",
+        type=click.Choice(("loss", "latent")),
+        default="loss",
+        show_default=True,
+        help="What chooses and tests tables: the loss too, or the latent error.",
+    ),
     OPTION,
     *CONDITIONS,
     click.option(

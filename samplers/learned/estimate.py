@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import Any
 
@@ -18,6 +18,7 @@ from fewstep.samplers.learned.playing.differentiable import has_gradients
 from fewstep.samplers.learned.problem.problem import Part, Problem
 from fewstep.samplers.learned.rehearsal import Cost, extrapolated, stand_in
 from fewstep.samplers.learned.tasks.evidence import FEWEST
+from fewstep.samplers.learned.yardsticks.yardstick import LATENT
 from fewstep.samplers.run.denoiser import clock
 
 BYTES = 4  # of a number in a kept state
@@ -72,6 +73,8 @@ def estimate(
     teacher: Mapping[str, Any] | None = None,
     seconds: float | None = None,
     rivals: bool = True,
+    loss: Any = None,
+    judge: str = "loss",
     **how: Any,
 ) -> Estimate:
     """What `learn` with these arguments will spend: nothing is learned, and the model is called four times.
@@ -85,8 +88,9 @@ def estimate(
     plan = planned(
         model, solver=solver, nfe=nfe, method=method, seeds=seeds, guard_seeds=guard_seeds, guidance=guidance,
         solver_options=solver_options, teacher=teacher, seconds=seconds,
-        rivals=rivals,
+        rivals=rivals, loss=loss, judge=judge,
     )  # fmt: skip
+    plan = replace(plan, loss=LATENT)  # which costs as many evaluations
     own = model[plan.guidances[0]] if isinstance(model, Mapping) else model
     problem = Problem(own, guidance=plan.guidances[0], **how)
     call, back, saved = measured(problem, problem.parts(plan.train)[0])

@@ -22,6 +22,7 @@ from fewstep.samplers.learned.tasks.learner_task import Progress
 from fewstep.samplers.learned.tasks.soundness import require_sound
 from fewstep.samplers.learned.worth.surface import tested_between
 from fewstep.samplers.learned.worth.transfer import checked_transfer, measured_elsewhere
+from fewstep.samplers.learned.yardsticks.yardstick import require_fit
 from fewstep.samplers.table.tableau import Tableau
 
 
@@ -49,6 +50,8 @@ def learn(
     device: Any = None,
     dtype: torch.dtype | str | None = None,
     transfer: bool | Mapping[str, Mapping[str, Any]] = False,
+    loss: str | Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    judge: str = "loss",
     **spec: Any,
 ) -> Artefact:
     """Learn where to step, with which weights and network times, for one model, solver and number of evaluations.
@@ -73,8 +76,10 @@ def learn(
             prompt are short forms. Without words a text model draws from 64 prompts that come with the library.
         batch_size, device: of the samples. dtype: what a network that is loaded here computes in, or x_T of a Denoiser;
             None: float32, and as it is for a pipeline. transfer: True measures what the tables are worth with other seeds,
-            guidance, words and adapters, into their reports; {name: changes of the call} measures there. spec: options of a
-            single `method`.
+            guidance, words and adapters, into their reports; {name: changes of the call} measures there.
+        loss: what is lowered in the place of the mean square error: "pixels", "lpips", "features" or "features:EXTRACTOR",
+            of decoded images, or f(x0, reference) -> (B,), differentiable, zero where both are one. judge: "loss", what
+            chooses and tests is this too, or "latent". spec: options of a single `method`, its own `loss` ("log") too.
 
     Returns:
         Artefact with one table for each (nfe, guidance): .save(path), .report. A table that is not certainly better than
@@ -87,7 +92,7 @@ def learn(
     plan = planned(
         model, solver=solver, nfe=nfe, method=method, seeds=seeds, guard_seeds=guard_seeds, guidance=guidance,
         solver_options=solver_options, teacher=teacher, seconds=seconds,
-        rivals=rivals, spec=spec,
+        rivals=rivals, loss=loss, judge=judge, spec=spec,
     )  # fmt: skip
     how: dict[str, Any] = {"shape": shape, "classes": classes, "prompt": prompt, "call": call}
     places = checked_transfer(transfer)
@@ -101,6 +106,7 @@ def learn(
             if (folder := stage_folder(resume, plan, problem)) is not None:
                 locks.enter_context(exclusive(folder, "the resume folder"))
             run = Run(plan, problem, Teacher(problem, cache=cache, **plan.teacher), tell, folder)
+            require_fit(plan.loss, problem, plan.train)
             require_sound(problem, plan.train)
             for n in plan.nfes:
                 if not any(stage.get("interrupted") for one in learned for stage in one.stages):

@@ -25,6 +25,7 @@ from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.tasks import guard
 from fewstep.samplers.learned.tasks.learner_task import FIXED, Progress, Task
 from fewstep.samplers.learned.tasks.screening import sought
+from fewstep.samplers.learned.yardsticks.yardstick import judge_of
 
 TRUSTED = 0.25  # of the base's error: the teacher must be known better than that
 
@@ -44,7 +45,16 @@ class Run:
         """The table for one number of evaluations."""
         plan, problem = self.plan, self.problem
         task = Task(
-            problem, self.teacher, nfe, plan.train, plan.valid, seconds=plan.seconds, tell=self.tell, memo=self.memo
+            problem,
+            self.teacher,
+            nfe,
+            plan.train,
+            plan.valid,
+            seconds=plan.seconds,
+            tell=self.tell,
+            memo=self.memo,
+            loss=plan.loss,
+            judged=judge_of(plan.loss, plan.judge),
         )
         task.stage = FIXED
         known = sought(task, plan.solver, dict(plan.options), plan.rivals)
@@ -71,7 +81,7 @@ class Run:
     def _trust(self, task: Task, fixed: Recipe) -> None:
         """ValueError where the teacher is not much better known than what shall be learned from it."""
         if "doubt" not in self.memo:
-            self.memo["doubt"] = self.teacher.self_error(self.plan.valid)
+            self.memo["doubt"] = self.teacher.self_error(self.plan.valid, task.judged.judged)
         rms = float(task.errors(fixed.table, task.valid_parts()).mean().sqrt())
         if self._doubt > TRUSTED * rms:
             raise ValueError(

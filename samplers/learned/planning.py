@@ -12,6 +12,7 @@ from fewstep.samplers.building.names import checked_options, solver_of
 from fewstep.samplers.learned.problem.recipes import SHORTLIST
 from fewstep.samplers.learned.problem.teacher import NFE, SOLVER
 from fewstep.samplers.learned.tasks.learner_entry import METHODS
+from fewstep.samplers.learned.yardsticks.yardstick import LATENT, Yardstick, judge_of, named, yardstick
 
 Stage = tuple[str, dict[str, Any]]
 
@@ -31,6 +32,8 @@ class Plan:
     teacher: Mapping[str, Any]
     seconds: float | None = None
     rivals: bool = True
+    loss: Yardstick = LATENT
+    judge: str = "loss"
 
     def content(self) -> dict[str, Any]:
         """As JSON; seeds as hashes where they are long."""
@@ -42,6 +45,7 @@ class Plan:
             "teacher": dict(self.teacher),
             **({} if self.seconds is None else {"seconds": self.seconds}),
             **({} if self.rivals else {"rivals": False}),
+            **({} if self.loss is LATENT else {"loss": self.loss.content(), "judge": self.judge}),
         }
 
 
@@ -65,6 +69,8 @@ def planned(
     teacher: Mapping[str, Any] | None = None,
     seconds: float | None = None,
     rivals: bool = True,
+    loss: Any = None,
+    judge: str = "loss",
     spec: Mapping[str, Any] = MappingProxyType({}),
 ) -> Plan:
     """Everything checked before any network call."""
@@ -77,6 +83,10 @@ def planned(
     nfes = tuple(evaluations("nfe", n, hint="It counts network evaluations; several take a table each") for n in given)
     if not nfes or len(set(nfes)) < len(nfes):
         raise ValueError(f"`nfe` must be a number of network evaluations, or several different ones; got {nfe!r}")
+    if isinstance(loss, str) and not named(loss) and isinstance(method, str) and "loss" in METHODS.find(method).options:
+        loss, spec = None, {**spec, "loss": loss}  # how a descent sums the errors of a batch
+    by = yardstick(loss)
+    judge_of(by, judge)
     stages = _stages(method, spec)
     seeds, held = [int(s) for s in seeds], tuple(int(s) for s in guard_seeds)
     if len(seeds) < 8 or len(held) < 8:
@@ -95,7 +105,7 @@ def planned(
     return Plan(
         solver=solver, options=dict(solver_options or {}), nfes=nfes, guidances=scales, stages=stages,
         train=tuple(seeds[:-cut]), valid=tuple(seeds[-cut:]), guard=held, teacher=told, seconds=seconds,
-        rivals=rivals,
+        rivals=rivals, loss=by, judge=judge,
     )  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def spec_of(given: dict[str, Any]) -> dict[str, Any]:
         "rivals",
     )
     return {
-        **{name: given[name] for name in same},
+        **{name: given[name] for name in (*same, "loss", "judge")},
         "nfe": given["nfes"],
         "method": stages(given["method"], given["settings"]),
         "solver_options": dict(map(parsed, given["options"])),

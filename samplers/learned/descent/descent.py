@@ -1,6 +1,6 @@
 """The descent that all gradient methods share: play a batch, compare with the teacher, turn the knobs.
 
-    knobs <- optimizer(knobs, d/dknobs loss),    loss over e_b = mean square difference of sample b to its reference
+    knobs <- optimizer(knobs, d/dknobs loss),    loss over e_b = error of sample b to its reference, by the task's loss
 
 Weights of the network never get gradients. Batches are a function of the step alone, the start is among the candidates, the
 best on the validation seeds is kept, and a run that was ended goes on from its last judgement to the same last bit.
@@ -185,8 +185,8 @@ class _Descent:
         return LOSSES[self.recipe.loss](self._errors(states[-1], part))
 
     def _errors(self, x0: Tensor, part: Part) -> Tensor:
-        """(B,) mean square differences to the reference, float64."""
-        return (x0 - self.teacher.end(part)).double().flatten(1).square().mean(1)
+        """(B,) errors to the reference by the task's loss, float64."""
+        return self.task.loss.of(self.task.problem, part, x0, self.teacher.end(part))
 
     def _part(self) -> Part:
         """The batch of this step: every epoch goes through all, in an order of its own."""

@@ -5,11 +5,8 @@ from __future__ import annotations
 from itertools import combinations
 from math import comb
 
-import torch
-
 from fewstep.samplers.artefact.corrections import on_times
 from fewstep.samplers.building.resuming import boundaries
-from fewstep.samplers.learned.problem.problem import squared_errors
 from fewstep.samplers.learned.search.shortest_path import teacher_nodes
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
@@ -44,6 +41,5 @@ def ranking(task: Task, start: Tableau, chosen: Array, samples: int) -> list[tup
     for inner in combinations(range(1, len(chosen) - 1), len(boundaries(start)) - 2):
         path = [0, *inner, len(chosen) - 1]
         table = on_times(start, times[chosen[path]])
-        errors = [squared_errors(task.problem.draw(table, part), task.teacher.end(part)) for part in parts]
-        found.append((float(torch.cat(errors).mean()), path))
+        found.append((float(task.errors(table, parts, task.loss).mean()), path))
     return sorted(found)

@@ -58,7 +58,7 @@ def polish(
     whole("evaluations", evaluations, hint="It counts the tables that are tried")
     parts, knobs = task.some_parts(samples), Knobs(start, task.problem.prediction, free, window, consistent)
     enough(knobs.count, task.train[:samples], "method 'polish'")
-    error: Callable[[Tableau], float] = lambda table: MEASURES[measure](task.errors(table, parts))  # noqa: E731
+    error: Callable[[Tableau], float] = lambda table: MEASURES[measure](task.errors(table, parts, task.loss))  # noqa: E731
     steps = {(name, i): FIRST[name] for name, values in knobs.parameters.items() for i in range(len(values))}
     best, least, tried, began = start, error(start), 1, time.monotonic()
     while tried < evaluations and max(map(abs, steps.values()), default=0.0) > SMALLEST:

@@ -84,7 +84,7 @@ def s3(
         for i in search.next(min(evaluations, len(choices)) - len(search.errors)):
             try:
                 table = compiled(choices[i], start, task)
-                search.errors[i], search.tables[i] = score(task.errors(table, parts)), table
+                search.errors[i], search.tables[i] = score(task.errors(table, parts, task.loss)), table
             except (
                 ValueError
             ) as error:  # no such order at this end, no eps at alpha = 0, options that exclude each other

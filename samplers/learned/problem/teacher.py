@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from fewstep.samplers.learned.problem.problem import Part, Problem, squared_erro
 from fewstep.samplers.learned.problem.trajectory import Rows, Trajectory
 from fewstep.samplers.table.tableau import Tableau
 
+Measure = Callable[[Problem, Part, Tensor, Tensor], Tensor]
 SOLVER, NFE = "dpmpp_3m", 60
 CHECKED = 16  # samples on which the teacher is compared with a run of twice its length
 
@@ -194,8 +195,13 @@ class Teacher:
         x[-1] = self.problem.drawn(self.table, part, callback=keep)
         return torch.stack(x), torch.stack(v)
 
-    def self_error(self, seeds: Sequence[int]) -> float:
-        """rms difference to a run of twice the length, over the first samples: what the reference can be trusted to."""
+    def self_error(self, seeds: Sequence[int], measure: Measure | None = None) -> float:
+        """rms difference to a run of twice the length, over the first samples: what the reference can be trusted to.
+
+        measure: (problem, part, x0, reference) -> (B,), in the place of mean squares.
+        """
         part = self.problem.part(list(seeds)[: min(CHECKED, self.problem.batch_size)])
         longer = self.problem.draw(self._table(2 * self.nfe, self._options), part)
-        return float(squared_errors(self.end(part), longer).mean().sqrt())
+        end = self.end(part)
+        found = squared_errors(end, longer) if measure is None else measure(self.problem, part, end, longer)
+        return float(found.mean().sqrt())

@@ -15,9 +15,10 @@ import numpy as np
 from torch import Tensor
 
 from fewstep.samplers.learned.playing.arithmetic import amplification, largest_weight
-from fewstep.samplers.learned.problem.problem import Part, squared_errors
+from fewstep.samplers.learned.problem.problem import Part
 from fewstep.samplers.learned.tasks.evidence import ALPHA, TINY, TOLERATED, Evidence, evidence, sought, words
 from fewstep.samplers.learned.tasks.learner_task import Task
+from fewstep.samplers.learned.yardsticks.yardstick import LATENT
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.table.tableau import Tableau
 
@@ -108,7 +109,7 @@ def rounding_effect(task: Task, table: Tableau, part: Part) -> float:
     """rms error of a part under bfloat16 rounding, over the error without."""
     plain = task.errors(table, [part])
     coarse = Part(part.seeds, rounded(part.denoiser), part.x_T)
-    moved = squared_errors(task.problem.draw(table, coarse), task.teacher.end(part))
+    moved = task.judged.judged(task.problem, part, task.problem.draw(table, coarse), task.teacher.end(part))
     return float((moved.mean() / plain.mean().clamp_min(1e-30)).sqrt())
 
 
@@ -141,12 +142,16 @@ def report(task: Task, learned: Tableau, base: Tableau, guard: Sequence[int], fl
         task.train[: len(task.valid)]
     )  # as many as decide: it is the difference that is looked at
     splits = {"train": seen, "validation": task.valid_parts(), "test": task.problem.parts(guard)}
-    found: dict[str, Any] = {"learned": {}, "best_fixed": {}}
+    found: dict[str, Any] = {"judged_by": task.judged.name, "learned": {}, "best_fixed": {}}
     for name, parts in splits.items():
         a, b = task.errors(learned, parts), task.errors(base, parts)
         found["learned"][name], found["best_fixed"][name] = (summary(v.clamp_min(floor**2)) for v in (a, b))
         if name == "test":
             found["test"] = compared(a, b, floor)
+    for by in {LATENT, task.loss} - {task.judged}:
+        a, b = (task.errors(table, splits["test"], by) for table in (learned, base))
+        beside = {"learned": summary(a), "best_fixed": summary(b), "test": compared(a, b)}
+        found.setdefault("beside", {})[by.name] = beside
     few = splits["test"][0]
     found["size"] = {
         label: {

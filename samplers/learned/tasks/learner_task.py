@@ -17,10 +17,11 @@ from torch import Tensor
 from fewstep import checks
 from fewstep.output.files import write_text
 from fewstep.output.seal import sealed, unsealed
-from fewstep.samplers.learned.problem.problem import Part, Problem, squared_errors
+from fewstep.samplers.learned.problem.problem import Part, Problem
 from fewstep.samplers.learned.problem.recipes import Recipe
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.tasks.learner_entry import METHODS
+from fewstep.samplers.learned.yardsticks.yardstick import LATENT, Yardstick
 from fewstep.samplers.table.jsonfile import plain, plainly, read, understood
 from fewstep.samplers.table.stored import from_content, to_content
 from fewstep.samplers.table.tableau import Tableau
@@ -65,6 +66,7 @@ class Task:
         seconds: what a method may take, None for no limit. tell: called with Progress. store: folder for the states of an
             interrupted run, or None. memo: what methods keep for other numbers of evaluations (same teacher and base).
         fixed: recipes without learning, best first. done: what was run, one entry a method.
+        loss: what is descended by. judged: what tables are chosen and tested by.
         best, best_score: of everything offered so far. best_of: stage -> score and table of the best it has offered.
     """
 
@@ -84,6 +86,8 @@ class Task:
     best_score: float = float("inf")
     base_score: float = float("inf")
     best_of: dict[str, tuple[float, Tableau]] = field(default_factory=dict)
+    loss: Yardstick = LATENT
+    judged: Yardstick = LATENT
     stage: str = ""
     began: float = field(default_factory=time.monotonic)
 
@@ -100,17 +104,18 @@ class Task:
         """The validation seeds in batches."""
         return self.problem.parts(self.valid)
 
-    def errors(self, table: Tableau, parts: Iterable[Part]) -> Tensor:
-        """Mean square error of each sample to the teacher, (n,) float64."""
+    def errors(self, table: Tableau, parts: Iterable[Part], by: Yardstick | None = None) -> Tensor:
+        """Error of each sample to the teacher, (n,) float64: mean squares, or what stands for them; by: `judged`."""
         name = _name(table)
-        return torch.cat([self._errors(name, table, part) for part in parts])
+        return torch.cat([self._errors(name, table, part, by or self.judged) for part in parts])
 
-    def _errors(self, name: str, table: Tableau, part: Part) -> Tensor:
-        """Of one part, each table once."""
-        key = ("errors", name, part.seeds)
-        if key not in self.memo:
-            self.memo[key] = squared_errors(self.problem.draw(table, part), self.teacher.end(part))
-        found: Tensor = self.memo[key]
+    def _errors(self, name: str, table: Tableau, part: Part, by: Yardstick) -> Tensor:
+        """Of one part, each table once, by every yardstick at once."""
+        if ("errors", by, name, part.seeds) not in self.memo:
+            x0, truth = self.problem.draw(table, part), self.teacher.end(part)
+            for each in {self.loss, self.judged, LATENT}:
+                self.memo["errors", each, name, part.seeds] = each.judged(self.problem, part, x0, truth)
+        found: Tensor = self.memo["errors", by, name, part.seeds]
         return found
 
     def judge(self, table: Tableau) -> float:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fewstep.samplers.learned.playing.many_tables import drawn_together
-from fewstep.samplers.learned.problem.problem import squared_errors
 from fewstep.samplers.learned.problem.recipes import SHORTLIST, STARTS, Recipe, recipes, rivals
 from fewstep.samplers.learned.tasks.learner_task import Task, score
 from fewstep.samplers.table.tableau import Tableau
@@ -76,7 +75,7 @@ def nearest(task: Task, known: Sequence[Recipe], seeds: int) -> list[Recipe]:
 
 def _scores(task: Task, tables: Sequence[Tableau], seeds: tuple[int, ...]) -> list[float]:
     """Score of each table on the same seeds."""
-    part = task.problem.part(seeds)
+    problem, part = task.problem, task.problem.part(seeds)
     truth, found = task.teacher.end(part), [0.0] * len(tables)
     alike: dict[bytes, list[int]] = {}
     for i, table in enumerate(tables):
@@ -86,5 +85,5 @@ def _scores(task: Task, tables: Sequence[Tableau], seeds: tuple[int, ...]) -> li
         for few in (group[i : i + most] for i in range(0, len(group), most)):
             drawn = drawn_together(task.problem, [tables[i] for i in few], seeds)
             for i, x0 in zip(few, drawn, strict=True):
-                found[i] = score(squared_errors(x0, truth))
+                found[i] = score(task.judged.judged(problem, part, x0, truth))
     return found
