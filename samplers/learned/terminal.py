@@ -18,7 +18,7 @@ from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.artefact.loading import as_artefact, load
 from fewstep.samplers.learned.estimate import estimate
 from fewstep.samplers.learned.learning import learn
-from fewstep.samplers.learned.report.showing import text
+from fewstep.samplers.learned.report.showing import judged, text
 from fewstep.samplers.learned.report.table_pictures import write
 from fewstep.samplers.learned.report.verdict import HEAD, cells
 from fewstep.samplers.learned.report.views import views
@@ -138,7 +138,8 @@ def outcome(artefact: Artefact) -> Table:
         fixed, learned = (t.report[name]["test"] for name in ("best_fixed", "learned"))
         row = cells(t.nfe, t.guidance, t.report["best_fixed_recipe"], fixed, learned, t.report["test"])
         rows.append([*row, t.status])
-    caption = "Error to the reference on untouched seeds; ratios with 95 % intervals"
+    by = artefact.tables[0].report
+    caption = f"Error to the reference on untouched seeds, {judged(by)}; ratios with 95 % intervals"
     return Table([*HEAD, "status"], rows, names=3, caption=caption)
 
 

@@ -63,6 +63,7 @@ INSIDE = {  # imports within functions: file -> why
     "samplers/guidance/resampling.py": SLOW,
     "samplers/learned/commands.py": HELP,
     "samplers/learned/report/table_pictures.py": SLOW,
+    "samplers/learned/yardsticks/ready_made.py": EXTRA,
     "samplers/pipeline/source.py": SLOW,
     "samplers/sampling/loop.py": SLOW,
     "samplers/scheduler/timetable.py": SLOW,

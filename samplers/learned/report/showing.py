@@ -61,7 +61,17 @@ def figures(view: View) -> Table | None:
     for label, name in (("learned", "learned"), ("best_fixed", "best fixed recipe")):
         for split, told in report[label].items():
             rows.append([name, split, *(f"{told[m]:.4g}" for m in ("rms", "mean", "median", "tail95"))])
-    return Table(["", "seeds", "rms", "mean", "median", "95 % tail"], rows, names=2, caption="Error to the teacher")
+    return Table(
+        ["", "seeds", "rms", "mean", "median", "95 % tail"],
+        rows,
+        names=2,
+        caption=f"Error to the teacher, {judged(report)}",
+    )
+
+
+def judged(report: Mapping[str, Any]) -> str:
+    """By what errors were measured, where a report says it."""
+    return f"judged by {report.get('judged_by', 'latent error')}"
 
 
 def outcome(report: Mapping[str, Any]) -> list[str]:
@@ -75,7 +85,8 @@ def outcome(report: Mapping[str, Any]) -> list[str]:
     return [
         f"best fixed recipe: {report.get('best_fixed_recipe', 'unknown')}",
         f"error over the best fixed recipe's on {test['samples']} untouched seeds, 95 %: {ratios}",
-        f"worse in {100 * test['worse']:.0f} % of them, at worst {test['worst']:.3g} times",
+        f"worse in {100 * test['worse']:.0f} % of them, at worst {test['worst']:.3g} times; {judged(report)}",
+        *(f"by {name}: gain {ratio(told['test']['gain'])}" for name, told in report.get("beside", {}).items()),
     ]
 
 

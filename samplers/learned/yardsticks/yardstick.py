@@ -59,10 +59,10 @@ class Yardstick:
                 f"`loss` must return one number a sample, floats of shape ({len(x0)},) for {len(x0)} samples; {self.name} "
                 f"returned {got}: end it with .flatten(1).mean(1)"
             )
-        if bool((found < 0).any()):
+        if bool((found.detach() < 0).any()):
             raise ValueError(
                 f"`loss` must be 0 where a sample is its reference and more elsewhere; {self.name} returned "
-                f"{float(found.min()):.3g}: square it, or subtract its least value"
+                f"{float(found.detach().min()):.3g}: square it, or subtract its least value"
             )
         return found.double()
 
