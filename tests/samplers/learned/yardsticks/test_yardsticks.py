@@ -84,7 +84,7 @@ def test_what_counts_more_becomes_better() -> None:
     errors = {}
     for weight in (0.02, 0.98):
         own = Yardstick("half", halves(weight))
-        made = task(model, (8,), 3, 64, 64, loss=own, judged=own)
+        made = task(model, (8,), 2, 64, 64, loss=own, judged=own)
         knobs = Knobs(base(made), made.problem.prediction, ("grid", "coef", "tau"), 3, True)
         found = descend(made, knobs, DescentOptions(steps=60, batch=64, remember=True))
         part = made.problem.part(range(20_000, 20_064))
@@ -119,7 +119,7 @@ def test_gradients_are_those_of_the_loss() -> None:
 
 def test_the_guard_judges_by_the_loss_or_by_latent_error() -> None:
     """A table that is better in one half alone: taken by that half, told beside it."""
-    found = {j: learn(ring(), loss=halves(0.98), judge=j, **QUICK) for j in ("loss", "latent")}
+    found = {j: learn(ring(), loss=halves(0.98), judge=j, **{**QUICK, "steps": 20}) for j in ("loss", "latent")}
     name = next(iter(found["latent"].report["beside"]))
     assert found["loss"].report["judged_by"] == name and found["latent"].report["judged_by"] == "latent error"
     assert set(found["loss"].report["beside"]) == {"latent error"}
