@@ -23,6 +23,7 @@ from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.learned.problem.recipes import Recipe
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.tasks import guard
+from fewstep.samplers.learned.tasks.learner_entry import as_told
 from fewstep.samplers.learned.tasks.learner_task import FIXED, Progress, Task
 from fewstep.samplers.learned.tasks.screening import sought
 from fewstep.samplers.learned.yardsticks.yardstick import judge_of
@@ -102,7 +103,7 @@ class Run:
             try:
                 task.run(name, task.best, **options)
             except KeyboardInterrupt:
-                task.done.append({"method": name, "options": options, "interrupted": True})
+                task.done.append({"method": name, "options": as_told(options), "interrupted": True})
                 return
 
 

@@ -11,7 +11,7 @@ from fewstep.checks import evaluations
 from fewstep.samplers.building.names import checked_options, solver_of
 from fewstep.samplers.learned.problem.recipes import SHORTLIST
 from fewstep.samplers.learned.problem.teacher import NFE, SOLVER
-from fewstep.samplers.learned.tasks.learner_entry import METHODS
+from fewstep.samplers.learned.tasks.learner_entry import METHODS, as_told
 from fewstep.samplers.learned.yardsticks.yardstick import LATENT, Yardstick, judge_of, named, yardstick
 
 Stage = tuple[str, dict[str, Any]]
@@ -40,7 +40,7 @@ class Plan:
         return {
             "solver": self.solver,
             "options": dict(self.options),
-            "method": [[name, options] for name, options in self.stages],
+            "method": [[name, as_told(options)] for name, options in self.stages],
             "seeds": {name: short(getattr(self, name)) for name in ("train", "valid", "guard")},
             "teacher": dict(self.teacher),
             **({} if self.seconds is None else {"seconds": self.seconds}),

@@ -211,6 +211,8 @@ class _Descent:
 
     @cached_property
     def _file(self) -> Path | None:
+        if getattr(self.objective, "grows", False):
+            return None
         recipe = {name: getattr(value, "__name__", value) for name, value in vars(self.recipe).items()}
         return kept_state.place(self.task, self.knobs.start, self.tag, recipe, sorted(self.knobs.parameters))
 

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from fewstep.output.seal import OPEN, SEAL, check_tensors, whole_tensors
 from fewstep.samplers.learned.tasks.learner_task import Task
+from fewstep.samplers.learned.yardsticks.yardstick import LATENT
 from fewstep.samplers.table.tableau import Tableau
 
 Values = dict[str, Tensor]
@@ -24,7 +25,9 @@ def place(task: Task, start: Tableau, tag: str, options: Mapping[str, Any], name
     """Where it is kept; the name says all that a descent depends on: None where the task keeps nothing."""
     if task.store is None:
         return None
-    said = (tag, options, task.train, task.valid, task.teacher.key, names, start.name, task.stage)
+    said: tuple[Any, ...] = (tag, options, task.train, task.valid, task.teacher.key, names, start.name, task.stage)
+    if task.loss is not LATENT:
+        said = (*said, task.loss.content())
     found = hashlib.sha256(repr(said).encode())
     for array in (start.W, start.times, start.model_times):
         found.update(array.tobytes())

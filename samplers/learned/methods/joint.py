@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fewstep.checks import whole
+from fewstep.samplers.learned.descent.critic import Critic, data_of, require_data
 from fewstep.samplers.learned.descent.objectives import DescentOptions
 from fewstep.samplers.learned.descent.stages import Rates, _learn
 from fewstep.samplers.learned.tasks.learner_entry import learner
@@ -18,6 +19,7 @@ from fewstep.samplers.table.tableau import Tableau
     gradients=True,
     reference="ours; corrections on a solver's own weights as in Oganov et al., GAS: Improving Discretization of Diffusion "
     "ODEs via Generalized Adversarial Solver, 2025, arXiv 2510.17699",
+    check=require_data,
 )
 def joint(
     task: Task,
@@ -33,6 +35,8 @@ def joint(
     even: int = 16,
     rounds: int = 2,
     remember: bool = False,
+    critic: Any = None,
+    adversary: float = 0.1,
 ) -> Tableau:
     """Grid, weights of the last `window` outputs and network times together, from the solver's own weights.
 
@@ -41,10 +45,20 @@ def joint(
 
     free: may name "state" too, the weight of the state that a step starts from. window: None for all outputs. consistent:
     corrections leave a constant x0 and eps exact. loss, steps, batch, lr, remember: see `DescentOptions`.
+    critic: data (N, *shape), tensors or pictures of the size of (decoded) samples, that a small network learns to tell samples
+    from, beside the descent, which lowers `adversary` times how well it does; what is taken is still judged by errors.
     """
     whole("rounds", rounds)
     recipe = DescentOptions(
         loss=loss, steps=min(steps, max(1, steps // rounds)), batch=batch, lr=lr, remember=remember, even=even
     )
     turned = (free, start.nfe if window is None else window, consistent)
-    return _learn(task, start, [(turned, recipe)] * rounds, "joint")
+    how: dict[str, Any] = {}
+    if critic is not None:
+        require_data({"critic": critic, "adversary": adversary})
+        if not isinstance(loss, str):
+            raise ValueError("a `critic` stands beside a loss by name; give functions to learn(loss=)")
+        data = data_of(critic)
+        assert data is not None
+        how["objective"] = Critic(task, data, adversary, loss)
+    return _learn(task, start, [(turned, recipe)] * rounds, "joint", **how)

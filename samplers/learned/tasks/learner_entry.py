@@ -18,6 +18,9 @@ from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from fewstep.registry import Registry
 
 HOMES = tuple(
@@ -99,6 +102,20 @@ class Learner:
         except (OSError, TypeError):  # typed at a prompt: nothing of it is found again by another process
             said = repr(self.fn)
         return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def as_told(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as reports and names of files tell them: data by shape and hash, numbers and words as they are."""
+    return {name: _told(value) for name, value in options.items()}
+
+
+def _told(value: Any) -> Any:
+    if isinstance(value, Tensor | np.ndarray):
+        array = np.asarray(value.detach().float().cpu() if isinstance(value, Tensor) else value)
+        return {"shape": list(array.shape), "sha256": hashlib.sha256(array.tobytes()).hexdigest()[:16]}
+    if isinstance(value, list | tuple) and value and (hasattr(value[0], "shape") or hasattr(value[0], "getbands")):
+        return [_told(np.array(one)) for one in value]
+    return value
 
 
 METHODS: Registry[Learner] = Registry(

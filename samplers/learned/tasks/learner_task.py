@@ -20,7 +20,7 @@ from fewstep.output.seal import sealed, unsealed
 from fewstep.samplers.learned.problem.problem import Part, Problem
 from fewstep.samplers.learned.problem.recipes import Recipe
 from fewstep.samplers.learned.problem.teacher import Teacher
-from fewstep.samplers.learned.tasks.learner_entry import METHODS
+from fewstep.samplers.learned.tasks.learner_entry import METHODS, as_told
 from fewstep.samplers.learned.yardsticks.yardstick import LATENT, Yardstick
 from fewstep.samplers.table.jsonfile import plain, plainly, read, understood
 from fewstep.samplers.table.stored import from_content, to_content
@@ -140,7 +140,7 @@ class Task:
                 f"method {name!r} must return a Tableau of {start.nfe} evaluations, `start` where none is better; got {got}"
             )
         self.stage = name
-        self.done.append({"method": name, "options": options, "score": self.offer(table)})
+        self.done.append({"method": name, "options": as_told(options), "score": self.offer(table)})
         if place is not None:
             content = sealed(plainly({"table": to_content(table), "done": self.done[begun:]}))
             write_text(place, json.dumps(content))
@@ -167,7 +167,8 @@ class Task:
         if self.store is None:
             return None
         version = METHODS.find(name).version
-        decides = [name, options, to_content(start), *([version] if version else [])]
+        decides = [name, as_told(options), to_content(start), *([version] if version else [])]
+        decides += [] if self.loss is LATENT else [self.loss.content(), self.judged.content()]
         about = json.dumps(decides, sort_keys=True, default=plain)
         return self.store / f"{self.nfe:03d}-{name}-{hashlib.sha256(about.encode()).hexdigest()[:16]}.json"
 
