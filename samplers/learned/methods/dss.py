@@ -12,6 +12,7 @@ from fewstep.samplers.learned.problem.problem import Part
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
+from fewstep.samplers.learned.yardsticks.yardstick import LATENT
 from fewstep.samplers.table.tableau import Tableau
 
 _0 = torch.zeros((), dtype=torch.float64)
@@ -41,7 +42,8 @@ def dss(
         loss = nodes sum_k |x_k - teacher(t_k)|^2 + end Huber_huber(x0 - teacher)
 
     In velocities v = eps - x0 these are x += dr_i sum_j C_ij v_j with rows of C that sum to one: N (N + 1) / 2 numbers, one
-    of them idle. The teacher's times are those of the nodes at each step, held fixed in the derivative.
+    of them idle. The teacher's times are those of the nodes at each step, held fixed in the derivative. A task's own loss
+    takes the place of Huber's.
     """
 
     def objective(states: list[Tensor], part: Part, teacher: Teacher, knobs: Knobs) -> Tensor:
@@ -49,6 +51,8 @@ def dss(
         on_way = sum(
             (_squares(states[k], teacher.path(part).at(float(times[k]))).mean() for k in range(1, len(states) - 1)), _0
         )
+        if task.loss is not LATENT:
+            return nodes * on_way + end * task.loss.of(task.problem, part, states[-1], teacher.end(part)).mean()
         gap = (states[-1] - teacher.end(part)).double()
         small = gap.abs() <= huber
         final = torch.where(small, 0.5 * gap.square(), huber * (gap.abs() - 0.5 * huber)).mean()

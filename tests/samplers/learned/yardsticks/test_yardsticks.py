@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import call as cli
 from learned_problems import Axes, base, ring, task
 from torch import Tensor
 from worded_pipelines import worded
@@ -232,3 +233,13 @@ def test_lpips_through_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = Problem("demo", batch_size=4)
     require_fit(yardstick("lpips"), problem, range(4))
     assert seen[0][1] == 3, "grey images repeat their channel"
+
+
+def test_command_line(tmp_path: Path) -> None:
+    """`--loss NAME`, and what it says of a name that is none."""
+    assert "pixels, lpips, features" in cli("learn", "--help").output.replace("\n", " ")
+    how = ("learn", "demo", "--nfe", 2, "--method", "iia", "-n", 8, "--guard", 8, "--teacher-nfe", 40, "--no-cache")
+    told = cli(*how, "--loss", "pixel")
+    assert told.exit_code == 2 and "pixels" in told.output
+    told = cli(*how, "--loss", "lpips", "--out", tmp_path / "a.json")
+    assert told.exit_code == 2 and "pip install lpips" in told.output
