@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -40,7 +41,7 @@ def decoded(problem: Problem, part: Part, x0: Tensor) -> Tensor:
         few = part if plain else problem.part(part.seeds[at : at + AT_ONCE])
         share = x0[at : at + min(AT_ONCE, len(few.seeds))]
         problem.spent += 0 if plain else len(share) * (2 if torch.is_grad_enabled() and share.requires_grad else 1)
-        found.append(_kept_small(lambda x, few=few: (_direct if plain else _whole)(few, x), share))
+        found.append(_kept_small(partial(_direct if plain else _whole, few), share))
         at += len(share)
     return torch.cat(found)
 
