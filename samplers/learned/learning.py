@@ -49,6 +49,7 @@ def learn(
     device: Any = None,
     dtype: torch.dtype | str | None = None,
     transfer: bool | Mapping[str, Mapping[str, Any]] = False,
+    budget: int | str | None = None,
     **spec: Any,
 ) -> Artefact:
     """Learn where to step, with which weights and network times, for one model, solver and number of evaluations.
@@ -63,10 +64,10 @@ def learn(
         guard_seeds: untouched ones, which decide whether the result is better: the first 128, and twice as many while that
             is open. guidance: scale, or several: a table each.
         solver_options: fixed options of the solver; others (order, lower_order_final, corrector) are tried.
-        teacher: {"solver": "dpmpp_3m", "nfe": n, ...}, the reference; n is 6 times the largest `nfe` and 40 at least unless
-            told. cache: folder of reference runs; None: the user's, False: none. resume: folder in which an interrupted
-            run is found again. progress: a bar, or a callable that gets Progress. seconds: limit of each gradient stage;
-            without it the result depends on nothing but what is given here.
+        teacher: {"solver": "dpmpp_3m", "nfe": n, ...}, the reference; n is 60, or 6 times the largest `nfe` where that is more,
+            unless told; 200 where the solver draws noise. cache: folder of reference runs; None: the user's, False: none.
+            resume: folder in which an interrupted run is found again. progress: a bar, or a callable that gets Progress.
+            seconds: limit of each gradient stage; without it the result depends on nothing but what is given here.
         rivals: whether the best fixed recipe, which must be beaten, is sought among all solvers on all grids, and not only
             among those of `solver`; where the solver draws noise it is its own alone.
         call: arguments of the pipeline's own call: a list is taken in turn, by seed, anything else is for all; classes and
@@ -87,7 +88,7 @@ def learn(
     plan = planned(
         model, solver=solver, nfe=nfe, method=method, seeds=seeds, guard_seeds=guard_seeds, guidance=guidance,
         solver_options=solver_options, teacher=teacher, seconds=seconds,
-        rivals=rivals, spec=spec,
+        rivals=rivals, spec=spec, budget=budget,
     )  # fmt: skip
     how: dict[str, Any] = {"shape": shape, "classes": classes, "prompt": prompt, "call": call}
     places = checked_transfer(transfer)

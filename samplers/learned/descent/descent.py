@@ -143,6 +143,7 @@ class _Descent:
         names = list(self.knobs.parameters)
         wanted = [*self.knobs.parameters.values(), *([x] if x.requires_grad else [])]
         problem = self.task.problem
+        problem.afford(len(part.seeds) * self.knobs.start.nfe * (1 if self.recipe.remember else 2))
         before = problem.asked(part)
         how: dict[str, Any] = {"remember": self.recipe.remember, "cut": self.cut}
         states = self.player(part, self._layout(), self.knobs.coefficients(), x, **how)

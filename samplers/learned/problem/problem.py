@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fewstep.samplers.artefact.artefact import prediction_name
 from fewstep.samplers.learned.problem.fingerprint import behaviour, fingerprint, hooked, modules_of
+from fewstep.samplers.learned.problem.purse import Purse
 from fewstep.samplers.learned.problem.threads import Threads
 from fewstep.samplers.pipeline.prompts import with_prompts
 from fewstep.samplers.pipeline.source import Batch, Source
@@ -33,7 +34,7 @@ class Part:
     x_T: Tensor
 
 
-class Problem:
+class Problem(Purse):
     """A denoiser or a pipeline as numbered samples, in parts of at most `batch_size`.
 
     Args:
