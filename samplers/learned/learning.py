@@ -15,10 +15,11 @@ from fewstep.samplers.artefact.artefact import Artefact, Learned, prediction_nam
 from fewstep.samplers.artefact.corrections import corrections
 from fewstep.samplers.learned.learning_run import Run, _drawn, proved, stage_folder
 from fewstep.samplers.learned.planning import planned
-from fewstep.samplers.learned.problem.problem import under_each
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.progress import shown
+from fewstep.samplers.learned.tasks.guided import under_each
 from fewstep.samplers.learned.tasks.learner_task import Progress
+from fewstep.samplers.learned.tasks.measuring import room
 from fewstep.samplers.learned.tasks.soundness import require_sound
 from fewstep.samplers.learned.worth.surface import tested_between
 from fewstep.samplers.learned.worth.transfer import checked_transfer, measured_elsewhere
@@ -50,6 +51,7 @@ def learn(
     dtype: torch.dtype | str | None = None,
     transfer: bool | Mapping[str, Mapping[str, Any]] = False,
     budget: int | str | None = None,
+    memory: int | str | None = None,
     **spec: Any,
 ) -> Artefact:
     """Learn where to step, with which weights and network times, for one model, solver and number of evaluations.
@@ -75,7 +77,9 @@ def learn(
         batch_size, device: of the samples. dtype: what a network that is loaded here computes in, or x_T of a Denoiser;
             None: float32, and as it is for a pipeline. transfer: True measures what the tables are worth with other seeds,
             guidance, words and adapters, into their reports; {name: changes of the call} measures there. spec: options of a
-            single `method`.
+            single `method`. budget: network evaluations that all of it may take, samples times calls, the reference included,
+            or a time such as "30min" in which they are made: seeds, stages and reference are then chosen for it (of `seeds`
+            and `guard_seeds` the first); `transfer` is not in it. memory: such as "24GB": samples at once so that it suffices.
 
     Returns:
         Artefact with one table for each (nfe, guidance): .save(path), .report. A table that is not certainly better than
@@ -83,22 +87,24 @@ def learn(
 
     Raises:
         ValueError: unknown names or options, seeds used twice, a teacher that is not converged; a `cache` or `resume` that
-            cannot be written, or that another run is at work in.
+            cannot be written, or that another run is at work in; a budget that is too small for any stage.
     """
+    how: dict[str, Any] = {"shape": shape, "classes": classes, "prompt": prompt, "call": call}
+    how |= {"batch_size": batch_size, "device": device, "dtype": dtype}
+    there = room(model, budget, memory, guidance=guidance, nfe=nfe, **how)
     plan = planned(
         model, solver=solver, nfe=nfe, method=method, seeds=seeds, guard_seeds=guard_seeds, guidance=guidance,
         solver_options=solver_options, teacher=teacher, seconds=seconds,
-        rivals=rivals, spec=spec, budget=budget,
+        rivals=rivals, spec=spec, budget=there.budget, remember=there.remember,
     )  # fmt: skip
-    how: dict[str, Any] = {"shape": shape, "classes": classes, "prompt": prompt, "call": call}
     places = checked_transfer(transfer)
-    how |= {"batch_size": batch_size, "device": device, "dtype": dtype}
     learned: list[Learned] = []
     facts: dict[str, Any] = {}
     drawn: dict[str, Any] = {}
     proved(cache, resume)
     with shown(progress) as tell, ExitStack() as locks:
         for problem in under_each(model, plan.guidances, **how):
+            problem.most = there.most
             if (folder := stage_folder(resume, plan, problem)) is not None:
                 locks.enter_context(exclusive(folder, "the resume folder"))
             run = Run(plan, problem, Teacher(problem, cache=cache, **plan.teacher), tell, folder)

@@ -19,8 +19,8 @@ from fewstep.output.places import prove_folder
 from fewstep.samplers.artefact.artefact import Learned
 from fewstep.samplers.learned.planning import Plan, short
 from fewstep.samplers.learned.problem.kept_runs import folder_of
+from fewstep.samplers.learned.problem.limits import Spent
 from fewstep.samplers.learned.problem.problem import Problem
-from fewstep.samplers.learned.problem.purse import Spent
 from fewstep.samplers.learned.problem.recipes import Recipe
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.tasks import guard

@@ -33,10 +33,12 @@ class Plan:
     seconds: float | None = None
     rivals: bool = True
     means: Means | None = None
+    remember: bool = True
 
     def stages_of(self, nfe: int) -> tuple[Stage, ...]:
         """The stages for one number of evaluations: with a budget, auto does what there are means for."""
         own = {} if self.means is None else self.means.auto[nfe]
+        own = own if self.remember else {**own, "remember": False}
         return tuple((name, {**own, **options} if name == "auto" else options) for name, options in self.stages)
 
     def content(self) -> dict[str, Any]:
@@ -110,7 +112,7 @@ def planned(
     return Plan(
         solver=solver, options=dict(solver_options or {}), nfes=nfes, guidances=scales, stages=stages,
         train=tuple(seeds[:-cut]), valid=tuple(seeds[-cut:]), guard=held, teacher=told, seconds=seconds,
-        rivals=rivals, means=there,
+        rivals=rivals, means=there, remember=remember,
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.learned.problem.coordinate import Coordinate
 from fewstep.samplers.learned.problem.kept_runs import file_of, folder_of, read, write
 from fewstep.samplers.learned.problem.problem import Part, Problem, squared_errors
+from fewstep.samplers.learned.problem.threads import surviving
 from fewstep.samplers.learned.problem.trajectory import Rows, Trajectory
 from fewstep.samplers.table.tableau import Tableau
 
@@ -165,7 +166,8 @@ class Teacher:
         if not self.follows:
             return self.problem.draw(self.table, part)
         self.problem.spent += len(part.seeds) * self.table.nfe
-        runs = self.problem.threads.map(self._followed, self.problem.pieces(part))
+        p = self.problem
+        runs = surviving(p.halve, lambda: p.threads.map(self._followed, p.pieces(part)))
         states, velocities = (torch.cat(pieces, 1) for pieces in zip(*runs, strict=True))
         if not torch.isfinite(states[-1]).all():
             raise ValueError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from learned_problems import MIXTURES, SHAPES
@@ -10,6 +12,7 @@ from torch import Tensor
 from fewstep import learn
 from fewstep.samplers import Denoiser
 from fewstep.samplers.learned.tasks.budget import least, means
+from fewstep.samplers.learned.tasks.measuring import Room, bytes_of, evaluations_or_seconds, room
 
 pytestmark = pytest.mark.filterwarnings("ignore:auto")
 HOW = {"dtype": "float64", "cache": False, "progress": False}
@@ -77,3 +80,97 @@ def test_more_buys_more() -> None:
         assert values == sorted(values)
     assert found[-1].auto[5]["refine"] == ("joint",) and not found[0].auto[5]["refine"]
     assert torch.tensor([one.screening[5] for one in found]).diff().ge(0).all()
+
+
+def narrow(most: int) -> tuple[Denoiser, list[int]]:
+    """A mixture whose memory is out above so many samples, and the largest batch that it answered."""
+    exact, largest = MIXTURES["sixteen"](), [0]
+
+    def fn(x: Tensor, tau: Tensor) -> Tensor:
+        if len(x) > most:
+            raise RuntimeError(f"CUDA out of memory. Tried to allocate {len(x)} GiB")
+        largest[0] = max(largest[0], len(x))
+        return exact.fn(x, tau)
+
+    return Denoiser(fn, exact.schedule, exact.prediction), largest
+
+
+CHAIN = ["oss", "iia", ("joint", {"steps": 6, "batch": 16, "even": 4, "remember": True})]
+FEW = {"shape": (16,), "method": CHAIN, "seeds": range(32), "guard_seeds": range(1000, 1016), "rivals": False, **HOW}
+
+
+def test_out_of_memory_halves_the_batch_and_ends_at_the_same_table() -> None:
+    found = []
+    for most in (1000, 5):
+        denoiser, largest = narrow(most)
+        found.append(learn(denoiser, "dpmpp_2m", 4, teacher={"nfe": 24}, **FEW).tables[0])
+        assert largest[0] <= most
+    (one, other), methods = found, [stage["method"] for stage in found[1].stages]
+    assert methods == ["oss", "iia", "joint"]
+    for a, b in zip(one.stages, other.stages, strict=True):
+        assert a["score"] == pytest.approx(b["score"], rel=1e-9)
+
+
+def test_what_fits_nowhere_is_raised_as_it_is() -> None:
+    denoiser, _ = narrow(0)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        learn(denoiser, "dpmpp_2m", 4, **FEW)
+
+
+def wide(hidden: int = 4096) -> tuple[Denoiser, list[int]]:
+    """A network that keeps much for its way back, and the largest batch of it."""
+    exact, largest = MIXTURES["sixteen"](), [0]
+    fan = torch.linspace(-1, 1, hidden, dtype=torch.float64)
+
+    def fn(x: Tensor, tau: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            largest[0] = max(largest[0], len(x))
+        return exact.fn(x, tau) + 0 * (x[..., None] * fan).sin().mean(-1)
+
+    return Denoiser(fn, exact.schedule, exact.prediction), largest
+
+
+def test_memory_decides_how_many_are_asked_at_once() -> None:
+    """16 x 4096 numbers of eight bytes are kept twice over a sample: 10 MB hold some 8 of them, and no whole run."""
+    denoiser, largest = wide()
+    there = room(denoiser, None, "10MB", guidance=None, nfe=4, shape=(16,), dtype="float64")
+    assert there.most is not None and 4 <= there.most <= 16 and not there.remember
+    largest[0] = 0
+    learn(denoiser, "dpmpp_2m", 4, teacher={"nfe": 24}, memory="10MB", **FEW)
+    assert largest[0] <= there.most
+    assert room(denoiser, None, "64GB", guidance=None, nfe=4, shape=(16,)) == Room()
+    with pytest.raises(ValueError, match="one sample with its way back takes"):
+        room(denoiser, None, "100kB", guidance=None, nfe=4, shape=(16,))
+
+
+def test_a_budget_in_minutes_is_one_in_evaluations() -> None:
+    exact = MIXTURES["ring"]()
+
+    def slow(x: Tensor, tau: Tensor) -> Tensor:
+        time.sleep(1e-3 * len(x))
+        return exact.fn(x, tau)
+
+    there = room(
+        Denoiser(slow, exact.schedule, "sample"), "10s", None, guidance=None, nfe=4, shape=(2,), dtype="float64"
+    )
+    assert there.budget is not None and 4000 < there.budget < 10_000
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [(3000, 3000), ("3,000", 3000), ("30min", 1800.0), ("1.5 h", 5400.0), ("90s", 90)]
+)
+def test_budgets_in_words(given: object, found: float) -> None:
+    assert found in evaluations_or_seconds(given)
+
+
+@pytest.mark.parametrize(("given", "found"), [("24GB", 24e9), ("24GiB", 24 * 2**30), (1000, 1000), ("512 MB", 512e6)])
+def test_memories_in_words(given: object, found: float) -> None:
+    assert bytes_of(given) == found
+
+
+@pytest.mark.parametrize("given", ["soon", "30 fortnights", 0, -5, True, "."])
+def test_other_words_are_refused(given: object) -> None:
+    with pytest.raises(ValueError, match="`budget` is a number of network evaluations"):
+        evaluations_or_seconds(given)
+    with pytest.raises(ValueError, match="`memory` is a size"):
+        bytes_of(given)
