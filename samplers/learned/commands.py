@@ -52,6 +52,12 @@ WORK = (
         show_default=True,
         help="Beat the best recipe of all solvers, or of the same one alone.",
     ),
+    click.option(
+        "--budget",
+        metavar="N|TIME",
+        help="Network evaluations for all of it, or a time: 3000, 30min; seeds and stages follow.",
+    ),
+    click.option("--memory", metavar="SIZE", help="Samples at once so that this suffices: 24GB."),
     click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Limit of each stage with gradients."),
     click.option("--cache", metavar="DIR", help="Folder of reference runs  [default: ~/.cache/fewstep/teachers]"),
     click.option("--no-cache", is_flag=True, help="Keep reference runs in memory."),

@@ -17,7 +17,7 @@ from fewstep.samplers.learned.learning_run import Run, _drawn, proved, stage_fol
 from fewstep.samplers.learned.planning import planned
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.progress import shown
-from fewstep.samplers.learned.tasks.guided import under_each
+from fewstep.samplers.learned.tasks.each_guidance import under_each
 from fewstep.samplers.learned.tasks.learner_task import Progress
 from fewstep.samplers.learned.tasks.measuring import room
 from fewstep.samplers.learned.tasks.soundness import require_sound

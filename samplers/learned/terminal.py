@@ -69,19 +69,8 @@ def work(given: dict[str, Any]) -> None:
 
 def spec_of(given: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `learn` and `estimate` as the options say them."""
-    same = (
-        "model",
-        "solver",
-        "guidance",
-        "classes",
-        "prompt",
-        "call",
-        "dtype",
-        "batch_size",
-        "device",
-        "seconds",
-        "rivals",
-    )
+    same = ("model", "solver", "guidance", "classes", "prompt", "call", "dtype", "batch_size", "device", "seconds")
+    same += ("rivals", "budget", "memory")
     return {
         **{name: given[name] for name in same},
         "nfe": given["nfes"],

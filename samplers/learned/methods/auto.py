@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from math import prod
 from typing import Any
 
 from fewstep.samplers.learned.parameters.knobs import Knobs
@@ -81,7 +80,7 @@ def auto(
     assert task.best is not None
     slopes = has_gradients([task.problem.part(task.valid[:1])], float(start.times[0]))
     if refine is None:
-        refine = ("newton", "joint") if prod(task.problem.shape) <= SMALL or not slopes else ("joint",)
+        refine = ("newton", "joint") if task.problem.numbers <= SMALL or not slopes else ("joint",)
     if "newton" in refine and (free := _freest(task, "newton", USUAL, PLACES)):
         task.run("newton", task.best, rounds=6, samples=max(samples, _count(task, free)), **free)
     turned = {} if even == EVEN else {"even": even}

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import torch
@@ -46,8 +47,8 @@ class Problem(Limits):
             keeps float64 algebra); None: float32. A pipeline brings its own.
 
     Attributes:
-        schedule, prediction, shape, t_start, t_end: of the model. spent: network evaluations so far, samples times calls.
-        most: samples that the network is asked about at once, where that is fewer than a batch; what is drawn stays the same.
+        schedule, prediction, shape, t_start, t_end: of the model. numbers: of a sample. spent: network evaluations so far,
+        samples times calls. most: samples that the network is asked about at once, where that is fewer than a batch; what is drawn stays the same.
 
     Raises:
         ValueError: no `shape` for a Denoiser, or one that the network does not return; a dtype that is none, or another
@@ -104,7 +105,7 @@ class Problem(Limits):
             if shape is not None and tuple(shape) != self.shape:
                 raise ValueError(f"`shape` is {tuple(shape)}, but the pipeline draws samples of shape {self.shape}")
         self.schedule: NoiseSchedule = first.schedule
-        self.prediction = first.prediction
+        self.prediction, self.numbers = first.prediction, prod(self.shape)
         self.t_start = float(getattr(first, "t_start", self.schedule.t_max))
         self.t_end = float(self.schedule.t_end)
 
@@ -122,7 +123,7 @@ class Problem(Limits):
             other._source = self._source.wishing(**wishes, **({"call": call} if call else {}))
         other.__dict__.pop("behaviour", None)  # which the call is part of
         first = other.part([0])  # what the pipeline does not take is refused here
-        other.shape = tuple(first.x_T.shape[1:])
+        other.shape, other.numbers = tuple(first.x_T.shape[1:]), first.x_T[0].numel()
         return other
 
     def part(self, seeds: Sequence[int]) -> Part:

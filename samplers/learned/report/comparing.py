@@ -20,8 +20,8 @@ from fewstep.samplers.learned.problem.problem import Problem, squared_errors
 from fewstep.samplers.learned.problem.recipes import Recipe, recipes
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.report.verdict import Comparison, Row
+from fewstep.samplers.learned.tasks.each_guidance import under_each
 from fewstep.samplers.learned.tasks.guard import compared, summary
-from fewstep.samplers.learned.tasks.guided import under_each
 from fewstep.samplers.learned.tasks.learner_task import score
 from fewstep.samplers.table.tableau import Tableau
 

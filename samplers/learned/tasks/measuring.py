@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fewstep.samplers.learned.playing.differentiable import has_gradients
 from fewstep.samplers.learned.problem.problem import Part, Problem
-from fewstep.samplers.learned.tasks.guided import first_of
+from fewstep.samplers.learned.tasks.each_guidance import first_of
 from fewstep.samplers.run.denoiser import clock
 
 BACK = 0.25  # of the evaluations, those that are gone back through

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from fewstep import learn
 from fewstep.samplers import Denoiser
+from fewstep.samplers.learned.estimate import estimate
+from fewstep.samplers.learned.methods import auto
 from fewstep.samplers.learned.tasks.budget import least, means
 from fewstep.samplers.learned.tasks.measuring import Room, bytes_of, evaluations_or_seconds, room
 
@@ -174,3 +176,22 @@ def test_other_words_are_refused(given: object) -> None:
         evaluations_or_seconds(given)
     with pytest.raises(ValueError, match="`memory` is a size"):
         bytes_of(given)
+
+
+@pytest.mark.parametrize("small", [4, 256], ids=["large samples", "small samples"])
+def test_an_estimate_is_what_is_spent(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Newton is counted where it is run, which the size of the model's own samples decides; and it costs next to nothing."""
+    monkeypatch.setattr(auto, "SMALL", small)
+    denoiser, seen = counting("sixteen")
+    how = {"shape": (16,), "dtype": "float64", "seeds": range(64), "guard_seeds": range(1000, 1064), "rivals": False}
+    work = {"solver": "dpmpp_2m", "nfe": 4, "method": [("auto", {"steps": 10})]}
+    told = estimate(denoiser, **work, **how)
+    asked, seen[0] = seen[0], 0
+    learn(denoiser, **work, **how, cache=False, progress=False)
+    assert told.evaluations == pytest.approx(seen[0], rel=0.15) and asked < 0.01 * seen[0]
+    assert any(cost.stage == "newton" for cost in told.stages) == (small == 256)
+
+
+def test_an_estimate_of_a_budget_stays_within_it() -> None:
+    denoiser, _ = counting("ring")
+    assert 1000 < estimate(denoiser, nfe=4, budget=2000, shape=(2,), dtype="float64").evaluations <= 2000

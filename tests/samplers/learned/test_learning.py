@@ -22,7 +22,7 @@ from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.learned.problem.recipes import recipes
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.tasks import guard
-from fewstep.samplers.learned.tasks.guided import under_each
+from fewstep.samplers.learned.tasks.each_guidance import under_each
 from fewstep.samplers.learned.tasks.learner_entry import METHODS, learner
 from fewstep.samplers.learned.tasks.learner_task import Progress, Task, score
 from fewstep.samplers.learned.tasks.screening import ROUNDS
