@@ -99,7 +99,7 @@ def estimate(
     limit = float("inf") if plan.seconds is None else plan.seconds * len(plan.nfes) * len(plan.guidances)
     spent = sum(min(s, limit) if c.backward else s for s, c in zip(each, stages, strict=True))
     further = 0 if plan.means else max(0, len(plan.guard) - FEWEST) * (plan.teacher["nfe"] + 2 * sum(plan.nfes))
-    count, size = len(plan.train) + len(plan.valid) + min(FEWEST, len(plan.guard)), BYTES * prod(problem.shape)
-    disk = count * len(plan.guidances) * (2 * plan.teacher["nfe"] + 1) * size
+    ends, size = len(plan.train) + len(plan.valid) + min(FEWEST, len(plan.guard)), BYTES * prod(problem.shape)
+    disk = (ends + len(plan.paths) * 2 * plan.teacher["nfe"]) * len(plan.guidances) * size
     held = len(plan.train) * (max(plan.nfes) + 4) * size
     return Estimate(stages, spent, call, len(plan.guidances) * further, disk, None if saved is None else saved + held)

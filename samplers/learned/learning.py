@@ -107,7 +107,7 @@ def learn(
             problem.most = there.most
             if (folder := stage_folder(resume, plan, problem)) is not None:
                 locks.enter_context(exclusive(folder, "the resume folder"))
-            run = Run(plan, problem, Teacher(problem, cache=cache, **plan.teacher), tell, folder)
+            run = Run(plan, problem, Teacher(problem, cache=cache, paths=plan.paths, **plan.teacher), tell, folder)
             require_sound(problem, plan.train)
             for n in plan.nfes:
                 if not any(stage.get("interrupted") for one in learned for stage in one.stages):

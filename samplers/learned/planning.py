@@ -41,6 +41,11 @@ class Plan:
         own = own if self.remember else {**own, "remember": False}
         return tuple((name, {**own, **options} if name == "auto" else options) for name, options in self.stages)
 
+    @property
+    def paths(self) -> tuple[int, ...]:
+        """Seeds whose reference is read on the way: the training ones, where a stage compares states there."""
+        return self.train if any(name == "auto" or METHODS.find(name).paths for name, _ in self.stages) else ()
+
     def content(self) -> dict[str, Any]:
         """As JSON; seeds as hashes where they are long."""
         return {

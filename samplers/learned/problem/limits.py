@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+BYTES = {"b": 1} | {f"{p}{b}": (1000 if b == "b" else 1024) ** k for k, p in enumerate("kmgt", 1) for b in ("b", "ib")}
 
 
 class Spent(Exception):
@@ -45,3 +48,21 @@ class Limits:
         self.most = (self.most or min(largest, self.batch_size)) // 2
         self._pieces.clear()
         return self.most > 0
+
+
+def bytes_of(memory: int | str, what: str = "`memory`") -> int:
+    """24e9, "24GB" or "24GiB" -> bytes. ValueError for others."""
+    found = re.fullmatch(r"([0-9.e+]+) *([a-z]*)", str(memory).strip().lower())
+    number = number_of(found[1]) if found and (found[2] in BYTES or not found[2]) else None
+    if number is None or number <= 0 or isinstance(memory, bool):
+        raise ValueError(f"{what} is a size such as '24GB', or a number of bytes; got {memory!r}")
+    assert found is not None
+    return int(number * BYTES.get(found[2], 1))
+
+
+def number_of(text: str) -> float | None:
+    """A number, None for what is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -48,7 +48,7 @@ class Problem(Limits):
 
     Attributes:
         schedule, prediction, shape, t_start, t_end: of the model. numbers: of a sample. spent: network evaluations so far,
-        samples times calls. most: samples that the network is asked about at once, where that is fewer than a batch; what is drawn stays the same.
+        samples times calls. most: samples that the network is asked about at once, where that is fewer than a batch.
 
     Raises:
         ValueError: no `shape` for a Denoiser, or one that the network does not return; a dtype that is none, or another

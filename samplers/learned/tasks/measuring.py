@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fewstep.samplers.learned.playing.differentiable import has_gradients
+from fewstep.samplers.learned.problem.limits import bytes_of, number_of
 from fewstep.samplers.learned.problem.problem import Part, Problem
 from fewstep.samplers.learned.tasks.each_guidance import first_of
 from fewstep.samplers.run.denoiser import clock
@@ -26,7 +27,6 @@ ROOM = 0.8  # of the memory that is given
 BATCH = 16  # of joint in auto
 TIMED = 4  # samples of the call that is timed
 SECONDS = {"s": 1, "sec": 1, "seconds": 1, "min": 60, "minutes": 60, "h": 3600, "hours": 3600}
-BYTES = {"b": 1} | {f"{p}{b}": (1000 if b == "b" else 1024) ** k for k, p in enumerate("kmgt", 1) for b in ("b", "ib")}
 
 
 @dataclass(frozen=True)
@@ -84,28 +84,11 @@ def evaluations_or_seconds(budget: int | str | None) -> tuple[int | None, float 
     if budget is None:
         return None, None
     found = re.fullmatch(r"([0-9.]+) *([a-z]*)", str(budget).strip().lower().replace(",", "").replace("_", ""))
-    number = _number(found[1]) if found and (found[2] in SECONDS or not found[2]) else None
+    number = number_of(found[1]) if found and (found[2] in SECONDS or not found[2]) else None
     if number is None or number <= 0 or isinstance(budget, bool):
         raise ValueError(f"`budget` is a number of network evaluations, or a time such as '30min'; got {budget!r}")
     assert found is not None
     return (None, number * SECONDS[found[2]]) if found[2] else (int(number), None)
-
-
-def bytes_of(memory: int | str) -> int:
-    """24e9, "24GB" or "24GiB" -> bytes. ValueError for others."""
-    found = re.fullmatch(r"([0-9.e+]+) *([a-z]*)", str(memory).strip().lower())
-    number = _number(found[1]) if found and (found[2] in BYTES or not found[2]) else None
-    if number is None or number <= 0 or isinstance(memory, bool):
-        raise ValueError(f"`memory` is a size such as '24GB', or a number of bytes; got {memory!r}")
-    assert found is not None
-    return int(number * BYTES.get(found[2], 1))
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def measured(problem: Problem) -> Call:
