@@ -30,7 +30,9 @@ PLACES: Freedom = {**USUAL, "free": ("grid", "tau")}
 
 
 def refined(options: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The stages that `refine` names. ValueError for others."""
+    """The stages that `refine` names. ValueError for others, and for a `remember` that is neither true nor false."""
+    if not isinstance(options.get("remember", True), bool):
+        raise ValueError(f"auto: `remember` is true or false; got {options['remember']!r}")
     refine = options.get("refine")
     named = (refine,) if isinstance(refine, str) else refine
     for name in named or ():

@@ -2,7 +2,7 @@
 
 With B evaluations for a table of n, samples times calls, that is the budget over the tables and guidances:
 
-    reference     T = 3 n steps, up to 4 n at B / 100 and up to 60 at B / 240
+    reference     T = B / 200 steps, 60 at most and 4 n at least
     guard         0.35 B for its seeds: the reference of each, and two tables on it
     seeds         0.25 B for the reference of the others, three quarters to learn on and one to choose on
     judgement     a reference of 2 T for a few; two tables on as many training seeds as choose, and rounded to bfloat16
@@ -24,7 +24,7 @@ from typing import Any
 OVERHEAD = 40  # evaluations that look whether the network can be learned on, and of its hash
 LEAST_SEEDS = 8, 8  # to learn and choose on, and of the guard
 MOST_SEEDS = 256, 1024
-LEAST_STEPS, MOST_STEPS = 3, 60  # of the reference: the first times nfe
+LEAST_STEPS, MOST_STEPS = 4, 60  # of the reference: the first times nfe
 GUARD, SEEDS = 0.35, 0.25  # of the budget, for the guard's seeds and for those that are learned and chosen on
 FEWEST_STEPS = 25  # of joint
 ROUNDED = 32  # samples that are also drawn in bfloat16, at most
@@ -100,7 +100,7 @@ def means(
             f"take are {guidances * least(nfes, steps):,}: give that many, fewer `nfe`, or fewer `guidance`"
         )
     each, n = B / len(nfes), max(nfes)
-    T = steps or int(max(LEAST_STEPS * n, min(each / 100, 4 * n), min(each / 240, MOST_STEPS)))
+    T = steps or int(max(LEAST_STEPS * n, min(each / 200, MOST_STEPS)))
     guard = min(max(LEAST_SEEDS[1], int(GUARD * B / (T + 2 * sum(nfes)))), most[1], MOST_SEEDS[1])
     seeds = min(max(LEAST_SEEDS[0], int(SEEDS * B / T)), most[0], MOST_SEEDS[0])
     valid = max(4, seeds // 4)

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from command_line import call
 from learned_problems import MIXTURES, SHAPES
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from fewstep.samplers.learned.estimate import estimate
 from fewstep.samplers.learned.methods import auto
 from fewstep.samplers.learned.tasks.budget import least, means
 from fewstep.samplers.learned.tasks.measuring import Room, bytes_of, evaluations_or_seconds, room
+from fewstep.samplers.learned.terminal import stages
 
 pytestmark = pytest.mark.filterwarnings("ignore:auto")
 HOW = {"dtype": "float64", "cache": False, "progress": False}
@@ -195,3 +197,14 @@ def test_an_estimate_is_what_is_spent(small: int, monkeypatch: pytest.MonkeyPatc
 def test_an_estimate_of_a_budget_stays_within_it() -> None:
     denoiser, _ = counting("ring")
     assert 1000 < estimate(denoiser, nfe=4, budget=2000, shape=(2,), dtype="float64").evaluations <= 2000
+
+
+def test_the_command_line_says_the_same() -> None:
+    """--budget and --memory; `remember`, `batch` and `refine` of auto as words."""
+    settings = ("remember=false", "batch=8", "refine=newton+joint")
+    assert stages("auto", settings) == [("auto", {"remember": False, "batch": 8, "refine": ("newton", "joint")})]
+    with pytest.raises(ValueError, match="`remember` is true or false; got 'off'"):
+        auto.refined(dict(stages("auto", ("remember=off",))[0][1]))
+    result = call("learn", "demo", "--nfe", 4, "--budget", "100", "--estimate")
+    assert result.exit_code == 2 and "`budget` is 100 network evaluations, and the fewest" in result.stderr
+    assert "`memory` is a size such as '24GB'" in call("learn", "demo", "--memory", "much", "--estimate").stderr
