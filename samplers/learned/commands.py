@@ -43,7 +43,9 @@ WORK = (
     click.option("--seed", default=0, show_default=True, help="Seed of the first sample."),
     click.option("--guard-seed", type=int, help="Of the first untouched one  [default: the next thousand]"),
     click.option(
-        "--teacher-nfe", type=click.IntRange(1), help="Evaluations of the reference  [default: 60; with noise 200]"
+        "--teacher-nfe",
+        type=click.IntRange(1),
+        help="Evaluations of the reference  [default: 60, or 6 times nfe; with noise 200]",
     ),
     click.option("--teacher-solver", help="Solver of the reference  [default: dpmpp_3m; with noise its own]"),
     click.option(
