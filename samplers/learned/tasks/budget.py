@@ -127,10 +127,10 @@ def _stages(n: int, left: int, train: int, valid: int, remember: bool) -> dict[s
     search = search if search >= 4 and n > 1 else 0
     left -= (search * nodes + each) if search else 0
     batch = max(1, min(16, train))
-    each = n * (batch * (1 if remember else 2) + valid / 10)
+    step = n * (batch * (1 if remember else 2) + valid / 10)
     even = 8 if left > 8 * 8 * 20 * n else 0
     left -= even * 8 * n
-    steps = int(left // each)
+    steps = int(left // step)
     refine = ("joint",) if steps >= FEWEST_STEPS else ()
     return {
         "refine": refine, "steps": max(1, min(steps, 600)), "batch": batch, "remember": remember, "samples": train,
