@@ -55,7 +55,9 @@ WORK = (
     click.option("--seed", default=0, show_default=True, help="Seed of the first sample."),
     click.option("--guard-seed", type=int, help="Of the first untouched one  [default: the next thousand]"),
     click.option(
-        "--teacher-nfe", type=click.IntRange(1), help="Evaluations of the reference  [default: 60; with noise 200]"
+        "--teacher-nfe",
+        type=click.IntRange(1),
+        help="Evaluations of the reference  [default: 60, or 6 times nfe; with noise 200]",
     ),
     click.option("--teacher-solver", help="Solver of the reference  [default: dpmpp_3m; with noise its own]"),
     click.option(
@@ -64,6 +66,12 @@ WORK = (
         show_default=True,
         help="Beat the best recipe of all solvers, or of the same one alone.",
     ),
+    click.option(
+        "--budget",
+        metavar="N|TIME",
+        help="Network evaluations for all of it, or a time: 3000, 30min; seeds and stages follow.",
+    ),
+    click.option("--memory", metavar="SIZE", help="Samples at once so that this suffices: 24GB."),
     click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Limit of each stage with gradients."),
     click.option("--cache", metavar="DIR", help="Folder of reference runs  [default: ~/.cache/fewstep/teachers]"),
     click.option("--no-cache", is_flag=True, help="Keep reference runs in memory."),

@@ -1,25 +1,21 @@
-"""What learning will cost, before it is done: evaluations as in a rehearsal, times as of three calls of the model."""
+"""What learning will cost, before it is done: evaluations as in a rehearsal, times as of a few calls of the model."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, astuple, dataclass, replace
 from math import prod
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from fewstep.output.page import Table
 from fewstep.samplers.learned.planning import planned
-from fewstep.samplers.learned.playing.differentiable import has_gradients
-from fewstep.samplers.learned.problem.problem import Part, Problem
+from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.learned.rehearsal import Cost, extrapolated, stand_in
+from fewstep.samplers.learned.tasks.each_guidance import first_of
 from fewstep.samplers.learned.tasks.evidence import FEWEST
+from fewstep.samplers.learned.tasks.measuring import measured, room
 from fewstep.samplers.learned.yardsticks.yardstick import LATENT
-from fewstep.samplers.run.denoiser import clock
 
 BYTES = 4  # of a number in a kept state
 
@@ -28,13 +24,15 @@ BYTES = 4  # of a number in a kept state
 class Estimate:
     """stages: what is spent where. seconds: in all, None where the model was not timed. call: of one sample and call.
 
-    disk: bytes of the reference runs. memory: bytes of one call with its gradients, weights of the network included, and of
-    the states that are held; None where it could not be measured.
+    more: evaluations besides, at most, where the guard has to look at all of its seeds. disk: bytes of the reference runs.
+    memory: bytes of one call with its gradients, weights of the network included, and of the states that are held; None where
+    it could not be measured.
     """
 
     stages: tuple[Cost, ...]
     seconds: float
     call: float
+    more: int
     disk: int
     memory: int | None
 
@@ -50,9 +48,10 @@ class Estimate:
         table = Table(["stage", "network evaluations", "gone back through"], rows).text()
         minutes = f"{self.seconds / 60:.1f} minutes" if self.seconds >= 60 else f"{self.seconds:.0f} s"
         memory = "not known" if self.memory is None else f"{self.memory / 2**20:,.0f} MiB"
+        further = f"; up to {self.more:,} evaluations more while the guard is open" if self.more else ""
         return (
             f"{table}\nabout {minutes} at {1000 * self.call:.3g} ms a sample and call; memory {memory}; "
-            f"reference runs {self.disk / 2**20:,.0f} MiB"
+            f"reference runs {self.disk / 2**20:,.0f} MiB{further}"
         )
 
     def to_json(self) -> str:
@@ -75,9 +74,11 @@ def estimate(
     rivals: bool = True,
     loss: Any = None,
     judge: str = "loss",
+    budget: int | str | None = None,
+    memory: int | str | None = None,
     **how: Any,
 ) -> Estimate:
-    """What `learn` with these arguments will spend: nothing is learned, and the model is called four times.
+    """What `learn` with these arguments will spend: nothing is learned, and the model is asked about some twenty samples.
 
     Args:
         model, solver, nfe, method, ...: as in `learn`. how: shape, classes, prompt, call, batch_size, device, dtype.
@@ -85,52 +86,24 @@ def estimate(
     Raises:
         ValueError: whatever `learn` would refuse.
     """
+    there = room(model, budget, memory, guidance=guidance, nfe=nfe, **how)
     plan = planned(
         model, solver=solver, nfe=nfe, method=method, seeds=seeds, guard_seeds=guard_seeds, guidance=guidance,
         solver_options=solver_options, teacher=teacher, seconds=seconds,
-        rivals=rivals, loss=loss, judge=judge,
+        rivals=rivals, loss=loss, judge=judge, budget=there.budget, remember=there.remember,
     )  # fmt: skip
     plan = replace(plan, loss=LATENT)  # which costs as many evaluations
-    own = model[plan.guidances[0]] if isinstance(model, Mapping) else model
-    problem = Problem(own, guidance=plan.guidances[0], **how)
-    call, back, saved = measured(problem, problem.parts(plan.train)[0])
+    own, scale = first_of(model, guidance)
+    problem = Problem(own, guidance=scale, **how)
+    call, back, fixed, each_saved = astuple(measured(problem))
+    saved = None if each_saved is None else fixed + each_saved * (there.most or problem.batch_size)
     once = extrapolated(plan, lambda: stand_in(problem, gradients=back is not None))
     stages = tuple(Cost(c.stage, *(len(plan.guidances) * n for n in (c.evaluations, c.backward))) for c in once)
     each = [(c.evaluations - c.backward) * call + c.backward * (call if back is None else back) for c in stages]
     limit = float("inf") if plan.seconds is None else plan.seconds * len(plan.nfes) * len(plan.guidances)
     spent = sum(min(s, limit) if c.backward else s for s, c in zip(each, stages, strict=True))
-    count, size = len(plan.train) + len(plan.valid) + min(FEWEST, len(plan.guard)), BYTES * prod(problem.shape)
-    disk = count * len(plan.guidances) * (2 * plan.teacher["nfe"] + 1) * size
+    further = 0 if plan.means else max(0, len(plan.guard) - FEWEST) * (plan.teacher["nfe"] + 2 * sum(plan.nfes))
+    ends, size = len(plan.train) + len(plan.valid) + min(FEWEST, len(plan.guard)), BYTES * prod(problem.shape)
+    disk = (ends + len(plan.paths) * 2 * plan.teacher["nfe"]) * len(plan.guidances) * size
     held = len(plan.train) * (max(plan.nfes) + 4) * size
-    return Estimate(stages, spent, call, disk, None if saved is None else saved + held)
-
-
-def measured(problem: Problem, part: Part) -> tuple[float, float | None, int | None]:
-    """Seconds a sample of one call, and of one with its way back; bytes that the way back needs. None without gradients."""
-    t = 0.5 * (problem.t_start + problem.t_end)
-    tau = torch.tensor(float(problem.schedule.model_time(t)), dtype=clock(part.x_T.dtype), device=part.x_T.device)
-    calls = [_timed(part, lambda: problem.ask(part, part.x_T, tau)) for _ in range(3)]
-    if not has_gradients([part], t):
-        return min(calls), None, None
-    storages: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    def there_and_back() -> None:
-        x = part.x_T.detach().clone().requires_grad_()
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            torch.autograd.grad(part.denoiser(x, t).square().sum(), x)
-
-    return min(calls), _timed(part, there_and_back), sum(storages.values())
-
-
-def _timed(part: Part, work: Callable[[], Any]) -> float:
-    """Seconds a sample, once the device has done it."""
-    wait = torch.cuda.synchronize if part.x_T.is_cuda else lambda: None
-    wait()
-    began = time.perf_counter()
-    work()
-    wait()
-    return (time.perf_counter() - began) / len(part.seeds)
+    return Estimate(stages, spent, call, len(plan.guidances) * further, disk, None if saved is None else saved + held)

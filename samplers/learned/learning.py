@@ -15,10 +15,11 @@ from fewstep.samplers.artefact.artefact import Artefact, Learned, prediction_nam
 from fewstep.samplers.artefact.corrections import corrections
 from fewstep.samplers.learned.learning_run import Run, _drawn, proved, stage_folder
 from fewstep.samplers.learned.planning import planned
-from fewstep.samplers.learned.problem.problem import under_each
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.progress import shown
+from fewstep.samplers.learned.tasks.each_guidance import under_each
 from fewstep.samplers.learned.tasks.learner_task import Progress
+from fewstep.samplers.learned.tasks.measuring import room
 from fewstep.samplers.learned.tasks.soundness import require_sound
 from fewstep.samplers.learned.worth.surface import tested_between
 from fewstep.samplers.learned.worth.transfer import checked_transfer, measured_elsewhere
@@ -52,6 +53,8 @@ def learn(
     transfer: bool | Mapping[str, Mapping[str, Any]] = False,
     loss: str | Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     judge: str = "loss",
+    budget: int | str | None = None,
+    memory: int | str | None = None,
     **spec: Any,
 ) -> Artefact:
     """Learn where to step, with which weights and network times, for one model, solver and number of evaluations.
@@ -66,10 +69,10 @@ def learn(
         guard_seeds: untouched ones, which decide whether the result is better: the first 128, and twice as many while that
             is open. guidance: scale, or several: a table each.
         solver_options: fixed options of the solver; others (order, lower_order_final, corrector) are tried.
-        teacher: {"solver": "dpmpp_3m", "nfe": n, ...}, the reference; n is 6 times the largest `nfe` and 40 at least unless
-            told. cache: folder of reference runs; None: the user's, False: none. resume: folder in which an interrupted
-            run is found again. progress: a bar, or a callable that gets Progress. seconds: limit of each gradient stage;
-            without it the result depends on nothing but what is given here.
+        teacher: {"solver": "dpmpp_3m", "nfe": n, ...}, the reference; n is 60, or 6 times the largest `nfe` where that is more,
+            unless told; 200 where the solver draws noise. cache: folder of reference runs; None: the user's, False: none.
+            resume: folder in which an interrupted run is found again. progress: a bar, or a callable that gets Progress.
+            seconds: limit of each gradient stage; without it the result depends on nothing but what is given here.
         rivals: whether the best fixed recipe, which must be beaten, is sought among all solvers on all grids, and not only
             among those of `solver`; where the solver draws noise it is its own alone.
         call: arguments of the pipeline's own call: a list is taken in turn, by seed, anything else is for all; classes and
@@ -79,7 +82,11 @@ def learn(
             guidance, words and adapters, into their reports; {name: changes of the call} measures there.
         loss: what is lowered in the place of the mean square error: "pixels", "lpips", "features" or "features:EXTRACTOR",
             of decoded images, or f(x0, reference) -> (B,), differentiable, zero where both are one. judge: "loss", what
-            chooses and tests is this too, or "latent". spec: options of a single `method`, its own `loss` ("log") too.
+            chooses and tests is this too, or "latent".
+        budget: network evaluations that all of it may take, samples times calls, the reference included, or a time such as
+            "30min" in which they are made: seeds, stages and reference are then chosen for it (of `seeds` and `guard_seeds`
+            the first); `transfer` is not in it. memory: such as "24GB": samples at once so that it suffices.
+        spec: options of a single `method`, its own `loss` ("log") too.
 
     Returns:
         Artefact with one table for each (nfe, guidance): .save(path), .report. A table that is not certainly better than
@@ -87,25 +94,27 @@ def learn(
 
     Raises:
         ValueError: unknown names or options, seeds used twice, a teacher that is not converged; a `cache` or `resume` that
-            cannot be written, or that another run is at work in.
+            cannot be written, or that another run is at work in; a budget that is too small for any stage.
     """
+    how: dict[str, Any] = {"shape": shape, "classes": classes, "prompt": prompt, "call": call}
+    how |= {"batch_size": batch_size, "device": device, "dtype": dtype}
+    there = room(model, budget, memory, guidance=guidance, nfe=nfe, **how)
     plan = planned(
         model, solver=solver, nfe=nfe, method=method, seeds=seeds, guard_seeds=guard_seeds, guidance=guidance,
         solver_options=solver_options, teacher=teacher, seconds=seconds,
-        rivals=rivals, loss=loss, judge=judge, spec=spec,
+        rivals=rivals, loss=loss, judge=judge, spec=spec, budget=there.budget, remember=there.remember,
     )  # fmt: skip
-    how: dict[str, Any] = {"shape": shape, "classes": classes, "prompt": prompt, "call": call}
     places = checked_transfer(transfer)
-    how |= {"batch_size": batch_size, "device": device, "dtype": dtype}
     learned: list[Learned] = []
     facts: dict[str, Any] = {}
     drawn: dict[str, Any] = {}
     proved(cache, resume)
     with shown(progress) as tell, ExitStack() as locks:
         for problem in under_each(model, plan.guidances, **how):
+            problem.most = there.most
             if (folder := stage_folder(resume, plan, problem)) is not None:
                 locks.enter_context(exclusive(folder, "the resume folder"))
-            run = Run(plan, problem, Teacher(problem, cache=cache, **plan.teacher), tell, folder)
+            run = Run(plan, problem, Teacher(problem, cache=cache, paths=plan.paths, **plan.teacher), tell, folder)
             require_fit(plan.loss, problem, plan.train)
             require_sound(problem, plan.train)
             for n in plan.nfes:

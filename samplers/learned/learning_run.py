@@ -19,10 +19,12 @@ from fewstep.output.places import prove_folder
 from fewstep.samplers.artefact.artefact import Learned
 from fewstep.samplers.learned.planning import Plan, short
 from fewstep.samplers.learned.problem.kept_runs import folder_of
+from fewstep.samplers.learned.problem.limits import Spent
 from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.learned.problem.recipes import Recipe
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.tasks import guard
+from fewstep.samplers.learned.tasks.budget import OVERHEAD
 from fewstep.samplers.learned.tasks.learner_entry import as_told
 from fewstep.samplers.learned.tasks.learner_task import FIXED, Progress, Task
 from fewstep.samplers.learned.tasks.screening import sought
@@ -58,14 +60,19 @@ class Run:
             judged=judge_of(plan.loss, plan.judge),
         )
         task.stage = FIXED
-        known = sought(task, plan.solver, dict(plan.options), plan.rivals)
+        self._allow(task)
+        screening = None if plan.means is None else plan.means.screening[nfe]
+        known = sought(task, plan.solver, dict(plan.options), plan.rivals, screening)
         scores = {id(r): task.judge(r.table) for r in known.others}
         scores |= {id(r): task.offer(r.table, i + 1, len(known.own)) for i, r in enumerate(known.own)}
         task.fixed = sorted(known.own, key=lambda r: scores[id(r)])
         ranked = sorted([*known.own, *known.others], key=lambda r: scores[id(r)])
         self._trust(task, ranked[0])
         self._learn(task)
-        tried = guard.tried(task, ranked[0].table, plan.guard, self._doubt)
+        if plan.means is not None:
+            problem.limit = plan.means.evaluations
+        most = guard.CANDIDATES if plan.means is None else 1
+        tried = guard.tried(task, ranked[0].table, plan.guard, self._doubt, most)
         told = guard.report(task, tried.table, ranked[0].table, plan.guard[: tried.samples], self._doubt)
         told |= {"best_fixed_recipe": str(ranked[0]), "teacher_error": self._doubt, "guard": tried.told()}
         told["fixed"] = {str(r): scores[id(r)] for r in ranked}
@@ -95,15 +102,33 @@ class Run:
     def _doubt(self) -> float:
         return float(self.memo["doubt"])
 
+    def _allow(self, task: Task) -> None:
+        """Where there is a budget: what this table may spend until the guard, its share of what is left."""
+        means, plan, problem = self.plan.means, self.plan, self.problem
+        if means is None:
+            return
+        problem.limit = means.evaluations
+        if plan.nfes.index(task.nfe) == 0:
+            problem.spent += OVERHEAD
+        self.teacher.prepare([*problem.parts(plan.train), *task.valid_parts(), *problem.parts(plan.guard)])
+        if "doubt" not in self.memo:
+            self.memo["doubt"] = self.teacher.self_error(plan.valid[: means.checked])
+        ahead = plan.nfes[plan.nfes.index(task.nfe) :]
+        left = means.evaluations - problem.spent - sum(means.after(n) for n in ahead)
+        problem.limit = problem.spent + left * task.nfe // sum(ahead)
+
     def _learn(self, task: Task) -> None:
-        """Run the stages, each from the best table so far; Ctrl-C leaves the rest away."""
+        """Run the stages, each from the best table so far; Ctrl-C, or the budget's end, leaves the rest away."""
         task.store = self.folder
-        for name, options in self.plan.stages:
+        for name, options in self.plan.stages_of(task.nfe):
             assert task.best is not None
             try:
                 task.run(name, task.best, **options)
             except KeyboardInterrupt:
                 task.done.append({"method": name, "options": as_told(options), "interrupted": True})
+                return
+            except Spent:
+                task.done.append({"method": name, "options": as_told(options), "spent": True})
                 return
 
 

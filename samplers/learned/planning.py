@@ -11,6 +11,7 @@ from fewstep.checks import evaluations
 from fewstep.samplers.building.names import checked_options, solver_of
 from fewstep.samplers.learned.problem.recipes import SHORTLIST
 from fewstep.samplers.learned.problem.teacher import NFE, SOLVER
+from fewstep.samplers.learned.tasks.budget import Means, means
 from fewstep.samplers.learned.tasks.learner_entry import METHODS, as_told
 from fewstep.samplers.learned.yardsticks.yardstick import LATENT, Yardstick, judge_of, named, yardstick
 
@@ -34,6 +35,19 @@ class Plan:
     rivals: bool = True
     loss: Yardstick = LATENT
     judge: str = "loss"
+    means: Means | None = None
+    remember: bool = True
+
+    def stages_of(self, nfe: int) -> tuple[Stage, ...]:
+        """The stages for one number of evaluations: with a budget, auto does what there are means for."""
+        own = {} if self.means is None else self.means.auto[nfe]
+        own = own if self.remember else {**own, "remember": False}
+        return tuple((name, {**own, **options} if name == "auto" else options) for name, options in self.stages)
+
+    @property
+    def paths(self) -> tuple[int, ...]:
+        """Seeds whose reference is read on the way: the training ones, where a stage compares states there."""
+        return self.train if any(name == "auto" or METHODS.find(name).paths for name, _ in self.stages) else ()
 
     def content(self) -> dict[str, Any]:
         """As JSON; seeds as hashes where they are long."""
@@ -46,6 +60,7 @@ class Plan:
             **({} if self.seconds is None else {"seconds": self.seconds}),
             **({} if self.rivals else {"rivals": False}),
             **({} if self.loss is LATENT else {"loss": self.loss.content(), "judge": self.judge}),
+            **({} if self.means is None else {"budget": self.means.told()}),
         }
 
 
@@ -72,6 +87,8 @@ def planned(
     loss: Any = None,
     judge: str = "loss",
     spec: Mapping[str, Any] = MappingProxyType({}),
+    budget: int | None = None,
+    remember: bool = True,
 ) -> Plan:
     """Everything checked before any network call."""
     entry, _ = solver_of(SHORTLIST[0] if solver == "auto" else solver)
@@ -99,13 +116,18 @@ def planned(
         scales = (None if guidance is None else float(guidance),)
     else:
         scales = tuple(sorted({float(g) for g in guidance}))
+    told: dict[str, Any] = {"solver": name if entry.stochastic else SOLVER}
+    told |= {"nfe": 200 if entry.stochastic else max(NFE, 6 * max(nfes)), **(teacher or {})}
+    there: Means | None = None
+    if budget is not None:
+        steps = (teacher or {}).get("nfe")
+        there = means(budget, nfes, len(scales), (len(seeds), len(held)), steps, remember)
+        seeds, held, told["nfe"] = seeds[: there.seeds], held[: there.guard], there.steps
     cut = max(4, len(seeds) // 4)
-    told: dict[str, Any] = {"solver": name if entry.stochastic else SOLVER, "nfe": NFE if not entry.stochastic else 200}
-    told |= dict(teacher or {})
     return Plan(
         solver=solver, options=dict(solver_options or {}), nfes=nfes, guidances=scales, stages=stages,
         train=tuple(seeds[:-cut]), valid=tuple(seeds[-cut:]), guard=held, teacher=told, seconds=seconds,
-        rivals=rivals, loss=by, judge=judge,
+        rivals=rivals, loss=by, judge=judge, means=there, remember=remember,
     )  # fmt: skip
 
 

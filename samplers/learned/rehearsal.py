@@ -66,6 +66,8 @@ def rehearse(plan: Plan, problem: Problem, share: float = 1.0) -> list[Cost]:
     run = Run(plan, problem, teacher, tell, None)
     for part in (*problem.parts(plan.train), *problem.parts(plan.valid), *problem.parts(plan.guard[:FEWEST])):
         teacher.end(part)
+    checked = plan.valid if plan.means is None else plan.valid[: plan.means.checked]
+    run.memo["doubt"] = 0.0 * teacher.self_error(checked)  # it costs the same, and says nothing of the model's own
     book("reference")
     for nfe in plan.nfes:
         run.table(nfe)
@@ -104,7 +106,9 @@ def stand_in(problem: Problem, gradients: bool = True) -> Problem:
     denoiser = Denoiser(fn, problem.schedule, problem.prediction)
     denoiser.t_start = problem.t_start  # type: ignore[attr-defined]
     how: dict[str, Any] = {"batch_size": problem.batch_size, "dtype": torch.float64, "device": "cpu"}
-    return Problem(denoiser, shape=SHAPE, guidance=problem.guidance, **how)
+    found = Problem(denoiser, shape=SHAPE, guidance=problem.guidance, **how)
+    found.numbers = problem.numbers  # which decides what auto does
+    return found
 
 
 def _network(schedule: NoiseSchedule, prediction: Any) -> Callable[[Tensor, Tensor], Tensor]:

@@ -70,20 +70,11 @@ def work(given: dict[str, Any]) -> None:
 def spec_of(given: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `learn` and `estimate` as the options say them."""
     same = (
-        "model",
-        "solver",
-        "guidance",
-        "classes",
-        "prompt",
-        "call",
-        "dtype",
-        "batch_size",
-        "device",
-        "seconds",
-        "rivals",
-    )
+        "model", "solver", "guidance", "classes", "prompt", "call", "dtype", "batch_size", "device", "seconds", "rivals",
+        "budget", "memory", "loss", "judge",
+    )  # fmt: skip
     return {
-        **{name: given[name] for name in (*same, "loss", "judge")},
+        **{name: given[name] for name in same},
         "nfe": given["nfes"],
         "method": stages(given["method"], given["settings"]),
         "solver_options": dict(map(parsed, given["options"])),

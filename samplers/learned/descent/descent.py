@@ -25,6 +25,7 @@ from fewstep.samplers.learned.descent.objectives import DECAYS, LOSSES, OPTIMIZE
 from fewstep.samplers.learned.playing.differentiable import play, play_beside
 from fewstep.samplers.learned.problem.problem import Part
 from fewstep.samplers.learned.problem.teacher import Teacher
+from fewstep.samplers.learned.problem.threads import surviving
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.run.free_row import Coefficients
 from fewstep.samplers.table.tableau import Tableau
@@ -143,12 +144,8 @@ class _Descent:
         names = list(self.knobs.parameters)
         wanted = [*self.knobs.parameters.values(), *([x] if x.requires_grad else [])]
         problem = self.task.problem
-        before = problem.asked(part)
-        how: dict[str, Any] = {"remember": self.recipe.remember, "cut": self.cut}
-        states = self.player(part, self._layout(), self.knobs.coefficients(), x, **how)
-        loss = self._loss(states, part)
-        found = torch.autograd.grad(loss, wanted, allow_unused=True) if loss.requires_grad else [None] * len(wanted)
-        problem.spent += problem.asked(part) - before
+        problem.afford(len(part.seeds) * self.knobs.start.nfe * (1 if self.recipe.remember and not problem.most else 2))
+        loss, found = surviving(problem.halve, partial(self._slopes, part, x, wanted))
         gradients = [torch.zeros_like(v) if g is None else g for g, v in zip(found, wanted, strict=True)]
         if not all(bool(torch.isfinite(v).all()) for v in (loss, *gradients)):
             self._back()
@@ -156,6 +153,18 @@ class _Descent:
         self._descend(dict(zip(names, gradients, strict=False)))
         if x.requires_grad:
             self.noise.step(part, gradients[-1], partial(self._played, part))
+
+    def _slopes(self, part: Part, x: Tensor, wanted: list[Tensor]) -> tuple[Tensor, Any]:
+        """Loss of a batch, and its gradients; what they cost is booked. Where memory has run out nothing is remembered."""
+        problem = self.task.problem
+        problem.pieces(part)
+        before = problem.asked(part)
+        remember = self.recipe.remember and (problem.most or len(part.seeds)) >= len(part.seeds)
+        states = self.player(part, self._layout(), self.knobs.coefficients(), x, remember=remember, cut=self.cut)
+        loss = self._loss(states, part)
+        found = torch.autograd.grad(loss, wanted, allow_unused=True) if loss.requires_grad else [None] * len(wanted)
+        problem.spent += round(problem.asked(part) - before)
+        return loss.detach(), found
 
     @torch.no_grad()
     def _played(self, part: Part, x: Tensor) -> Tensor:

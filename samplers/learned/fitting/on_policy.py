@@ -98,8 +98,8 @@ class OnPolicy:
     @torch.no_grad()
     def call(self, k: int) -> None:
         """The network's outputs at row k, as m_k."""
-        self.task.problem.threads.map(partial(self._called, k), self.ways)
         self.task.problem.spent += sum(len(way.part.seeds) for way in self.ways)
+        self.task.problem.threads.map(partial(self._called, k), self.ways)
 
     def _called(self, k: int, way: Way) -> None:
         x = way.input.to(way.part.x_T.device)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from math import prod
 from typing import Any
 
 from fewstep.samplers.learned.parameters.knobs import Knobs
@@ -21,7 +20,9 @@ from fewstep.samplers.table.tableau import Tableau
 OURS = "ours: switches by trial, oss, iia, late and newton in this order, as they are cited there"
 SMALL = 256  # numbers of a sample up to which a network is taken to be cheap
 FEW = 6  # evaluations up to which joint may turn all weights: where steps are this long no order is there to be kept
+SHARES = (0.5, 0.75, 1.0)  # of a step that late leaves away
 RATE = 0.05  # of joint, half of its own: batches are small and steps few
+EVEN = 16  # samples on which joint measures its axes
 Freedom = Mapping[str, Any]
 ALL: Freedom = {"free": ("grid", "coef", "tau", "state"), "window": None, "consistent": False}
 USUAL: Freedom = {"free": ("grid", "coef", "tau"), "window": 3, "consistent": True}
@@ -29,7 +30,9 @@ PLACES: Freedom = {**USUAL, "free": ("grid", "tau")}
 
 
 def refined(options: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The stages that `refine` names. ValueError for others."""
+    """The stages that `refine` names. ValueError for others, and for a `remember` that is neither true nor false."""
+    if not isinstance(options.get("remember", True), bool):
+        raise ValueError(f"auto: `remember` is true or false; got {options['remember']!r}")
     refine = options.get("refine")
     named = (refine,) if isinstance(refine, str) else refine
     for name in named or ():
@@ -48,14 +51,18 @@ def auto(
     steps: int = 50,
     batch: int = 16,
     remember: bool = True,
+    search: int = 12,
+    shares: Sequence[float] = SHARES,
+    even: int = EVEN,
 ) -> Tableau:
     """The best of several ways to a table, judged on the validation seeds.
 
     refine: in turn, "newton", which needs no gradients of the network, and "joint", which is left out where there are none.
     None takes joint, and newton before it where a sample is small or there are no gradients. Joint keeps a constant x0 and
     eps exact from 7 evaluations up; below, every weight is free. Where there are fewer training samples than numbers, both
-    turn fewer, and are left out at last. samples: of newton. steps, batch, remember: of joint. On stochastic solvers, whose
-    references have no states on the way, only these are left.
+    turn fewer, and are left out at last. samples: of newton. steps, batch, remember, even: of joint. search: samples of oss.
+    shares: of late; 0 or none leave these out. On stochastic solvers, whose references have no states on the way, only newton
+    and joint are left.
 
     Raises:
         ValueError: another word in `refine`.
@@ -63,21 +70,24 @@ def auto(
     refine = refined({"refine": refine})
     if task.teacher.follows:
         bases = [start]
-        if task.nfe > 1:
-            bases.append(task.run("oss", start, nodes=4 + 4 * task.nfe, samples=min(samples, 12)))
+        if task.nfe > 1 and search:
+            bases.append(task.run("oss", start, nodes=4 + 4 * task.nfe, samples=min(samples, search)))
         for base in bases:
             _unless_too_few(task, "iia", base)
         assert task.best is not None
-        if task.nfe > 1:
-            _unless_too_few(task, "late", task.best, samples=samples)
+        if task.nfe > 1 and shares:
+            _unless_too_few(
+                task, "late", task.best, samples=samples, **({} if tuple(shares) == SHARES else {"shares": shares})
+            )
     assert task.best is not None
-    slopes = has_gradients(task.valid_parts(), float(start.times[0]))
+    slopes = has_gradients([task.problem.part(task.valid[:1])], float(start.times[0]))
     if refine is None:
-        refine = ("newton", "joint") if prod(task.problem.shape) <= SMALL or not slopes else ("joint",)
+        refine = ("newton", "joint") if task.problem.numbers <= SMALL or not slopes else ("joint",)
     if "newton" in refine and (free := _freest(task, "newton", USUAL, PLACES)):
         task.run("newton", task.best, rounds=6, samples=max(samples, _count(task, free)), **free)
+    turned = {} if even == EVEN else {"even": even}
     if "joint" in refine and slopes and (free := _freest(task, "joint", *[ALL] * (task.nfe <= FEW), USUAL, PLACES)):
-        task.run("joint", task.best, steps=steps, batch=batch, lr=RATE, rounds=1, remember=remember, **free)
+        task.run("joint", task.best, steps=steps, batch=batch, lr=RATE, rounds=1, remember=remember, **free, **turned)
     return task.best
 
 

@@ -91,10 +91,18 @@ def has_gradients(parts: Sequence[Part], t: float) -> bool:
 def play_beside(
     problem: Problem, part: Part, layout: Tableau, coefficients: Coefficients, x: Tensor, **how: Any
 ) -> list[Tensor]:
-    """`play` with the pieces of a part beside one another, on the way back too, where activations are remembered."""
-    pieces = problem.pieces(part) if how.get("remember") and torch.is_grad_enabled() else (part,)
+    """`play` with the pieces of a part beside one another, on the way back too, where activations are remembered.
+
+    Where they are not, and `problem.most` is less than a part, piece after piece: a call's activations are those of a piece.
+    """
+    small = problem.most is not None and problem.most < len(part.seeds)
+    pieces = problem.pieces(part) if torch.is_grad_enabled() and (how.get("remember") or small) else (part,)
     if len(pieces) < 2:
         return play(part, layout, coefficients, x, **how)
+    if not how.get("remember"):
+        shares = x.split([len(piece.seeds) for piece in pieces])
+        every = [play(piece, layout, coefficients, share, **how) for piece, share in zip(pieces, shares, strict=True)]
+        return [torch.cat(states) for states in zip(*every, strict=True)]
 
     def played(piece: Part, x: Tensor, *numbers: Tensor) -> list[Tensor]:
         return play(piece, layout, Coefficients(*numbers), x, **how)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fewstep.output.seal import OPEN, SEAL, check_tensors, whole_tensors
+from fewstep.samplers.learned.problem.limits import bytes_of
+
+MOST = 20 * 2**30  # bytes of a cache folder
 
 
 def cache_folder() -> Path:
@@ -43,6 +47,28 @@ def read(path: Path, key: str, seeds: tuple[int, ...], device: torch.device) -> 
         return stored.get_slice("x"), stored.get_slice("v")
     except Exception as error:
         raise ValueError(f"the kept reference run {path} cannot be used: {error}. {remedy}") from error
+
+
+def limit() -> int:
+    """Bytes that a cache folder may take: $FEWSTEP_CACHE_LIMIT, such as 50GB, or 20 GiB."""
+    return bytes_of(os.environ.get("FEWSTEP_CACHE_LIMIT") or MOST, "$FEWSTEP_CACHE_LIMIT")
+
+
+def made_room(folder: Path, size: int, own: Collection[Path]) -> bool:
+    """Whether `size` bytes more are within the limit, the oldest runs deleted for it; those of this work stay."""
+    if not folder.is_dir():
+        return size <= limit()
+    stats = {path: path.stat() for path in folder.glob("*.safetensors")}
+    free = limit() - sum(stat.st_size for stat in stats.values()) - size
+    others = sorted((path for path in stats if path not in own), key=lambda path: stats[path].st_mtime)
+    if free + sum(stats[path].st_size for path in others) < 0:
+        return False
+    for path in others:
+        if free >= 0:
+            break
+        path.unlink(missing_ok=True)
+        free += stats[path].st_size
+    return True
 
 
 def write(path: Path, key: str, seeds: tuple[int, ...], states: Tensor, velocities: Tensor) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from fewstep.samplers.artefact.artefact import prediction_name
 from fewstep.samplers.learned.problem.fingerprint import behaviour, fingerprint, hooked, modules_of
-from fewstep.samplers.learned.problem.threads import Threads
+from fewstep.samplers.learned.problem.limits import Limits
+from fewstep.samplers.learned.problem.threads import Threads, surviving
 from fewstep.samplers.pipeline.prompts import with_prompts
 from fewstep.samplers.pipeline.source import Batch, Source
 from fewstep.samplers.run.denoiser import Denoiser
@@ -33,7 +35,7 @@ class Part:
     x_T: Tensor
 
 
-class Problem:
+class Problem(Limits):
     """A denoiser or a pipeline as numbered samples, in parts of at most `batch_size`.
 
     Args:
@@ -45,7 +47,8 @@ class Problem:
             keeps float64 algebra); None: float32. A pipeline brings its own.
 
     Attributes:
-        schedule, prediction, shape, t_start, t_end: of the model. spent: network evaluations so far, samples times calls.
+        schedule, prediction, shape, t_start, t_end: of the model. numbers: of a sample. spent: network evaluations so far,
+        samples times calls. most: samples that the network is asked about at once, where that is fewer than a batch.
 
     Raises:
         ValueError: no `shape` for a Denoiser, or one that the network does not return; a dtype that is none, or another
@@ -102,7 +105,7 @@ class Problem:
             if shape is not None and tuple(shape) != self.shape:
                 raise ValueError(f"`shape` is {tuple(shape)}, but the pipeline draws samples of shape {self.shape}")
         self.schedule: NoiseSchedule = first.schedule
-        self.prediction = first.prediction
+        self.prediction, self.numbers = first.prediction, prod(self.shape)
         self.t_start = float(getattr(first, "t_start", self.schedule.t_max))
         self.t_end = float(self.schedule.t_end)
 
@@ -120,7 +123,7 @@ class Problem:
             other._source = self._source.wishing(**wishes, **({"call": call} if call else {}))
         other.__dict__.pop("behaviour", None)  # which the call is part of
         first = other.part([0])  # what the pipeline does not take is refused here
-        other.shape = tuple(first.x_T.shape[1:])
+        other.shape, other.numbers = tuple(first.x_T.shape[1:]), first.x_T[0].numel()
         return other
 
     def part(self, seeds: Sequence[int]) -> Part:
@@ -154,8 +157,10 @@ class Problem:
         return found
 
     def pieces(self, part: Part) -> tuple[Part, ...]:
-        """A part as parts for `threads`, of two samples at least."""
-        count = min(self.threads.count, len(part.seeds) // 2)
+        """A part as parts for `threads`, of two samples at least, and of at most `most`."""
+        count = max(
+            min(self.threads.count, len(part.seeds) // 2), -(-len(part.seeds) // (self.most or len(part.seeds)))
+        )
         if count < 2 or self._parts.get(part.seeds) is not part:
             return (part,)
         if part.seeds not in self._pieces:
@@ -167,13 +172,20 @@ class Problem:
     def ask(self, part: Part, x: Tensor, tau: Tensor) -> Tensor:
         """The network's output on a part at x (B, *shape)."""
         self.spent += len(part.seeds)
-        pieces = self.pieces(part)
-        shares = x.split([len(piece.seeds) for piece in pieces])
-        return torch.cat(self.threads.map(lambda i: pieces[i].denoiser.call(shares[i], tau), range(len(pieces))))
 
-    def asked(self, part: Part) -> int:
+        def work() -> Tensor:
+            pieces = self.pieces(part)
+            shares = x.split([len(piece.seeds) for piece in pieces])
+            return torch.cat(self.threads.map(lambda i: pieces[i].denoiser.call(shares[i], tau), range(len(pieces))))
+
+        return surviving(self.halve, work)
+
+    def asked(self, part: Part) -> float:
         """Network evaluations of a part's samples so far, in one piece or several."""
-        return sum(len(one.seeds) * one.denoiser.nfe for one in (part, *self._pieces.get(part.seeds, ())))
+        pieces = self._pieces.get(part.seeds, ())
+        if pieces and pieces[0].denoiser is part.denoiser:  # which counts the calls of all pieces
+            return len(part.seeds) * part.denoiser.nfe / len(pieces)
+        return sum(len(one.seeds) * one.denoiser.nfe for one in (part, *pieces))
 
     def parts(self, seeds: Sequence[int], size: int | None = None) -> list[Part]:
         """The seeds in batches of at most `size`, those of one shape and scale together."""
@@ -188,7 +200,8 @@ class Problem:
     def draw(self, table: Tableau, part: Part, **how: Any) -> Tensor:
         """x0 (B, *shape) of a part by a table; noise is that of one Brownian path a seed, whatever the number of steps."""
         self.spent += len(part.seeds) * table.nfe
-        return torch.cat(self.threads.map(lambda piece: self.drawn(table, piece, **how), self.pieces(part)))
+        drawn = partial(self.drawn, table, **how)
+        return surviving(self.halve, lambda: torch.cat(self.threads.map(drawn, self.pieces(part))))
 
     @staticmethod
     @torch.no_grad()
@@ -268,17 +281,6 @@ class Problem:
     def conditions(self) -> dict[str, Any]:
         """What a pipeline is called with, where it is: plain, the same however it was given."""
         return {} if self._source is None else self._source.conditions
-
-
-def under_each(model: Any, guidances: Sequence[float | None], **how: Any) -> Iterator[Problem]:
-    """A problem for every scale, of one model or of {scale: model}; how: as `Problem` takes it."""
-    first: Problem | None = None
-    for scale in guidances:
-        if first is None or isinstance(model, Mapping):
-            first = Problem(model[scale] if isinstance(model, Mapping) else model, guidance=scale, **how)
-        else:
-            first = first.under(scale)
-        yield first
 
 
 def _floating(dtype: torch.dtype | str | None) -> torch.dtype:

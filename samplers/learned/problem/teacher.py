@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from fewstep.samplers.building.compiling import build
 from fewstep.samplers.building.names import solver_of
 from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.learned.problem.coordinate import Coordinate
-from fewstep.samplers.learned.problem.kept_runs import file_of, folder_of, read, write
+from fewstep.samplers.learned.problem.kept_runs import file_of, folder_of, limit, made_room, read, write
 from fewstep.samplers.learned.problem.problem import Part, Problem, squared_errors
+from fewstep.samplers.learned.problem.threads import surviving
 from fewstep.samplers.learned.problem.trajectory import Rows, Trajectory
 from fewstep.samplers.table.tableau import Tableau
 
@@ -35,6 +37,7 @@ class Teacher:
     Args:
         problem: Problem. solver, nfe: of the reference; options: of the solver. A stochastic solver gives only ends, on
             the seeds' own Brownian paths. cache: folder; None takes `cache_folder()`, False keeps all in memory.
+        paths: seeds whose states on the way are read; of others only the end is kept. None: all.
 
     `key` names everything that decides the runs: model, its answers, condition, solver, times, dtype; seeds are added for each
     part. Nothing is kept of a network that does not answer the same twice.
@@ -46,6 +49,7 @@ class Teacher:
         solver: str = SOLVER,
         nfe: int = NFE,
         cache: str | os.PathLike[str] | None | bool = None,
+        paths: Collection[int] | None = None,
         **options: Any,
     ) -> None:
         self.problem, self.nfe = problem, nfe
@@ -54,6 +58,8 @@ class Teacher:
         self.table = self._table(nfe, options)
         self.folder = folder_of(cache)
         self._options = options
+        self._paths = None if paths is None else frozenset(paths)
+        self._own: set[Path] = set()  # files of these runs
         self._held: dict[tuple[int, ...], Trajectory | Tensor] = {}
 
     def _table(self, nfe: int, options: dict[str, Any]) -> Tableau:
@@ -97,7 +103,9 @@ class Teacher:
                 "compare states on the way need a reference along the flow, such as dpmpp_3m"
             )
         found = self._made(part)
-        assert isinstance(found, Trajectory)
+        if not isinstance(found, Trajectory):  # somebody asks for the way of samples that it was not foreseen for
+            found = self._held[part.seeds] = self._run(part, whole=True)
+            assert isinstance(found, Trajectory)
         return found
 
     def end(self, part: Part) -> Tensor:
@@ -117,12 +125,17 @@ class Teacher:
         for part in parts:
             self._made(part)
 
+    def _whole(self, part: Part) -> bool:
+        """Whether the states on the way are kept of a part."""
+        return self.follows and (self._paths is None or self._paths.issuperset(part.seeds))
+
     def _made(self, part: Part) -> Trajectory | Tensor:
         if part.seeds not in self._held and all(seed in self._where for seed in part.seeds):
             self._held[part.seeds] = self._picked(part.seeds)
         if part.seeds not in self._held:
             begun = self.problem.spent
-            self._held[part.seeds] = self._read(part) or self._run(part)
+            whole, kept = self._whole(part), self._read(part)
+            self._held[part.seeds] = self._run(part, whole) if kept is None else kept
             self.problem.spent = begun + len(part.seeds) * self.table.nfe  # found on disk or not
             self._where.update({seed: (part.seeds, row) for row, seed in enumerate(part.seeds)})
         return self._held[part.seeds]
@@ -140,45 +153,74 @@ class Teacher:
         whole_parts = [self._held[key] for key in rows]
         order = [seed for key, picked in rows.items() for seed in (key[row] for row in picked)]
         back = [order.index(seed) for seed in seeds]
-        if isinstance(whole_parts[0], Tensor):
-            found = torch.cat([part[picked] for part, picked in zip(whole_parts, rows.values(), strict=True)])  # type: ignore[index]
-            return found[back]
+        if any(isinstance(part, Tensor) for part in whole_parts):
+            ends = [part if isinstance(part, Tensor) else part.end for part in whole_parts]
+            return torch.cat([end[picked] for end, picked in zip(ends, rows.values(), strict=True)])[back]
         picks = list(rows.values())
         paths = [part for part in whole_parts if isinstance(part, Trajectory)]
         x, v = (Rows([getattr(path, name) for path in paths], picks, back) for name in ("x", "v"))
         return Trajectory(self.problem.schedule, self.table.times, x, v)
 
-    def _file(self, part: Part) -> Path | None:
-        if self.folder is None or self.problem.behaviour is None:
+    def _file(self, part: Part) -> tuple[Path, str] | None:
+        """Where a run is kept, and the key that is written into it."""
+        if self.folder is None or self.problem.behaviour is None or not self.follows:
             return None
-        return file_of(self.folder, self.key, part.seeds)
+        key = self.key if self._whole(part) else f"{self.key}-end"
+        return file_of(self.folder, key, part.seeds), key
 
-    def _read(self, part: Part) -> Trajectory | None:
+    def _read(self, part: Part) -> Trajectory | Tensor | None:
         """From disk, where it is: the name says everything, and a file is there whole or not at all."""
-        path = self._file(part)
-        if path is None or not self.follows or not path.exists():
+        place = self._file(part)
+        if place is None or not place[0].exists():
             return None
-        states, velocities = read(path, self.key, part.seeds, part.x_T.device)
+        self._own.add(place[0])
+        states, velocities = read(*place, part.seeds, part.x_T.device)
+        if not self._whole(part):
+            end: Tensor = states[0:1][0]
+            return end
         return Trajectory(self.problem.schedule, self.table.times, states, velocities)
 
-    def _run(self, part: Part) -> Trajectory | Tensor:
-        """One reference run of a part, states and all."""
-        if not self.follows:
-            return self.problem.draw(self.table, part)
+    def _run(self, part: Part, whole: bool) -> Trajectory | Tensor:
+        """One reference run of a part, states and all where they are read."""
+        if not whole:
+            end = self.problem.draw(self.table, part)
+            self._sane(end)
+            self._kept(part, end[None], end[None, :0])
+            return end
         self.problem.spent += len(part.seeds) * self.table.nfe
-        runs = self.problem.threads.map(self._followed, self.problem.pieces(part))
+        p = self.problem
+        runs = surviving(p.halve, lambda: p.threads.map(self._followed, p.pieces(part)))
         states, velocities = (torch.cat(pieces, 1) for pieces in zip(*runs, strict=True))
-        if not torch.isfinite(states[-1]).all():
+        self._sane(states[-1])
+        if self._whole(part) and self._kept(part, states, velocities):
+            found = self._read(part)
+            assert isinstance(found, Trajectory)
+            return found
+        return Trajectory(self.problem.schedule, self.table.times, states, velocities)
+
+    def _sane(self, end: Tensor) -> None:
+        """ValueError where a flow's run is not finite."""
+        if self.follows and not torch.isfinite(end).all():
             raise ValueError(
                 f"the reference run of {self.solver} with {self.nfe} evaluations is not finite; take a larger `nfe`"
             )
-        path = self._file(part)
-        if path is None:
-            return Trajectory(self.problem.schedule, self.table.times, states, velocities)
-        write(path, self.key, part.seeds, states, velocities)
-        found = self._read(part)
-        assert found is not None
-        return found
+
+    def _kept(self, part: Part, states: Tensor, velocities: Tensor) -> bool:
+        """Whether a run was written to disk: where there is a folder, and these runs alone do not go beyond its limit."""
+        place = self._file(part)
+        if place is None:
+            return False
+        size = sum(v.numel() * v.element_size() for v in (states, velocities))
+        if not made_room(place[0].parent, size, self._own):
+            warnings.warn(
+                f"these reference runs take more than the {limit() / 2**30:.3g} GiB that their cache may: the next "
+                f"{size / 2**30:.3g} GiB stay in memory. $FEWSTEP_CACHE_LIMIT=100GB allows more",
+                stacklevel=2,
+            )
+            return False
+        write(*place, part.seeds, states, velocities)
+        self._own.add(place[0])
+        return True
 
     def _followed(self, part: Part) -> tuple[Tensor, Tensor]:
         """States (M + 1, B, *shape) and velocities (M, B, *shape) of one run in the caller's thread."""

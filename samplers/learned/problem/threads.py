@@ -51,3 +51,22 @@ class Threads:
         list(pool.map(lambda _: together.wait(), range(self.count)))  # every thread has begun
         torch.set_num_threads(cores)  # what they set for themselves is also what torch gives to threads to come
         return pool
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it says that memory ran out, on whatever device."""
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
+    )
+
+
+def surviving(halve: Callable[[], bool], work: Callable[[], Made]) -> Made:
+    """work(), again after each halving of the pieces while memory runs out; what it raises where there is no half."""
+    while True:
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or not halve():
+                raise
+        if torch.cuda.is_available():  # out here the error and all that its frames held are gone
+            torch.cuda.empty_cache()

@@ -16,10 +16,11 @@ from torch import Tensor
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.artefact.learned_table import Learned
 from fewstep.samplers.building.names import solver_of
-from fewstep.samplers.learned.problem.problem import Problem, squared_errors, under_each
+from fewstep.samplers.learned.problem.problem import Problem, squared_errors
 from fewstep.samplers.learned.problem.recipes import Recipe, recipes
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.report.verdict import Comparison, Row
+from fewstep.samplers.learned.tasks.each_guidance import under_each
 from fewstep.samplers.learned.tasks.guard import compared, summary
 from fewstep.samplers.learned.tasks.learner_task import score
 from fewstep.samplers.table.tableau import Tableau

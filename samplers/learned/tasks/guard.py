@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fewstep.samplers.learned.playing.arithmetic import amplification, largest_weight
 from fewstep.samplers.learned.problem.problem import Part
+from fewstep.samplers.learned.tasks.budget import rounded as in_bfloat16
 from fewstep.samplers.learned.tasks.evidence import ALPHA, TINY, TOLERATED, Evidence, evidence, sought, words
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.learned.yardsticks.yardstick import LATENT
@@ -105,17 +106,18 @@ def rounded(denoiser: Denoiser) -> Denoiser:
     return Denoiser(fn, denoiser.schedule, denoiser.prediction, denoiser.vector_time)
 
 
-def rounding_effect(task: Task, table: Tableau, part: Part) -> float:
-    """rms error of a part under bfloat16 rounding, over the error without."""
-    plain = task.errors(table, [part])
+def rounding_effect(task: Task, table: Tableau, seen: Part) -> float:
+    """rms error of a quarter of a part, 32 samples at most, under bfloat16 rounding, over the error without."""
+    part = task.problem.part(seen.seeds[: in_bfloat16(len(seen.seeds))])
+    plain = task.errors(table, [seen])[: len(part.seeds)]
     coarse = Part(part.seeds, rounded(part.denoiser), part.x_T)
     moved = task.judged.judged(task.problem, part, task.problem.draw(table, coarse), task.teacher.end(part))
     return float((moved.mean() / plain.mean().clamp_min(1e-30)).sqrt())
 
 
-def tried(task: Task, base: Tableau, guard: Sequence[int], floor: float) -> Tried:
-    """The candidates of a task against the best fixed recipe on untouched seeds, as many as it takes."""
-    found = candidates(task, base)
+def tried(task: Task, base: Tableau, guard: Sequence[int], floor: float, most: int = CANDIDATES) -> Tried:
+    """At most so many candidates of a task against the best fixed recipe on untouched seeds, as many as it takes."""
+    found = candidates(task, base)[:most]
 
     def errors(k: int, count: int) -> tuple[Tensor, Tensor]:
         parts = task.problem.parts(guard[:count])

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from math import isclose, isfinite
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from fewstep.output.seal import sealed, unsealed
 from fewstep.samplers.learned.problem.problem import Part, Problem
 from fewstep.samplers.learned.problem.recipes import Recipe
 from fewstep.samplers.learned.problem.teacher import Teacher
+from fewstep.samplers.learned.problem.threads import surviving
 from fewstep.samplers.learned.tasks.learner_entry import METHODS, as_told
 from fewstep.samplers.learned.yardsticks.yardstick import LATENT, Yardstick
 from fewstep.samplers.table.jsonfile import plain, plainly, read, understood
@@ -133,7 +135,7 @@ class Task:
             raise ValueError(
                 f"method {name!r} knows no filters, and would lose those that were learned: let 'filter' come last"
             )
-        table = method.fn(self, start, **options)
+        table = surviving(partial(self._smaller, name), lambda: method.fn(self, start, **options))
         if not isinstance(table, Tableau) or table.nfe != start.nfe:
             got = f"one of {table.nfe}" if isinstance(table, Tableau) else type(table).__name__
             raise ValueError(
@@ -145,6 +147,12 @@ class Task:
             content = sealed(plainly({"table": to_content(table), "done": self.done[begun:]}))
             write_text(place, json.dumps(content))
         return table
+
+    def _smaller(self, name: str) -> bool:
+        """Half as many samples at once, and nothing kept of a stage that was made for more."""
+        for key in [key for key in self.memo if isinstance(key, tuple) and key[0] == name]:
+            del self.memo[key]
+        return self.problem.halve()
 
     def _kept(self, place: Path) -> Tableau:
         """The table of a stage that was done, judged again: the score that was kept with it says whether it is this network."""

@@ -18,6 +18,9 @@ from fewstep.samplers.table.tableau import Tableau
 FIRST = 4  # seeds on which all are looked at
 ROUNDS = ((FIRST, 24), (8, 8))  # seeds to look at, and how many recipes go on
 BEST_GRIDS = 4  # on which every solver is tried
+LIKELY = ("flow", "quadratic", "polyexponential", "uniform", "normal", "laplace")  # grids that are looked at first
+JUDGED = 4  # recipes that a small budget pays on all validation seeds
+MANY, FEW_SOLVERS = 60, 8  # recipes from which on FIRST seeds are looked at, and that a grid is worth
 OWN = 2  # recipes that may be learned on, at least, among the last
 
 
@@ -29,11 +32,16 @@ class Known:
     others: list[Recipe]
 
 
-def sought(task: Task, solver: str, options: dict[str, object], everyone: bool) -> Known:
-    """The recipes of `solver` ("auto": whichever may be learned on), and of every other solver where `everyone`."""
+def sought(task: Task, solver: str, options: dict[str, object], everyone: bool, most: int | None = None) -> Known:
+    """The recipes of `solver` ("auto": whichever may be learned on), and of every other solver where `everyone`.
+
+    most: network evaluations for it, those on all validation seeds too; None: as many as it takes.
+    """
     problem = task.problem
     ends = (problem.t_start, problem.t_end)
     own = recipes(solver, problem.schedule, task.nfe, ends=ends, options=options)
+    if most is not None:
+        return Known(_frugal(task, own, most), [])
     others: list[Recipe] = []
     if everyone and not own[0].table.stochastic:
         ranked = nearest(task, own, FIRST)
@@ -48,6 +56,23 @@ def sought(task: Task, solver: str, options: dict[str, object], everyone: bool) 
     if len(mine) < OWN:
         mine = screened(task, own)[:OWN]
     return Known(mine, [recipe for recipe in kept if not any(recipe is one for one in own)])
+
+
+def _frugal(task: Task, own: Sequence[Recipe], most: int) -> list[Recipe]:
+    """At most JUDGED recipes: of one solver on many grids, then of all on the best of these, until `most` is spent."""
+    order = {name: i for i, name in enumerate(LIKELY)}
+    own = sorted(own, key=lambda r: (r.table.name != own[0].table.name, order.get(r.grid, len(order))))
+    left = most - JUDGED * len(task.valid) * task.nfe
+    seeds = min(FIRST if left >= FIRST * MANY * task.nfe else FIRST // 2, len(task.valid))
+    looks = left // (seeds * task.nfe)
+    plain = list({r.grid: r for r in own if r.table.name == own[0].table.name}.values())
+    if looks <= JUDGED:
+        return plain[:JUDGED]
+    first = nearest(task, plain[: max(JUDGED, looks // 2)], seeds)
+    grids = [r.grid for r in first[: max(1, (looks - len(first)) // FEW_SOLVERS)]]
+    others = [r for r in own if r.grid in grids and not any(r is one for one in first)]
+    spread = others[:: max(1, -(-len(others) // max(1, looks - len(first))))]
+    return nearest(task, [*first, *spread], seeds)[:JUDGED]
 
 
 def screened(task: Task, known: Sequence[Recipe]) -> list[Recipe]:

@@ -18,10 +18,11 @@ from fewstep.samplers import Denoiser, NoiseSchedule, Tableau, build, sample
 from fewstep.samplers.learned.learning import learn
 from fewstep.samplers.learned.learning_run import _drawn
 from fewstep.samplers.learned.playing.arithmetic import corrected
-from fewstep.samplers.learned.problem.problem import Problem, under_each
+from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.learned.problem.recipes import recipes
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.tasks import guard
+from fewstep.samplers.learned.tasks.each_guidance import under_each
 from fewstep.samplers.learned.tasks.learner_entry import METHODS, learner
 from fewstep.samplers.learned.tasks.learner_task import Progress, Task, score
 from fewstep.samplers.learned.tasks.screening import ROUNDS
