@@ -80,6 +80,7 @@ print(json.dumps(told))
 """
 
 
+@pytest.mark.slow
 def test_an_outside_package_plays_everywhere(tmp_path):
     (tmp_path / "outside_package.py").write_text(OUTSIDE.read_text(encoding="utf-8"), encoding="utf-8")
     assert sum(map(bool, OUTSIDE.read_text(encoding="utf-8").splitlines())) <= 62

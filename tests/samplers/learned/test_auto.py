@@ -49,6 +49,7 @@ def test_against_the_best_of_all_recipes(name: str, nfe: int) -> None:
     assert one.status == "learned" and test["rms"]["ratio"] <= 1 and test["median"]["ratio"] <= 0.5
 
 
+@pytest.mark.slow
 def test_a_network_without_gradients() -> None:
     """Refined by differences, which need none."""
     inner = ring()

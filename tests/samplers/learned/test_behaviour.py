@@ -76,7 +76,7 @@ def test_what_a_pipeline_answers_is_part_of_it(tmp_path: Path) -> None:
 
 
 def test_a_network_that_answers_otherwise_each_time_is_not_kept(tmp_path: Path) -> None:
-    noisy = denoiser(dropped=0.1)
+    noisy = denoiser(dropped=0.5)
     teacher = Teacher(Problem(noisy, shape=(2,), dtype=torch.float64), nfe=8, cache=tmp_path)
     with pytest.warns(UserWarning, match=r"answers otherwise when it is asked the same again.*\.eval\(\)"):
         teacher.path(teacher.problem.part(range(4)))

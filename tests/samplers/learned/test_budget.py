@@ -134,6 +134,7 @@ def wide(hidden: int = 4096) -> tuple[Denoiser, list[int]]:
     return Denoiser(fn, exact.schedule, exact.prediction), largest
 
 
+@pytest.mark.slow
 def test_memory_decides_how_many_are_asked_at_once() -> None:
     """16 x 4096 numbers of eight bytes are kept twice over a sample: 10 MB hold some 8 of them, and no whole run."""
     denoiser, largest = wide()

@@ -175,6 +175,7 @@ def test_other_weights_are_another_contender(made: tuple[Path, Result], model: P
     assert Generated(str(model), str(same), 3, number=2).fingerprint == prints[0] != prints[1]
 
 
+@pytest.mark.slow
 def test_estimate_learns_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "cache"))
@@ -226,6 +227,7 @@ def test_a_second_interrupt_leaves_the_file(
     assert made[0].read_bytes() == before and list(made[0].parent.iterdir()) == [made[0]]
 
 
+@pytest.mark.slow
 def test_a_failure_leaves_the_file(made: tuple[Path, Result], model: Path) -> None:
     before = made[0].read_bytes()
     result = call("learn", model, "--nfe", 3, "--method", "iia", "-n", 16, "--guard", 16, "--teacher-nfe", 5, "--no-cache",

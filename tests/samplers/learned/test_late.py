@@ -10,7 +10,7 @@ import pytest
 import torch
 from learned_problems import ring, sixteen, task, third
 
-from fewstep import Scheduler, adjoint, load
+from fewstep import adjoint, load
 from fewstep.samplers import Denoiser, NoiseSchedule, build, sample
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.artefact.corrections import base_of
@@ -101,6 +101,8 @@ def test_where_noise_shrinks_the_first_state_is_as_large_as_its_noise(schedule: 
 
 
 def test_a_scheduler_draws_noise_as_large_as_a_table_begins() -> None:
+    from fewstep import Scheduler
+
     config = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
     schedule = NoiseSchedule.from_config(config)
     table = begun_later(build("dpmpp_2m", schedule, 4, "uniform"), 0.9)

@@ -231,6 +231,7 @@ def test_estimate_is_what_is_spent(name: str) -> None:
     assert counted["joint"].backward > 0 and told.memory is not None and told.disk > 0
 
 
+@pytest.mark.slow
 def test_estimate_calls_the_model_a_few_times_only() -> None:
     denoiser = ring()
     told = estimate(denoiser, nfe=5, method="iia", seeds=range(32), guard_seeds=range(1000, 1032), **HOW)

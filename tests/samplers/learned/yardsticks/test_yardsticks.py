@@ -118,6 +118,7 @@ def test_gradients_are_those_of_the_loss() -> None:
             assert float(found[i]) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-4, abs=1e-8)
 
 
+@pytest.mark.slow
 def test_the_guard_judges_by_the_loss_or_by_latent_error() -> None:
     """A table that is better in one half alone: taken by that half, told beside it."""
     found = {j: learn(ring(), loss=halves(0.98), judge=j, **{**QUICK, "steps": 20}) for j in ("loss", "latent")}
@@ -161,6 +162,7 @@ def test_bad_losses_are_refused_before_any_work(loss: Any, match: str) -> None:
         learn(model, loss=squares, judge="both", **QUICK)
 
 
+@pytest.mark.slow
 def test_a_method_keeps_its_own_words() -> None:
     """How a descent sums the errors of a batch is still said as before; an estimate takes what learning takes."""
     plan = planned(
