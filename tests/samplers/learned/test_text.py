@@ -11,7 +11,6 @@ import torch
 from worded_pipelines import NAMES, counted, worded
 
 import fewstep
-from fewstep import Scheduler
 from fewstep.samplers import build
 from fewstep.samplers.learned import learn
 from fewstep.samplers.learned.problem.problem import Problem
@@ -55,7 +54,9 @@ def test_learned_saved_and_played(name: str, tmp_path: Path) -> None:
     assert told.provenance["samples"]["prompt"] == PROMPTS
     told.save(tmp_path / "three.json")
     own = copy.copy(pipe)
-    own.scheduler = Scheduler.from_config(pipe.scheduler.config, learned=str(tmp_path / "three.json"), policy="refuse")
+    own.scheduler = fewstep.Scheduler.from_config(
+        pipe.scheduler.config, learned=str(tmp_path / "three.json"), policy="refuse"
+    )
     single = {key: value[5] if isinstance(value, list) else value for key, value in call.items()}
     single["output_type"] = "latent"
     latents = own(**single, num_inference_steps=3, generator=torch.Generator().manual_seed(5))[0]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import fewstep
-from fewstep import Scheduler, adjoint, sample
+from fewstep import adjoint, sample
 from fewstep.samplers import Denoiser, NoiseSchedule, Tableau, build
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.artefact.learned_table import Learned
@@ -127,7 +127,7 @@ def test_a_scheduler_plays_filters() -> None:
     schedule = NoiseSchedule.from_config(config)
     base = build("dpmpp_2m", schedule, 5)
     table = replace(base, filters=0.02 * np.random.default_rng(0).standard_normal((5, 3, 2, 3, 3)), conserves="")
-    scheduler = Scheduler.from_config(config, learned=Artefact((Learned(table),), {"prediction": "sample"}))
+    scheduler = fewstep.Scheduler.from_config(config, learned=Artefact((Learned(table),), {"prediction": "sample"}))
     scheduler.set_timesteps(5)
     denoiser, x, _ = problem()
     state = x

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewstep import Scheduler, sample
+import fewstep
+from fewstep import sample
 from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, build, guidance
 from fewstep.samplers.table.together import since, together
 
@@ -61,7 +62,7 @@ def test_only_parallel_directions_are_asked_together() -> None:
 
 def test_a_scheduler_plays_the_rows_one_by_one() -> None:
     """In a pipeline K directions are K turns of its loop: the same sample, and all that is counted is made."""
-    scheduler = Scheduler.from_config({"_class_name": "DDIMScheduler"}, "epd", directions=2)
+    scheduler = fewstep.Scheduler.from_config({"_class_name": "DDIMScheduler"}, "epd", directions=2)
     scheduler.set_timesteps(6)
     assert len(scheduler.timesteps) == 6
     x = begun = torch.randn(2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -13,7 +13,7 @@ from learnt import artefact, learned_table
 from pipelines import PIPELINES
 
 import fewstep
-from fewstep import Artefact, Denoiser, NoiseSchedule, Scheduler, sample
+from fewstep import Artefact, Denoiser, NoiseSchedule, sample
 from fewstep.samplers import Learned
 from fewstep.samplers.validity.domain import adapters_of, departures, scales_of
 
@@ -41,7 +41,7 @@ def digits() -> Any:
 def playing(pipe: Any, learned: Any, **how: Any) -> Any:
     """A copy of the pipeline that plays it."""
     own = copy.copy(pipe)
-    own.scheduler = Scheduler.from_config(pipe.scheduler.config, learned=learned, **how)
+    own.scheduler = fewstep.Scheduler.from_config(pipe.scheduler.config, learned=learned, **how)
     return lambda scale=None, n=5: own(
         [1, 7], num_inference_steps=n, output_type="latent",
         generator=torch.Generator().manual_seed(0), **({} if scale is None else {"guidance_scale": scale}),
@@ -95,13 +95,13 @@ def test_the_nearest_guidance_is_played_and_said(digits: Any) -> None:
 
 
 def test_it_travels_with_the_scheduler(digits: Any, tmp_path: Any) -> None:
-    Scheduler.from_config(digits.scheduler.config, learned="demo", policy="refuse").save_pretrained(tmp_path)
+    fewstep.Scheduler.from_config(digits.scheduler.config, learned="demo", policy="refuse").save_pretrained(tmp_path)
     own = copy.copy(digits)
-    own.scheduler = Scheduler.from_pretrained(tmp_path)
+    own.scheduler = fewstep.Scheduler.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="not learned for this run"):
         own([1], num_inference_steps=5, guidance_scale=2.0)
     with pytest.raises(ValueError, match="`guidance` and `outside` choose among"):
-        Scheduler.from_config(digits.scheduler.config, "ddim", policy="warn")
+        fewstep.Scheduler.from_config(digits.scheduler.config, "ddim", policy="warn")
 
 
 def test_outside_a_pipeline_nothing_is_known_but_the_state() -> None:
@@ -122,7 +122,7 @@ def test_text_pipelines_tell_their_scales() -> None:
     pipe, call = PIPELINES["sd"].make()
     schedule = NoiseSchedule.from_config(pipe.scheduler.config)
     made = Artefact((Learned(learned_table(schedule, 4)),), {"prediction": "epsilon", "domain": PLACE})
-    pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, learned=made)
+    pipe.scheduler = fewstep.Scheduler.from_config(pipe.scheduler.config, learned=made)
     generator = torch.Generator().manual_seed(0)
     quietly(lambda: pipe(**call, num_inference_steps=4, generator=generator))
     with pytest.warns(UserWarning, match="guidance_scale 7.5, 2.5 times 3"):
