@@ -215,17 +215,23 @@ def test_wrong_usage_is_one_sentence(case: str, tmp_path: Path, monkeypatch: pyt
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ring", pytest.param("sixteen", marks=pytest.mark.slow)])
 def test_estimate_is_what_is_spent(name: str) -> None:
-    """Every stage of auto within 30 %: estimated on the stand-in, and counted where it is really done."""
+    """Every stage of auto within 30 %: estimated on the stand-in, and counted where it is really done; newton at most.
+
+    How many rounds newton goes on is the network's to say: it ends where a round helps no more.
+    """
     how = {**HOW, "shape": SHAPES[name]}
     seeds: dict[str, Any] = {"seeds": range(64), "guard_seeds": range(1000, 1032)}
     told = estimate(MIXTURES[name](), nfe=4, method=[("auto", {"steps": 40})], **seeds, **how)
-    plan = planned(None, solver="dpmpp_2m", nfe=4, method=[("auto", {"steps": 40})], **seeds)
+    plan = planned(None, solver="auto", nfe=4, method=[("auto", {"steps": 40})], **seeds)
     counted = {c.stage: c for c in rehearse(plan, Problem(MIXTURES[name](), **how))}
     assert (
         {c.stage for c in told.stages} == set(counted) >= {"reference", "fixed recipes", "oss", "iia", "joint", "guard"}
     )
     for cost in told.stages:
         real = counted[cost.stage]
+        if cost.stage == "newton":
+            assert real.evaluations <= 1.3 * cost.evaluations, cost
+            continue
         assert cost.evaluations == pytest.approx(real.evaluations, rel=0.3), cost
         assert cost.backward == pytest.approx(real.backward, rel=0.3), cost
     assert counted["joint"].backward > 0 and told.memory is not None and told.disk > 0
