@@ -10,6 +10,7 @@ installed package whose metadata name a module in the entry-point group `fewstep
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,6 +22,17 @@ from fewstep.checks import unknown
 
 GROUP = "fewstep"  # of entry points
 E = TypeVar("E")
+
+
+def source_of(thing: Any) -> str:
+    """The source of a function, of a class or of an object's class, by which one from outside is told from what it was.
+
+    Of one that was typed at a prompt its `repr`: nothing of it is found again by another process.
+    """
+    try:
+        return inspect.getsource(thing if hasattr(thing, "__qualname__") else type(thing))
+    except (OSError, TypeError):
+        return repr(thing)
 
 
 def plain(name: str) -> str:

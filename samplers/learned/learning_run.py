@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,7 @@ class Run:
 
     def _trust(self, task: Task, fixed: Recipe) -> None:
         """ValueError where the teacher is not much better known than what shall be learned from it."""
-        if "doubt" not in self.memo:
-            self.memo["doubt"] = self.teacher.self_error(self.plan.valid, task.judged.judged)
+        self._ask_doubt(task, self.plan.valid)
         rms = float(task.errors(fixed.table, task.valid_parts()).mean().sqrt())
         if self._doubt > TRUSTED * rms:
             raise ValueError(
@@ -97,6 +96,11 @@ class Run:
                 f"{self._doubt:.3g} from a run of twice the length, and {fixed} errs by {rms:.3g}. Give it more, "
                 f"teacher={{'nfe': {4 * self.teacher.nfe}}}"
             )
+
+    def _ask_doubt(self, task: Task, seeds: Sequence[int]) -> None:
+        """How far the teacher is from a run of twice its length, by what tables are judged by; asked once."""
+        if "doubt" not in self.memo:
+            self.memo["doubt"] = self.teacher.self_error(seeds, task.judged.judged)
 
     @property
     def _doubt(self) -> float:
@@ -111,8 +115,7 @@ class Run:
         if plan.nfes.index(task.nfe) == 0:
             problem.spent += OVERHEAD
         self.teacher.prepare([*problem.parts(plan.train), *task.valid_parts(), *problem.parts(plan.guard)])
-        if "doubt" not in self.memo:
-            self.memo["doubt"] = self.teacher.self_error(plan.valid[: means.checked])
+        self._ask_doubt(task, plan.valid[: means.checked])
         ahead = plan.nfes[plan.nfes.index(task.nfe) :]
         left = means.evaluations - problem.spent - sum(means.after(n) for n in ahead)
         problem.limit = problem.spent + left * task.nfe // sum(ahead)

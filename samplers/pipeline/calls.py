@@ -20,13 +20,12 @@ from PIL.Image import Image
 from torch import Tensor
 
 from fewstep.checks import unknown
+from fewstep.samplers.pipeline.encoding import COUNTS
 
 SEEDS = "it is made of the seeds"
 TAKEN = {
     "generator": SEEDS, "latents": SEEDS, "batch_size": "it is that of the seeds",
-    **dict.fromkeys(
-        ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt"), "a seed has one sample"
-    ),
+    **dict.fromkeys(COUNTS, "a seed has one sample"),
 }  # fmt: skip
 OF_A_SAMPLE = ("embeds", "embedding", "mask", "pooled")  # in names of tensors that have a row for every sample
 SEEN = ("image", "mask", "latent", "video")  # in names of what is looked at

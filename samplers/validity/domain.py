@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from numbers import Real
 from typing import Any
@@ -81,14 +81,16 @@ def adapters_of(pipe: Any) -> dict[str, float]:
     return dict(sorted(found.items()))
 
 
+def few_weights(networks: Iterable[Module]) -> Iterator[bytes]:
+    """A few numbers of every tensor: enough to tell training runs apart, and cheap on a model of any size."""
+    for tensor in (t for network in networks for t in network.state_dict().values()):
+        few = tensor.flatten()[:: max(1, tensor.numel() // FEW)][:FEW]
+        yield few.detach().to("cpu", torch.float64).numpy().tobytes()
+
+
 def weights_of(pipe: Any) -> str:
     """Hash of a few numbers of every tensor of a pipeline's networks."""
-    made = hashlib.sha256()
-    for network in networks_of(pipe).values():
-        for tensor in network.state_dict().values():
-            few = tensor.flatten()[:: max(1, tensor.numel() // FEW)][:FEW]
-            made.update(few.detach().to("cpu", torch.float64).numpy().tobytes())
-    return made.hexdigest()[:16]
+    return hashlib.sha256(b"".join(few_weights(networks_of(pipe).values()))).hexdigest()[:16]
 
 
 def departures(domain: Mapping[str, Any], seen: Mapping[str, Any]) -> list[str]:

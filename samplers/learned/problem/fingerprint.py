@@ -14,26 +14,20 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-FEW = 64  # numbers looked at in a tensor: enough to tell training runs apart, and cheap on a model of any size
-
-
-def modules_of(pipe: Any) -> list[Module]:
-    """The networks of a pipeline."""
-    return [component for component in pipe.components.values() if isinstance(component, Module)]
+from fewstep.samplers.validity.domain import few_weights, networks_of
 
 
 def hooked(pipe: Any) -> bool:
     """Whether a network of the pipeline has hooks of diffusers or accelerate: caches over steps, weights that come and go."""
-    parts = (part for network in modules_of(pipe) for part in network.modules())
+    parts = (part for network in networks_of(pipe).values() for part in network.modules())
     return any(hasattr(part, hook) for part in parts for hook in ("_diffusers_hook", "_hf_hook"))
 
 
 def fingerprint(about: object, modules: Iterable[Module], answers: Iterable[Tensor]) -> str:
     """Hash of what is said about a model, of a few weights of every tensor, and of what it returned on fixed inputs."""
     found = hashlib.sha256(repr(about).encode())
-    for tensor in (t for module in modules for t in module.state_dict().values()):
-        few = tensor.flatten()[:: max(1, tensor.numel() // FEW)][:FEW]
-        found.update(_bytes(few.detach()))
+    for few in few_weights(modules):
+        found.update(few)
     for answer in answers:
         found.update(_bytes(answer))
     return found.hexdigest()[:16]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fewstep.samplers.artefact.artefact import prediction_name
-from fewstep.samplers.learned.problem.fingerprint import behaviour, fingerprint, hooked, modules_of
+from fewstep.samplers.learned.problem.fingerprint import behaviour, fingerprint, hooked
 from fewstep.samplers.learned.problem.limits import Limits
 from fewstep.samplers.learned.problem.threads import Threads, surviving
 from fewstep.samplers.pipeline.prompts import with_prompts
@@ -24,6 +24,7 @@ from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.sampling.loop import sample
 from fewstep.samplers.schedule.base import NoiseSchedule
 from fewstep.samplers.table.tableau import Tableau
+from fewstep.samplers.validity.domain import networks_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +225,7 @@ class Problem(Limits):
         """Hash of a few weights of every tensor of the model, or, for a function, of what it returns on a fixed input."""
         about = (self.schedule.key, prediction_name(self.prediction), self.shape)
         if self._source is not None:
-            return fingerprint(about, modules_of(self._source.pipe), ())
+            return fingerprint(about, networks_of(self._source.pipe).values(), ())
         if isinstance(self.model.fn, torch.nn.Module):
             return fingerprint(about, [self.model.fn], ())
         x, middle = self.part([0, 1]).x_T, 0.5 * (self.t_start + self.t_end)

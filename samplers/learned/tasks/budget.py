@@ -62,14 +62,14 @@ class Means:
         return judgement(nfe, self.valid, self.guard)
 
 
-def rounded(guard: int) -> int:
+def in_bfloat16(guard: int) -> int:
     """Samples that are also drawn in bfloat16."""
     return min(ROUNDED, max(2, guard // 4))
 
 
 def judgement(nfe: int, valid: int, guard: int) -> int:
     """Two tables on the guard's seeds, on as many training seeds as choose, and on a few in bfloat16."""
-    return 2 * nfe * (guard + valid + rounded(guard))
+    return 2 * nfe * (guard + valid + in_bfloat16(guard))
 
 
 def least(nfes: Sequence[int], steps: int | None = None) -> int:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from fewstep.samplers.learned.playing.arithmetic import amplification, largest_weight
 from fewstep.samplers.learned.problem.problem import Part
-from fewstep.samplers.learned.tasks.budget import rounded as in_bfloat16
-from fewstep.samplers.learned.tasks.evidence import ALPHA, TINY, TOLERATED, Evidence, evidence, sought, words
+from fewstep.samplers.learned.tasks.budget import in_bfloat16
+from fewstep.samplers.learned.tasks.evidence import ALPHA, TINY, TOLERATED, Evidence, Ratio, evidence, sought, words
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.learned.yardsticks.yardstick import LATENT
 from fewstep.samplers.run.denoiser import Denoiser
@@ -68,10 +68,9 @@ def compared(learned: Tensor, base: Tensor, floor: float = 0.0) -> dict[str, Any
     """
     a, b = (np.maximum(v.numpy(), max(TINY, floor**2)) for v in (learned, base))
     logs = 0.5 * np.log(a / b)
-    tails = evidence(learned, base, ALPHA, floor).tails
+    seen = evidence(learned, base, ALPHA, floor)
     rng = np.random.default_rng(0)
     picks = rng.integers(0, len(a), (DRAWS, len(a)))
-    gains = np.exp(logs[picks].mean(1))
     of_rms = np.sqrt(a[picks].mean(1) / b[picks].mean(1))
     of_median = np.sqrt(np.median(a[picks], 1) / np.median(b[picks], 1))
 
@@ -79,14 +78,18 @@ def compared(learned: Tensor, base: Tensor, floor: float = 0.0) -> dict[str, Any
         return {"ratio": float(value), "interval": [float(q) for q in np.quantile(drawn, [0.025, 0.975])]}
 
     return {
-        "gain": told(float(np.exp(logs.mean())), gains),
+        "gain": _told(seen.gain),
         "rms": told(float(np.sqrt(a.mean() / b.mean())), of_rms),
-        "tails": {"ratio": tails.ratio, "interval": [tails.low, tails.high]},
+        "tails": _told(seen.tails),
         "median": told(float(np.sqrt(np.median(a) / np.median(b))), of_median),
         "worse": float((logs > 0).mean()),
         "worst": float(np.exp(logs.max())),
         "samples": len(a),
     }
+
+
+def _told(found: Ratio) -> dict[str, Any]:
+    return {"ratio": found.ratio, "interval": [found.low, found.high]}
 
 
 def certain(comparison: dict[str, Any]) -> bool:
@@ -132,10 +135,10 @@ def candidates(task: Task, base: Tableau) -> list[Tableau]:
 
     Where none is, the best of them all the same, so that the report says how far it is.
     """
-    ranked = [table for _, table in sorted(task.best_of.values(), key=lambda one: one[0])]
-    score = task.judge(base)
-    better = [table for found, table in sorted(task.best_of.values(), key=lambda one: one[0]) if found < score]
-    return list({id(table): table for table in better}.values())[:CANDIDATES] or ranked[:1] or [base]
+    ranked = {id(table): (found, table) for found, table in sorted(task.best_of.values(), key=lambda one: one[0])}
+    score, tables = task.judge(base), [table for _, table in ranked.values()]
+    better = [table for found, table in ranked.values() if found < score]
+    return better[:CANDIDATES] or tables[:1] or [base]
 
 
 def report(task: Task, learned: Tableau, base: Tableau, guard: Sequence[int], floor: float = 0.0) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fewstep.registry import Registry
+from fewstep.registry import Registry, source_of
 
 HOMES = tuple(
     f"fewstep.samplers.learned.methods.{name}"
@@ -97,11 +97,7 @@ class Learner:
         """
         if self.fn.__module__ in HOMES:
             return ""
-        try:
-            said = inspect.getsource(self.fn)
-        except (OSError, TypeError):  # typed at a prompt: nothing of it is found again by another process
-            said = repr(self.fn)
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
+        return hashlib.sha256(source_of(self.fn).encode()).hexdigest()[:16]
 
 
 def as_told(options: Mapping[str, Any]) -> dict[str, Any]:

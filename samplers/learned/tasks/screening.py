@@ -51,11 +51,11 @@ def sought(task: Task, solver: str, options: dict[str, object], everyone: bool, 
     if solver == "auto":
         startable = [recipe for recipe in others if recipe.table.name in STARTS]
         own, others = own + startable, [recipe for recipe in others if recipe.table.name not in STARTS]
-    kept = screened(task, [*own, *others])
-    mine = [recipe for recipe in kept if any(recipe is one for one in own)]
+    kept, ids = screened(task, [*own, *others]), {id(recipe) for recipe in own}
+    mine = [recipe for recipe in kept if id(recipe) in ids]
     if len(mine) < OWN:
         mine = screened(task, own)[:OWN]
-    return Known(mine, [recipe for recipe in kept if not any(recipe is one for one in own)])
+    return Known(mine, [recipe for recipe in kept if id(recipe) not in ids])
 
 
 def _frugal(task: Task, own: Sequence[Recipe], most: int) -> list[Recipe]:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from fewstep.samplers.learned.problem.fingerprint import modules_of
 from fewstep.samplers.learned.problem.problem import Part, Problem
 from fewstep.samplers.pipeline.source import same_answers
 from fewstep.samplers.run.denoiser import PipelineDenoiser
+from fewstep.samplers.validity.domain import networks_of
 
 FEW = 4  # samples that are asked together, and the first and last of them alone
 
@@ -106,7 +106,7 @@ def _dropout(problem: Problem) -> str:
 def _parts(problem: Problem) -> Iterable[Any]:
     own = getattr(problem.model, "fn", None)
     pipe = getattr(problem.source or own, "pipe", None)
-    networks = modules_of(pipe) if pipe is not None else [own] if isinstance(own, Module) else []
+    networks = list(networks_of(pipe).values()) if pipe is not None else [own] if isinstance(own, Module) else []
     return (part for network in networks for part in network.modules())
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fewstep.checks import unknown
-from fewstep.registry import Registry
+from fewstep.registry import Registry, source_of
 from fewstep.samplers.learned.problem.problem import Part, Problem, squared_errors
 from fewstep.samplers.learned.yardsticks.decoding import decoded
 
@@ -155,14 +155,10 @@ def _name(loss: Any) -> str:
 
 def _source(loss: Any) -> str:
     """Hash of a function's source and of what it holds, or of a module's class and weights."""
-    try:
-        said = inspect.getsource(loss if hasattr(loss, "__qualname__") else type(loss))
-    except (OSError, TypeError):  # typed at a prompt: nothing of it is found again by another process
-        said = repr(loss)
     held = inspect.getclosurevars(loss).nonlocals if inspect.isfunction(loss) else vars(loss)
     if isinstance(loss, torch.nn.Module):
         held = loss.state_dict()
-    found = hashlib.sha256(said.encode())
+    found = hashlib.sha256(source_of(loss).encode())
     for name, value in sorted(held.items()):
         found.update(name.encode())
         tensor = isinstance(value, Tensor)
