@@ -26,8 +26,8 @@ from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.tasks import guard
 from fewstep.samplers.learned.tasks.budget import OVERHEAD
 from fewstep.samplers.learned.tasks.learner_entry import as_told
-from fewstep.samplers.learned.tasks.learner_task import FIXED, Progress, Task
-from fewstep.samplers.learned.tasks.screening import sought
+from fewstep.samplers.learned.tasks.learner_task import FIXED, Progress, Task, score
+from fewstep.samplers.learned.tasks.screening import seen, sought
 from fewstep.samplers.learned.yardsticks.yardstick import judge_of
 
 TRUSTED = 0.25  # of the base's error: the teacher must be known better than that
@@ -63,8 +63,10 @@ class Run:
         self._allow(task)
         screening = None if plan.means is None else plan.means.screening[nfe]
         known = sought(task, plan.solver, dict(plan.options), plan.rivals, screening)
-        scores = {id(r): task.judge(r.table) for r in known.others}
-        scores |= {id(r): task.offer(r.table, i + 1, len(known.own)) for i, r in enumerate(known.own)}
+        for i, recipe in enumerate(known.own):
+            task.offer(recipe.table, i + 1, len(known.own))
+        by = problem.parts(seen(task))
+        scores = {id(r): score(task.errors(r.table, by)) for r in (*known.own, *known.others)}
         task.fixed = sorted(known.own, key=lambda r: scores[id(r)])
         ranked = sorted([*known.own, *known.others], key=lambda r: scores[id(r)])
         self._trust(task, ranked[0])

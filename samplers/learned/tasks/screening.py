@@ -21,6 +21,7 @@ BEST_GRIDS = 4  # on which every solver is tried
 LIKELY = ("flow", "quadratic", "polyexponential", "uniform", "normal", "laplace")  # grids that are looked at first
 JUDGED = 4  # recipes that a small budget pays on all validation seeds
 MANY, FEW_SOLVERS = 60, 8  # recipes from which on FIRST seeds are looked at, and that a grid is worth
+SEEN = 32  # samples that recipes are ranked by, at least, where there are as many
 OWN = 2  # recipes that may be learned on, at least, among the last
 
 
@@ -79,7 +80,6 @@ def screened(task: Task, known: Sequence[Recipe]) -> list[Recipe]:
     """The recipes worth all validation seeds: of many, those that are best on the first few."""
     if len(known) <= 2 * ROUNDS[-1][1]:
         return list(known)
-    task.teacher.prepare(task.valid_parts())
     for seeds, kept in ROUNDS:
         known = nearest(task, known, seeds)[:kept]
     return list(known)
@@ -89,13 +89,24 @@ def nearest(task: Task, known: Sequence[Recipe], seeds: int) -> list[Recipe]:
     """The recipes in the order of their scores on so many validation seeds, each looked at once."""
     if len(known) < 2:
         return list(known)
-    task.teacher.prepare(task.valid_parts())
-    few = task.valid[:seeds]
+    few = seen(task)[:seeds]
     new = [r for r in known if ("first look", id(r.table), few) not in task.memo]
     for recipe, found in zip(new, _scores(task, [recipe.table for recipe in new], few), strict=True):
         task.memo["first look", id(recipe.table), few] = found, recipe.table  # the table is held: its id stays its own
     scores = [task.memo["first look", id(recipe.table), few][0] for recipe in known]
     return [known[i] for i in sorted(range(len(known)), key=scores.__getitem__)]
+
+
+def seen(task: Task) -> tuple[int, ...]:
+    """Seeds that recipes are ranked by: those to choose on, and where these are few some to learn on. Their reference is made.
+
+    Nothing is fitted to them, so that both serve; of hundreds of recipes the best on four samples is the luckiest.
+    """
+    more = 0 if task.problem.limit is not None else max(0, SEEN - len(task.valid))
+    task.teacher.prepare(
+        [*task.valid_parts(), *(task.problem.parts(task.train) if more else ())]
+    )  # in their own batches
+    return (*task.valid, *task.train[:more])
 
 
 def _scores(task: Task, tables: Sequence[Tableau], seeds: tuple[int, ...]) -> list[float]:
