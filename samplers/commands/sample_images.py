@@ -13,6 +13,7 @@ from fewstep.output.pictures import checked_suffix, save_image, tile
 from fewstep.output.places import kept, prove_file, prove_folder
 from fewstep.samplers.pipeline.contenders import Contender, contenders, learned_file, the_only
 from fewstep.samplers.pipeline.source import Source
+from fewstep.samplers.validity.domain import checked_policy
 
 
 def sample_images(
@@ -26,16 +27,20 @@ def sample_images(
     seed: int,
     out: str,
     options: tuple[str, ...],
+    policy: str | None = None,
     **how: Any,
 ) -> None:
     """Draw and write; the arguments are the options of the command."""
     given = dict(map(parsed, options))
     if solver is not None and learned is not None:
         raise ValueError(f"--learned {learned} brings its solver; leave --solver {solver} away, or --learned")
+    if policy is not None and learned is None:
+        raise ValueError(f"--policy {policy} is of a learned artefact: give --learned FILE.json, or leave it away")
+    checked_policy(policy)
     chosen = Contender(solver or "dpmpp_2m") if learned is None else learned_file(learned)
     if chosen.nfes is not None and nfe is None:
         nfe = the_only(chosen.nfes) or _which(chosen.nfes)
-    if chosen.learned is not None and how["guidance"] is None:
+    if chosen.learned is not None and how["guidance"] is None and policy != "nearest":
         how["guidance"] = the_only(chosen.learned.guidances)
     contenders([chosen], [] if nfe is None else [nfe], grid, given)
     folder = out.endswith("/") or Path(out).is_dir()
@@ -46,9 +51,16 @@ def sample_images(
         prove_file(out, "--out")
     if nfe is None and not chosen.adaptive:
         nfe = 8
+    told = {
+        "solver": chosen,
+        "nfe": nfe,
+        "grid": grid,
+        "noise": noise,
+        **({} if policy is None else {"policy": policy}),
+    }
     images, spent = [], []
     for batch in watched(Source(**how).batches(range(seed, seed + number), alone=chosen.adaptive), "batch"):
-        x0, info = batch.run(solver=chosen, nfe=nfe, grid=grid, noise=noise, progress=sys.stderr.isatty(), **given)
+        x0, info = batch.run(**told, progress=sys.stderr.isatty(), **given)
         images += batch.images(x0)
         spent.append(info.nfe)
     if folder:

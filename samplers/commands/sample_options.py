@@ -11,6 +11,11 @@ from fewstep.arguments import NOISE, model_options
 @model_options
 @click.option("--solver", help="A name that `fewstep solvers` lists, or TABLE.json  [default: dpmpp_2m]")
 @click.option("--learned", metavar="FILE.json", help="What `fewstep learn` wrote, instead of --solver and --grid.")
+@click.option(
+    "--policy",
+    metavar="warn|refuse|nearest",
+    help="Of --learned elsewhere than it was learned: warn, refuse, or play its nearest guidance  [default: warn]",
+)
 @click.option("--nfe", type=int, help="Network evaluations  [default: 8; no limit for adaptive solvers]")
 @click.option("--grid", help="A name that `fewstep grids` lists  [default: the model's]")
 @NOISE

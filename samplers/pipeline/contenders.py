@@ -22,7 +22,12 @@ from fewstep.samplers.building.solver_entry import SOLVERS, Entry
 from fewstep.samplers.grids.making import find
 from fewstep.samplers.table.tableau import Tableau
 
-KEPT = ("nfe", "noise", "progress")  # of what a run is told: an artefact or a table has a grid and options of its own
+KEPT = (
+    "nfe",
+    "noise",
+    "policy",
+    "progress",
+)  # of what a run is told: an artefact or a table has a grid and options of its own
 
 
 class Contender(str):
@@ -131,7 +136,7 @@ class Contender(str):
         told = {"solver": self.plays, **{k: v for k, v in how.items() if k in KEPT}}
         if isinstance(self.plays, Tableau):
             return {**told, "nfe": None}
-        if guidance is None and self.plays.guidances:
+        if guidance is None and self.plays.guidances and how.get("policy") != "nearest":
             scales = " or ".join(f"--guidance {g:g}" for g in self.plays.guidances)
             raise ValueError(f"this artefact was learned under a guidance scale: run the pipeline with {scales}")
         return {**told, "guidance": guidance}

@@ -1,6 +1,7 @@
-"""Gain over network evaluations spent: `learn(budget=N)` on two mixtures, judged on a thousand fresh seeds.
+"""Gain over network evaluations spent: `learn(budget=N)` on two mixtures and the digits, judged on fresh seeds.
 
     python tests/benchmarks/budget.py
+    python tests/benchmarks/budget.py digits --nfe 8
 
 Ratios are geometric means over samples of the error over that of the best fixed recipe which all recipes together, without a
 budget, are screened for; then over SETS disjoint seed sets.
@@ -11,38 +12,54 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
+import click
 import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
-from learned_problems import MIXTURES, SHAPES, task
+from learned_problems import MIXTURES, SHAPES
 
 from fewstep import learn
+from fewstep.samplers.learned.problem.problem import Problem
+from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.tasks.guard import compared
+from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.learned.tasks.screening import sought
 
 BUDGETS = (500, 1000, 2000, 4000, 8000, 32000)
-SETS, NFE, JUDGES = 3, 5, range(50_000, 51_024)
+SETS = 3
+CHOOSES, JUDGES = 10_000, 50_000  # first seeds of those that choose the best recipe, and of those that judge
 
 
-def curve(name: str) -> None:
+def model(name: str) -> tuple[Any, dict[str, Any]]:
+    """A model and how it is called."""
+    if name == "digits":
+        return "demo", {"classes": range(10)}
+    return MIXTURES[name](), {"shape": SHAPES[name], "dtype": torch.float64}
+
+
+def curve(name: str, nfe: int, budgets: tuple[int, ...]) -> None:
     """One line a budget."""
-    own = task(MIXTURES[name](), SHAPES[name], NFE, valid=256)
+    made, how = model(name)
+    problem = Problem(made, batch_size=256, **how)
+    few = name == "digits"
+    chooses, judges = range(CHOOSES, CHOOSES + (64 if few else 256)), range(JUDGES, JUDGES + (256 if few else 1024))
+    own = Task(problem, Teacher(problem, cache=False), nfe, tuple(range(8)), tuple(chooses))
     known = sought(own, "auto", {}, True)
     best = min([*known.own, *known.others], key=lambda recipe: own.judge(recipe.table)).table
-    parts = own.problem.parts(JUDGES)
+    parts = problem.parts(judges)
     base = own.errors(best, parts)
-    for budget in BUDGETS:
+    for budget in budgets:
         found, candidates, sure = [], [], 0
         for k in range(SETS):
             seeds = {
                 "seeds": range(1000 * k, 1000 * k + 256),
                 "guard_seeds": range(20_000 + 1100 * k, 21_024 + 1100 * k),
             }
-            how = {**seeds, "shape": SHAPES[name], "dtype": "float64", "cache": False, "progress": False}
             try:
-                table = learn(MIXTURES[name](), nfe=NFE, budget=budget, **how).tables[0]
+                table = learn(made, nfe=nfe, budget=budget, cache=False, progress=False, **seeds, **how).tables[0]
             except ValueError as error:
                 print(f"| {name} | {budget:,} | refused: {str(error)[:90]} |")
                 continue
@@ -58,11 +75,20 @@ def curve(name: str) -> None:
             print(f"| {name} | {budget:,} | {gains[0]} | {gains[1]} | {rms} | {sure} of {len(found)} |", flush=True)
 
 
-if __name__ == "__main__":
+@click.command()
+@click.argument("models", nargs=-1, type=click.Choice((*MIXTURES, "digits")))
+@click.option("--nfe", default=5, show_default=True)
+@click.option("--budget", "budgets", multiple=True, type=int, default=BUDGETS, show_default=True)
+def main(models: tuple[str, ...], nfe: int, budgets: tuple[int, ...]) -> None:
+    """Print a table of MODELS: ring, sixteen and digits unless told."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     print(
-        "| mixture | budget | gain of what comes back | of the candidate | its rms | accepted |\n|---|---|---|---|---|---|"
+        "| model | budget | gain of what comes back | of the candidate | its rms | accepted |\n|---|---|---|---|---|---|"
     )
-    for mixture in sys.argv[1:] or ("ring", "sixteen"):
-        curve(mixture)
+    for name in models or ("ring", "sixteen", "digits"):
+        curve(name, nfe, budgets)
+
+
+if __name__ == "__main__":
+    main()

@@ -69,6 +69,16 @@ def figures(view: View) -> Table | None:
     )
 
 
+def elsewhere(view: View) -> Table | None:
+    """Errors in other places than it was learned in, where these were asked for."""
+    rows = []
+    for row in view.report.get("transfer", ()):
+        ratio = "-" if row["ratio"] is None else f"{row['ratio']:.3f}"
+        rows.append([row["at"], f"{row['learned']:.4g}", f"{row['fixed']:.4g}", ratio])
+    head = ["at", "learned", "best fixed recipe", "ratio"]
+    return Table(head, rows, caption="Error to the teacher elsewhere, rms of a few seeds") if rows else None
+
+
 def judged(report: Mapping[str, Any]) -> str:
     """By what errors were measured, where a report says it."""
     return f"judged by {report.get('judged_by', 'latent error')}"
@@ -144,5 +154,5 @@ def words(view: View) -> list[str]:
 def text(view: View) -> str:
     """All of it for a terminal."""
     shown = [view.title, *words(view), "", str(view.table), "", steps(view).text(), "", measures(view).text()]
-    told = figures(view)
-    return "\n".join([*shown, *([] if told is None else ["", told.text()])])
+    tables = [told for told in (figures(view), elsewhere(view)) if told is not None]
+    return "\n".join([*shown, *(line for told in tables for line in ("", told.text()))])

@@ -14,7 +14,7 @@ from fewstep.output.page import Table, write_page
 from fewstep.output.pictures import COLOURS
 from fewstep.samplers.artefact.corrections import base_of
 from fewstep.samplers.learned.problem.coordinate import Coordinate
-from fewstep.samplers.learned.report.showing import figures, measures, steps, words
+from fewstep.samplers.learned.report.showing import elsewhere, figures, measures, steps, words
 from fewstep.samplers.learned.report.views import View, weights
 from fewstep.samplers.table.tableau import Tableau
 
@@ -93,7 +93,7 @@ def write(shown: Sequence[View], path: Path, title: str) -> None:
         picture(shown, drawn)
         tables, notes = [], []
         for view in shown:
-            for table in (steps(view), measures(view), figures(view)):
+            for table in (steps(view), measures(view), figures(view), elsewhere(view)):
                 if table is not None:
                     caption = f"{view.title}: {table.caption[0].lower()}{table.caption[1:]}"
                     tables.append(Table(table.head, table.rows, table.names, table.best, caption))

@@ -108,6 +108,17 @@ def test_sample_plays_the_table(made: tuple[Path, Result], model: Path, tmp_path
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
 
 
+def test_a_policy_is_met_and_is_of_learned_tables(made: tuple[Path, Result], model: Path, tmp_path: Path) -> None:
+    """In another dtype than it was learned in: refused where that is asked for."""
+    file, _ = made
+    how = (model, "--nfe", 3, "-n", 1, "--out", tmp_path / "a.png")
+    refused = call("sample", *how, "--learned", file, "--dtype", "bfloat16", "--policy", "refuse")
+    assert refused.exit_code == 2 and "bfloat16 instead of float32" in refused.stderr, refused.output
+    assert call("sample", *how, "--learned", file, "--policy", "refuse").exit_code == 0
+    for wrong in (("--policy", "warn"), ("--learned", file, "--policy", "never")):
+        assert call("sample", *how, *wrong).exit_code == 2
+
+
 def test_compare_shows_it_beside_the_solvers(
     made: tuple[Path, Result], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,15 @@ def test_show_tells_rows_weights_and_figures(artefact: Artefact, tmp_path: Path)
     assert "nfe 6" not in result.stdout and "nfe 6" in call("show", tmp_path / "a.json").stdout
 
 
+def test_what_it_is_worth_elsewhere_is_shown(artefact: Artefact, tmp_path: Path) -> None:
+    """The transfer matrix, where learning made one."""
+    (view, _) = views(artefact)
+    row = {"at": "guidance_scale 7.5", "learned": 0.02, "fixed": 0.04, "ratio": 0.5}
+    with_matrix = replace(view, report={**view.report, "transfer": [row, {**row, "fixed": 0.0, "ratio": None}]})
+    assert showing.elsewhere(view) is None and "guidance_scale 7.5" in showing.text(with_matrix)
+    assert "elsewhere" not in showing.text(view)
+
+
 def test_the_fixed_recipe_is_the_one_it_was_learned_from(artefact: Artefact) -> None:
     for learned in artefact.tables:
         fixed = recipe_of(learned)
