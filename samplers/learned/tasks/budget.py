@@ -8,9 +8,9 @@ With B evaluations for a table of n, samples times calls, that is the budget ove
     judgement     a reference of 2 T for a few; two tables on as many training seeds as choose, and rounded to bfloat16
     screening     a fifth of what is left: grids by one solver, then solvers on the best of these grids
     iia           n a training seed, from the best recipe
-    late          the same for each of up to 3 shares, one where it fits, more from half of what is left
-    oss           nodes x n a seed on 4 to 12 of them, and iia again, from a third of what is left or for 6, else left out
-    joint         all that is left, in batches of at most 16, 25 steps at least, else left out
+    late          the same for a share, where it fits; for up to 3 from a quarter of what is left at last
+    joint         25 steps in batches of 8, else left out; all that is left at last, in batches of 16 from 50 steps on
+    oss           nodes x n a seed on 4 to 12 of them, and iia again, from half of what is left, else left out
 
 Nothing goes beyond it: a stage that would is ended, and the best table up to there goes to the guard.
 """
@@ -27,6 +27,7 @@ MOST_SEEDS = 256, 1024
 LEAST_STEPS, MOST_STEPS = 4, 60  # of the reference: the first times nfe
 GUARD, SEEDS = 0.35, 0.25  # of the budget, for the guard's seeds and for those that are learned and chosen on
 FEWEST_STEPS = 25  # of joint
+SMALL_BATCH, BATCH = 8, 16  # of joint
 ROUNDED = 32  # samples that are also drawn in bfloat16, at most
 
 
@@ -118,21 +119,31 @@ def means(
 
 def _stages(n: int, left: int, train: int, valid: int, remember: bool) -> dict[str, Any]:
     """Options of auto for what is left of one table."""
-    left -= n * (train + valid)
     each = n * (train + valid)
-    shares = (0.75, 1.0, 0.5)[: max(int(left >= each), min(3, left // 2 // each))]
-    left -= len(shares) * each
+    left -= each  # iia
+    shares = int(left >= each)
+    left -= shares * each
+    batch = max(1, min(SMALL_BATCH, train))
+    step = _step(n, batch, valid, remember)
+    joint = FEWEST_STEPS * step if left >= FEWEST_STEPS * step else 0
+    left -= joint
     nodes = (4 + 4 * n) * n
-    search = min(12, train, max(left // 3, min(left - each, 6 * nodes)) // nodes)
-    search = search if search >= 4 and n > 1 else 0
+    search = min(12, train, int(left // 2 - each) // nodes) if n > 1 else 0
+    search = search if search >= 4 else 0
     left -= (search * nodes + each) if search else 0
-    batch = max(1, min(16, train))
-    step = n * (batch * (1 if remember else 2) + valid / 10)
-    even = 8 if left > 8 * 8 * 20 * n else 0
+    more = max(0, min(3 - shares, int(left // 4 // each))) if shares else 0
+    left -= more * each
+    even = 8 if joint and left > 8 * 8 * n else 0
     left -= even * 8 * n
-    steps = int(left // step)
-    refine = ("joint",) if steps >= FEWEST_STEPS else ()
+    if joint and joint + left >= 2 * FEWEST_STEPS * _step(n, min(BATCH, train), valid, remember):
+        batch = min(BATCH, train)
+    steps = int((joint + left) // _step(n, batch, valid, remember)) if joint else 0
     return {
-        "refine": refine, "steps": max(1, min(steps, 600)), "batch": batch, "remember": remember, "samples": train,
-        "search": int(search), "shares": tuple(sorted(shares)), "even": even,
+        "refine": ("joint",) if joint else (), "steps": max(1, min(steps, 600)), "batch": batch, "remember": remember,
+        "samples": train, "search": int(search), "shares": tuple(sorted((0.75, 1.0, 0.5)[: shares + more])), "even": even,
     }  # fmt: skip
+
+
+def _step(n: int, batch: int, valid: int, remember: bool) -> float:
+    """Evaluations of one step of joint, every tenth of which asks the validation seeds."""
+    return n * (batch * (1 if remember else 2) + valid / 10)
