@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BIN := .venv/bin
 
-.PHONY: help demo test lint slow floor ceiling audit
+.PHONY: help demo test lint slow docs floor ceiling audit
 .DELETE_ON_ERROR:
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test   install with the tools, then lint, types and tests (PYTEST_ARGS='-k order' for some of them)"
 	@echo "make lint   lint and types only"
 	@echo "make slow   the long tests"
+	@echo "make docs   the documentation as a site, in site/; its notebooks are run"
 	@echo "make floor  the tests on the oldest releases that pyproject.toml declares, in .venv-floor"
 	@echo "make ceiling the tests on the newest releases, pre-releases too, in .venv-ceiling"
 	@echo "make audit  known vulnerabilities of what .venv holds, by pip-audit, which asks PyPI"
@@ -33,6 +34,10 @@ lint: .venv/installed-dev
 
 slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+# A warning is an error (strict in mkdocs.yml).
+docs: .venv/installed-docs
+	$(BIN)/mkdocs build
 
 # What is declared is what passes. A test of a class that an old diffusers lacks is skipped, and says so.
 floor: .venv-floor/installed
@@ -75,6 +80,11 @@ SHOW_SOURCE = mkdir -p .venv/source && ln -sfn "$(CURDIR)/fewstep" .venv/source/
 
 .venv/installed-dev: pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install -e ".[dev]"
+	@$(SHOW_SOURCE)
+	@touch .venv/installed $@
+
+.venv/installed-docs: pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install -e ".[docs]"
 	@$(SHOW_SOURCE)
 	@touch .venv/installed $@
 

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+CODE = re.compile(r"(```.*?```|`[^`\n]+`)", re.DOTALL)
+MATHS = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
 MARK = re.compile(r"^<!-- (\w+)(?:: ([\w.-]+))? -->$", re.MULTILINE)
 
 
@@ -31,7 +33,16 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def filled(markdown: str) -> str:
     """The text with what its marks stand for. KeyError for a mark that nobody knows."""
-    return MARK.sub(lambda found: MAKERS[found[1]](*filter(None, [found[2]])), markdown)
+    made = MARK.sub(lambda found: MAKERS[found[1]](*filter(None, [found[2]])), markdown)
+    parts = CODE.split(made)  # formulas are no code: every second part is
+    return "".join(part if k % 2 else MATHS.sub(formula, part) for k, part in enumerate(parts))
+
+
+def formula(found: re.Match[str]) -> str:
+    """LaTeX between dollars as MathML, which browsers draw by themselves."""
+    from latex2mathml.converter import convert
+
+    return str(convert((found[1] or found[2]).strip(), display="block" if found[1] else "inline"))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -79,14 +90,23 @@ def registry(kind: str) -> str:
     from fewstep.samplers.guidance import GUIDANCE
     from fewstep.samplers.learned import METHODS
 
-    found: Any = {"solvers": SOLVERS, "grids": GRIDS, "learners": METHODS, "metrics": metrics, "guidance": GUIDANCE}[kind]
+    found: Any = {"solvers": SOLVERS, "grids": GRIDS, "learners": METHODS, "metrics": metrics, "guidance": GUIDANCE}[
+        kind
+    ]
     rows = [(f"`{name}`", first_line(entry)) for name, entry in found.items()]
     return table(("name", "what it is"), rows)
 
 
 def first_line(entry: Any) -> str:
     """Of an entry's docstring."""
-    thing = next((getattr(entry, at) for at in ("function", "fn", "build", "run", "rule", "make", "compute") if getattr(entry, at, None)), entry)
+    thing = next(
+        (
+            getattr(entry, at)
+            for at in ("function", "fn", "build", "run", "rule", "make", "compute")
+            if getattr(entry, at, None)
+        ),
+        entry,
+    )
     return (thing.__doc__ or "").strip().partition("\n")[0]
 
 
@@ -127,8 +147,24 @@ def contributing() -> str:
 
 
 def api(module: str) -> str:
-    """mkdocstrings' marks for the public names of a face: `samplers` for fewstep.samplers, as its stub lists them."""
-    return "\n\n".join(f"::: {home}\n" for home in public(module).values())
+    """mkdocstrings' marks for what a face makes public, as its stub lists it: `samplers` for fewstep.samplers."""
+    import inspect
+    from importlib import import_module
+
+    shown, values, told = [], [], {} if module == "fewstep" else public("fewstep")
+    for name, home in public(module).items():
+        if told.get(name) == home:
+            shown.append(f"[`{name}`](fewstep.md#{home}) is one of the first names.")
+            continue
+        where, _, own = home.rpartition(".")
+        thing = getattr(import_module(where), own)
+        if inspect.isclass(thing) or inspect.isfunction(thing):
+            shown.append(f"::: {home}")
+        else:
+            said = f"the {thing.kind}s by name, {len(thing)} of them" if hasattr(thing, "homes") else f"`{thing!r}`"
+            values.append((f"`{name}`", said))
+    listed = f"## Values\n\n{table(('name', 'what it is'), values)}" if values else ""
+    return "\n\n".join([*shown, listed])
 
 
 def public(module: str) -> dict[str, str]:
