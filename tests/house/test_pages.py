@@ -1,4 +1,4 @@
-"""Every page of the documentation and the README: recipes run as they stand, links lead somewhere, figures are those measured."""
+"""Every page of the documentation and the README: recipes run, links lead somewhere, figures are those measured."""
 
 from __future__ import annotations
 

@@ -125,7 +125,8 @@ def _stages(n: int, left: int, train: int, valid: int, remember: bool) -> dict[s
     left -= shares * each
     batch = max(1, min(SMALL_BATCH, train))
     step = _step(n, batch, valid, remember)
-    joint = FEWEST_STEPS * step if left >= FEWEST_STEPS * step else 0
+    joint = int(FEWEST_STEPS * step)
+    joint = joint if left >= joint else 0
     left -= joint
     nodes = (4 + 4 * n) * n
     search = min(12, train, int(left // 2 - each) // nodes) if n > 1 else 0
