@@ -13,6 +13,7 @@ from fewstep.registry import Registry
 from fewstep.samplers.building.path import Path, Solution
 
 FAMILIES = (
+    "solvers.automatic",
     "solvers.ancestral",
     "solvers.consistency_models",
     "solvers.multistep",

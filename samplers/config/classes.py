@@ -89,6 +89,7 @@ CLASS_OF_SOLVER: dict[str, str] = {
     "pndm": "PNDMScheduler",
     "plms": "PNDMScheduler",
 }
+MAPS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")  # of sigma
 _BETAS = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "num_train_timesteps": 1000}
 
 
@@ -114,6 +115,14 @@ def explicit(config: Config) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in defaults}
 
 
+def _levelled(config: Config) -> bool:
+    """Whether a config of betas places its steps by level."""
+    log_linear = config.get("interpolation_type") == "log_linear"
+    return (
+        log_linear or config.get("timestep_type") == "continuous" or config.get("prediction_type") == "original_sample"
+    )
+
+
 def class_of(config: Config, solver: str | None) -> str:
     """The diffusers class that belongs to a solver; the config's own where its times are its own, or without a solver."""
     own, rule = class_name(config), known(config)
@@ -122,6 +131,8 @@ def class_of(config: Config, solver: str | None) -> str:
         return own if own in CONVENTIONS else CLASS_OF_SOLVER[""]
     if solver in CONVENTIONS:
         return solver
+    if solver == "auto":  # which is what it becomes on such steps
+        solver = "unipc" if any(explicit(config).get(key) for key in MAPS) or _levelled(config) else "deis"
     return CLASS_OF_SOLVER[max((key for key in CLASS_OF_SOLVER if solver.startswith(key)), key=len)]
 
 

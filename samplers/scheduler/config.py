@@ -142,8 +142,8 @@ class Adopting(ConfigMixin):
         Args:
             config: scheduler, or config dict of any diffusers scheduler or of this one.
             solver: SOLVERS name; a Tableau, or the path of a saved one, for as many steps as it has; or a function
-                `f(path, *, options) -> Solution`. Default: the config's own if it was ours once or was made for
-                one, else `deis`, and `unipc` on Karras' steps and their like. A table
+                `f(path, *, options) -> Solution`. "auto": the one that the config was made for, as few-step models are, else
+                what errs least on such steps. Default: the config's own if it was ours once, else "auto". A table
                 travels with a saved scheduler or pipeline; a function has to be registered for that.
             grid: GRIDS name, decreasing times in the schedule's unit, or a function `f(schedule, n, t_start, t_end)`;
                 None: the grid the config describes.
@@ -167,9 +167,9 @@ class Adopting(ConfigMixin):
             solver, learned = None, meant
         if learned is not None:
             entries.update(learned_entries(learned, solver, grid))
-        elif solver is not None:
+        elif solver is not None and solver != "auto":
             entries.update(solver_entries(solver, meant, grid))
-        elif "solver" not in entries:
+        elif solver == "auto" or "solver" not in entries:
             solver, options = default_solver(entries)
             entries.update({**solver_entries(solver, chosen(solver), grid), "solver_options": options})
         if solver_options.get("shift") == "once":

@@ -16,15 +16,34 @@ EDM = {"_class_name": "EDMEulerScheduler"}
 KARRAS = {**SD, "_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": True}
 
 
-@pytest.mark.parametrize(
-    ("config", "solver"),
-    [(SD, "deis"), (FLOW, "deis"), (EDM, "unipc"), (KARRAS, "unipc"), ({"_class_name": "LCMScheduler"}, "renoise")],
-)
-def test_by_kind_of_config(config: dict[str, Any], solver: str) -> None:
+@pytest.mark.parametrize(("config", "solver"), [(SD, "deis"), (FLOW, "deis"), (EDM, "unipc"), (KARRAS, "unipc")])
+@pytest.mark.parametrize("n", [4, 8])
+def test_by_kind_of_steps(config: dict[str, Any], solver: str, n: int) -> None:
+    """The rows are those of the solver that errs least there, and the config says that nobody chose it."""
     made = fewstep.Scheduler.from_config(config)
-    assert made.config["solver"] == solver
-    assert fewstep.Scheduler.from_config(made.config).config["solver"] == solver
+    assert made.config["solver"] == "auto" == fewstep.Scheduler.from_config(made.config).config["solver"]
+    assert np.array_equal(table(config, "auto", n).W, table(config, solver, n).W)
     assert fewstep.Scheduler.from_config(config, solver="dpmpp_2m").config["solver"] == "dpmpp_2m"
+
+
+@pytest.mark.parametrize("asked", ["auto", None])
+def test_a_model_that_was_made_for_a_solver_gets_it(asked: str | None) -> None:
+    lcm = {"_class_name": "LCMScheduler"}
+    assert fewstep.Scheduler.from_config(lcm, solver=asked).config["solver"] == "renoise"
+    before = fewstep.Scheduler.from_config(SD, solver="heun").config
+    assert fewstep.Scheduler.from_config(before, solver="auto").config["solver"] == "auto"
+
+
+def test_shifted_flows_and_starts_in_the_middle_are_even() -> None:
+    for shift in (1.0, 3.0, 12.0):
+        flow = fewstep.NoiseSchedule.flow(shift)
+        for start in (None, 0.6):
+            rows = [fewstep.build(solver, flow, 9, t_start=start).W for solver in ("auto", "deis")]
+            assert np.array_equal(*rows)
+    stochastic = fewstep.build("auto", fewstep.NoiseSchedule.vp_linear(), 8, stochastic=True)
+    assert stochastic.stochastic and np.array_equal(
+        stochastic.W, fewstep.build("dpmpp_2m_sde", stochastic.schedule, 8).W
+    )
 
 
 @pytest.mark.parametrize("config", [SD, FLOW, EDM, KARRAS], ids=["SD", "flow", "EDM", "Karras"])
