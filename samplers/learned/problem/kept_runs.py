@@ -1,6 +1,6 @@
 """Reference runs on disk: states and velocities of one part, in a file whose name says what decides them.
 
-    FOLDER/NAME-ANSWERS.safetensors      NAME: hash of weights, condition, solver, times, seeds. ANSWERS: of those of the network
+    FOLDER/NAME-ANSWERS.safetensors    NAME: hash of weights, condition, solver, times, seeds. ANSWERS: of what the network says
 
 The file holds the answers themselves: a run is found for a network that answers alike, to the last bit or not.
 """

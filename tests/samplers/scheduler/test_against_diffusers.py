@@ -19,9 +19,9 @@ V0 = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timest
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
 DPM, UNIPC, DEIS = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler"
 BY = tuple(n for n in STEPS if 1000 % n == 0)  # DDIM's own previous step is t - 1000 // n
-# Theirs finds the step of a level (_sigma_to_t) from the difference of a float64 number and a float32 array, which numpy takes in
-# float64 since release 2 (NEP 50) and in float32 before. In float64 the highest level, which comes out of its own array, lies an
-# ulp below itself there, so that its step is 998.99..., and the cast of set_timesteps to int64 cuts that.
+# Theirs finds the step of a level (_sigma_to_t) from a float64 number less a float32 array, which numpy takes in float64 since
+# release 2 (NEP 50), in float32 before. In float64 the highest level, which comes out of that array, lies an ulp below it, so
+# that its step is 998.99..., and set_timesteps cuts that to an integer.
 FIRST = 998 if (np.float64(1) - np.ones(1, np.float32)).dtype == np.float64 else 999
 
 # name: (diffusers class, its arguments, our solver and options, step counts at which the class is right)
