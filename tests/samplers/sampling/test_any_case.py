@@ -149,6 +149,8 @@ def stepped(case):
             # A formula that amplifies, sde_dpm's alpha_t / alpha_s in a first long step, goes beyond what float16 holds.
             beyond = np.abs(scheduler._table.tableau.W).max() > 1e3 or (x.numel() > 0 and float(x.abs().max()) > 1e3)
             assert (x.dtype == torch.float16 and beyond) or torch.isfinite(after).all()
+            if not torch.isfinite(after).all():
+                break
             x = after
     except (ValueError, TypeError) as error:
         assert 10 < len(str(error)) < 900 and "cannot fit" not in str(error), error
