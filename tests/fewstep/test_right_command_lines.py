@@ -162,7 +162,7 @@ LONG = (
     ["compare", "--solvers", "ddim,unipc", "--nfe", "3", "-n", "2", "--out", "figures"],
     ["learn", "--nfe", "3", "--method", "iia", "--budget", "1500", "--no-cache", "--out", "new.json"],
     ["learn", "--nfe", "3", "--estimate", "--json"],
-    ["sample", "--learned", "learned.json", "--nfe", "4", "-n", "1", "--out", "l.png"],
+    ["sample", "--learned", "demo", "--nfe", "5", "-n", "1", "--out", "l.png"],
     [
         "eval",
         "--model",
