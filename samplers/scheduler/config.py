@@ -276,10 +276,10 @@ class Adopting(ConfigMixin):
         A stock scheduler keeps our seal as an entry that it does not know and writes it into files of its own. archive: what
         diffusers before 0.40 looks for the file in.
         """
-        packed = any(archive.values())
-        content = (
-            super()._dict_from_json_file(json_file, **archive) if packed else read(json_file, "a scheduler's config")
-        )
+        if any(archive.values()):
+            content = super()._dict_from_json_file(json_file, **archive)  # type: ignore[misc]  # of a class that loads late
+        else:
+            content = read(json_file, "a scheduler's config")
         name = content.get("_class_name")
         if name not in [base.__name__ for base in cls.__mro__] and hasattr(diffusers, str(name)):
             return {key: value for key, value in content.items() if key != SEAL}
