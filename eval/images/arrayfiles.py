@@ -12,7 +12,7 @@ import numpy as np
 
 from fewstep.checks import unknown
 from fewstep.eval.images.arrays import Array
-from fewstep.eval.images.decode import LIMIT, BadImage, Header, check_size, npy_header
+from fewstep.eval.images.decode import LIMIT, BadImage, Header, check_size, npy_header, whole_npy
 from fewstep.eval.images.image_sets import ImageSet
 
 
@@ -46,6 +46,8 @@ def in_file(path: Path, key: str | None = None, limit: int = LIMIT, **how: Any) 
     """
     if path.suffix.lower() == ".npy":
         try:
+            with path.open("rb") as stream:
+                whole_npy(stream, path.stat().st_size)
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except Exception as error:
             raise _unreadable(path, error) from error

@@ -49,6 +49,15 @@ def npy_header(stream: Any) -> Header:
     return Header(*read(stream))
 
 
+def whole_npy(stream: Any, length: int) -> Header:
+    """The same of a .npy of so many bytes. BadImage where it tells of fewer or more: it carries no sum to check it by."""
+    header = npy_header(stream)
+    told = stream.tell() + math.prod(header.shape) * header.dtype.itemsize
+    if told != length and not header.dtype.hasobject:
+        raise BadImage(f"has {length} bytes, and its header tells of {told}: it was cut off or changed")
+    return header
+
+
 def decode(data: bytes, suffix: str, value_range: Any = None, limit: int = LIMIT) -> Tensor:
     """The bytes of an image file -> uint8 (3, H, W).
 
@@ -65,7 +74,7 @@ def decode(data: bytes, suffix: str, value_range: Any = None, limit: int = LIMIT
 
     if suffix == ".npy":
         with _reading():
-            check_size(math.prod(npy_header(BytesIO(data)).shape), limit)
+            check_size(math.prod(whole_npy(BytesIO(data), len(data)).shape), limit)
             array = np.load(BytesIO(data), allow_pickle=False)
         return from_array(array, value_range)
     if data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:25] == b"\x10":  # Pillow would drop the low byte of 16 bits

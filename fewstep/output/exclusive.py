@@ -56,7 +56,7 @@ def _taken(path: Path, what: str) -> int:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _lock(handle)
+            lock(handle)
             if _same(handle, path):
                 os.ftruncate(handle, 0)
                 os.write(handle, f"process {os.getpid()} on {socket.gethostname()} since {time.ctime()}".encode())
@@ -95,7 +95,7 @@ def _holder(path: Path) -> str:
         return "it has just begun"
 
 
-def _lock(handle: int) -> None:
+def lock(handle: int) -> None:
     """The system's exclusive lock on an open file, or OSError at once."""
     if sys.platform == "win32":
         msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)

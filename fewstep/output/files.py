@@ -1,10 +1,12 @@
 """Files are written whole or not at all."""
 
 import os
-import tempfile
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from fewstep.output.leftovers import begun, swept
 
 
 class NotWritten(OSError):
@@ -16,15 +18,19 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary name beside `path`, renamed to it when the block ends well and removed when it does not.
 
     The folder is made where it is missing; the suffix is kept, so that writers that read it off the name still do. An
-    OSError on the way (a full disk, a limit of file sizes) becomes one that names `path`.
+    OSError on the way (a full disk, a limit of file sizes) becomes one that names `path`. What a run that was killed left of
+    such names is removed an hour later by the next one that writes into the folder.
     """
     target = Path(path)
     temporary: Path | None = None
+    handle: int | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
-        os.close(handle)
-        temporary = Path(name)
+        handle, temporary = begun(target)
+        swept(target.parent.absolute())
+        if sys.platform == "win32":  # an open file can be neither renamed nor removed
+            os.close(handle)
+            handle = None
         yield temporary
         mask = os.umask(0)
         os.umask(mask)
@@ -37,6 +43,8 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        if handle is not None:
+            os.close(handle)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

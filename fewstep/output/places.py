@@ -4,7 +4,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+from fewstep.output.leftovers import begun
 
 
 def prove_file(path: str | os.PathLike[str], name: str) -> None:
@@ -37,8 +40,9 @@ def _tried(folder: Path, file: str) -> None:
             break
         except (FileNotFoundError, NotADirectoryError):
             there = there.parent
-    stem, suffix = os.path.splitext(file)
-    handle, made = tempfile.mkstemp(dir=there, prefix=f".{stem}-", suffix=suffix)
+    with suppress(FileNotFoundError, NotADirectoryError):
+        os.lstat(folder / file)  # a name too long is told of here
+    handle, made = begun(there / file)
     os.close(handle)
     os.unlink(made)
 

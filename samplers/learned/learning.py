@@ -13,7 +13,7 @@ import torch
 from fewstep.output.exclusive import exclusive
 from fewstep.samplers.artefact.artefact import Artefact, Learned, prediction_name
 from fewstep.samplers.artefact.corrections import corrections
-from fewstep.samplers.learned.learning_run import Run, _drawn, proved, stage_folder
+from fewstep.samplers.learned.learning_run import Run, _drawn, keep_answers, proved, stage_folder
 from fewstep.samplers.learned.planning import planned
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.progress import shown
@@ -114,6 +114,7 @@ def learn(
             problem.most = there.most
             if (folder := stage_folder(resume, plan, problem)) is not None:
                 locks.enter_context(exclusive(folder, "the resume folder"))
+                keep_answers(folder, problem)
             run = Run(plan, problem, Teacher(problem, cache=cache, paths=plan.paths, **plan.teacher), tell, folder)
             require_fit(plan.loss, problem, plan.train)
             require_sound(problem, plan.train)

@@ -15,9 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fewstep.output.files import write_text
 from fewstep.output.places import prove_folder
+from fewstep.output.seal import sealed, unsealed
 from fewstep.samplers.artefact.artefact import Learned
 from fewstep.samplers.learned.planning import Plan, short
+from fewstep.samplers.learned.problem.fingerprint import ANSWERS, Answers, alike, named
 from fewstep.samplers.learned.problem.kept_runs import folder_of
 from fewstep.samplers.learned.problem.limits import Spent
 from fewstep.samplers.learned.problem.problem import Problem
@@ -29,6 +32,7 @@ from fewstep.samplers.learned.tasks.learner_entry import as_told
 from fewstep.samplers.learned.tasks.learner_task import FIXED, Progress, Task, score
 from fewstep.samplers.learned.tasks.screening import seen, sought
 from fewstep.samplers.learned.yardsticks.yardstick import judge_of
+from fewstep.samplers.table.jsonfile import plainly, read, understood
 
 TRUSTED = 0.25  # of the base's error: the teacher must be known better than that
 
@@ -146,7 +150,7 @@ def proved(cache: Any, resume: str | Path | None) -> None:
 
 
 def stage_folder(resume: str | Path | None, plan: Plan, problem: Problem) -> Path | None:
-    """Where the stages of exactly this work are kept: a folder named after it and after the network's answers.
+    """Where the stages of exactly this work are kept: a folder named after it, of a network that answers alike.
 
     The first release named it without the answers; such a folder is gone on with, and its stages are judged again.
 
@@ -155,15 +159,32 @@ def stage_folder(resume: str | Path | None, plan: Plan, problem: Problem) -> Pat
     """
     if resume is None:
         return None
-    about = [plan.content(), problem.fingerprint, problem.guidance, _drawn(problem)]
-    if (earlier := Path(resume) / _named(about)).is_dir():
+    place, told = Path(resume), [problem.guidance, _drawn(problem)]
+    if (earlier := place / _named([plan.content(), problem.fingerprint, *told])).is_dir():
         return earlier
-    if problem.behaviour is None:
+    answers = problem.behaviour
+    if answers is None:
         raise ValueError(
             "`resume` needs a network that answers the same when it is asked the same, and this one does not, so that no "
             "stage could be known again: put it into .eval(), or leave `resume` away"
         )
-    return Path(resume) / _named([*about, problem.behaviour])
+    name = _named([plan.content(), problem.weights, *told])
+    others = (folder for folder in sorted(place.glob(f"{name}-*")) if (folder / ANSWERS).is_file())
+    found = next((folder for folder in others if alike(_answers_in(folder), answers)), None)
+    return found or place / f"{name}-{named(answers)}"
+
+
+def keep_answers(folder: Path, problem: Problem) -> None:
+    """Write into a folder of stages what the network answers, where it is new."""
+    if not (folder / ANSWERS).exists() and "-" in folder.name:  # not where the first release left it untold
+        write_text(folder / ANSWERS, json.dumps(sealed({"answers": plainly(problem.behaviour)})))
+
+
+def _answers_in(folder: Path) -> Answers:
+    file, remedy = folder / ANSWERS, f"Remove {folder}, and its stages are done again"
+    with understood(file):
+        kept = unsealed(read(file, "the answers of a network"), file, remedy=remedy, required=True)
+        return tuple(tuple(map(float, y)) for y in kept["answers"])
 
 
 def _named(about: list[Any]) -> str:

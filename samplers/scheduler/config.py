@@ -270,12 +270,16 @@ class Adopting(ConfigMixin):
         write_text(json_file_path, json.dumps(content, indent=2) + "\n")
 
     @classmethod
-    def _dict_from_json_file(cls, json_file: str | os.PathLike[str]) -> dict[str, Any]:
+    def _dict_from_json_file(cls, json_file: str | os.PathLike[str], **archive: Any) -> dict[str, Any]:
         """Read a config's file, as diffusers asks for it. ValueError for ours that was changed after it was written.
 
-        A stock scheduler keeps our seal as an entry that it does not know and writes it into files of its own.
+        A stock scheduler keeps our seal as an entry that it does not know and writes it into files of its own. archive: what
+        diffusers before 0.40 looks for the file in.
         """
-        content = read(json_file, "a scheduler's config")
+        if any(archive.values()):
+            content = super()._dict_from_json_file(json_file, **archive)  # type: ignore[misc]  # of a class that loads late
+        else:
+            content = read(json_file, "a scheduler's config")
         name = content.get("_class_name")
         if name not in [base.__name__ for base in cls.__mro__] and hasattr(diffusers, str(name)):
             return {key: value for key, value in content.items() if key != SEAL}

@@ -227,7 +227,7 @@ class Scheduler(SchedulerMixin, Adopting, Following, InDomain, Noising):  # type
         if sample is not self._returned or (self._version is not None and sample._version != self._version):
             state = self._entered(sample)
         noises = self._draw(step, state.input, generator, variance_noise) if step.draws else ()
-        after = step(state, like_state(model_output, sample), noises)
+        after = step.__call__(state, like_state(model_output, sample), noises)  # step(): torch 2.6 guards its id
         self._step, self._state = step.next or DONE, after
         previous = self._returned = after.input.to(sample.dtype)
         self._version = None if previous is after.input else version(previous)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -34,6 +34,18 @@ class Timetable(Shared):
     timesteps: torch.Tensor
     sigmas: torch.Tensor
     free: float = 1.0
+    elsewhere: bool = field(
+        init=False
+    )  # the network of a flow map is shown wrong ways by its pipelines: to the next level
+
+    def __post_init__(self) -> None:
+        table, wrong = self.tableau, False
+        if class_name(self.model.config) == FLOW_MAP:
+            ends = np.append(table.model_times[1:], self.model.schedule.model_time(table.nodes.t[-1:]))
+            wrong = not np.allclose(table.target_times, ends)
+        object.__setattr__(
+            self, "elsewhere", wrong
+        )  # now: what compiles a step of torch before 2.7 reads no cached property
 
     @property
     def noise_level(self) -> float:
@@ -44,13 +56,6 @@ class Timetable(Shared):
     def nearest(self, timestep: float) -> int:
         """Index of the entry nearest to a time of the network, the first of equals."""
         return int(np.argmin(np.abs(self.tableau.model_times.astype(np.float32) - np.float32(timestep))))
-
-    @cached_property
-    def elsewhere(self) -> bool:
-        """Whether the network of a flow map is shown wrong ways by its pipelines, which lead it to the next level."""
-        table = self.tableau
-        ends = np.append(table.model_times[1:], self.model.schedule.model_time(table.nodes.t[-1:]))
-        return class_name(self.model.config) == FLOW_MAP and not np.allclose(table.target_times, ends)
 
     @cached_property
     def input_scales(self) -> list[float] | None:

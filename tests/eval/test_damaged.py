@@ -194,6 +194,47 @@ def test_a_flip_in_a_shard_of_the_release_before_is_found(tmp_path: Path, suffix
             assert "Remove it" in str(error)
 
 
+# Images in a .npy, which carries no sum of ours nor of others: what its header says is checked, and floats must fit their range
+
+
+@pytest.mark.parametrize("times", [40, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("way", ["file", "folder"])
+def test_a_flip_in_the_header_of_an_npy_is_found_or_changes_nothing(
+    tmp_path: Path, way: str, dtype: Any, times: int
+) -> None:
+    """One in the pixels of an image can be none that any reader knows: it stays one number of one image."""
+    drawn = np.random.default_rng(0).integers(1, 255, (6, 8, 8, 3)).astype(dtype)
+    file = tmp_path / "x.npy"
+    np.save(file, drawn if way == "file" else drawn[0])
+    how = {} if dtype == np.uint8 else {"range": (0, 255)}
+    data, random = file.read_bytes(), np.random.default_rng(times)
+    begin = len(data) - (drawn if way == "file" else drawn[0]).nbytes
+
+    def says() -> np.ndarray:
+        (found,) = [images for _, images in image_set(file if way == "file" else tmp_path, **how).stream(8)]
+        return np.stack([image.numpy() for image in found])
+
+    right, refused = says(), 0
+    for at in [*range(begin), *random.integers(begin, len(data), begin)][:: max(1, 2 * begin // times)]:
+        made = bytearray(data)
+        made[at] ^= 1 << int(random.integers(8))
+        file.write_bytes(made)
+        try:
+            found = says()
+        except ValueError as error:
+            assert "x.npy" in str(error) and len(str(error).splitlines()) == 1, repr(error)
+            refused += 1
+        else:
+            assert found.shape == right.shape, at
+            assert (found != right).sum() <= (at >= begin), f"{at} of {begin} changes the others"
+    assert refused > times / 8
+    for longer in (data + b"\0", data + data, data[:-1]):
+        file.write_bytes(longer)
+        with pytest.raises(ValueError, match=r"x\.npy.*has \d+ bytes, and its header tells of \d+|mmap|cut off"):
+            says()
+
+
 # Statistics that were changed and not damaged
 
 

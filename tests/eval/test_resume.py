@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from places import ROOT
 from tiny_features import EXTRACTOR
 
 import fewstep
-from fewstep.eval import curve, evaluate, extractor, stats
+from fewstep.eval import Report, curve, evaluate, extractor, stats
 from fewstep.eval.gaussian.statfile import load
 from fewstep.eval.images import image_set
 from fewstep.eval.passes import collect as collecting
@@ -219,30 +220,33 @@ def _quiet(work: Callable[[], Any]) -> None:
     work()
 
 
-def killed_often(work: Callable[[], Any], check: Callable[[], Any], times: int) -> int:
-    """Work is begun again and again and killed at any moment; in between and at the end it is looked at."""
+def killed_often(work: Callable[[], Any], check: Callable[[], Any], times: int, anew: Callable[[], Any]) -> None:
+    """Work is begun until it was killed so often, at any moment, and looked at each time; what has ended begins anew."""
     random, killed = np.random.default_rng(times), 0
     begun = time.monotonic()
     assert not killed_after(60, work)
     whole = time.monotonic() - begun
-    for _ in range(times):
-        killed += killed_after(float(random.uniform(0, whole)), work)
-        check()
+    anew()
+    for _ in range(10 * times):
+        if killed_after(float(random.uniform(0, whole)), work):
+            killed += 1
+            check()
+        else:
+            check()
+            anew()
+        if killed == times:
+            break
+    assert killed == times
     assert not killed_after(60, work)
-    return killed
 
 
 @needs_fork
-@pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [2, pytest.param(25, marks=pytest.mark.slow)])
 def test_killed_runs_of_eval_go_on_to_the_same_value(images: Path, tmp_path: Path, times: int) -> None:
     how: dict[str, Any] = {"metrics": ("fid", "kid_full"), "extractor": extractor("digits"), "progress": False}
-    right = [
-        result.value for result in evaluate("mnist", str(images), ("fid",), extractor="digits", progress=False).values()
-    ]
     np.savez(tmp_path / "real.npz", np.stack([blobs(60, 1)] * 3, -1))
     real, state, out = str(tmp_path / "real.npz"), tmp_path / "state", tmp_path / "r.json"
     right = [result.value for result in evaluate(real, str(images), **how).values()]
-    number = iter(range(10**6))
 
     def work() -> None:
         found = evaluate(real, str(images), **how, batch_size=4, resume=str(state))
@@ -251,29 +255,24 @@ def test_killed_runs_of_eval_go_on_to_the_same_value(images: Path, tmp_path: Pat
 
     def check() -> None:
         if out.exists():
-            assert "fid" in type(evaluate(real, str(images), **how)).from_json(out)
-        if next(number) % 4 == 3:
-            for folder in state.iterdir():
-                folder.rename(folder.with_name(f"{next(number)}-done"))
+            assert [result.value for result in Report.from_json(out).values()] == pytest.approx(right, rel=1e-5)
 
-    killed = killed_often(work, check, times)
-    assert killed >= times // 4
+    killed_often(work, check, times, lambda: shutil.rmtree(state))
 
 
 @needs_fork
-@pytest.mark.parametrize("times", [2, pytest.param(15, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [2, pytest.param(25, marks=pytest.mark.slow)])
 def test_killed_runs_of_stats_leave_a_whole_file_or_none(images: Path, tmp_path: Path, times: int) -> None:
     out, network = tmp_path / "s.npz", extractor("digits")
 
     def check() -> None:
         if out.exists():
             assert load(out).n == N
-            out.unlink()
 
     def work() -> None:
         stats(str(images), out, extractor=network, rows=True, progress=False, batch_size=4)
 
-    killed_often(work, check, times)
+    killed_often(work, check, times, out.unlink)
     assert load(out).n == N
 
 
@@ -291,7 +290,7 @@ def test_killed_passes_go_on(images: Path, tmp_path: Path, times: int, workers: 
         found = seen(folder, tmp_path / "state", workers=workers)
         assert found.n == N
 
-    killed_often(work, lambda: None, times)
+    killed_often(work, lambda: None, times, lambda: shutil.rmtree(tmp_path / "state"))
     assert_whole(seen(folder, tmp_path / "state"), images)
 
 

@@ -136,7 +136,7 @@ def limited(size: int) -> Iterator[None]:
 
 
 def _run(path: Path) -> None:
-    kept_runs.write(path, "key", (1,), torch.zeros(50, 10, 10), torch.zeros(50, 10, 10))
+    kept_runs.write(path, "key", (1,), ((1.0,),), torch.zeros(50, 10, 10), torch.zeros(50, 10, 10))
 
 
 def _config(path: Path) -> None:

@@ -121,10 +121,11 @@ def descent(folder: Path) -> tuple[Path, Read]:
 
 def reference_run(folder: Path) -> tuple[Path, Read]:
     file, seeds = folder / "run.safetensors", (3, 4)
-    kept_runs.write(file, "key", seeds, torch.randn(7, 2, 9), torch.randn(6, 2, 9))
+    known = "key", seeds, ((0.5, 0.25),)
+    kept_runs.write(file, *known, torch.randn(7, 2, 9), torch.randn(6, 2, 9))
 
     def read() -> Any:
-        x, v = kept_runs.read(file, "key", seeds, torch.device("cpu"))
+        x, v = kept_runs.read(file, *known, torch.device("cpu"))
         return x[:].tolist(), v[:].tolist()
 
     return file, read

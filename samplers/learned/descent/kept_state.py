@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fewstep.output.seal import OPEN, SEAL, check_tensors, whole_tensors
+from fewstep.samplers.learned.problem.fingerprint import ANSWERS
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.learned.yardsticks.yardstick import LATENT
 from fewstep.samplers.table.tableau import Tableau
@@ -26,6 +27,8 @@ def place(task: Task, start: Tableau, tag: str, options: Mapping[str, Any], name
     if task.store is None:
         return None
     said: tuple[Any, ...] = (tag, options, task.train, task.valid, task.teacher.key, names, start.name, task.stage)
+    if not (task.store / ANSWERS).exists():  # which tell for all that lies there
+        said = (*said, task.problem.behaviour)
     if task.loss is not LATENT:
         said = (*said, task.loss.content())
     found = hashlib.sha256(repr(said).encode())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fewstep.samplers.artefact.artefact import prediction_name
-from fewstep.samplers.learned.problem.fingerprint import behaviour, fingerprint, hooked
+from fewstep.samplers.learned.problem.fingerprint import Answers, behaviour, fingerprint, hooked, steady
 from fewstep.samplers.learned.problem.limits import Limits
 from fewstep.samplers.learned.problem.threads import Threads, surviving
 from fewstep.samplers.pipeline.prompts import with_prompts
@@ -221,39 +220,40 @@ class Problem(Limits):
         return Threads(torch.get_num_threads() if beside else 1)
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Hash of a few weights of every tensor of the model, or, for a function, of what it returns on a fixed input."""
-        about = (self.schedule.key, prediction_name(self.prediction), self.shape)
-        if self._source is not None:
-            return fingerprint(about, networks_of(self._source.pipe).values(), ())
-        if isinstance(self.model.fn, torch.nn.Module):
-            return fingerprint(about, [self.model.fn], ())
-        x, middle = self.part([0, 1]).x_T, 0.5 * (self.t_start + self.t_end)
-        with torch.no_grad():
-            return fingerprint(about, (), [self.model(x, t) for t in (self.t_start, middle)])
+    def weights(self) -> str:
+        """Hash of a few weights of every tensor of the model, none for a function, and of what it predicts."""
+        return fingerprint(steady(self._about), self._modules, ())
 
     @cached_property
-    def behaviour(self) -> str | None:
-        """Hash of what the model answers, condition and guidance included, at three states between noise and data.
+    def fingerprint(self) -> str:
+        """The same for artefacts, all of it to the last bit; of a function, what it returns on a fixed input is told too."""
+        answers: list[Tensor] = []
+        if self._source is None and not self._modules:
+            x, middle = self.part([0, 1]).x_T, 0.5 * (self.t_start + self.t_end)
+            with torch.no_grad():
+                answers = [self.model(x, t) for t in (self.t_start, middle)]
+        return fingerprint(self._about, self._modules, answers)
 
-        None, with a warning, for a model that answers otherwise when it is asked again: nothing that is kept of it could be
-        known to be its own.
+    @property
+    def _about(self) -> tuple[Any, ...]:
+        return self.schedule.key, prediction_name(self.prediction), self.shape
+
+    @property
+    def _modules(self) -> list[torch.nn.Module]:
+        if self._source is not None:
+            return list(networks_of(self._source.pipe).values())
+        return [self.model.fn] if isinstance(self.model.fn, torch.nn.Module) else []
+
+    @cached_property
+    def behaviour(self) -> Answers | None:
+        """What the model answers, condition and guidance included, at three states between noise and data.
+
+        None, with a warning, for a model that answers otherwise when it is asked again.
         """
-        part = self.part([0, 1][: self.batch_size])
-        share = (0.0, 0.5, 0.9)
-        times = [self.t_start + s * (self.t_end - self.t_start) for s in share]
-        first = self.schedule.nodes(self.t_start).S
+        part, first = self.part([0, 1][: self.batch_size]), self.schedule.nodes(self.t_start).S
+        times = [self.t_start + share * (self.t_end - self.t_start) for share in (0.0, 0.5, 0.9)]
         states = [part.x_T * float(self.schedule.nodes(t).S / first) for t in times]
-        with torch.no_grad():
-            answers, again = ([part.denoiser(x, t) for x, t in zip(states, times, strict=True)] for _ in range(2))
-        found = behaviour(answers, again)
-        if found is None:
-            warnings.warn(
-                "the network answers otherwise when it is asked the same again (dropout, noise or a cache of its own), so that "
-                "reference runs on disk could not be told from another's: none is kept or read. Put it into .eval()",
-                stacklevel=2,
-            )
-        return found
+        return behaviour(lambda: [part.denoiser(x, t) for x, t in zip(states, times, strict=True)])
 
     @property
     def domain(self) -> dict[str, Any]:

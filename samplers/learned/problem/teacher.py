@@ -20,6 +20,7 @@ from fewstep.samplers.building.compiling import build
 from fewstep.samplers.building.names import solver_of
 from fewstep.samplers.building.solver_entry import SOLVERS
 from fewstep.samplers.learned.problem.coordinate import Coordinate
+from fewstep.samplers.learned.problem.fingerprint import Answers, steady
 from fewstep.samplers.learned.problem.kept_runs import file_of, folder_of, limit, made_room, read, write
 from fewstep.samplers.learned.problem.problem import Part, Problem, squared_errors
 from fewstep.samplers.learned.problem.threads import surviving
@@ -39,8 +40,8 @@ class Teacher:
             the seeds' own Brownian paths. cache: folder; None takes `cache_folder()`, False keeps all in memory.
         paths: seeds whose states on the way are read; of others only the end is kept. None: all.
 
-    `key` names everything that decides the runs: model, its answers, condition, solver, times, dtype; seeds are added for each
-    part. Nothing is kept of a network that does not answer the same twice.
+    `key` names what decides the runs: weights, condition, solver, times, dtype; seeds are added for each part. A run is found
+    for a network that answers as its own did, but for rounding; nothing is kept of one that does not answer the same twice.
     """
 
     def __init__(
@@ -72,19 +73,12 @@ class Teacher:
 
     @cached_property
     def key(self) -> str:
-        """Hash of what every reference run depends on."""
-        p = self.problem
-        about = (
-            p.fingerprint,
-            p.behaviour,
-            p.condition,
-            self.solver,
-            sorted(self.table.options.items()),
-            str(p.part([0]).x_T.dtype),
-        )
-        found = hashlib.sha256(repr(about).encode())
-        found.update(self.table.W.tobytes() + self.table.times.tobytes())
-        return found.hexdigest()[:24]
+        """Hash of what every reference run depends on, but for what the network answers."""
+        p, table = self.problem, self.table
+        options, dtype = sorted(table.options.items()), str(p.part([0]).x_T.dtype)
+        numbers = steady((table.W.tobytes(), table.times.tobytes()))
+        about = (p.weights, p.condition, self.solver, options, dtype, table.W.shape, numbers)
+        return hashlib.sha256(repr(about).encode()).hexdigest()[:24]
 
     @property
     def follows(self) -> bool:
@@ -161,20 +155,20 @@ class Teacher:
         x, v = (Rows([getattr(path, name) for path in paths], picks, back) for name in ("x", "v"))
         return Trajectory(self.problem.schedule, self.table.times, x, v)
 
-    def _file(self, part: Part) -> tuple[Path, str] | None:
-        """Where a run is kept, and the key that is written into it."""
+    def _file(self, part: Part) -> tuple[Path, tuple[str, tuple[int, ...], Answers]] | None:
+        """Where a run is kept, and what is written into it to know it by."""
         if self.folder is None or self.problem.behaviour is None or not self.follows:
             return None
-        key = self.key if self._whole(part) else f"{self.key}-end"
-        return file_of(self.folder, key, part.seeds), key
+        known = self.key if self._whole(part) else f"{self.key}-end", part.seeds, self.problem.behaviour
+        return file_of(self.folder, *known), known
 
     def _read(self, part: Part) -> Trajectory | Tensor | None:
-        """From disk, where it is: the name says everything, and a file is there whole or not at all."""
+        """From disk, where it is: a file is there whole or not at all."""
         place = self._file(part)
         if place is None or not place[0].exists():
             return None
         self._own.add(place[0])
-        states, velocities = read(*place, part.seeds, part.x_T.device)
+        states, velocities = read(place[0], *place[1], part.x_T.device)
         if not self._whole(part):
             end: Tensor = states[0:1][0]
             return end
@@ -218,7 +212,7 @@ class Teacher:
                 stacklevel=2,
             )
             return False
-        write(*place, part.seeds, states, velocities)
+        write(place[0], *place[1], states, velocities)
         self._own.add(place[0])
         return True
 

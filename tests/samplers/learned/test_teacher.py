@@ -142,7 +142,7 @@ def test_broken_and_foreign_files(tmp_path: Any) -> None:
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ValueError, match=f"{file} (carries no sha256|was changed).*Delete it"):
         Teacher(p, nfe=10, cache=tmp_path).path(part)
-    write(file, "another", (0,), torch.zeros(1), torch.zeros(1))
+    write(file, "another", (0,), p.behaviour or (), torch.zeros(1), torch.zeros(1))
     with pytest.raises(ValueError, match="belongs to another model"):
         Teacher(p, nfe=10, cache=tmp_path).path(part)
 
