@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from fewstep.samplers.noise.draws import Draw
+from fewstep.samplers.run.checks import require_uncached
 from fewstep.samplers.run.step import Post, Step
 from fewstep.samplers.schedule.base import Array, Nodes
 from fewstep.samplers.schedule.outputs import Prediction, convert, mean_weight
@@ -34,6 +35,8 @@ def lower(
     post: Post | None = None,
     constant: torch.Tensor | None = None,
     pair: bool = False,
+    *,
+    cached: bool = False,
 ) -> tuple[Step, ...]:
     """The linked steps of a table for a network that predicts `prediction` and a state of the given device and dtype.
 
@@ -41,11 +44,14 @@ def lower(
         tableau: what to play. prediction: "epsilon", "sample", "v_prediction" or "flow_prediction".
         post: maps predicted x0 to x0 (clipping, dynamic thresholding). constant: the mean mu of a mean-reverting
             schedule, for the const register, which is 1 otherwise. pair: whether carry is wanted after the last row.
+        cached: whether the caller leaves out the blocks that the table leaves out.
 
     Raises:
         ValueError: the output says nothing about what a row needs (eps prediction at alpha = 0); a table of whose result
-            the roundings of float32 leave nothing.
+            the roundings of float32 leave nothing; one with a feature cache where the caller knows none.
     """
+    if not cached:
+        require_uncached(tableau)
     if tableau.constant and constant is None:
         if tableau.schedule.kind == "mean-reverting":
             raise ValueError(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.artefact.choosing import Named, chosen
+from fewstep.samplers.blocks.block_run import block_run
 from fewstep.samplers.noise.draws import Noise
 from fewstep.samplers.noise.sources import source
 from fewstep.samplers.run.checks import mean_for, require_finite, validate, validate_noise
@@ -111,7 +112,7 @@ def sample(
     else:
         tableau = table_for(denoiser, plays, spec, solver_options)
         constant = None if mu is None else mu.to(wide)
-        steps = lower(tableau, denoiser.prediction, x_T.device, wide, post, constant)
+        steps = lower(tableau, denoiser.prediction, x_T.device, wide, post, constant, cached=True)
         begun = x_T.to(wide)
         if solver_options.get("afs"):
             from fewstep.samplers.building.analytic_start import free_step
@@ -119,8 +120,9 @@ def sample(
             begun = begun * free_step(tableau, t_start)
         sizes = sizes_of(denoiser, tableau, look) if parallel else (1,) * tableau.nfe
         state = first_state(tableau, begun)
-        asked = Asked(denoiser, x_T.dtype, sizes)
-        x = _play(asked, tableau, _bar(steps, progress), state, noise=drawn, look=look, check=check)
+        with block_run(denoiser, tableau.cache) as blocks:
+            asked = Asked(denoiser, x_T.dtype, sizes, blocks)
+            x = _play(asked, tableau, _bar(steps, progress), state, noise=drawn, look=look, check=check)
         info = Info(tableau.nfe, tableau.nfe, 0, "done", 0.0, tableau, len(sizes))
     if check == "end" or (check == "each" and info.tableau is None):
         require_finite(x, 'the result; check="each" names the step where it starts')
