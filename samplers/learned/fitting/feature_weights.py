@@ -1,0 +1,141 @@
+"""Weights of past features by least squares, row by row, along the states and features that the table itself visits.
+
+With D_j = F_j - F_1 of the features F_1, F_2, ... that a run has computed, and f what the network would compute here,
+
+    c = argmin sum over samples of |f - F_1 - sum_j c_j D_j|^2 + ridge |f|^2 |c|^2,      w = (1 - sum c, c_2, c_3, ...).
+
+All of it is in inner products of features, which are summed in float64: those of every two rows along the path with the whole
+network say, without another call, what the weights of any choice of rows would be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from fewstep.samplers.blocks.block_cache import BlockCache
+from fewstep.samplers.blocks.block_run import BlockRun, Feature
+from fewstep.samplers.learned.fitting.on_policy import OnPolicy, Way
+from fewstep.samplers.learned.tasks.learner_task import Task
+from fewstep.samplers.schedule.base import Array
+from fewstep.samplers.table.tableau import Tableau
+
+LARGEST = 10.0  # of a weight; the ridge is raised where one would be larger
+
+
+def weights_of(products: Array, ridge: float) -> Array:
+    """w (n,) of the formula above. products: (n + 1, n + 1) inner products of F_1 .. F_n and, last, f."""
+    n = len(products) - 1
+    moved = np.eye(n + 1) - np.eye(n + 1)[0]  # D_1 = 0, D_2 .. D_n, f - F_1
+    moved[0] = 0.0
+    inner = moved @ products @ moved.T
+    while True:
+        size, across = np.linalg.eigh(inner[1:n, 1:n])
+        size = np.maximum(size, 0.0) + ridge * products[-1, -1]
+        along = across.T @ inner[1:n, -1]
+        c = across @ np.divide(along, size, out=np.zeros_like(along), where=size > 0)
+        w = np.array([1 - c.sum(), *c])
+        if np.abs(w).max() <= LARGEST:
+            return w
+        ridge = max(4 * ridge, 1e-12)
+
+
+def weights_for(products: Sequence[Array], left_out: Array, window: int, ridge: float) -> Array:
+    """(nfe, groups, window) weights of a choice. products: of every group (nfe, nfe), of the features of every two rows."""
+    found = np.zeros((*left_out.shape, window))
+    for k, g in zip(*np.nonzero(left_out), strict=True):
+        rows = np.flatnonzero(~left_out[:k, g])[::-1][:window]
+        at = np.array([*rows, k])
+        found[k, g, : len(rows)] = weights_of(products[g][np.ix_(at, at)], ridge)
+    return found
+
+
+def inner_products(features: Sequence[Feature]) -> Array:
+    """(n, n) float64."""
+    flat = torch.stack([_flat(feature) for feature in features])
+    return np.asarray((flat @ flat.T).cpu())
+
+
+def _flat(feature: Feature) -> Tensor:
+    return torch.cat([leaf.detach().double().flatten() for leaf in feature if isinstance(leaf, Tensor)])
+
+
+class FeaturePath(OnPolicy):
+    """Training samples on their way through a table that leaves blocks out, each with features of its own.
+
+    Args:
+        network: whose blocks they are. cache: groups and costs. left_out: (nfe, groups) what is left out, with weights fitted as
+            the samples come there: the row is asked with the whole network once, and once without. None: nothing, and
+            `products` are of every two rows.
+    """
+
+    def __init__(
+        self, task: Task, start: Tableau, network: Module, cache: BlockCache, left_out: Array | None = None,
+        ridge: float = 0.0,
+    ):  # fmt: skip
+        super().__init__(task, start, "l2p")
+        self.network, self.cache, self.ridge = network, cache, ridge
+        self.left_out = np.zeros(cache.weights.shape[:2], bool) if left_out is None else left_out
+        self.every = [np.zeros((start.nfe, start.nfe)) for _ in cache.groups]
+        self._here: dict[int, Any] = {}
+        self._alone = Lock()  # ways may be asked beside one another
+        self._runs: dict[int, BlockRun] = {}
+
+    def call(self, k: int) -> None:
+        if self.left_out[k].any():
+            self._fit(k)
+        super().call(k)
+
+    def asked(self, k: int, way: Way) -> Tensor:
+        return self._ask(k, way)
+
+    def finished(self, table: Tableau) -> Tableau:
+        return replace(table, cache=self.cache)
+
+    @torch.no_grad()
+    def _fit(self, k: int) -> None:
+        """The weights of row k, from what the network would have computed there."""
+        self._here.clear()
+        self.task.problem.spent += sum(len(way.part.seeds) for way in self.ways)
+        self.task.problem.threads.map(lambda way: self._ask(k, way, looks=True), self.ways)
+        weights = self.cache.weights.copy()
+        for g in np.flatnonzero(self.left_out[k]):
+            found = weights_of(self._here[g], self.ridge)
+            weights[k, g, : len(found)] = found
+        self.cache = replace(self.cache, weights=weights)
+
+    def _ask(self, k: int, way: Way, looks: bool = False) -> Tensor:
+        way.part.denoiser.prepare(way.input.to(way.part.x_T.device, way.part.x_T.dtype))
+        with self._alone:
+            run = self._runs.setdefault(id(way), BlockRun(self.cache, self.network, self._watch))
+        run.cache = self.cache
+        with run.at(k, looks):
+            return super().asked(k, way)
+
+    def _watch(self, g: int, k: int, past: Sequence[Feature], feature: Feature) -> None:
+        """Sums of inner products: of a row that is looked at, or of all pairs where nothing is left out."""
+        if not self.left_out.any():
+            found = inner_products([feature, *past])[0]
+            with self._alone:
+                for j, value in enumerate(found):
+                    self.every[g][k, k - j] += value
+                    self.every[g][k - j, k] = self.every[g][k, k - j]
+        elif self.left_out[k, g]:
+            found = inner_products([*past, feature])
+            with self._alone:
+                self._here[g] = self._here.get(g, 0.0) + found
+
+
+def played(path: OnPolicy) -> Tableau:
+    """A table through which all samples have gone by its own lines."""
+    for k in range(path.table.nfe):
+        path.call(k)
+        path.advance(k, path.table.W[k])
+    return path.table
