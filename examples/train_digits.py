@@ -249,7 +249,9 @@ POSITIVE = click.FloatRange(0, min_open=True)
 @click.command()
 @click.option("--out", type=FOLDER, default="digits", help="Folder to write to.")
 @click.option("--data", type=FILE, help="Local .npz instead of a download.")
-@click.option("--network", type=click.Choice(list(NETWORKS)), default="unet", show_default=True, help="U-Net or transformer.")
+@click.option(
+    "--network", type=click.Choice(list(NETWORKS)), default="unet", show_default=True, help="U-Net or transformer."
+)
 @click.option("--init", type=FOLDER, help="Start from this folder's network.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --out.")
 @click.option("--steps", type=click.IntRange(0), default=8000, show_default=True, help="Updates in all.")
@@ -263,7 +265,9 @@ POSITIVE = click.FloatRange(0, min_open=True)
 @click.option("--every", type=click.IntRange(1), default=200, show_default=True, help="Updates between checkpoints.")
 @click.option("--samples", type=click.IntRange(10), default=1000, show_default=True, help="Samples to judge (tens).")
 @click.option("--nfe", type=click.IntRange(1), default=50, show_default=True, help="DDIM steps of these samples.")
-def main(out, data, network, init, resume, steps, minutes, batch, lr, ema, bf16, device, seed, every, samples, nfe) -> None:
+def main(
+    out, data, network, init, resume, steps, minutes, batch, lr, ema, bf16, device, seed, every, samples, nfe
+) -> None:
     """Train a class-conditional diffusion model of MNIST digits and a classifier that judges it."""
     if samples % 10:
         raise click.BadParameter(f"{samples} is not a multiple of the ten classes", param_hint="--samples")

@@ -137,7 +137,11 @@ def safety(table: Tableau) -> dict[str, Any]:
         "largest_weight": float(np.abs(table.W[:, :, M : M + table.history]).max()),
         "weights_of_result": float(np.abs(weights_of_result(table)).sum(0).max()),
         "smallest_gap": float(np.diff(lam).min()) if len(lam) > 1 else None,
-        **({} if table.cache is None else {"cost": table.cost, "largest_share": float(np.abs(table.cache.weights).max())}),
+        **(
+            {}
+            if table.cache is None
+            else {"cost": table.cost, "largest_share": float(np.abs(table.cache.weights).max())}
+        ),
         **({} if table.filters is None else {"largest_filter": float(np.abs(table.filters).sum((-1, -2)).max())}),
     }
 

@@ -1,13 +1,13 @@
 """Which rows of a table compute which blocks of the network, and what stands for those that they leave out.
 
-A network is a chain of blocks. A group g of them in a row has a feature f: what comes out of its last block, less what came into
-its first where that has the same shape. Row k either computes the group, or leaves it out and takes
+A network is a chain of blocks. A group g of them in a row has a feature f: what comes out of its last block, less what came
+into its first where that has the same shape. Row k either computes the group, or leaves it out and takes
 
     f_k = sum_j w_kgj F_j,      sum_j w_kgj = 1,
 
 with F_1, F_2, ... the newest features that the run has computed. As the weights sum to one, what does not change is kept.
-Reference: Beyond Fixed Formulas: Data-Driven Linear Predictor for Efficient Diffusion Models; Shen et al.; 2026; arXiv:2604.26365;
-weights (1) on the newest alone: DeepCache; Ma, Fang, Wang; 2023; arXiv:2312.00858.
+Reference: Beyond Fixed Formulas: Data-Driven Linear Predictor for Efficient Diffusion Models; Shen et al.; 2026;
+arXiv:2604.26365. Weight 1 on the newest alone: DeepCache; Ma, Fang, Wang; 2023; arXiv:2312.00858.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class BlockCache:
                 f"`weights` of a feature cache must be (nfe, {groups} groups, window); got shape {self.weights.shape}"
             )
         if self.costs.shape != (n,) or not ((self.costs > 0) & (self.costs <= 1)).all():
-            raise ValueError(f"`costs` of a feature cache are {n} shares of an evaluation; got {self.costs.tolist()!r:.80}")
+            raise ValueError(
+                f"`costs` of a feature cache are {n} shares of an evaluation; got {self.costs.tolist()!r:.80}"
+            )
         kept = np.cumsum(self.computed, 0) - self.computed  # features that there are before each row
         reads = np.where(self.weights != 0, np.arange(1, self.window + 1), 0).max(2)
         off = np.abs(self.weights.sum(2) - 1)

@@ -91,8 +91,8 @@ class BlockRun:
             return output
         if not past.came:
             raise ValueError(
-                f"block {self.cache.groups[g][i]!r} was called before {self.cache.groups[g][0]!r}, or without a tensor: name the "
-                "blocks of a group in the order of their calls"
+                f"block {self.cache.groups[g][i]!r} was called before {self.cache.groups[g][0]!r}, or without a tensor: name "
+                "the blocks of a group in the order of their calls"
             )
         against = [_against(leaf, past.came) for leaf in leaves]
         feature = [leaf if j is None else leaf - past.came[j] for leaf, j in zip(leaves, against, strict=True)]
@@ -121,13 +121,13 @@ class BlockRun:
         name = self.cache.groups[g][0]
         if past.shape is None:
             raise ValueError(
-                f"row {self.k} asks the network more often than the rows whose features it takes, in which block {name!r} was not "
-                "called: guidance must be the same in all rows of a table with a feature cache"
+                f"row {self.k} asks the network more often than the rows whose features it takes, in which block {name!r} was "
+                "not called: guidance must be the same in all rows of a table with a feature cache"
             )
         if past.came and tuple(past.came[0].shape) != past.shape:
             raise ValueError(
-                f"block {name!r} is shown {tuple(past.came[0].shape)} in row {self.k}, and its features are of {past.shape}: batch, "
-                "shape and guidance must stay the same through a run with a feature cache"
+                f"block {name!r} is shown {tuple(past.came[0].shape)} in row {self.k}, and its features are of {past.shape}: "
+                "batch, shape and guidance must stay the same through a run with a feature cache"
             )
 
 

@@ -13,9 +13,7 @@ from torch.nn import Module, ModuleList
 
 DEPTH = 8  # of objects within objects that are looked into
 ASKED = ("unet", "transformer", "prior")  # parts of a pipeline that are asked at every step
-SAY = (
-    "Let the denoiser's fn be the network, or a function that names it: Denoiser(lambda x, tau: unet(x, tau).sample, ...)"
-)
+SAY = "Let the denoiser's fn be the network, or a function that names it: Denoiser(lambda x, tau: unet(x, tau).sample, ...)"
 
 
 def networks(asked: Any) -> list[Module]:
@@ -68,9 +66,13 @@ def network_of(asked: Any) -> Module:
     if len(known) == 1:
         return known[0]
     if not known:
-        raise ValueError(f"no network is found behind {type(asked).__name__}, so that nothing is known of its blocks. {SAY}")
+        raise ValueError(
+            f"no network is found behind {type(asked).__name__}, so that nothing is known of its blocks. {SAY}"
+        )
     kinds = ", ".join(type(network).__name__ for network in known)
-    raise ValueError(f"{len(known)} networks are asked here ({kinds}), and a feature cache is for one: name its `blocks`")
+    raise ValueError(
+        f"{len(known)} networks are asked here ({kinds}), and a feature cache is for one: name its `blocks`"
+    )
 
 
 def _reached(asked: Any) -> Iterator[Any]:
@@ -98,14 +100,18 @@ def network_with(asked: Any, blocks: Iterable[str]) -> Module:
     if having:
         raise ValueError(f"{len(having)} networks have the block {names[0]!r}, and a feature cache is for one of them")
     if not known:
-        raise ValueError(f"no network is found behind {type(asked).__name__}, and this table leaves its blocks out. {SAY}")
+        raise ValueError(
+            f"no network is found behind {type(asked).__name__}, and this table leaves its blocks out. {SAY}"
+        )
     if any(hasattr(network, "_orig_mod") for network in known):
-        raise ValueError("the network is compiled as a whole and asks its blocks no more: compile what stands within them")
+        raise ValueError(
+            "the network is compiled as a whole and asks its blocks no more: compile what stands within them"
+        )
     missing = next(name for name in names if not all(_has(network, name) for network in known))
     kinds = ", ".join(type(network).__name__ for network in known)
     raise ValueError(
-        f"this table leaves out {missing!r} and {len(names) - 1} other blocks, and {kinds} has no such block: it was learned for "
-        "another network. Learn it for this one, or dataclasses.replace(table, cache=None)"
+        f"this table leaves out {missing!r} and {len(names) - 1} other blocks, and {kinds} has no such block: it was "
+        "learned for another network. Learn it for this one, or dataclasses.replace(table, cache=None)"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a call costs: multiplications and additions of its matrix products, convolutions and attentions, as torch counts them."""
+"""What a call costs: floating point operations of its matrix products, convolutions and attentions, as torch counts them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def flops(work: Callable[[], Any]) -> int:
     found = int(counter.get_total_flops())
     if not found:
         raise ValueError(
-            "this network makes no matrix product, convolution or attention, so that its cost cannot be counted and nothing is to "
-            "be had from leaving blocks out"
+            "this network makes no matrix product, convolution or attention, so that its cost cannot be counted and nothing "
+            "is to be had from leaving blocks out"
         )
     return found

@@ -91,7 +91,9 @@ class Run:
     def _ranked(self, task: Task) -> tuple[list[Recipe], dict[int, float]]:
         """The fixed recipes worth looking at, best first, and the score of each by its id."""
         plan = self.plan
-        screening = None if plan.means is None else plan.means.screening.get(task.nfe, min(plan.means.screening.values()))
+        screening = (
+            None if plan.means is None else plan.means.screening.get(task.nfe, min(plan.means.screening.values()))
+        )
         known = sought(task, plan.solver, dict(plan.options), plan.rivals, screening)
         for i, recipe in enumerate(known.own):
             task.offer(recipe.table, i + 1, len(known.own))

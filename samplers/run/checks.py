@@ -101,6 +101,6 @@ def require_uncached(tableau: Tableau) -> None:
     if tableau.cache is not None:
         raise ValueError(
             f"{tableau.name}: this table leaves blocks of the network out, which `sample` plays, and a Scheduler within "
-            "fewstep.samplers.feature_cache(pipe); nothing else does. Elsewhere take dataclasses.replace(table, cache=None), the "
-            "same rows with the whole network"
+            "fewstep.samplers.feature_cache(pipe); nothing else does. Elsewhere take dataclasses.replace(table, cache=None), "
+            "the same rows with the whole network"
         )

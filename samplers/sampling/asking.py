@@ -62,8 +62,8 @@ def sizes_of(denoiser: Denoiser, tableau: Tableau, look: Look) -> tuple[int, ...
     sizes = together(tableau)
     if tableau.cache is not None:
         raise ValueError(
-            f"parallel=True asks several rows of {tableau.name!r} in one call, and this table computes other blocks of the network "
-            "in each: leave it away"
+            f"parallel=True asks several rows of {tableau.name!r} in one call, and this table computes other blocks of the "
+            "network in each: leave it away"
         )
     if max(sizes) == 1:
         raise ValueError(

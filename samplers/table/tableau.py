@@ -26,7 +26,7 @@ from fewstep.samplers.blocks.block_cache import BlockCache
 from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.schedule.base import Node, Nodes, NoiseSchedule
 from fewstep.samplers.schedule.outputs import Form
-from fewstep.samplers.table.consistency import ADVICE, check_filters, check_rows, prove
+from fewstep.samplers.table.consistency import check_filters, check_rows, prove
 from fewstep.samplers.table.jumps import jump_of, target_times
 from fewstep.samplers.table.packing import pack
 from fewstep.samplers.table.row import Row

@@ -62,7 +62,9 @@ def cache(weights: dict[int, list[float]], nfe: int = 6, groups: tuple[tuple[str
     return BlockCache(groups, w, np.where(w.any((1, 2)), 0.4, 1.0))
 
 
-def cached(weights: dict[int, list[float]], nfe: int = 6, solver: str = "dpmpp_2m", schedule: NoiseSchedule = VP) -> Tableau:
+def cached(
+    weights: dict[int, list[float]], nfe: int = 6, solver: str = "dpmpp_2m", schedule: NoiseSchedule = VP
+) -> Tableau:
     return replace(build(solver, schedule, nfe), cache=cache(weights, nfe))
 
 

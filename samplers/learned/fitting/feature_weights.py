@@ -71,9 +71,9 @@ class FeaturePath(OnPolicy):
     """Training samples on their way through a table that leaves blocks out, each with features of its own.
 
     Args:
-        network: whose blocks they are. cache: groups and costs. left_out: (nfe, groups) what is left out, with weights fitted as
-            the samples come there: the row is asked with the whole network once, and once without. None: nothing, and
-            `products` are of every two rows.
+        network: whose blocks they are. cache: groups and costs. left_out: (nfe, groups) what is left out, with weights fitted
+            as the samples come there: the row is asked with the whole network once, and once without. None: nothing, and
+            `every` are the products of every two rows.
     """
 
     def __init__(

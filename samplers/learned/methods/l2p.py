@@ -1,4 +1,4 @@
-"""l2p: rows that leave blocks of the network out and take sums of their past features, so that a row costs a fraction of a call.
+"""l2p: rows that leave blocks of the network out and take sums of their past features: such a row costs a fraction of a call.
 
 Which rows, and of which groups, is found one after another, each time what costs least error for the work that it saves; the
 weights are least squares, and the solver's own are fitted again on top, as the outputs of such rows are others.
@@ -36,8 +36,8 @@ Choice = Callable[[Array], Tableau]  # (nfe, groups) what is left out -> the tab
 @learner(
     "l2p",
     learns=("coef", "cache"),
-    reference="Beyond Fixed Formulas: Data-Driven Linear Predictor for Efficient Diffusion Models; Shen, Huang, Liu, Zou, Cai, Zheng, "
-    "Shi, Feng, Zhang; 2026; arXiv:2604.26365; here by least squares along the table's own path, with rows by trial",
+    reference="Beyond Fixed Formulas: Data-Driven Linear Predictor for Efficient Diffusion Models; Shen, Huang, Liu, Zou, Cai, "
+    "Zheng, Shi, Feng, Zhang; 2026; arXiv:2604.26365; here by least squares along the table's own path, with rows by trial",
 )
 def l2p(
     task: Task,

@@ -133,7 +133,8 @@ def tried(task: Task, base: Tableau, guard: Sequence[int], floor: float, most: i
 def candidates(task: Task, base: Tableau) -> list[Tableau]:
     """The best tables of the stages, best first, those that are better than the base on the validation seeds.
 
-    None of them costs more evaluations than the base. Where none is better, the best of them all the same, so that the report says how far it is.
+    None of them costs more evaluations than the base. Where none is better, the best of them all the same, so that the report
+    says how far it is.
     """
     ranked = {
         id(table): (found, table)

@@ -52,7 +52,13 @@ HOMES = tuple(
         "auto",
     )
 )
-KINDS = ("grid", "coef", "tau", "filter", "cache")  # of a table: where it steps, its weights, the times it shows, its filters,
+KINDS = (
+    "grid",
+    "coef",
+    "tau",
+    "filter",
+    "cache",
+)  # of a table: where it steps, its weights, the times it shows, its filters,
 # and which blocks of the network its rows leave out
 
 

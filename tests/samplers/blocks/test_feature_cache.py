@@ -166,7 +166,9 @@ def test_the_file_plays_the_same(tmp_path: Path) -> None:
         ({2: [1.0]}, ((),), "paths of modules in groups"),
     ],
 )
-def test_a_wrong_cache_is_refused(weights: dict[int, list[float]], groups: tuple[tuple[str, ...], ...], said: str) -> None:
+def test_a_wrong_cache_is_refused(
+    weights: dict[int, list[float]], groups: tuple[tuple[str, ...], ...], said: str
+) -> None:
     with pytest.raises(ValueError, match=said):
         cache(weights, groups=groups)
 

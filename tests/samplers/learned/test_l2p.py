@@ -13,6 +13,7 @@ from learned_problems import base, sixteen, task
 
 from fewstep.samplers import Denoiser, sample
 from fewstep.samplers.blocks.block_cache import BlockCache
+from fewstep.samplers.blocks.patching import patched
 from fewstep.samplers.learned import METHODS, learn
 from fewstep.samplers.learned.estimate import estimate
 from fewstep.samplers.learned.fitting.feature_weights import FeaturePath, played, weights_for, weights_of
@@ -40,8 +41,6 @@ def test_least_squares_are_least_on_the_path() -> None:
     network, denoiser = chain()
     made = task(denoiser, SHAPE, 5, 16, 16)
     blank = BlockCache((("blocks.1", "blocks.2", "blocks.3"),), np.zeros((5, 1, 5)), np.ones(5))
-    from fewstep.samplers.blocks.patching import patched
-
     with patched(list(network.blocks[1:4])):
         path = FeaturePath(made, base(made), network, blank)
         played(path)
@@ -62,7 +61,8 @@ def test_least_squares_are_least_on_the_path() -> None:
         on_path = FeaturePath(made, base(made), network, replace(blank, weights=np.zeros((5, 1, 2))), left_out)
         played(on_path)
     np.testing.assert_allclose(on_path.cache.weights[2], weights[2], atol=1e-9)  # the path is the same up to there
-    assert np.array_equal(on_path.cache.computed, ~left_out) and not np.allclose(on_path.cache.weights[3], weights[3], atol=1e-9)
+    assert np.array_equal(on_path.cache.computed, ~left_out)
+    assert not np.allclose(on_path.cache.weights[3], weights[3], atol=1e-9)
 
 
 @pytest.mark.parametrize("rows", ["greedy", "even", [0, 1, 3]])

@@ -1,4 +1,4 @@
-"""Tables that leave blocks out, in pipelines: the scheduler knows the row, `feature_cache` the network; elsewhere they are refused."""
+"""Tables that leave blocks out, in pipelines: the scheduler knows the row, `feature_cache` the network; alone it refuses."""
 
 from __future__ import annotations
 
