@@ -6,6 +6,7 @@ into its first where that has the same shape. Row k either computes the group, o
     f_k = sum_j w_kgj F_j,      sum_j w_kgj = 1,
 
 with F_1, F_2, ... the newest features that the run has computed. As the weights sum to one, what does not change is kept.
+Matrices over channels may stand beside the weights, see channel_maps.py.
 Reference: Beyond Fixed Formulas: Data-Driven Linear Predictor for Efficient Diffusion Models; Shen et al.; 2026;
 arXiv:2604.26365. Weight 1 on the newest alone: DeepCache; Ma, Fang, Wang; 2023; arXiv:2312.00858.
 """
@@ -13,7 +14,7 @@ arXiv:2604.26365. Weight 1 on the newest alone: DeepCache; Ma, Fang, Wang; 2023;
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import permutations
 from typing import Any
 
@@ -30,6 +31,7 @@ class BlockCache:
         groups: of each group the paths of its blocks in the network, in the order in which they are called.
         weights: (nfe, groups, window) w above, newest first; zeros where a row computes the group.
         costs: (nfe,) what each row costs, in evaluations of the whole network.
+        maps: of rows that leave the only group out, matrices (window - 1 or 2 window - 1, channels, channels); mostly none.
 
     Raises:
         ValueError: blocks that lie in one another, weights that do not sum to one or read what no row has computed.
@@ -38,6 +40,7 @@ class BlockCache:
     groups: tuple[tuple[str, ...], ...]
     weights: np.ndarray
     costs: np.ndarray
+    maps: Mapping[int, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "groups", checked_groups(self.groups))
@@ -58,6 +61,19 @@ class BlockCache:
                 "`weights` of a feature cache must be finite, zero where a row computes the group, else sum to one, over "
                 "features that earlier rows have computed"
             )
+        for k, maps in self.maps.items():
+            self._check_maps(k, maps)
+
+    def _check_maps(self, k: int, maps: np.ndarray) -> None:
+        """ValueError for matrices that row k cannot have."""
+        few, all_ = self.window - 1, 2 * self.window - 1
+        square = maps.ndim == 3 and maps.shape[1] == maps.shape[2] and len(maps) in (few, all_)
+        there = len(self.groups) == 1 and 0 <= k < len(self.costs) and not self.computed[k, 0]
+        if not there or not square or not np.isfinite(maps).all():
+            raise ValueError(
+                f"`maps` of a feature cache are finite matrices ({few} or {all_}, channels, channels) of rows that leave its "
+                f"only group out; got shape {maps.shape} for row {k}"
+            )
 
     @property
     def computed(self) -> np.ndarray:
@@ -77,17 +93,19 @@ class BlockCache:
     @property
     def nbytes(self) -> int:
         """Memory of the arrays."""
-        return int(self.weights.nbytes + self.costs.nbytes)
+        return int(self.weights.nbytes + self.costs.nbytes + sum(maps.nbytes for maps in self.maps.values()))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it, but for the arrays."""
-        return {"groups": [list(group) for group in self.groups], "weights": self.weights, "costs": self.costs}
+        told = {"groups": [list(group) for group in self.groups], "weights": self.weights, "costs": self.costs}
+        return {**told, "maps": {str(k): maps for k, maps in self.maps.items()}} if self.maps else told
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> BlockCache:
         """Inverse of `to_dict`."""
         groups = tuple(tuple(group) for group in content["groups"])
-        return cls(groups, np.array(content["weights"], float), np.array(content["costs"], float))
+        maps = {int(k): np.array(each, float) for k, each in content.get("maps", {}).items()}
+        return cls(groups, np.array(content["weights"], float), np.array(content["costs"], float), maps)
 
     def __str__(self) -> str:
         whole = int(self.computed.all(1).sum())

@@ -14,22 +14,25 @@ from torch.nn import Module
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from fewstep.samplers.blocks.block_cache import BlockCache
+from fewstep.samplers.blocks.channel_maps import changes, channels_last, gained
 from fewstep.samplers.blocks.finding import network_with
 from fewstep.samplers.blocks.patching import Forward, at_work, patched
 
 Feature = list[Any]  # leaves of what a block returns, tensors among them
-Watch = Callable[[int, int, Sequence[Feature], Feature], None]
+Watch = Callable[[int, int, "Past", Feature, "Tensor | None"], None]
 
 
 @dataclass
 class Past:
     """Of one group, in the n-th call of the network within a row (guidance may ask twice).
 
-    features: newest first. came: tensors that came into the first block in this row. shapes: of the first of them when features
-    were computed. against: which of them each leaf is told relative to. trees: of what the blocks return.
+    features: newest first. inputs: what came in with them, where matrices need it. came: tensors that came into the first block
+    in this row. shape: of the first of them when features were computed. against: which of them each leaf is told relative to.
+    trees: of what the blocks return.
     """
 
     features: list[Feature] = field(default_factory=list)
+    inputs: list[Tensor] = field(default_factory=list)
     came: list[Tensor] = field(default_factory=list)
     shape: tuple[int, ...] | None = None
     against: list[int | None] = field(default_factory=list)
@@ -40,12 +43,13 @@ class BlockRun:
     """The features of one run. `with run.at(k):` around every call of the network in row k.
 
     Args:
-        cache: which rows compute what. network: whose blocks they are. watch: told (group, row, past features newest first,
-            the feature) of every feature that is computed.
+        cache: which rows compute what. network: whose blocks they are. watch: told (group, row, past, the feature, what came in
+            of its shape) of every feature that is computed. mixes: whether what comes in is kept, which matrices need.
     """
 
-    def __init__(self, cache: BlockCache, network: Module, watch: Watch | None = None):
-        self.cache, self.watch = cache, watch
+    def __init__(self, cache: BlockCache, network: Module, watch: Watch | None = None, mixes: bool = False):
+        self.cache, self.watch, self.mixes = cache, watch, mixes or bool(cache.maps)
+        self.maps: dict[int, Tensor] = {}  # of this run's rows, on their device
         self.blocks = [network.get_submodule(name) for name in cache.blocks]
         places = ((g, i) for g, group in enumerate(cache.groups) for i in range(len(group)))
         self.places = dict(zip(map(id, self.blocks), places, strict=True))
@@ -96,12 +100,15 @@ class BlockRun:
             )
         against = [_against(leaf, past.came) for leaf in leaves]
         feature = [leaf if j is None else leaf - past.came[j] for leaf, j in zip(leaves, against, strict=True)]
+        entry = None if against[0] is None else past.came[against[0]]
         if self.watch is not None:
-            self.watch(g, self.k, past.features, feature)
+            self.watch(g, self.k, past, feature, entry)
         if not self.looks:
             past.trees[i], past.against = ([_outline(leaf) for leaf in leaves], tree), against
             past.shape = tuple(past.came[0].shape)
             past.features = [feature, *past.features][: self.cache.window]
+            if self.mixes and entry is not None:
+                past.inputs = [entry, *past.inputs][: self.cache.window]
         past.came = []
         return output
 
@@ -112,9 +119,23 @@ class BlockRun:
         for n, (leaf, j) in enumerate(zip(outlines, past.against, strict=True)):
             base = None if j is None else past.came[j]
             told = isinstance(leaf, Outline)
-            leaves.append(_mixed(weights, [feature[n] for feature in past.features], base) if told else leaf)
+            features = [feature[n] for feature in past.features]
+            gain = self._gain(past, features, base) if told and self.k in self.cache.maps else None
+            leaves.append(_mixed(weights, features, base, gain) if told else leaf)
         past.came = []
         return tree_unflatten(leaves, tree)
+
+    def _gain(self, past: Past, features: Sequence[Tensor], base: Tensor | None) -> Tensor:
+        """What this row's matrices add."""
+        slots, change = changes(features, past.inputs, base, self.cache.window)
+        if self.k not in self.maps:
+            self.maps[self.k] = torch.tensor(self.cache.maps[self.k], dtype=change.dtype, device=change.device)
+        if self.maps[self.k].shape[1] != (width := channels_last(features[0]).shape[-1]):
+            raise ValueError(
+                f"row {self.k} has matrices for {self.maps[self.k].shape[1]} channels, and {self.cache.groups[0][-1]!r} returns "
+                f"{width}: this table was learned for another network"
+            )
+        return gained(self.maps[self.k], slots, change, features[0])
 
     def _require_alike(self, past: Past, g: int) -> None:
         """ValueError where the features are of another call than this one."""
@@ -138,13 +159,16 @@ def _against(leaf: Any, came: Sequence[Tensor]) -> int | None:
     return next((j for j, t in enumerate(came) if t.shape == leaf.shape and t.dtype == leaf.dtype), None)
 
 
-def _mixed(weights: Sequence[float], features: Sequence[Tensor], base: Tensor | None) -> Tensor:
-    """base + sum_j w_j F_j in float32 at least, in the features' dtype."""
+def _mixed(
+    weights: Sequence[float], features: Sequence[Tensor], base: Tensor | None, gain: Tensor | None = None
+) -> Tensor:
+    """base + gain + sum_j w_j F_j in float32 at least, in the features' dtype."""
     wide = torch.promote_types(features[0].dtype, torch.float32)
     total = features[0].to(wide) * weights[0]
     for feature, weight in zip(features[1:], weights[1:], strict=False):
         if weight:
             total = total.add(feature.to(wide), alpha=weight)
+    total = total if gain is None else total + gain
     return (total if base is None else total + base.to(wide)).to(features[0].dtype)
 
 

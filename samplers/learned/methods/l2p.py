@@ -26,6 +26,7 @@ from fewstep.samplers.learned.fitting.least_squares import RIDGE, check_limits, 
 from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task, score
+from fewstep.samplers.run.denoiser import clock
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.table.tableau import Tableau
 
@@ -51,6 +52,7 @@ def l2p(
     samples: int = 64,
     search: int = 32,
     refit: bool = True,
+    mix: bool = False,
 ) -> Tableau:
     """The same number of calls, `full` of them of the whole network, the others without the blocks named.
 
@@ -59,7 +61,9 @@ def l2p(
         blocks: paths of blocks in the order of their calls, or groups of such; None: the inner ones, see `inner_blocks`.
         rows: "greedy", each row by trial on `search` training samples; "even"; or the numbers of the full rows, 0 among them.
         window: past features of a sum, 1 repeats the last. ridge: of the formula. samples: training samples that weights are
-            fitted on, whose features are held. refit: whether the solver's weights are fitted again.
+            fitted on, whose features are held. refit: whether the solver's weights are fitted again. mix: matrices over
+            channels in the place of weights, which see what comes into the group now: several times nearer, for some work and
+            (2 window - 1) channels^2 numbers a row; for one group that returns one tensor.
 
     A table of nfe calls is compared with the best fixed recipe of as many evaluations as it costs.
 
@@ -72,6 +76,8 @@ def l2p(
     check_limits(ridge, 1.0, "l2p")
     given = _full_rows(rows, full, start.nfe)
     network, groups = _found(task.problem, blocks)
+    if mix and len(groups) > 1:
+        raise ValueError(f"l2p: mix=True is for one group of blocks; got {len(groups)}")
     few = replace(task, train=task.train[:samples])
     saved = _saved(task.problem, network, groups, float(start.model_times[0]))
     with patched([network.get_submodule(name) for group in groups for name in group]):
@@ -94,13 +100,15 @@ def l2p(
         assert first.cache is not None
         task.offer(first)
         cache = replace(first.cache, weights=np.zeros_like(first.cache.weights))
-        way = FeaturePath(few, start, network, cache, left_out, ridge)
+        way = FeaturePath(few, start, network, cache, left_out, ridge, mix)
         if refit:
             how: dict[str, Any] = {"window": None, "consistent": True, "ridge": RIDGE, "limit": 10.0, "robust": True}
             second = fitted(few, start, way, **how)
         else:
             played(way)
             second = way.finished(start)
+        if mix:
+            second = replace(second, cache=_counted(task.problem, network, second.cache))
         task.offer(second)
     return min((first, second), key=task.judge)
 
@@ -132,26 +140,29 @@ def _full_rows(rows: Any, full: Any, nfe: int) -> list[int] | int:
 
 def _saved(problem: Problem, network: Module, groups: tuple[tuple[str, ...], ...], tau: float) -> Array:
     """(groups,) the share of a call that each group makes up, of FLOPs as they are counted in a call of one sample."""
-    part = problem.part([0])
-    at = torch.tensor(tau, dtype=torch.float32 if part.x_T.dtype != torch.float64 else part.x_T.dtype)
-    at = at.to(part.x_T.device)
     weights = np.zeros((1 + len(groups), len(groups), 1))
     for g in range(len(groups)):
         weights[1 + g, g] = 1.0
-    run = BlockRun(BlockCache(groups, weights, np.ones(len(weights))), network)
-    part.denoiser.prepare(part.x_T)
-    spent = []
-    with patched(run.blocks):
-        for k in range(len(weights)):
-            with run.at(k):
-                spent.append(flops(lambda: part.denoiser.call(part.x_T, at)))
-    problem.spent += len(part.seeds) * len(weights)
-    saved = 1 - np.array(spent[1:]) / spent[0]
+    saved = 1 - _counted(problem, network, BlockCache(groups, weights, np.ones(len(weights))), tau).costs[1:]
     if not (saved > 0).all():
         raise ValueError(
             f"leaving {groups[int(saved.argmin())]} out saves nothing: name other blocks, in the order of their calls"
         )
     return np.asarray(saved)
+
+
+def _counted(problem: Problem, network: Module, cache: BlockCache, tau: float | None = None) -> BlockCache:
+    """The same with what its rows cost in a call of one sample, as FLOPs are counted, the first being whole."""
+    part, run, spent = problem.part([0]), BlockRun(cache, network), []
+    time = float(problem.schedule.model_time(problem.t_start)) if tau is None else tau
+    at = torch.tensor(time, dtype=clock(part.x_T.dtype), device=part.x_T.device)
+    part.denoiser.prepare(part.x_T)
+    with patched(run.blocks):
+        for k in range(len(cache.costs)):
+            with run.at(k):
+                spent.append(flops(lambda: part.denoiser.call(part.x_T, at)))
+    problem.spent += len(part.seeds) * len(spent)
+    return replace(cache, costs=np.minimum(np.array(spent) / spent[0], 1.0))
 
 
 def _greedy(task: Task, made: Choice, target: float, saved: Array, search: int) -> Array:
