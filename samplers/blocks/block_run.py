@@ -130,10 +130,11 @@ class BlockRun:
         slots, change = changes(features, past.inputs, base, self.cache.window)
         if self.k not in self.maps:
             self.maps[self.k] = torch.tensor(self.cache.maps[self.k], dtype=change.dtype, device=change.device)
-        if self.maps[self.k].shape[1] != (width := channels_last(features[0]).shape[-1]):
+        known, width = self.maps[self.k].shape[1], channels_last(features[0]).shape[-1]
+        if known != width:
             raise ValueError(
-                f"row {self.k} has matrices for {self.maps[self.k].shape[1]} channels, and {self.cache.groups[0][-1]!r} returns "
-                f"{width}: this table was learned for another network"
+                f"row {self.k} has matrices for {known} channels, and {self.cache.groups[0][-1]!r} returns {width}: this "
+                "table was learned for another network"
             )
         return gained(self.maps[self.k], slots, change, features[0])
 

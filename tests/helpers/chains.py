@@ -17,26 +17,30 @@ SHAPE = (2, 4, 4)
 
 
 class Block(Module):
-    """h + tanh(A h + b tau); still: h + b, whatever comes."""
+    """h + tanh(A h + b tau); "still": h + b, whatever comes; "linear": h + A h."""
 
-    def __init__(self, width: int, still: bool) -> None:
+    def __init__(self, width: int, kind: str) -> None:
         super().__init__()
-        self.linear, self.still = Linear(width, width), still
+        self.linear, self.kind = Linear(width, width), kind
         self.calls = 0
 
     def forward(self, h: Tensor, tau: Tensor) -> Tensor:
         self.calls += 1
-        return h + self.linear.bias if self.still else h + 0.4 * torch.tanh(self.linear(h) + tau * self.linear.bias)
+        if self.kind == "still":
+            return h + self.linear.bias
+        if self.kind == "linear":
+            return h + 0.4 * self.linear(h)
+        return h + 0.4 * torch.tanh(self.linear(h) + tau * self.linear.bias)
 
 
 class Chain(Module):
     """Five blocks over a flat picture, predicting x0."""
 
-    def __init__(self, still: bool = False, width: int = 24) -> None:
+    def __init__(self, kind: str = "tanh", width: int = 24) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.first, self.last = Linear(32, width), Linear(width, 32)
-        self.blocks = ModuleList(Block(width, still) for _ in range(5))
+        self.blocks = ModuleList(Block(width, kind) for _ in range(5))
 
     def forward(self, x: Tensor, tau: Tensor) -> Tensor:
         h = self.first(x.flatten(1).to(self.first.weight.dtype))
@@ -49,8 +53,8 @@ class Chain(Module):
         return [block.calls for block in self.blocks]
 
 
-def chain(still: bool = False) -> tuple[Chain, Denoiser]:
-    network = Chain(still).double().requires_grad_(False)
+def chain(kind: str = "tanh") -> tuple[Chain, Denoiser]:
+    network = Chain(kind).double().requires_grad_(False)
     return network, Denoiser(network, VP, "sample")
 
 

@@ -97,7 +97,7 @@ class Mixing:
         added = {"inner": self.inner + other.inner, "outer": self.outer + other.outer}
         return replace(self, **added, places=self.places + other.places)
 
-    def maps(self, window: int) -> Array:
+    def maps(self) -> Array:
         """(matrices, channels, channels) of least squares. ValueError for fewer places than make that sound."""
         n, channels = self.outer.shape
         if self.places < 2 * n:
@@ -155,7 +155,7 @@ class FeaturePath(OnPolicy):
             found = np.ones(1) if self.mix else weights_of(self._here[g], self.ridge)
             weights[k, g, : len(found)] = found
         if self.mix:
-            maps[k] = self._here[0].maps(self.cache.window)
+            maps[k] = self._here[0].maps()
         self.cache = replace(self.cache, weights=weights, maps=maps)
 
     def _ask(self, k: int, way: Way, looks: bool = False) -> Tensor:

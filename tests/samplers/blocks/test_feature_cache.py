@@ -61,7 +61,7 @@ def test_features_by_hand() -> None:
 
 def test_what_does_not_change_is_kept() -> None:
     """Weights sum to one: features that are the same in every row are had exactly."""
-    _, denoiser = chain(still=True)
+    _, denoiser = chain("still")
     table = cached(SOME)
     found, plain = sample(denoiser, noise(3), table), sample(denoiser, noise(3), replace(table, cache=None))
     torch.testing.assert_close(found, plain, rtol=0, atol=1e-13)
