@@ -11,7 +11,7 @@ to f - F_1 alike.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
@@ -119,16 +119,19 @@ class FeaturePath(OnPolicy):
         network: whose blocks they are. cache: groups and costs. left_out: (nfe, groups) what is left out, with weights fitted
             as the samples come there: the row is asked with the whole network once, and once without. None: nothing, and
             `every` are the products of every two rows. mix: with matrices over channels, in the place of weights.
+        finish: what is made of the cache at the end, as matrices cost something themselves.
     """
 
     def __init__(
         self, task: Task, start: Tableau, network: Module, cache: BlockCache, left_out: Array | None = None,
         ridge: float = 0.0, mix: bool = False,
+        *, finish: Callable[[BlockCache], BlockCache] | None = None,
     ):  # fmt: skip
         super().__init__(task, start, "l2p")
         self.network, self.cache, self.ridge, self.mix = network, cache, ridge, mix
         self.left_out = np.zeros(cache.weights.shape[:2], bool) if left_out is None else left_out
         self.every = [np.zeros((start.nfe, start.nfe)) for _ in cache.groups]
+        self.finish = finish
         self._here: dict[int, Any] = {}
         self._alone = Lock()  # ways may be asked beside one another
         self._runs: dict[int, BlockRun] = {}
@@ -142,7 +145,7 @@ class FeaturePath(OnPolicy):
         return self._ask(k, way)
 
     def finished(self, table: Tableau) -> Tableau:
-        return replace(table, cache=self.cache)
+        return replace(table, cache=self.cache if self.finish is None else self.finish(self.cache))
 
     @torch.no_grad()
     def _fit(self, k: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from math import log
 from typing import Any
 
@@ -100,15 +101,14 @@ def l2p(
         assert first.cache is not None
         task.offer(first)
         cache = replace(first.cache, weights=np.zeros_like(first.cache.weights))
-        way = FeaturePath(few, start, network, cache, left_out, ridge, mix)
+        finish = partial(_counted, task.problem, network) if mix else None
+        way = FeaturePath(few, start, network, cache, left_out, ridge, mix, finish=finish)
         if refit:
             how: dict[str, Any] = {"window": None, "consistent": True, "ridge": RIDGE, "limit": 10.0, "robust": True}
             second = fitted(few, start, way, **how)
         else:
             played(way)
             second = way.finished(start)
-        if mix:
-            second = replace(second, cache=_counted(task.problem, network, second.cache))
         task.offer(second)
     return min((first, second), key=task.judge)
 

@@ -161,7 +161,7 @@ WRONG: dict[str, tuple[dict[str, Any], Any, str]] = {
     "learns": (
         {"learns": ("grid", "weights")},
         nudge(0.1),
-        r"`learns` .* of grid, coef, tau, filter; got \('grid', 'weights'\)",
+        r"`learns` .* of grid, coef, tau, filter, cache; got \('grid', 'weights'\)",
     ),
     "learns a word": ({"learns": "grid"}, nudge(0.1), "`learns` .* lists"),
     "learns nothing": ({"learns": ()}, nudge(0.1), "`learns` .* lists"),
