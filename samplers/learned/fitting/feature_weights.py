@@ -54,7 +54,7 @@ def weights_for(products: Sequence[Array], left_out: Array, window: int, ridge: 
     """(nfe, groups, window) weights of a choice. products: of every group (nfe, nfe), of the features of every two rows."""
     found = np.zeros((*left_out.shape, window))
     for k, g in zip(*np.nonzero(left_out), strict=True):
-        rows = np.flatnonzero(~left_out[:k, g])[::-1][:window]
+        rows = np.flatnonzero(np.logical_not(left_out[:k, g]))[::-1][:window]
         at = np.array([*rows, k])
         found[k, g, : len(rows)] = weights_of(products[g][np.ix_(at, at)], ridge)
     return found
@@ -94,8 +94,8 @@ class Mixing:
         return cls(slots, A.T @ A, A.T @ b, len(A), window - 1 if entry is None else 2 * window - 1)
 
     def __add__(self, other: Mixing) -> Mixing:
-        added = {"inner": self.inner + other.inner, "outer": self.outer + other.outer}
-        return replace(self, **added, places=self.places + other.places)
+        inner, outer = self.inner + other.inner, self.outer + other.outer
+        return replace(self, inner=inner, outer=outer, places=self.places + other.places)
 
     def maps(self) -> Array:
         """(matrices, channels, channels) of least squares. ValueError for fewer places than make that sound."""
@@ -155,7 +155,7 @@ class FeaturePath(OnPolicy):
         self.task.problem.threads.map(lambda way: self._ask(k, way, looks=True), self.ways)
         weights, maps = self.cache.weights.copy(), dict(self.cache.maps)
         for g in np.flatnonzero(self.left_out[k]):
-            found = np.ones(1) if self.mix else weights_of(self._here[g], self.ridge)
+            found = np.ones(1) if self.mix else weights_of(self._here[int(g)], self.ridge)
             weights[k, g, : len(found)] = found
         if self.mix:
             maps[k] = self._here[0].maps()
