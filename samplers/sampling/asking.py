@@ -6,16 +6,19 @@ The inputs of such rows are had by playing the rows before them with an output t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fewstep.samplers.blocks.block_run import BlockRun
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.step import State, Step
 from fewstep.samplers.sampling.watching import Look
 from fewstep.samplers.table.tableau import Tableau
 from fewstep.samplers.table.together import together
+
+if TYPE_CHECKING:
+    from fewstep.samplers.blocks.block_run import BlockRun
 
 
 class Asked:

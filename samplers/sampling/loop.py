@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,7 +15,6 @@ from torch import Tensor
 
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.artefact.choosing import Named, chosen
-from fewstep.samplers.blocks.block_run import block_run
 from fewstep.samplers.noise.draws import Noise
 from fewstep.samplers.noise.sources import source
 from fewstep.samplers.run.checks import mean_for, require_finite, validate, validate_noise
@@ -120,7 +120,7 @@ def sample(
             begun = begun * free_step(tableau, t_start)
         sizes = sizes_of(denoiser, tableau, look) if parallel else (1,) * tableau.nfe
         state = first_state(tableau, begun)
-        with block_run(denoiser, tableau.cache) as blocks:
+        with _blocks(denoiser, tableau) as blocks:
             asked = Asked(denoiser, x_T.dtype, sizes, blocks)
             x = _play(asked, tableau, _bar(steps, progress), state, noise=drawn, look=look, check=check)
         info = Info(tableau.nfe, tableau.nfe, 0, "done", 0.0, tableau, len(sizes))
@@ -128,6 +128,15 @@ def sample(
         require_finite(x, 'the result; check="each" names the step where it starts')
     result = x.to(x_T.dtype)
     return (result, replace(info, seconds=time.perf_counter() - began)) if return_info else result
+
+
+def _blocks(denoiser: Denoiser, tableau: Tableau) -> AbstractContextManager[Any]:
+    """The run of the network's blocks, where the table leaves some out."""
+    if tableau.cache is None:
+        return nullcontext()
+    from fewstep.samplers.blocks.block_run import block_run
+
+    return block_run(denoiser, tableau.cache)
 
 
 def _play(
