@@ -98,3 +98,12 @@ def _leave(block: Module) -> None:
         del block.forward
     else:
         block.forward = patch.own  # type: ignore[method-assign]
+
+
+def require_at_work(scheduler: Any) -> None:
+    """ValueError where nobody leaves out what this scheduler's table leaves out."""
+    if getattr(AT_WORK.get(), "scheduler", None) is not scheduler:
+        raise ValueError(
+            "this table leaves blocks of the network out, and a scheduler does not know the network: call the pipeline within "
+            "fewstep.samplers.feature_cache(pipe), or play the table with dataclasses.replace(table, cache=None)"
+        )

@@ -10,7 +10,7 @@ from torch.nn import Module
 
 from fewstep.samplers.blocks.block_run import BlockRun
 from fewstep.samplers.blocks.finding import network_with
-from fewstep.samplers.blocks.patching import AT_WORK, Forward, at_work, patched
+from fewstep.samplers.blocks.patching import Forward, at_work, patched
 
 
 class PipelineRun:
@@ -64,13 +64,3 @@ def feature_cache(pipe: Any, scheduler: Any = None) -> Iterator[None]:
     blocks = [networks[id(cache)].get_submodule(name) for cache in caches for name in cache.blocks]
     with patched(list({id(block): block for block in blocks}.values())), at_work(PipelineRun(owner, networks)):
         yield
-
-
-def require_at_work(scheduler: Any) -> None:
-    """ValueError where nobody leaves out what this scheduler's table leaves out."""
-    run = AT_WORK.get()
-    if not isinstance(run, PipelineRun) or run.scheduler is not scheduler:
-        raise ValueError(
-            "this table leaves blocks of the network out, and a scheduler does not know the network: call the pipeline within "
-            "fewstep.samplers.feature_cache(pipe), or play the table with dataclasses.replace(table, cache=None)"
-        )

@@ -66,7 +66,6 @@ INSIDE = {  # imports within functions: file -> why
     "samplers/learned/yardsticks/ready_made.py": EXTRA,
     "samplers/pipeline/source.py": SLOW,
     "samplers/sampling/loop.py": SLOW,
-    "samplers/scheduler/binding.py": SLOW,
     "samplers/scheduler/timetable.py": SLOW,
     "samplers/schedule/discrete.py": SLOW,
     "samplers/schedule/inverse_gamma.py": SLOW,
