@@ -3,6 +3,7 @@
     python examples/train_digits.py --out digits               # downloads MNIST; about an hour on two CPU cores
     python examples/train_digits.py --out digits --resume      # goes on from the last checkpoint
     python examples/train_digits.py --out digits --steps 0 --init digits    # only judges the network in `digits`
+    python examples/train_digits.py --out dit --network dit --minutes 20    # a small transformer in place of the U-Net
 
 The network learns the noise eps in x_t = alpha_t x0 + sigma_t eps by minimising |eps_hat(x_t, t, class) - eps|^2. One
 class in ten is replaced by the null class 10, so that the same network also knows digits of no particular class:
@@ -10,6 +11,7 @@ guidance needs both.
 `--out` receives the network in diffusers format, a small classifier, and a sheet of samples, a row for each class.
 """
 
+import json
 import math
 import os
 import sys
@@ -22,7 +24,8 @@ import click
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DiTTransformer2DModel, UNet2DModel
+from diffusers.models.embeddings import LabelEmbedding
 from diffusers.training_utils import EMAModel
 from safetensors.torch import save_file
 from torch import Tensor
@@ -38,6 +41,13 @@ UNET = dict(
     down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
     up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
 )  # fmt: skip
+# Tokens of 4x4 pixels through eight blocks under adaptive layer norms (Scalable Diffusion Models with Transformers; Peebles,
+# Xie; 2022; arXiv:2212.09748). Its last label is the null class.
+DIT = dict(
+    sample_size=28, patch_size=4, in_channels=1, out_channels=1, num_layers=8, num_attention_heads=4,
+    attention_head_dim=24, num_embeds_ada_norm=NULL_CLASS, norm_num_groups=1,
+)  # fmt: skip
+NETWORKS = {"unet": (UNet2DModel, UNET), "dit": (DiTTransformer2DModel, DIT)}
 SCHEDULE = dict(
     num_train_timesteps=1000, beta_schedule="linear", beta_start=1e-4, beta_end=0.02, prediction_type="epsilon",
     clip_sample=False, timestep_spacing="trailing", set_alpha_to_one=True,
@@ -71,9 +81,26 @@ def replace(path: Path, write: Callable[[Path], None]) -> None:
     os.replace(part, path)
 
 
-def export(ema: EMAModel, out: Path) -> None:
+def made(kind: str) -> torch.nn.Module:
+    """A network of a kind with new weights. Classes are dropped by the training itself, not by the network."""
+    network_class, sizes = NETWORKS[kind]
+    network = network_class(**sizes)
+    for part in network.modules():
+        if isinstance(part, LabelEmbedding):
+            part.dropout_prob = 0.0
+    return network
+
+
+def opened(folder: Path) -> torch.nn.Module:
+    """The network in a folder, of whichever kind its config tells."""
+    kind = json.loads((folder / "config.json").read_text())["_class_name"]
+    network_class = next(c for c, _ in NETWORKS.values() if c.__name__ == kind)
+    return network_class.from_pretrained(folder).float().eval()
+
+
+def export(ema: EMAModel, kind: str, out: Path) -> None:
     """Write the averaged network (float16 safetensors and its config) and the noise schedule into the folder `out`."""
-    network = UNet2DModel(**UNET)
+    network = made(kind)
     ema.copy_to(network.parameters())
     with TemporaryDirectory(dir=out) as part:
         network.half().save_pretrained(part)
@@ -85,10 +112,9 @@ def export(ema: EMAModel, out: Path) -> None:
 class Training:
     """Network, its moving average, optimiser, random numbers and clock: all that a checkpoint holds."""
 
-    def __init__(
-        self, unet: UNet2DModel, device: torch.device, lr: float, ema_decay: float, bf16: bool, seed: int
-    ) -> None:
-        self.unet = unet.to(device).train()
+    def __init__(self, kind: str, device: torch.device, lr: float, ema_decay: float, bf16: bool, seed: int) -> None:
+        self.kind = kind
+        self.unet = unet = made(kind).to(device).train()
         self.device, self.lr, self.bf16 = device, lr, bf16
         self.ema = EMAModel(unet.parameters(), decay=ema_decay)
         self.optimizer = torch.optim.AdamW(unet.parameters(), lr=lr, weight_decay=0.0, fused=True)
@@ -101,7 +127,8 @@ class Training:
         self.weight /= self.weight.mean()
         self.n_done, self.seconds = 0, 0.0
         # In bfloat16 the input conv could not tell small noise on a pixel of -1; the other layers can do with it.
-        unet.conv_in.forward = torch.autocast(device.type, enabled=False)(unet.conv_in.forward)
+        first = unet.conv_in if kind == "unet" else unet.pos_embed
+        first.forward = torch.autocast(device.type, enabled=False)(first.forward)
 
     def loss(self, images: Tensor, labels: Tensor, batch: int) -> Tensor:
         """Weighted |eps_hat - eps|^2 of one batch; its times are spread evenly over the schedule, which lowers the variance."""
@@ -161,13 +188,13 @@ def train(
         bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
         if training.n_done % every == 0:
             training.save(out / "checkpoint.pt")
-            export(training.ema, out)
+            export(training.ema, training.kind, out)
             if not terminal:
                 spent = f"{training.seconds / 60:.1f} min, {progress:.0%}"
                 print(f"step {training.n_done}: loss {mean:.4f}, {spent}", flush=True)
     bar.close()
     training.save(out / "checkpoint.pt")
-    export(training.ema, out)
+    export(training.ema, training.kind, out)
 
 
 def train_classifier(digits: Digits, device: torch.device, epochs: int = 3) -> DigitClassifier:
@@ -200,8 +227,7 @@ def share_as_asked(classifier: DigitClassifier, images: Tensor, labels: Tensor) 
 
 def judge(out: Path, classifier: DigitClassifier, device: torch.device, samples: int, nfe: int) -> None:
     """Draw samples with DDIM, print how many are what was asked for, and write a sheet of them (rows 0 to 9)."""
-    unet = UNet2DModel.from_pretrained(out).float().to(device)
-    pipe = DigitsPipeline(unet, DDIMScheduler.from_pretrained(out))
+    pipe = DigitsPipeline(opened(out).to(device), DDIMScheduler.from_pretrained(out))
     pipe.set_progress_bar_config(disable=None)
     labels = torch.arange(samples) * 10 // samples  # sorted: a sheet's row is a stretch of equal labels
     for scale in (1.0, 2.0):
@@ -223,6 +249,9 @@ POSITIVE = click.FloatRange(0, min_open=True)
 @click.command()
 @click.option("--out", type=FOLDER, default="digits", help="Folder to write to.")
 @click.option("--data", type=FILE, help="Local .npz instead of a download.")
+@click.option(
+    "--network", type=click.Choice(list(NETWORKS)), default="unet", show_default=True, help="U-Net or transformer."
+)
 @click.option("--init", type=FOLDER, help="Start from this folder's network.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --out.")
 @click.option("--steps", type=click.IntRange(0), default=8000, show_default=True, help="Updates in all.")
@@ -236,7 +265,9 @@ POSITIVE = click.FloatRange(0, min_open=True)
 @click.option("--every", type=click.IntRange(1), default=200, show_default=True, help="Updates between checkpoints.")
 @click.option("--samples", type=click.IntRange(10), default=1000, show_default=True, help="Samples to judge (tens).")
 @click.option("--nfe", type=click.IntRange(1), default=50, show_default=True, help="DDIM steps of these samples.")
-def main(out, data, init, resume, steps, minutes, batch, lr, ema, bf16, device, seed, every, samples, nfe) -> None:
+def main(
+    out, data, network, init, resume, steps, minutes, batch, lr, ema, bf16, device, seed, every, samples, nfe
+) -> None:
     """Train a class-conditional diffusion model of MNIST digits and a classifier that judges it."""
     if samples % 10:
         raise click.BadParameter(f"{samples} is not a multiple of the ten classes", param_hint="--samples")
@@ -246,10 +277,11 @@ def main(out, data, init, resume, steps, minutes, batch, lr, ema, bf16, device, 
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     digits = load_digits(data)
     out.mkdir(parents=True, exist_ok=True)
-    unet = UNet2DModel(**UNET)
+    bf16 = target.type == "cuda" if bf16 is None else bf16
+    training = Training(network, target, lr, ema, bf16, seed)
     if init:
-        unet.load_state_dict(UNet2DModel.from_pretrained(init).state_dict())
-    training = Training(unet, target, lr, ema, target.type == "cuda" if bf16 is None else bf16, seed)
+        training.unet.load_state_dict(opened(init).state_dict())
+        training.ema = EMAModel(training.unet.parameters(), decay=ema)
     if resume:
         training.restore(out / "checkpoint.pt")
     train(training, digits["train"], out, steps, minutes, batch, every)

@@ -2,6 +2,8 @@
 from fewstep.samplers import guidance as guidance
 from fewstep.samplers.artefact.artefact import Artefact as Artefact
 from fewstep.samplers.artefact.learned_table import Learned as Learned
+from fewstep.samplers.blocks.block_cache import BlockCache as BlockCache
+from fewstep.samplers.blocks.pipeline_cache import feature_cache as feature_cache
 from fewstep.samplers.building.compiling import build as build
 from fewstep.samplers.building.path import Path as Path
 from fewstep.samplers.building.path import Solution as Solution
@@ -41,6 +43,8 @@ __all__ = [
     "NoiseSource",
     "Scheduler",
     "sample",
+    "feature_cache",
+    "BlockCache",
     "guidance",
     "learner",
     "SCHEDULES",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fewstep.samplers.building.compiling import build
+from fewstep.samplers.run.checks import require_uncached
 from fewstep.samplers.run.compiled import Compiled
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.free_row import Coefficients
@@ -39,6 +40,7 @@ class Free:
     filters: Tensor | None = None
 
     def __post_init__(self) -> None:
+        require_uncached(self.tableau)
         n = self.tableau.nfe
         if self.filters is None and self.tableau.filters is not None:
             object.__setattr__(self, "filters", torch.from_numpy(self.tableau.filters.copy()))

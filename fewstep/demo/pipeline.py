@@ -98,7 +98,7 @@ class DigitsPipeline(DiffusionPipeline):
         self._num_timesteps = len(self.scheduler.timesteps)
         for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
             x_t = self.scheduler.scale_model_input(torch.cat([x, x]) if guided else x, t)
-            output = self.unet(x_t, t, class_labels=labels).sample
+            output = self.unet(x_t, t if t.ndim else t.expand(len(x_t)), class_labels=labels).sample
             if guided:
                 conditional, null = output.chunk(2)
                 output = null + guidance_scale * (conditional - null)

@@ -82,7 +82,7 @@ def corrections(table: Tableau, base: Tableau | None = None) -> Array:
     Raises:
         ValueError: a table that is no correction of its base: other stages, registers or forms.
     """
-    _without_filters(table)
+    _movable(table)
     base = base_of(table) if base is None else base
     base, table = widened(base, table.history), widened(table, base.history)
     if not np.allclose(base.times, table.times, rtol=1e-9, atol=1e-12):
@@ -133,9 +133,11 @@ def _same_layout(one: Tableau, other: Tableau, C: Array) -> None:
                 raise _immovable(one, f"output {k - j} as {one.forms[k - j]} in place of {other.forms[k - j]}")
 
 
-def _without_filters(table: Tableau) -> None:
+def _movable(table: Tableau) -> None:
     if table.filters is not None:
         raise _immovable(table, "filters that were learned on its own samples")
+    if table.cache is not None:
+        raise _immovable(table, "a feature cache that was learned along its own path")
 
 
 def _immovable(table: Tableau, why: str) -> ValueError:
@@ -155,7 +157,7 @@ def remapped(table: Tableau, schedule: NoiseSchedule) -> Tableau:
     Raises:
         ValueError: boundaries beyond the reach of the schedule, or a table that is no correction of its base.
     """
-    _without_filters(table)
+    _movable(table)
     old, times = table.schedule, boundaries(table)
     if "mean-reverting" in (old.kind, schedule.kind):
         raise ValueError("a table of a mean-reverting schedule belongs to it: learn one for this schedule")

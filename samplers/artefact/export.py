@@ -60,6 +60,7 @@ def _warn(table: Tableau) -> None:
     """Say what stays behind."""
     base = base_of(table)
     lost = [] if table.filters is None else ["filters"]
+    lost += [] if table.cache is None else ["feature cache"]
     lost += [] if same_weights(table, base) else ["corrections of the solver's weights"]
     lost += [] if same_model_times(table, base) else ["times shown to the network"]
     if lost:

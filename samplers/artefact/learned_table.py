@@ -51,8 +51,8 @@ class Learned:
             raise ValueError(f"`tableau` must be a Tableau of a solver in SOLVERS; got {self.tableau!r:.80}")
         if self.status not in ("learned", "no-gain"):
             raise ValueError(f'`status` must be "learned" or "no-gain"; got {self.status!r}')
-        if self.refused is not None and (self.status != "no-gain" or self.refused.nfe != self.tableau.nfe):
-            raise ValueError('`refused` is a table of as many evaluations, and goes with the status "no-gain"')
+        if self.refused is not None and (self.status != "no-gain" or self.refused.cost > self.tableau.nfe):
+            raise ValueError('`refused` is a table of no more evaluations, and goes with the status "no-gain"')
         if self.guidance is not None and not isfinite(self.guidance):
             raise ValueError(f"`guidance` must be a finite number or None; got {self.guidance!r}")
         kept = {
@@ -77,7 +77,7 @@ class Learned:
 
     @cached_property
     def moved(self) -> tuple[str, ...]:
-        """What differs from the base solver on the base grid: of "grid", "coef", "tau", "filter"."""
+        """What differs from the base solver on the base grid: of "grid", "coef", "tau", "filter", "cache"."""
         return differences(self.tableau, self.base.get("grid"))
 
     @property
@@ -116,7 +116,8 @@ def differences(table: Tableau, grid: Any) -> tuple[str, ...]:
         "coef": same_weights(table, base),
         "tau": same_model_times(table, base),
     }
-    return tuple(name for name, equal in same.items() if not equal) + ("filter",) * (table.filters is not None)
+    own = ("filter",) * (table.filters is not None) + ("cache",) * (table.cache is not None)
+    return tuple(name for name, equal in same.items() if not equal) + own
 
 
 def _on_grid(table: Tableau, grid: Any) -> bool:
@@ -136,6 +137,11 @@ def safety(table: Tableau) -> dict[str, Any]:
         "largest_weight": float(np.abs(table.W[:, :, M : M + table.history]).max()),
         "weights_of_result": float(np.abs(weights_of_result(table)).sum(0).max()),
         "smallest_gap": float(np.diff(lam).min()) if len(lam) > 1 else None,
+        **(
+            {}
+            if table.cache is None
+            else {"cost": table.cost, "largest_share": float(np.abs(table.cache.weights).max())}
+        ),
         **({} if table.filters is None else {"largest_filter": float(np.abs(table.filters).sum((-1, -2)).max())}),
     }
 

@@ -92,6 +92,7 @@ def rest(table: Tableau, begin: int) -> Tableau:
         filters=None if table.filters is None else table.filters[begin:],
         forms=table.forms[begin:],
         groups=groups,
+        cache=None,  # whose features this run has not computed
         spans=None if table.spans is None else table.spans[begin:],
         jumps={step - group: node for step, node in table.jumps.items() if step >= group},
         begins=1.0,

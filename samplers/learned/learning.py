@@ -120,7 +120,7 @@ def learn(
             require_sound(problem, plan.train)
             for n in plan.nfes:
                 if not any(stage.get("interrupted") for one in learned for stage in one.stages):
-                    learned.append(run.table(n))
+                    learned = _with(learned, run.table(n))
             if places:
                 own = {"solver": plan.solver, "options": plan.options}
                 learned = measured_elsewhere(learned, problem, places, plan.teacher, **own)
@@ -136,6 +136,14 @@ def learn(
         drawn["guidance"] = list(plan.guidances)
         facts["domain"].setdefault("guidance", {})["guidance_scale"] = list(plan.guidances)
     return Artefact(tuple(learned), facts, {**plan.content(), "samples": drawn})
+
+
+def _with(tables: Sequence[Learned], new: Learned) -> list[Learned]:
+    """One table for each place: what costs less than was asked for may have no gain, and its recipe be of fewer evaluations."""
+    twin = next((one for one in tables if one.place == new.place), None)
+    if twin is None or new.status == "learned":
+        return [*(one for one in tables if one is not twin), new]
+    return list(tables)
 
 
 def _alike(tables: Sequence[Learned]) -> list[Learned]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
@@ -65,32 +66,45 @@ class Run:
         )
         task.stage = FIXED
         self._allow(task)
-        screening = None if plan.means is None else plan.means.screening[nfe]
-        known = sought(task, plan.solver, dict(plan.options), plan.rivals, screening)
-        for i, recipe in enumerate(known.own):
-            task.offer(recipe.table, i + 1, len(known.own))
-        by = problem.parts(seen(task))
-        scores = {id(r): score(task.errors(r.table, by)) for r in (*known.own, *known.others)}
-        task.fixed = sorted(known.own, key=lambda r: scores[id(r)])
-        ranked = sorted([*known.own, *known.others], key=lambda r: scores[id(r)])
-        self._trust(task, ranked[0])
+        ranked, scores = self._ranked(task)
+        own = ranked[0]
+        self._trust(task, own)
         self._learn(task)
         if plan.means is not None:
             problem.limit = plan.means.evaluations
+        if (calls := _calls_of_equal_cost(task)) is not None:
+            few = replace(task, nfe=calls, best=None, best_score=inf, base_score=inf, fixed=[], done=[], best_of={})
+            ranked, scores = self._ranked(few)
         most = guard.CANDIDATES if plan.means is None else 1
         tried = guard.tried(task, ranked[0].table, plan.guard, self._doubt, most)
         told = guard.report(task, tried.table, ranked[0].table, plan.guard[: tried.samples], self._doubt)
         told |= {"best_fixed_recipe": str(ranked[0]), "teacher_error": self._doubt, "guard": tried.told()}
         told["fixed"] = {str(r): scores[id(r)] for r in ranked}
+        if calls is not None:
+            told["cost"] = {"learned": tried.table.cost, "best_fixed": ranked[0].table.cost}
         return Learned(
             tried.table if tried.sure else ranked[0].table,
             problem.guidance,
-            {"grid": ranked[0].grid},
+            {"grid": own.grid if tried.sure else ranked[0].grid},
             "learned" if tried.sure else "no-gain",
             told,
             task.done,
             None if tried.sure or tried.table is ranked[0].table else tried.table,
         )
+
+    def _ranked(self, task: Task) -> tuple[list[Recipe], dict[int, float]]:
+        """The fixed recipes worth looking at, best first, and the score of each by its id."""
+        plan = self.plan
+        screening = (
+            None if plan.means is None else plan.means.screening.get(task.nfe, min(plan.means.screening.values()))
+        )
+        known = sought(task, plan.solver, dict(plan.options), plan.rivals, screening)
+        for i, recipe in enumerate(known.own):
+            task.offer(recipe.table, i + 1, len(known.own))
+        by = self.problem.parts(seen(task))
+        scores = {id(r): score(task.errors(r.table, by)) for r in (*known.own, *known.others)}
+        task.fixed = sorted(known.own, key=lambda r: scores[id(r)])
+        return sorted([*known.own, *known.others], key=lambda r: scores[id(r)]), scores
 
     def _trust(self, task: Task, fixed: Recipe) -> None:
         """ValueError where the teacher is not much better known than what shall be learned from it."""
@@ -139,6 +153,12 @@ class Run:
             except Spent:
                 task.done.append({"method": name, "options": as_told(options), "spent": True})
                 return
+
+
+def _calls_of_equal_cost(task: Task) -> int | None:
+    """Whole evaluations that the tables cost which leave blocks of the network out, rounded up; None where there are none."""
+    costs = [table.cost for _, table in task.best_of.values() if table.cache is not None]
+    return ceil(max(costs) - 1e-9) if costs else None
 
 
 def proved(cache: Any, resume: str | Path | None) -> None:

@@ -41,6 +41,12 @@ class Cost:
 
 def extrapolated(plan: Plan, problem: Callable[[], Problem]) -> list[Cost]:
     """What a plan costs for one guidance, from rehearsals with a tenth and a fifth of the steps of every descent."""
+    if unknown := [name for name, _ in plan.stages if "cache" in METHODS[name].learns]:
+        raise ValueError(
+            f"{unknown[0]!r} leaves out blocks of the network, and nothing is known of what that costs before it is tried: it "
+            "asks each of `samples` some 3 nfe times, and with rows='greedy' `search` of them nfe^3 / 4 times. Estimate "
+            "without it"
+        )
     some, twice = (rehearse(plan, problem(), share) for share in (0.1, 0.2))
     more = {cost.stage: cost for cost in twice}
     return [

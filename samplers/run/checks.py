@@ -94,3 +94,13 @@ def require_finite(x: Tensor, where: str) -> None:
         raise ValueError(
             f"the network's output led to values that are not finite in {bad} of {x.shape[0]} samples at {where}"
         )
+
+
+def require_uncached(tableau: Tableau) -> None:
+    """ValueError for a table that leaves blocks of the network out."""
+    if tableau.cache is not None:
+        raise ValueError(
+            f"{tableau.name}: this table leaves blocks of the network out, which `sample` plays, and a Scheduler within "
+            "fewstep.samplers.feature_cache(pipe); nothing else does. Elsewhere take dataclasses.replace(table, cache=None), "
+            "the same rows with the whole network"
+        )

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from fewstep.samplers.noise.draws import Draw
+from fewstep.samplers.run.checks import require_uncached
 from fewstep.samplers.run.step import Post, Step
 from fewstep.samplers.schedule.base import Array, Nodes
 from fewstep.samplers.schedule.outputs import Prediction, convert, mean_weight
@@ -34,23 +35,27 @@ def lower(
     post: Post | None = None,
     constant: torch.Tensor | None = None,
     pair: bool = False,
+    *,
+    cached: bool = False,
 ) -> tuple[Step, ...]:
     """The linked steps of a table for a network that predicts `prediction` and a state of the given device and dtype.
 
     Args:
         tableau: what to play. prediction: "epsilon", "sample", "v_prediction" or "flow_prediction".
         post: maps predicted x0 to x0 (clipping, dynamic thresholding). constant: the mean mu of a mean-reverting
-            schedule, for the const register, which is 1 otherwise. pair: whether carry is wanted after the last row.
+            schedule, for the const register, which is 1 otherwise. pair: whether carry is wanted after the last row. cached:
+            whether the caller leaves out what the table leaves out.
 
     Raises:
         ValueError: the output says nothing about what a row needs (eps prediction at alpha = 0); a table of whose result
-            the roundings of float32 leave nothing.
+            the roundings of float32 leave nothing; one with a feature cache where the caller knows none.
     """
+    if not cached:
+        require_uncached(tableau)
     if tableau.constant and constant is None:
         if tableau.schedule.kind == "mean-reverting":
-            raise ValueError(
-                f"{type(tableau.schedule).__name__} needs the mean it reverts to, `mu`: play it by sample()"
-            )
+            needs = f"{type(tableau.schedule).__name__} needs the mean it reverts to, `mu`"
+            raise ValueError(f"{needs}: play it by sample()")
         constant = torch.ones((), dtype=dtype, device=device)
     calls = Nodes(*(c[:-1] for c in tableau.nodes))
     if dtype != torch.float64 and tableau.amplification > FELT:
@@ -62,8 +67,7 @@ def lower(
             raise ValueError(told)
         warnings.warn(told, stacklevel=2)
     x0 = _predicted_x0(tableau, prediction, calls, strict=post is not None)
-    source = "sample" if post else prediction
-    to_m = np.stack(convert(source, tableau.forms, calls))
+    to_m = np.stack(convert(source := "sample" if post else prediction, tableau.forms, calls))
     W = _with_mean(tableau, source, to_m)
     keep, live = _needs(tableau, pair)
     if tableau.elementwise:

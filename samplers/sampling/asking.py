@@ -6,6 +6,7 @@ The inputs of such rows are had by playing the rows before them with an output t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,12 +17,18 @@ from fewstep.samplers.sampling.watching import Look
 from fewstep.samplers.table.tableau import Tableau
 from fewstep.samplers.table.together import together
 
+if TYPE_CHECKING:
+    from fewstep.samplers.blocks.block_run import BlockRun
+
 
 class Asked:
-    """The network's outputs in the order of the rows. dtype: what it takes. sizes: rows of each call."""
+    """The network's outputs in the order of the rows. dtype: what it takes. sizes: rows of each call.
 
-    def __init__(self, denoiser: Denoiser, dtype: torch.dtype, sizes: Sequence[int]):
-        self.denoiser, self.dtype = denoiser, dtype
+    blocks: of a table that leaves blocks of the network out.
+    """
+
+    def __init__(self, denoiser: Denoiser, dtype: torch.dtype, sizes: Sequence[int], blocks: BlockRun | None = None):
+        self.denoiser, self.dtype, self.blocks = denoiser, dtype, blocks
         self._together = {sum(sizes[:i]): n for i, n in enumerate(sizes) if n > 1}
         self._ready: list[Tensor] = []
 
@@ -31,7 +38,12 @@ class Asked:
             self._ready = self._several(step, state, self._together[step.index])
         if self._ready:
             return self._ready.pop(0)
-        return self.denoiser.call(state.input.to(self.dtype), step.model_time, step)
+        x = state.input.to(self.dtype)
+        if self.blocks is None:
+            return self.denoiser.call(x, step.model_time, step)
+        self.denoiser.prepare(x)  # which may ask the network itself
+        with self.blocks.at(step.index):
+            return self.denoiser.call(x, step.model_time, step)
 
     def _several(self, step: Step, state: State, count: int) -> list[Tensor]:
         """Outputs of `count` rows from this one on, in one call."""
@@ -51,6 +63,11 @@ class Asked:
 def sizes_of(denoiser: Denoiser, tableau: Tableau, look: Look) -> tuple[int, ...]:
     """Rows of each call when they are asked together. ValueError where the denoiser or the caller looks at single rows."""
     sizes = together(tableau)
+    if tableau.cache is not None:
+        raise ValueError(
+            f"parallel=True asks several rows of {tableau.name!r} in one call, and this table computes other blocks of the "
+            "network in each: leave it away"
+        )
     if max(sizes) == 1:
         raise ValueError(
             f"parallel=True asks several rows of a step at once, and every row of {tableau.name!r} needs the one before it: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -111,7 +112,7 @@ def sample(
     else:
         tableau = table_for(denoiser, plays, spec, solver_options)
         constant = None if mu is None else mu.to(wide)
-        steps = lower(tableau, denoiser.prediction, x_T.device, wide, post, constant)
+        steps = lower(tableau, denoiser.prediction, x_T.device, wide, post, constant, cached=True)
         begun = x_T.to(wide)
         if solver_options.get("afs"):
             from fewstep.samplers.building.analytic_start import free_step
@@ -119,13 +120,23 @@ def sample(
             begun = begun * free_step(tableau, t_start)
         sizes = sizes_of(denoiser, tableau, look) if parallel else (1,) * tableau.nfe
         state = first_state(tableau, begun)
-        asked = Asked(denoiser, x_T.dtype, sizes)
-        x = _play(asked, tableau, _bar(steps, progress), state, noise=drawn, look=look, check=check)
+        with _blocks(denoiser, tableau) as blocks:
+            asked = Asked(denoiser, x_T.dtype, sizes, blocks)
+            x = _play(asked, tableau, _bar(steps, progress), state, noise=drawn, look=look, check=check)
         info = Info(tableau.nfe, tableau.nfe, 0, "done", 0.0, tableau, len(sizes))
     if check == "end" or (check == "each" and info.tableau is None):
         require_finite(x, 'the result; check="each" names the step where it starts')
     result = x.to(x_T.dtype)
     return (result, replace(info, seconds=time.perf_counter() - began)) if return_info else result
+
+
+def _blocks(denoiser: Denoiser, tableau: Tableau) -> AbstractContextManager[Any]:
+    """The run of the network's blocks, where the table leaves some out."""
+    if tableau.cache is None:
+        return nullcontext()
+    from fewstep.samplers.blocks.block_run import block_run
+
+    return block_run(denoiser, tableau.cache)
 
 
 def _play(

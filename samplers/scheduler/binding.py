@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from fewstep.bounded import MEBIBYTE, bounded
+from fewstep.samplers.blocks.block_cache import BlockCache
+from fewstep.samplers.blocks.patching import require_at_work
 from fewstep.samplers.building.resuming import resume
 from fewstep.samplers.run.lowering import lower
 from fewstep.samplers.run.ownership import require_unwritten, version
 from fewstep.samplers.run.step import Step
-from fewstep.samplers.scheduler.model import Shared
+from fewstep.samplers.scheduler.model import Model, Shared
 from fewstep.samplers.scheduler.timetable import Timetable
 from fewstep.samplers.table.tableau import Tableau
 
@@ -43,7 +45,8 @@ def _bytes(bound: Bound) -> int:
 def bind(table: Timetable, begin: int, device: torch.device, dtype: torch.dtype) -> Bound:
     """Steps of the table from call `begin` on, with their weights on the device."""
     tableau = resume(table.tableau, begin, table.model.entry)
-    return Bound(begin, device, dtype, tableau, lower(tableau, table.model.prediction, device, dtype, table.model.post))
+    steps = lower(tableau, table.model.prediction, device, dtype, table.model.post, cached=True)
+    return Bound(begin, device, dtype, tableau, steps)
 
 
 class Done(Shared):
@@ -62,6 +65,7 @@ class Following:
     """The part of a Scheduler that knows where its run is."""
 
     timesteps: Tensor
+    _model: Model
     _clock: Tensor  # `timesteps` as they were handed out,
     _handed: np.ndarray  # and in full precision
     _table: Timetable | None
@@ -77,6 +81,21 @@ class Following:
         if self._step is None or self._bound is None or self._table is None:
             return None
         return self._table.tableau.nfe if isinstance(self._step, Done) else self._bound.begin + self._step.index
+
+    @property
+    def block_caches(self) -> list[BlockCache]:
+        """Feature caches of the tables that it may play."""
+        m = self._model
+        tables = [] if m.table is None else [m.table]
+        tables += [] if m.learned is None else [one.tableau for one in m.learned.tables]
+        return [table.cache for table in tables if table.cache is not None]
+
+    @property
+    def block_row(self) -> tuple[BlockCache | None, int]:
+        """The feature cache of the run, and the row of the network's next call."""
+        if self._bound is None:
+            return None, 0
+        return self._bound.tableau.cache, self._bound.begin if self.step_index is None else self.step_index
 
     @property
     def begin_index(self) -> int | None:
@@ -129,6 +148,8 @@ class Following:
             return
         if self._seen is not None:
             self._seen.check(sample)
+        if self._bound is not None and self._bound.tableau.cache is not None:
+            require_at_work(self)
         index, shown = self.step_index, self._handed
         if index is None or index >= len(shown) or belongs(timestep, self._clock, shown, index, self._named):
             return

@@ -10,6 +10,7 @@ so that a deviation is one of rounding if it is no larger than what all d_j have
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,22 @@ def prove(table: Any) -> float:
                 f"{np.ravel(got[0])[0]:.9g}, {np.ravel(got[1])[0]:.9g}; expected {want[0]:.9g}, {want[1]:.9g}); {ADVICE}"
             )
     return _endured(table, max(growth, default=1.0))
+
+
+def check_rows(table: Any) -> None:
+    """ValueError for parts of a table that do not belong to the same rows, or are no numbers."""
+    if not (np.isfinite(table.W).all() and np.isfinite(table.model_times).all()):
+        raise ValueError(f"{table.name}: a coefficient is not finite; {ADVICE}")
+    if table.W.shape[:3] != (table.nfe, 2, table.registers) or sum(table.groups) != table.nfe:
+        raise ValueError(
+            f"{table.name}: W has shape {table.W.shape} and groups {table.groups} for {table.nfe} evaluations"
+        )
+    if table.slots and table.spans is None:
+        raise ValueError(f"{table.name}: `spans` must say which increment each of the {table.slots} noises is")
+    if not (isfinite(table.begins) and table.begins > 0):
+        raise ValueError(f"{table.name}: `begins` is a ratio of two sigmas, above 0; got {table.begins!r}")
+    if table.cache is not None and len(table.cache.costs) != table.nfe:
+        raise ValueError(f"{table.name}: its feature cache has {len(table.cache.costs)} rows; expected {table.nfe}")
 
 
 def check_filters(table: Any) -> None:

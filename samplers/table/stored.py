@@ -11,6 +11,7 @@ import numpy as np
 
 from fewstep.output.files import write_text
 from fewstep.output.seal import BY_HAND, SEAL, sealed, unsealed
+from fewstep.samplers.blocks.block_cache import BlockCache
 from fewstep.samplers.schedule.as_json import schedule_from_dict, schedule_to_dict
 from fewstep.samplers.schedule.base import Node, NoiseSchedule
 from fewstep.samplers.table.consistency import bounded
@@ -35,7 +36,7 @@ def to_dict(tableau: Tableau) -> dict[str, Any]:
 
 def is_plain(tableau: Tableau) -> bool:
     """Whether a table has nothing that the first release did not know."""
-    return tableau.filters is None and tableau.begins == 1
+    return tableau.filters is None and tableau.cache is None and tableau.begins == 1
 
 
 def from_dict(content: Mapping[str, Any], name: Any) -> Tableau:
@@ -76,6 +77,7 @@ def to_content(tableau: Tableau) -> dict[str, Any]:
         "conserves": tableau.conserves,
         "jumps": {str(step): node for step, node in tableau.jumps.items()},
         **({} if tableau.filters is None else {"filters": tableau.filters}),
+        **({} if tableau.cache is None else {"cache": tableau.cache.to_dict()}),
         **({} if tableau.begins == 1 else {"begins": tableau.begins}),
     }
 
@@ -104,4 +106,5 @@ def from_content(content: Mapping[str, Any], schedule: NoiseSchedule | None = No
         jumps={int(step): Node(*node) for step, node in content.get("jumps", {}).items()},
         begins=float(content.get("begins", 1.0)),
         filters=None if content.get("filters") is None else np.array(content["filters"], float),
+        cache=None if content.get("cache") is None else BlockCache.from_dict(content["cache"]),
     )

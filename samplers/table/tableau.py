@@ -17,16 +17,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import isfinite
 from typing import Any, ClassVar
 
 import numpy as np
 
 from fewstep.lazy import door
+from fewstep.samplers.blocks.block_cache import BlockCache
 from fewstep.samplers.noise.draws import Draw
 from fewstep.samplers.schedule.base import Node, Nodes, NoiseSchedule
 from fewstep.samplers.schedule.outputs import Form
-from fewstep.samplers.table.consistency import ADVICE, check_filters, prove
+from fewstep.samplers.table.consistency import check_filters, check_rows, prove
 from fewstep.samplers.table.jumps import jump_of, target_times
 from fewstep.samplers.table.packing import pack
 from fewstep.samplers.table.row import Row
@@ -46,6 +46,7 @@ class Tableau:
         order: convergence order as nfe grows (weak order where there is noise).
         filters: (nfe, 1 + window, C or 1, k, k) of input, m_k, m_{k-1}, ...: what a row adds to its input line, and to carry
             where that is the same, each channel convolved by itself (run/step.py); None but for learned tables.
+        cache: which rows leave which blocks of the network out, and what stands for these; None but for learned tables.
         begins: what x_T is multiplied by to be the first state: sigma there over that of x_T, where a table begins later.
         groups: network calls of each nominal step. jumps: {step: node where it lands before noise takes it up to the
             next one}.
@@ -67,6 +68,7 @@ class Tableau:
     conserves: str = "x0 eps"
     jumps: Mapping[int, Node] = field(default_factory=dict)
     filters: np.ndarray | None = None
+    cache: BlockCache | None = None
     begins: float = 1.0
     amplification: float = field(init=False, repr=False, default=1.0)
     compiled_by: ClassVar[Any] = None  # the solver's entry, where a table is as that made it; see building/resuming.py
@@ -98,16 +100,7 @@ class Tableau:
         )  # fmt: skip
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.W).all() and np.isfinite(self.model_times).all()):
-            raise ValueError(f"{self.name}: a coefficient is not finite; {ADVICE}")
-        if self.W.shape[:3] != (self.nfe, 2, self.registers) or sum(self.groups) != self.nfe:
-            raise ValueError(
-                f"{self.name}: W has shape {self.W.shape} and groups {self.groups} for {self.nfe} evaluations"
-            )
-        if self.slots and self.spans is None:
-            raise ValueError(f"{self.name}: `spans` must say which increment each of the {self.slots} noises is")
-        if not (isfinite(self.begins) and self.begins > 0):
-            raise ValueError(f"{self.name}: `begins` is a ratio of two sigmas, above 0; got {self.begins!r}")
+        check_rows(self)
         if self.filters is not None:
             check_filters(self)
         object.__setattr__(self, "amplification", prove(self))
@@ -116,6 +109,11 @@ class Tableau:
     def nfe(self) -> int:
         """Network evaluations: one a row."""
         return len(self.forms)
+
+    @property
+    def cost(self) -> float:
+        """What it costs, in evaluations of the whole network: `nfe`, less where rows leave blocks of it out."""
+        return float(self.nfe) if self.cache is None else float(self.cache.costs.sum())
 
     @property
     def times(self) -> np.ndarray:
@@ -132,7 +130,8 @@ class Tableau:
         """Memory of the arrays."""
         forms = (part for form in self.forms if not isinstance(form, str) for part in form)
         arrays = (*self.nodes, self.model_times, self.W, self.spans, self.filters, *forms)
-        return sum(int(np.asarray(array).nbytes) for array in arrays if array is not None)
+        own = 0 if self.cache is None else self.cache.nbytes
+        return own + sum(int(np.asarray(array).nbytes) for array in arrays if array is not None)
 
     @property
     def elementwise(self) -> bool:
@@ -177,6 +176,8 @@ class Tableau:
         head = f"{self.name}: order {self.order}, {self.nfe} evaluations, {'SDE' if self.stochastic else 'ODE'}"
         if self.filters is not None:
             head += f"; filters of {self.filters.size} numbers, not shown"
+        if self.cache is not None:
+            head += f"; {self.cache}, cost {self.cost:.3g} evaluations"
         if self.elementwise:
             head += f"; weights of shape {self.W.shape[3:]}, their means shown"
         W = self.W.reshape(*self.W.shape[:3], -1).mean(-1)

@@ -204,15 +204,14 @@ def data(tmp_path):
     return tmp_path / "data.npz"
 
 
-def test_training_that_was_interrupted_ends_where_the_other_does(script, data, tmp_path):
+@pytest.mark.parametrize("kind", ["unet", "dit"])
+def test_training_that_was_interrupted_ends_where_the_other_does(script, data, tmp_path, kind):
     digits = script.load_digits(data)["train"]
     assert digits[0].shape == (256, 1, 28, 28) and digits[0].min() == -1 and digits[0].max() == 1
 
     def start(weights_seed):
         torch.manual_seed(weights_seed)
-        return script.Training(
-            diffusers.UNet2DModel(**script.UNET), torch.device("cpu"), 1e-3, 0.9, False, seed=weights_seed
-        )
+        return script.Training(kind, torch.device("cpu"), 1e-3, 0.9, False, seed=weights_seed)
 
     straight, first, second = start(0), start(0), start(1)
     straight_losses = [straight.step(*digits, 4, 0.1) for _ in range(4)]
@@ -223,6 +222,17 @@ def test_training_that_was_interrupted_ends_where_the_other_does(script, data, t
     assert losses == straight_losses and second.n_done == 4
     for a, b in zip(straight.ema.shadow_params, second.ema.shadow_params, strict=True):
         assert torch.equal(a, b)
+
+
+def test_the_transformer_is_exported_and_plays_in_the_pipeline(script, data, tmp_path):
+    torch.manual_seed(0)
+    training = script.Training("dit", torch.device("cpu"), 1e-3, 0.9, False, seed=0)
+    training.step(*script.load_digits(data)["train"], 4, 0.1)
+    script.export(training.ema, "dit", tmp_path)
+    pipe = script.DigitsPipeline(script.opened(tmp_path), diffusers.DDIMScheduler.from_pretrained(tmp_path))
+    pipe.set_progress_bar_config(disable=True)
+    images = pipe([1, 2], guidance_scale=2.0, num_inference_steps=2, output_type="pt").images
+    assert images.shape == (2, 1, 28, 28) and bool(images.isfinite().all())
 
 
 @pytest.mark.slow

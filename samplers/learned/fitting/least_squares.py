@@ -80,8 +80,8 @@ def fitted(
                 lines[line, M : M + len(D)] += change
         way.advance(k, lines)
     if not delta.any():
-        return start
-    table = corrected(start, delta, consistent=consistent)
+        return way.finished(start)
+    table = way.finished(corrected(start, delta, consistent=consistent))
     task.offer(table)
     return table
 

@@ -102,10 +102,18 @@ class OnPolicy:
         self.task.problem.threads.map(partial(self._called, k), self.ways)
 
     def _called(self, k: int, way: Way) -> None:
+        output = self.asked(k, way).to("cpu", way.input.dtype)
+        way.outputs.insert(0, float(self.p[k]) * way.input + float(self.q[k]) * output)
+
+    def asked(self, k: int, way: Way) -> Tensor:
+        """What the network says of a part in row k."""
         x = way.input.to(way.part.x_T.device)
         tau = torch.tensor(self.table.model_times[k], dtype=time_dtype(x.dtype), device=x.device)
-        output = way.part.denoiser.call(x, tau).to("cpu", x.dtype)
-        way.outputs.insert(0, float(self.p[k]) * way.input + float(self.q[k]) * output)
+        return way.part.denoiser.call(x, tau)
+
+    def finished(self, table: Tableau) -> Tableau:
+        """A table with these rows, and with what else was fitted on the way."""
+        return table
 
     @torch.no_grad()
     def products(self, k: int, lines: Array, regressors: Array) -> Products:

@@ -133,9 +133,14 @@ def tried(task: Task, base: Tableau, guard: Sequence[int], floor: float, most: i
 def candidates(task: Task, base: Tableau) -> list[Tableau]:
     """The best tables of the stages, best first, those that are better than the base on the validation seeds.
 
-    Where none is, the best of them all the same, so that the report says how far it is.
+    None of them costs more evaluations than the base. Where none is better, the best of them all the same, so that the report
+    says how far it is.
     """
-    ranked = {id(table): (found, table) for found, table in sorted(task.best_of.values(), key=lambda one: one[0])}
+    ranked = {
+        id(table): (found, table)
+        for found, table in sorted(task.best_of.values(), key=lambda one: one[0])
+        if table.cost <= base.cost + 1e-9
+    }
     score, tables = task.judge(base), [table for _, table in ranked.values()]
     better = [table for found, table in ranked.values() if found < score]
     return better[:CANDIDATES] or tables[:1] or [base]

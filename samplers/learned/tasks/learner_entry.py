@@ -48,10 +48,18 @@ HOMES = tuple(
         "newton",
         "epd",
         "filter",
+        "l2p",
         "auto",
     )
 )
-KINDS = ("grid", "coef", "tau", "filter")  # of a table: where it steps, its weights, the times it shows, its filters
+KINDS = (
+    "grid",
+    "coef",
+    "tau",
+    "filter",
+    "cache",
+)  # of a table: where it steps, its weights, the times it shows, its filters,
+# and which blocks of the network its rows leave out
 
 
 @dataclass(frozen=True)

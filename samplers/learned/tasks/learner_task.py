@@ -135,6 +135,10 @@ class Task:
             raise ValueError(
                 f"method {name!r} knows no filters, and would lose those that were learned: let 'filter' come last"
             )
+        if start.cache is not None and "cache" not in method.learns:
+            raise ValueError(
+                f"method {name!r} knows no feature cache, and would lose the one that was learned: let 'l2p' come last"
+            )
         table = surviving(partial(self._smaller, name), lambda: method.fn(self, start, **options))
         if not isinstance(table, Tableau) or table.nfe != start.nfe:
             got = f"one of {table.nfe}" if isinstance(table, Tableau) else type(table).__name__

@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
     "rivals": False, "shape": (2,), "dtype": torch.float64, "cache": False, "progress": False, "batch_size": 128,
     "seeds": range(32), "guard_seeds": range(1000, 1064), "teacher": {"nfe": 120},
 }  # fmt: skip
-OWN = 23
+OWN = 24
 
 
 def run(method: Any, **how: Any) -> Any:
@@ -161,7 +161,7 @@ WRONG: dict[str, tuple[dict[str, Any], Any, str]] = {
     "learns": (
         {"learns": ("grid", "weights")},
         nudge(0.1),
-        r"`learns` .* of grid, coef, tau, filter; got \('grid', 'weights'\)",
+        r"`learns` .* of grid, coef, tau, filter, cache; got \('grid', 'weights'\)",
     ),
     "learns a word": ({"learns": "grid"}, nudge(0.1), "`learns` .* lists"),
     "learns nothing": ({"learns": ()}, nudge(0.1), "`learns` .* lists"),
