@@ -15,7 +15,6 @@ from torch import Tensor
 
 from fewstep.bounded import MEBIBYTE, bounded
 from fewstep.samplers.blocks.block_cache import BlockCache
-from fewstep.samplers.blocks.patching import require_at_work
 from fewstep.samplers.building.resuming import resume
 from fewstep.samplers.run.lowering import lower
 from fewstep.samplers.run.ownership import require_unwritten, version
@@ -149,6 +148,8 @@ class Following:
         if self._seen is not None:
             self._seen.check(sample)
         if self._bound is not None and self._bound.tableau.cache is not None:
+            from fewstep.samplers.blocks.patching import require_at_work
+
             require_at_work(self)
         index, shown = self.step_index, self._handed
         if index is None or index >= len(shown) or belongs(timestep, self._clock, shown, index, self._named):

@@ -26,6 +26,7 @@ def test_a_prompt_a_line_or_arguments_a_line(tmp_path: Path) -> None:
     assert said_call(None, []) is None
 
 
+@pytest.mark.slow
 def test_commands_that_draw_take_them(tmp_path: Path) -> None:
     """Class labels by seed out of a file, and guidance: the same images as by the short forms."""
     lines = tmp_path / "calls.jsonl"

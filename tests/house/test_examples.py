@@ -35,6 +35,7 @@ def test_plugging_into_a_pipeline_of_ones_own(saved, tmp_path):
     assert Image.open(out).size == (16, 8)
 
 
+@pytest.mark.slow
 def test_from_the_embedded_pipeline():
     output = run("from_pipeline", "--nfe", 10, "--reference", 30)
     found = errors(output)

@@ -77,7 +77,7 @@ def test_scheduler_and_sample_load_few_lines() -> None:
         "Scheduler.from_config({'_class_name': 'DDIMScheduler'}).set_timesteps(3)\n"
         "files = [m.__file__ for name, m in sys.modules.items() if name.startswith('fewstep') and m.__file__]\n"
         "lines = sum(len(open(file, encoding='utf-8').read().splitlines()) for file in files)\n"
-        "assert lines < 12_000, lines\n",
+        "assert lines < 12_200, lines\n",
     )  # fmt: skip
 
 

@@ -15,8 +15,6 @@ from click.testing import CliRunner
 from places import ROOT
 
 from fewstep.cli import main
-from fewstep.eval.compare import trials
-from fewstep.samplers import guidance
 
 sys.path.insert(0, str(ROOT / "docs"))
 import pages
@@ -24,7 +22,7 @@ import pages
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *DOCS]}
 LONG = ("learn", "evaluation", "gradients", "guidance", "adaptive", "stochastic")  # pages that take more than seconds
-COMMANDS = 28
+COMMANDS = 26
 slowly = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in PAGES]
 
 
@@ -40,6 +38,8 @@ def test_recipes_of_a_page(page: str, tmp_path: Path, monkeypatch: pytest.Monkey
     for recipe in blocks(page, "python"):
         exec(compile(recipe, f"{page}.md", "exec"), names)
     if "@guidance.method" in PAGES[page]:
+        from fewstep.samplers import guidance
+
         guidance.GUIDANCE.remove("towards")  # what a recipe registers is not for other tests
     for name in ("images", "x0", "restored", "decoded"):
         value = names.get(name)
@@ -50,7 +50,7 @@ def test_recipes_of_a_page(page: str, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every line that a page says to type; fewer images and evaluations than the reader asks for, all else as written."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(trials, "REFERENCE", {"solver": "ddim", "nfe": 2, "grid": "uniform"})
+    monkeypatch.setattr("fewstep.eval.compare.trials.REFERENCE", {"solver": "ddim", "nfe": 2, "grid": "uniform"})
     commands = [line for page in PAGES for block in blocks(page, "sh") for line in block.splitlines()]
     commands = [line for line in commands if line.startswith("fewstep ")]
     assert len(commands) == COMMANDS

@@ -48,6 +48,7 @@ def wanted() -> dict[int, set[str]]:
     return {n: {line.rpartition("# E: ")[2]} for n, line in enumerate(lines, 1) if "# E: " in line}
 
 
+@pytest.mark.slow
 def test_a_type_checker_sees_good_and_bad_calls() -> None:
     assert told([str(PAGE.relative_to(ROOT))], ROOT) == wanted()
     assert len(wanted()) > 10

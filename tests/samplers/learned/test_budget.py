@@ -181,6 +181,7 @@ def test_other_words_are_refused(given: object) -> None:
         bytes_of(given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("small", [4, 256], ids=["large samples", "small samples"])
 def test_an_estimate_is_what_is_spent(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Newton is counted where it is run, which the size of the model's own samples decides; and it costs next to nothing."""

@@ -25,6 +25,7 @@ class Layer(torch.nn.Module):
         self.scaling, self.active_adapters = {"style": 0.8}, ["style"]
 
 
+@pytest.mark.slow
 def test_other_seeds_of_a_denoiser() -> None:
     made = learn(ring(), shape=(2,), dtype=torch.float64, transfer=True, **{**QUICK, "teacher": {"nfe": 60}})
     (row,) = made.report["transfer"]

@@ -50,7 +50,7 @@ def test_unknown_solver_names_near_matches(given: str, near: str | None) -> None
 
 def test_unknown_names_with_nothing_near_list_everything() -> None:
     refused_by_sample("unknown solver 'qqqq'. Known: abnorsett, .*unipc", "qqqq", 5)
-    refused_by_sample("`solver` must be a name; got int. Names: ddim", 3, 5)
+    refused_by_sample("`solver` must be a name; got int. Names: auto", 3, 5)
     refused_by_sample("unknown grid 'karas'. Did you mean 'karras'", "ddim", 5, "karas")
     refused_by_sample("solver 'euler' has no option 'order'; its options: limiter", "euler", 5, order=2)
     refused_by_sample("solver 'unipc' has no option 'ordr'; its options: order", "unipc", 5, ordr=2)

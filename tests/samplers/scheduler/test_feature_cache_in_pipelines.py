@@ -13,7 +13,8 @@ import torch
 from chains import cache
 from pipelines import PIPELINES
 
-from fewstep import Scheduler, load_demo_pipeline, sample
+import fewstep
+from fewstep import sample
 from fewstep.samplers import Artefact, Denoiser, Learned, NoiseSchedule, Tableau, build, feature_cache
 from fewstep.samplers.blocks.finding import inner_blocks
 
@@ -23,7 +24,7 @@ NAMED = {"class_labels": [3, 7], "output_type": "latent"}
 
 @pytest.fixture(scope="module")
 def digits() -> Any:
-    return load_demo_pipeline()
+    return fewstep.load_demo_pipeline()
 
 
 def table_for(pipe: Any, nfe: int = 6) -> Tableau:
@@ -34,7 +35,7 @@ def table_for(pipe: Any, nfe: int = 6) -> Tableau:
 
 def with_table(pipe: Any, table: Any) -> Any:
     own = copy.copy(pipe)
-    vars(own)["scheduler"] = Scheduler.from_config(pipe.scheduler.config, table)
+    vars(own)["scheduler"] = fewstep.Scheduler.from_config(pipe.scheduler.config, table)
     return own
 
 
@@ -63,7 +64,7 @@ def test_a_scheduler_alone_refuses_and_says_the_way(digits: Any, tmp_path: Path)
     artefact = Artefact((Learned(table),), {"prediction": "epsilon"})
     artefact.save(tmp_path / "six.json")
     pipe = with_table(digits, None)
-    vars(pipe)["scheduler"] = Scheduler.from_config(digits.scheduler.config, learned=str(tmp_path / "six.json"))
+    vars(pipe)["scheduler"] = fewstep.Scheduler.from_config(digits.scheduler.config, learned=str(tmp_path / "six.json"))
     with pytest.raises(ValueError, match="does not know the network: call the pipeline within"):
         pipe(**NAMED, num_inference_steps=6)
     other = with_table(digits, table)
@@ -76,7 +77,7 @@ def test_a_scheduler_alone_refuses_and_says_the_way(digits: Any, tmp_path: Path)
 
 def test_a_loop_of_ones_own(digits: Any) -> None:
     """The network and the scheduler by themselves."""
-    scheduler, x = Scheduler.from_config(digits.scheduler.config, table_for(digits)), torch.randn(2, 1, 28, 28)
+    scheduler, x = fewstep.Scheduler.from_config(digits.scheduler.config, table_for(digits)), torch.randn(2, 1, 28, 28)
     state, labels = x, torch.tensor([3, 7])
     with feature_cache(digits.unet, scheduler), torch.no_grad():
         scheduler.set_timesteps(6)
@@ -90,7 +91,10 @@ def test_a_loop_of_ones_own(digits: Any) -> None:
 
 def test_a_run_that_begins_in_the_middle_computes_everything(digits: Any) -> None:
     """The features of the rows before are not there."""
-    scheduler, state = Scheduler.from_config(digits.scheduler.config, table_for(digits)), torch.randn(1, 1, 28, 28)
+    scheduler, state = (
+        fewstep.Scheduler.from_config(digits.scheduler.config, table_for(digits)),
+        torch.randn(1, 1, 28, 28),
+    )
     calls: list[int] = []
     handle = digits.unet.mid_block.resnets[0].register_forward_hook(lambda *_: calls.append(1))
     try:
@@ -115,7 +119,7 @@ def test_wrong_schedulers_and_networks_are_refused(digits: Any) -> None:
     tiny, _ = PIPELINES["ddpm"].make()
     own = table_for(digits)
     strange = replace(own, cache=replace(own.cache, groups=(("down_blocks.9",),)))
-    scheduler = Scheduler.from_config(digits.scheduler.config, strange)
+    scheduler = fewstep.Scheduler.from_config(digits.scheduler.config, strange)
     with pytest.raises(ValueError, match="UNet2DModel has no such block"):
         with feature_cache(tiny.unet, scheduler):
             pass

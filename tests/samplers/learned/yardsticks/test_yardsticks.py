@@ -53,6 +53,7 @@ def halves(weight: float) -> Any:
     return weighed
 
 
+@pytest.mark.slow
 def test_the_mean_square_as_a_loss_is_no_loss(tmp_path: Path) -> None:
     """Bit for bit the same table; the provenance, the report and the name of kept stages know it."""
     plain, own = learn(ring(), **QUICK), learn(ring(), loss=squares, **QUICK)
