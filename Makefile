@@ -74,7 +74,7 @@ SHOW_SOURCE = mkdir -p .venv/source && ln -sfn "$(CURDIR)/fewstep" .venv/source/
 	p.write_text(str(pathlib.Path(".venv/source").resolve()))'
 
 .venv/installed: pyproject.toml | $(BIN)/pip
-	$(BIN)/python -m pip install -e .
+	$(BIN)/python -m pip install -e ".[all]"
 	@$(SHOW_SOURCE)
 	@touch $@
 

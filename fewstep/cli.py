@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from fewstep.extras import explained
 from fewstep.version import __version__
 
 # Command -> module that defines it, imported on first use. Such a module imports torch only inside its functions.
@@ -110,7 +111,8 @@ class Commands(click.Group):
                 import traceback
 
                 traceback.print_exc()
-            raise (WrongUsage if isinstance(error, ValueError) else Failure)(error) from error
+            told = explained(error, ctx.command_path) if isinstance(error, ModuleNotFoundError) else error
+            raise (WrongUsage if isinstance(told, ValueError) else Failure)(told) from error
 
 
 def _open_streams() -> None:

@@ -30,7 +30,12 @@ def face(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], li
     def find(name: str) -> Any:
         if name not in names:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module = import_module(f"{package}.{name}" if names[name] == package else names[name])
+        try:
+            module = import_module(f"{package}.{name}" if names[name] == package else names[name])
+        except ModuleNotFoundError as error:
+            from fewstep.extras import explained
+
+            raise explained(error, f"{package}.{name}") from error
         value = module if names[name] == package else getattr(module, name)
         setattr(sys.modules[package], name, value)
         return value

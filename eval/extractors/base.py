@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fewstep.checks import unknown
 from fewstep.eval.extractors.precision import exact_arithmetic
+from fewstep.extras import optional
 
 
 class Extractor(nn.Module, ABC):
@@ -140,7 +141,8 @@ class Function(Extractor):
     def prepare(self, images: Tensor) -> Tensor:
         if self.size is None or images.shape[2:] == (self.size, self.size):
             return images
-        from torchvision.transforms.v2.functional import resize
+        with optional("resizing for an extractor"):
+            from torchvision.transforms.v2.functional import resize
 
         return resize(images, [self.size, self.size], antialias=True)
 

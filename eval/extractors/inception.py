@@ -25,6 +25,7 @@ from fewstep.eval.extractors.extractor_entry import register_extractor
 from fewstep.eval.extractors.inception_weights import load_weights
 from fewstep.eval.extractors.layout import BLOCKS, STAGES, Block
 from fewstep.eval.extractors.resize import PROTOCOLS
+from fewstep.extras import optional
 
 _SFID = 7  # channels of Mixed_6d that sFID reads
 
@@ -204,7 +205,8 @@ class Beside(nn.Module):
 
 def _plain() -> Any:
     """torchvision's network with 1008 classes: names, shapes and geometry without values."""
-    from torchvision.models import Inception3  # slow to import: not for those who only look which extractors there are
+    with optional("the Inception extractor"):  # slow to import: not for those who only look which extractors there are
+        from torchvision.models import Inception3
 
     with torch.device("meta"):
         return Inception3(num_classes=1008, aux_logits=False, init_weights=False)

@@ -22,6 +22,8 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
+from fewstep.extras import optional
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy")
 # Told apart by their contents; none of them is drawn by another program, as Pillow does with PostScript.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "JPEG2000", "PPM", "TGA")
@@ -70,7 +72,8 @@ def decode(data: bytes, suffix: str, value_range: Any = None, limit: int = LIMIT
     Raises:
         BadImage: unreadable, truncated, empty, too large, or against the rules above.
     """
-    from PIL import Image
+    with optional("reading images"):
+        from PIL import Image
 
     if suffix == ".npy":
         with _reading():

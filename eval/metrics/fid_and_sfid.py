@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from math import sqrt
 
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 
 from fewstep.eval.gaussian.covariance import Gaussian
@@ -24,6 +23,10 @@ from fewstep.eval.gaussian.frechet import frechet, gradient_of_distance
 from fewstep.eval.metrics.groups import GROUPS, group_means
 from fewstep.eval.metrics.registry import metric
 from fewstep.eval.report.result import Result, normal_interval
+from fewstep.extras import optional
+
+with optional("evaluation"):
+    from scipy.special import stdtrit
 
 HEUSEL = "GANs Trained by a Two Time-Scale Update Rule, Heusel et al., 2017, arXiv 1706.08500"
 NASH = "Generating Images with Sparse Representations, Nash et al., 2021, arXiv 2103.03841"

@@ -18,6 +18,7 @@ from fewstep.devices import chosen_device
 from fewstep.eval.gaussian.moments import Moments
 from fewstep.eval.gaussian.sketch import Sketch, ranks
 from fewstep.eval.gaussian.statistics import FeatureStatistics
+from fewstep.extras import optional
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Processes:
         size = launched()[1]
         if not joined and size == 1:
             return cls(chosen_device(device))
-        from accelerate import PartialState
+        with optional("a run of several processes"):
+            from accelerate import PartialState
 
         state = PartialState(cpu=device is not None and torch.device(device).type == "cpu")
         if not joined:

@@ -16,9 +16,12 @@ from dataclasses import KW_ONLY, dataclass
 from math import sqrt
 
 import numpy as np
-from scipy.special import stdtrit
 
 from fewstep.eval.report.result import Result
+from fewstep.extras import optional
+
+with optional("evaluation"):
+    from scipy.special import stdtrit
 
 
 def mean_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, tuple[float, float]]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fewstep.extras import optional
 from fewstep.output.files import write_text
 
 _PAGE = """<!doctype html>
@@ -70,7 +71,8 @@ def write_page(
     notes: Sequence[str] = (),
 ) -> None:
     """Write the page whole; `pictures` are PNG files, put inside it."""
-    from jinja2 import Environment
+    with optional("a page"):
+        from jinja2 import Environment
 
     page = Environment(autoescape=True).from_string(_PAGE)
     html = page.render(

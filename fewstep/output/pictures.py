@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fewstep.extras import optional
 from fewstep.output.files import whole
 
 if TYPE_CHECKING:
@@ -107,8 +108,9 @@ def plot_lines(
 
     Lines with intervals stand a little beside each other, so that no bar hides another.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+    with optional("a picture of curves"):
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     figure = Figure(figsize=(9.0, 5.6), layout="constrained")
     axes = figure.subplots()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from fewstep.checks import unknown
+from fewstep.extras import optional
 from fewstep.samplers.grids.grid_entry import grid, sigmas_to_times
 from fewstep.samplers.schedule.base import Array, NoiseSchedule
 
@@ -37,7 +38,8 @@ def power_ramp(rho: float) -> Ramp:
 
 
 def beta_quantile(u: Array, a: float, b: float) -> Array:
-    from scipy.special import betaincinv
+    with optional("the beta grid"):
+        from scipy.special import betaincinv
 
     if not (a > 0 and b > 0):
         raise ValueError(f"`a` and `b` of a beta grid must be positive; got a={a!r}, b={b!r}.")

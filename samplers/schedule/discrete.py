@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fewstep.checks import unknown
+from fewstep.extras import optional
 from fewstep.samplers.schedule.base import VP, Array, log, log_alpha_of_lam, schedule_class
 
 INTERPOLATIONS = ("cubic", "log_sigma")
@@ -94,7 +95,8 @@ class Discrete(VP):
     @cached_property
     def _curve(self) -> Any:
         """c(t): a monotone piecewise cubic, C2 wherever a plain spline is monotone, else with PCHIP slopes (C1)."""
-        from scipy.interpolate import CubicHermiteSpline, CubicSpline, PchipInterpolator
+        with optional("a table of betas"):
+            from scipy.interpolate import CubicHermiteSpline, CubicSpline, PchipInterpolator
 
         t = np.arange(self.num_train_timesteps + 1) / self.num_train_timesteps
         spline, safe = CubicSpline(t, self._c_nodes), PchipInterpolator(t, self._c_nodes).derivative()(t)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fewstep.extras import optional
 from fewstep.samplers.schedule.base import Array
 
 NARROW = 0.02  # relative deviation of S below which its cumulants describe it
@@ -31,8 +32,9 @@ def quantile_of_jump(D: float, q: float) -> Callable[[Array], Array]:
         sd = mean * np.sqrt((1 - q**4) / (nu - 2)) / gain
         if sd < NARROW:
             return _from_cumulants(nu, q, mean, sd)
-    from scipy.interpolate import PchipInterpolator
-    from scipy.special import gammaincinv, logit
+    with optional("the noise of PFGM++"):
+        from scipy.interpolate import PchipInterpolator
+        from scipy.special import gammaincinv, logit
 
     high = float(nu / gammaincinv(nu, TAIL)) / gain  # S is stochastically smaller than V_new
     x = np.geomspace(_low(nu, q), min(high, mean + 14 * sd) if nu > 30 else high, 300)
@@ -58,7 +60,8 @@ def quantile_of_jump(D: float, q: float) -> Callable[[Array], Array]:
 
 def _from_cumulants(nu: float, q: float, mean: float, sd: float) -> Callable[[Array], Array]:
     """The Cornish-Fisher expansion to the fourth cumulant."""
-    from scipy.special import ndtri
+    with optional("the noise of PFGM++"):
+        from scipy.special import ndtri
 
     skew = 4 * np.sqrt(nu - 2) / (nu - 3) * (1 - q**6) / (1 - q**4) ** 1.5
     kurtosis = 6 * (5 * nu - 11) / ((nu - 3) * (nu - 4)) * (1 - q**8) / (1 - q**4) ** 2
@@ -75,7 +78,8 @@ def _log_transform(nu: float, q: float, s: Complex | Array) -> Complex:
     """log E e^(-s S / (1 - q^2))."""
     z = 2 * np.sqrt(nu * s / (1 - q * q))
     if nu <= LARGE:
-        from scipy.special import kve
+        with optional("the noise of PFGM++"):
+            from scipy.special import kve
 
         return np.asarray(np.log(kve(nu, z) / kve(nu, q * z)) - (1 - q) * z - nu * np.log(q))
     (bent, rest), (bent_q, rest_q) = _debye(nu, z / nu), _debye(nu, q * z / nu)
@@ -106,7 +110,8 @@ def _distribution(nu: float, q: float, x: Array) -> Array:
 
     Reference: The Fourier-series method for inverting transforms of probability distributions; Abate, Whitt; 1992.
     """
-    from scipy.special import comb
+    with optional("the noise of PFGM++"):
+        from scipy.special import comb
 
     A, averaged = 24.0, 24
     width = np.sqrt((1 - q**4) / max(nu - 2, 1.0)) / (1 - q * q)

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from fewstep.extras import optional
 from fewstep.samplers.noise.draws import onto, uniforms
 from fewstep.samplers.schedule.base import Array, schedule_class
 from fewstep.samplers.schedule.continuous import EDM
@@ -61,7 +62,8 @@ class PFGM(EDM):
 
     def _scale(self, uniform: Array) -> Array:
         """sqrt(V) / sigma = sqrt(D / chi2_D) of uniforms."""
-        from scipy.special import gammainccinv
+        with optional("PFGM++"):
+            from scipy.special import gammainccinv
 
         return np.sqrt(0.5 * self.D / gammainccinv(0.5 * self.D, uniform))
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fewstep.extras import optional
 from fewstep.output.seal import OPEN, SEAL, check_tensors, whole_tensors
 from fewstep.samplers.schedule.base import Array
 
@@ -109,7 +110,8 @@ class Statistics:
     @cached_property
     def _splines(self) -> tuple[Any, Any]:
         """The splines through unit vectors and their integrals: lam -> weights (..., K)."""
-        from scipy.interpolate import CubicSpline
+        with optional("statistics of a model"):
+            from scipy.interpolate import CubicSpline
 
         spline = CubicSpline(self.lam, np.eye(len(self.lam)))
         return spline, spline.antiderivative()

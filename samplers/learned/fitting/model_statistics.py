@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from fewstep.checks import whole
+from fewstep.extras import optional
 from fewstep.samplers.learned.fitting.least_squares import RIDGE
 from fewstep.samplers.learned.fitting.network_field import Derivative, Field, _derivative
 from fewstep.samplers.learned.problem.coordinate import FAINTEST
@@ -33,6 +33,9 @@ from fewstep.samplers.learned.problem.problem import Part, Problem
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.table.statistics import Statistics
+
+with optional("learning"):
+    from scipy.interpolate import CubicSpline
 
 GROUPS = ("element", "channel", "all")
 

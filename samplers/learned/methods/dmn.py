@@ -12,9 +12,9 @@ the coordinates c of the inner times, with gaps bounded from below.
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import LinearConstraint, minimize
 
 from fewstep.checks import positive, whole
+from fewstep.extras import optional
 from fewstep.samplers.artefact.corrections import on_times
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.learned.playing.arithmetic import quick, unrolled
@@ -24,6 +24,9 @@ from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.schedule.outputs import form_pair
 from fewstep.samplers.table.tableau import Tableau
+
+with optional("learning"):
+    from scipy.optimize import LinearConstraint, minimize
 
 SMALLEST = 0.6  # gap, as a share of that of the grid uniform in c: the bound alone would let steps vanish
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fewstep.extras import optional
 from fewstep.output.files import whole
 from fewstep.output.page import Table, write_page
 from fewstep.output.pictures import COLOURS
@@ -21,7 +22,8 @@ from fewstep.samplers.table.tableau import Tableau
 
 def picture(shown: Sequence[View], path: Path) -> None:
     """Two panels a table: where the evaluations are on the log-SNR axis, and the weight of each in the result."""
-    from matplotlib.figure import Figure
+    with optional("a picture of a table"):
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11.0, 0.5 + 2.7 * len(shown)), layout="constrained")
     panels = figure.subplots(len(shown), 2, squeeze=False, width_ratios=[3, 2])
