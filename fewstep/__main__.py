@@ -2,7 +2,7 @@
 
 import sys
 
-from fewstep.extras import optional
+from fewstep.lazy import optional
 
 
 def start() -> None:

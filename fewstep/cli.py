@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from fewstep.extras import explained
+from fewstep.lazy import explained
 from fewstep.version import __version__
 
 # Command -> module that defines it, imported on first use. Such a module imports torch only inside its functions.

@@ -1,17 +1,32 @@
-"""Names that are imported on first use: public ones, so that importing a package stays cheap, and doors upwards."""
+"""What is imported on first use: public names, so that importing a package stays cheap, doors upwards, optional packages.
+
+The core (schedules, grids, solvers, tables, `sample`, `build`) needs torch, numpy, safetensors and tqdm alone. What an
+optional part misses is named with the extra that brings it.
+"""
 
 from __future__ import annotations
 
 import builtins
 import sys
+from contextlib import contextmanager
 from importlib import import_module
 
 TYPE_CHECKING = False  # known to type checkers by its name; `import fewstep` does not pay for the module typing
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
 HIDDEN = ("SchedulerMixin",)  # there for others, not public
+EXTRA_OF = {  # package as it is imported -> the extra that brings it, as pyproject.toml says
+    "diffusers": "diffusers",
+    "accelerate": "diffusers",
+    "scipy": "diffusers",
+    "torchvision": "eval",
+    "PIL": "eval",
+    "matplotlib": "plots",
+    "jinja2": "plots",
+    "click": "cli",
+}
 
 
 def face(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
@@ -33,8 +48,6 @@ def face(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], li
         try:
             module = import_module(f"{package}.{name}" if names[name] == package else names[name])
         except ModuleNotFoundError as error:
-            from fewstep.extras import explained
-
             raise explained(error, f"{package}.{name}") from error
         value = module if names[name] == package else getattr(module, name)
         setattr(sys.modules[package], name, value)
@@ -51,3 +64,23 @@ def door(path: str) -> Any:
     """
     module, _, name = path.partition(":")
     return getattr(import_module(module), name)
+
+
+def explained(error: ModuleNotFoundError, what: str = "this") -> ModuleNotFoundError:
+    """The same error with a sentence that says what to install; the error itself where it is of no optional part."""
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRA_OF:
+        return error
+    said = (
+        f"{what} needs {package}, which is not installed: pip install 'fewstep[{EXTRA_OF[package]}]', or fewstep[all]"
+    )
+    return ModuleNotFoundError(said, name=error.name)
+
+
+@contextmanager
+def optional(what: str) -> Iterator[None]:
+    """Around imports of an optional package: what is missing is named with the extra that brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise explained(error, what) from error

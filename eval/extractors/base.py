@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fewstep.checks import unknown
 from fewstep.eval.extractors.precision import exact_arithmetic
-from fewstep.extras import optional
+from fewstep.lazy import optional
 
 
 class Extractor(nn.Module, ABC):

@@ -25,7 +25,7 @@ from fewstep.eval.extractors.extractor_entry import register_extractor
 from fewstep.eval.extractors.inception_weights import load_weights
 from fewstep.eval.extractors.layout import BLOCKS, STAGES, Block
 from fewstep.eval.extractors.resize import PROTOCOLS
-from fewstep.extras import optional
+from fewstep.lazy import optional
 
 _SFID = 7  # channels of Mixed_6d that sFID reads
 

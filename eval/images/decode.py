@@ -22,7 +22,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from fewstep.extras import optional
+from fewstep.lazy import optional
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy")
 # Told apart by their contents; none of them is drawn by another program, as Pillow does with PostScript.

@@ -23,7 +23,7 @@ from fewstep.eval.gaussian.frechet import frechet, gradient_of_distance
 from fewstep.eval.metrics.groups import GROUPS, group_means
 from fewstep.eval.metrics.registry import metric
 from fewstep.eval.report.result import Result, normal_interval
-from fewstep.extras import optional
+from fewstep.lazy import optional
 
 with optional("evaluation"):
     from scipy.special import stdtrit

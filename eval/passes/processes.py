@@ -18,7 +18,7 @@ from fewstep.devices import chosen_device
 from fewstep.eval.gaussian.moments import Moments
 from fewstep.eval.gaussian.sketch import Sketch, ranks
 from fewstep.eval.gaussian.statistics import FeatureStatistics
-from fewstep.extras import optional
+from fewstep.lazy import optional
 
 
 @dataclass(frozen=True)

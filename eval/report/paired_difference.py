@@ -18,7 +18,7 @@ from math import sqrt
 import numpy as np
 
 from fewstep.eval.report.result import Result
-from fewstep.extras import optional
+from fewstep.lazy import optional
 
 with optional("evaluation"):
     from scipy.special import stdtrit

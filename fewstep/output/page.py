@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewstep.extras import optional
+from fewstep.lazy import optional
 from fewstep.output.files import write_text
 
 _PAGE = """<!doctype html>

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fewstep.extras import optional
+from fewstep.lazy import optional
 from fewstep.output.files import whole
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from fewstep.checks import unknown
-from fewstep.extras import optional
+from fewstep.lazy import optional
 from fewstep.samplers.grids.grid_entry import grid, sigmas_to_times
 from fewstep.samplers.schedule.base import Array, NoiseSchedule
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fewstep.checks import unknown
-from fewstep.extras import optional
+from fewstep.lazy import optional
 from fewstep.samplers.schedule.base import VP, Array, log, log_alpha_of_lam, schedule_class
 
 INTERPOLATIONS = ("cubic", "log_sigma")

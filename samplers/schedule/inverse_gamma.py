@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fewstep.extras import optional
+from fewstep.lazy import optional
 from fewstep.samplers.schedule.base import Array
 
 NARROW = 0.02  # relative deviation of S below which its cumulants describe it

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from fewstep.extras import optional
+from fewstep.lazy import optional
 from fewstep.samplers.noise.draws import onto, uniforms
 from fewstep.samplers.schedule.base import Array, schedule_class
 from fewstep.samplers.schedule.continuous import EDM

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fewstep.extras import optional
+from fewstep.lazy import optional
 from fewstep.output.seal import OPEN, SEAL, check_tensors, whole_tensors
 from fewstep.samplers.schedule.base import Array
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 from places import ROOT
 
-from fewstep.extras import EXTRA_OF
+from fewstep.lazy import EXTRA_OF
 
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from fewstep.checks import whole
-from fewstep.extras import optional
+from fewstep.lazy import optional
 from fewstep.samplers.learned.fitting.least_squares import RIDGE
 from fewstep.samplers.learned.fitting.network_field import Derivative, Field, _derivative
 from fewstep.samplers.learned.problem.coordinate import FAINTEST

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from fewstep.checks import positive, whole
-from fewstep.extras import optional
+from fewstep.lazy import optional
 from fewstep.samplers.artefact.corrections import on_times
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.learned.playing.arithmetic import quick, unrolled

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fewstep.extras import optional
+from fewstep.lazy import optional
 from fewstep.output.files import whole
 from fewstep.output.page import Table, write_page
 from fewstep.output.pictures import COLOURS
