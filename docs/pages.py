@@ -42,7 +42,8 @@ def formula(found: re.Match[str]) -> str:
     """LaTeX between dollars as MathML, which browsers draw by themselves."""
     from latex2mathml.converter import convert
 
-    return str(convert((found[1] or found[2]).strip(), display="block" if found[1] else "inline"))
+    made = str(convert((found[1] or found[2]).strip(), display="block" if found[1] else "inline"))
+    return made if found[1] else f"<span>{made}</span>"  # a line that begins with a formula goes on
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
