@@ -1,6 +1,7 @@
 """Evaluations at equal error, steps chosen against steps fixed: `python tests/benchmarks/adaptive.py`.
 
-Prints tables, asserts nothing; the last one is that of the pages. ODE: the mixture under VP, 16 states in float64, root-mean-square distance to a
+Prints tables, asserts nothing; the last one is that of the pages.
+ODE: the mixture under VP, 16 states in float64, root-mean-square distance to a
 solution of tolerance 1e-11; beside each run the cheapest fixed grid of any of the solvers and grids below whose error is
 no larger, interpolated. SDE: Gaussian data under VP, deviation of 16 x 2000 numbers against a fine solution on the same
 Brownian paths; beside each run the fewest steps of Euler-Maruyama on any grid.
@@ -28,7 +29,11 @@ from fewstep.samplers import NoiseSchedule, sample  # noqa: E402
 VP = NoiseSchedule.vp_linear()
 GRIDS = ("logsnr", "uniform", "quadratic")
 FIXED = {"dpm_3": {}, "dpmpp_3m": {}, "unipc": {"order": 3}}
-SHOWN = {"dpm_adaptive": ("0.05", "1e-2", "1e-4"), "rk45": ("1e-4", "1e-5", "1e-6"), "gotta_go_fast": ("0.1", "0.05", "0.02")}
+SHOWN = {
+    "dpm_adaptive": ("0.05", "1e-2", "1e-4"),
+    "rk45": ("1e-4", "1e-5", "1e-6"),
+    "gotta_go_fast": ("0.1", "0.05", "0.02"),
+}
 RUNS = [
     *(("dpm_adaptive", {"rtol": r, "atol": 0.156 * r}) for r in (0.05, 1e-2, 1e-3, 1e-4)),
     *(("dpm_adaptive", {"order": 2, "rtol": r, "atol": 0.156 * r}) for r in (0.05, 1e-2)),
@@ -140,7 +145,9 @@ def sde(most: int, samples: int = 16, width: int = 2000) -> list[Run]:
 
 
 @click.command()
-@click.option("--most", default=(400, 1448), type=(int, int), show_default=True, help="Steps of fixed grids, ODE and SDE.")
+@click.option(
+    "--most", default=(400, 1448), type=(int, int), show_default=True, help="Steps of fixed grids, ODE and SDE."
+)
 @kept.keep
 def main(most: tuple[int, int], keep: bool) -> None:
     """Print the tables."""

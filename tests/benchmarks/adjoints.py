@@ -1,7 +1,8 @@
 """Gradients through sampling, exact and continuous: `python tests/benchmarks/adjoints.py [--seed 1] [--calls 160]`.
 
-Prints tables, asserts nothing; the last ones are those of the pages: times belong to the machine. Errors are those of dL/dx_T beside the true gradient of the flow,
-or of the reverse SDE on the finest grid of the same Brownian path (x_T / c / theta there). Beside torchdiffeq where that is installed.
+Prints tables, asserts nothing: times belong to the machine. Errors are those of dL/dx_T beside the true gradient of the flow,
+or of the reverse SDE on the finest grid of the same Brownian path (x_T / c / theta there). Beside torchdiffeq where that is
+installed. The pages have a part of it, in tables of their own.
 """
 
 from __future__ import annotations
@@ -189,9 +190,7 @@ def show_flows(found: dict[str, list[float]], keep: bool) -> None:
 def show_peers(found: dict[str, tuple[list[float], float]], keep: bool) -> None:
     errors = [(found[name][0][0], found[name][0][2]) for name in BESIDE]
     cells = kept.least_bold([[kept.few(e) for e in row] for row in errors], errors)
-    rows = [
-        (label, *line, f"{found[name][1]:.0f}") for (name, label), line in zip(BESIDE.items(), cells, strict=True)
-    ]
+    rows = [(label, *line, f"{found[name][1]:.0f}") for (name, label), line in zip(BESIDE.items(), cells, strict=True)]
     kept.show("torchdiffeq", ("", "error of dL/dx_T", "of dL/dtheta", "ms"), rows, keep)
 
 

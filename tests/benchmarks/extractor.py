@@ -1,6 +1,7 @@
 """Images a second through Inception, ours and the peers', same weights, in one run: `python tests/benchmarks/extractor.py`.
 
-Prints tables, asserts nothing; the last one is that of the pages. On a CPU the time is that of the process (other jobs do not count), on a GPU that of the
+Prints tables, asserts nothing; the last one is that of the pages.
+On a CPU the time is that of the process (other jobs do not count), on a GPU that of the
 clock between two synchronizations. The difference is the largest of the features, relative to the largest feature of
 torch-fidelity. Weights are random: nothing about the speed depends on them.
 """

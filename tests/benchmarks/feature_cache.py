@@ -98,7 +98,15 @@ def measured(
 @click.option("--test", default=64, show_default=True)
 @kept.keep
 def main(
-    networks: Any, calls: Any, shares: Any, rows: str, window: int, blocks: str | None, train: int, test: int, keep: bool
+    networks: Any,
+    calls: Any,
+    shares: Any,
+    rows: str,
+    window: int,
+    blocks: str | None,
+    train: int,
+    test: int,
+    keep: bool,
 ) -> None:
     """Print a row a table: calls, evaluations, FLOPs of a sample, rms and median."""
     options = {"rows": rows, "window": window, "search": 16, "samples": train}

@@ -1,6 +1,7 @@
 """Seconds of one Frechet distance, ours and the peers', in one run: `python tests/benchmarks/frechet.py`.
 
-Prints tables, asserts nothing; the last one is that of the pages. On a CPU the time is that of the process on one thread (other jobs do not count), on a GPU that
+Prints tables, asserts nothing; the last one is that of the pages.
+On a CPU the time is that of the process on one thread (other jobs do not count), on a GPU that
 of the clock between two synchronizations; peers other than torchmetrics compute on the CPU there too. Features are those of
 a network in kind: rectified, not centred, with a spectrum that decays. The error is the distance to the singular values of
 L_1^T L_2 (for few samples: of the centred features themselves), which are exact to about 1e-13.

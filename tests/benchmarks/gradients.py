@@ -78,7 +78,9 @@ def main(
     if one:
         click.echo(json.dumps(measure(one[0], int(one[1]), device, channels)))
         return
-    click.echo("peak memory in MiB above that of one evaluation and its gradient; seconds at 20 evaluations, times direct\n")
+    click.echo(
+        "peak memory in MiB above that of one evaluation and its gradient; seconds at 20 evaluations, times direct\n"
+    )
     rows = []
     for method in SOLVERS:
         cells = []

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -53,15 +54,20 @@ def write(name: str, columns: Sequence[str], rows: Rows, folder: Path | None = N
     told = json.loads(path.read_text(encoding="utf-8"))
     there = told["columns"], len(told["rows"])
     widths = {len(row) for row in rows}
-    if list(columns) != there[0] or len(rows) < there[1] or widths != {len(columns)}:
+    if list(map(plain, columns)) != list(map(plain, there[0])) or len(rows) < there[1] or widths != {len(columns)}:
         raise ValueError(
             f"{name}: measured were {len(rows)} rows under {list(columns)} (cells a row: {sorted(widths)}), and the file has "
             f"{there[1]} rows under {there[0]}. For another table, give the file those columns and no rows first."
         )
     if not all(isinstance(cell, str) for row in rows for cell in row):
         raise ValueError(f"{name}: a cell is a string, as it is shown; got {rows!r:.200}.")
-    rows = [list(row) for row in rows]
-    write_text(path, dumped({**told, "command": command(), "measured": date.today().isoformat(), "rows": rows}))
+    how = {"command": command(), "measured": date.today().isoformat()}
+    write_text(path, dumped({**told, **how, "columns": list(columns), "rows": [list(row) for row in rows]}))
+
+
+def plain(column: str) -> str:
+    """Without the release of a package, which may be another one each time."""
+    return re.sub(r" \d+\.\d+\S*", "", column)
 
 
 def dumped(told: dict[str, Any]) -> str:
@@ -80,10 +86,16 @@ def command() -> str:
     return told + shlex.join(["python", shown, *(word for word in sys.argv[1:] if word != "--keep")])
 
 
+def state_name(argv: Sequence[str]) -> str:
+    """Of the folder below, for a script and its arguments."""
+    told = [__version__, *(word for word in argv[1:] if word != "--keep")]
+    return f"{Path(argv[0]).stem}-{sha256(shlex.join(told).encode()).hexdigest()[:12]}"
+
+
 @contextmanager
 def resumable() -> Iterator[Path]:
     """A folder for what is done so far: this command finds it again until the block ends well."""
-    folder = STATE / f"{Path(sys.argv[0]).stem}-{sha256(f'{__version__} {command()}'.encode()).hexdigest()[:12]}"
+    folder = STATE / state_name(sys.argv)
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
     shutil.rmtree(folder)

@@ -71,7 +71,7 @@ def main(data: str | None, number: int, nfes: str, device: str, many: int, keep:
     target = features(truth)
     columns = [int(n) for n in nfes.split(",")]
     found = []
-    for label, (kind, options) in tqdm(RUNS.items()):
+    for label, (_, options) in tqdm(RUNS.items()):
         cells = []
         for n in columns:
             x = draw(source, range(number), solver=label.split(",")[0], nfe=n, grid="karras", **options)

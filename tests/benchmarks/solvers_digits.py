@@ -1,4 +1,4 @@
-"""Error over network evaluations of every deterministic solver on the embedded model: `python tests/benchmarks/solvers_digits.py`.
+"""Error of every deterministic solver on the embedded model: `python tests/benchmarks/solvers_digits.py`.
 
 What `fewstep compare --solvers all --grid auto` does, as the table of the pages: each solver on the best of five grids, those
 whose errors are the same ones in one row, the best at 10 evaluations first. `all` may be names between commas.

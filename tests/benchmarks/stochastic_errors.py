@@ -1,4 +1,4 @@
-"""Stochastic solvers against themselves at many evaluations, on the same Brownian paths: `python tests/benchmarks/stochastic_errors.py`.
+"""Stochastic solvers against themselves on the same Brownian paths: `python tests/benchmarks/stochastic_errors.py`.
 
 What `fewstep compare --solvers er_sde,... --grid logsnr` does on the embedded model, as the table of the pages.
 """
