@@ -19,7 +19,7 @@ from fewstep.eval.compare.trials import Trials
 from fewstep.samplers.pipeline.source import Source
 
 RANKED = 10  # evaluations that rows are ordered by
-SAME = 1e-5  # relative: errors of one and the same table
+SAME = 2e-4  # relative: errors of one and the same table
 
 
 def together(found: list[SolverErrors]) -> list[list[SolverErrors]]:
