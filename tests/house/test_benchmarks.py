@@ -63,11 +63,11 @@ def test_benchmarks_take_the_arguments_of_the_registry() -> None:
     """In a process of its own: scripts look for their helpers by themselves."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import bench\n"
-        "from importlib import import_module; from pathlib import Path\n"
+        "from runpy import run_path\n"
         "for name, one in bench.TABLES.items():\n"
         "    if not one.files:\n"
         "        script, *arguments = one.command\n"
-        "        main = import_module(Path(script).stem).main\n"
+        "        main = run_path(script)['main']\n"
         "        assert main.make_context(name, [*arguments, '--keep']).params['keep'], name\n"
     )
     subprocess.run([sys.executable, "-c", code, str(BENCHMARKS)], check=True, cwd=ROOT)
