@@ -5,9 +5,10 @@ OLDEST ?= python3.10
 NEWEST ?= $(PYTHON)
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 BIN := .venv/bin
 
-.PHONY: help demo test lint slow docs floor ceiling audit
+.PHONY: help demo test lint slow docs bench floor ceiling audit
 .DELETE_ON_ERROR:
 
 help:
@@ -16,6 +17,7 @@ help:
 	@echo "make lint   lint and types only"
 	@echo "make slow   the long tests"
 	@echo "make docs   the documentation as a site, in site/; its notebooks are run"
+	@echo "make bench  measure the tables of the documentation anew, hours (BENCH_ARGS=--list: which; '--again adaptive')"
 	@echo "make floor  the tests on the oldest releases that pyproject.toml declares, in .venv-floor"
 	@echo "make ceiling the tests on the newest releases, pre-releases too, in .venv-ceiling"
 	@echo "make audit  known vulnerabilities of what .venv holds, by pip-audit, which asks PyPI"
@@ -38,6 +40,10 @@ slow: .venv/installed-dev
 # A warning is an error (strict in mkdocs.yml).
 docs: .venv/installed-docs
 	$(BIN)/mkdocs build
+
+# One table after another; stopped, it goes on where it was.
+bench: .venv/installed-dev
+	$(BIN)/python tests/benchmarks/bench.py $(BENCH_ARGS)
 
 # What is declared is what passes. A test of a class that an old diffusers lacks is skipped, and says so.
 floor: .venv-floor/installed

@@ -9,8 +9,10 @@ each method (mean over the images), how well the result explains the measurement
 the network with and without gradient and the seconds an image, and draws truth, measurement and results.
 """
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import click
 import numpy as np
@@ -66,6 +68,50 @@ def draw(rows: dict[str, Tensor], out: str) -> None:
     figure.savefig(out, dpi=120)
 
 
+class Outcome(NamedTuple):
+    """Of a method: images, evaluations, PSNR in dB, misfit (the truth's is 1), calls, VJPs, seconds an image."""
+
+    name: str
+    x: Tensor
+    nfe: int = 0
+    psnr: float = math.nan
+    misfit: float = math.nan
+    calls: int = 0
+    vjps: int = 0
+    seconds: float = 0.0
+
+
+@torch.no_grad()
+def restored(
+    task: str, images: int, nfe: int, solver: str, published: Sequence[int], data: str | None
+) -> Iterator[Outcome]:
+    """The truth, what was measured of it, and then what each method makes of that; published: steps of DPS's own form."""
+    pipe = load_demo_pipeline()
+    unet, schedule = pipe.unet.requires_grad_(False), NoiseSchedule.from_config(pipe.scheduler.config)
+    denoiser = Denoiser(lambda x, t: unet(x, t, class_labels=torch.full((len(x),), NULL_CLASS)).sample, schedule)
+    clean, A, draws = truth(denoiser, images, data), TASKS[task](), torch.Generator().manual_seed(0)
+    y = A(clean)
+    y = y + NOISE * torch.randn(y.shape, generator=draws)
+    y = A(y) if task == "inpaint" else y
+    x_T = torch.randn(clean.shape, generator=draws)
+    yield Outcome("truth", clean)
+    yield Outcome("measured", y)
+    options = {"eta": 1.0} if solver == "ddim" else {}
+
+    runs = [
+        (name, nfe, getattr(guidance, method)(denoiser, y, A, NOISE, **given), pulls)
+        for name, (method, given, pulls) in METHODS.items()
+    ]
+    for steps in published:
+        runs.append(("dps, published", steps, guidance.dps(denoiser, y, A, NOISE, published=True), 1))
+    for name, n, guided, pulls in runs:
+        spent, began = denoiser.nfe, time.process_time()
+        x = sample(guided, x_T, solver, n, noise_seeds=range(images), **options)
+        seconds, spent = (time.process_time() - began) / images, denoiser.nfe - spent
+        misfit = float((A(x) - y).square().sum().sqrt() / (A(clean) - y).square().sum().sqrt())
+        yield Outcome(name, x, n, psnr(x, clean), misfit, spent, spent * pulls, seconds)
+
+
 @click.command()
 @click.option("--task", type=click.Choice(list(TASKS)), default="inpaint", show_default=True)
 @click.option("--images", default=8, show_default=True)
@@ -78,35 +124,16 @@ def draw(rows: dict[str, Tensor], out: str) -> None:
     "--data", type=click.Path(exists=True, dir_okay=False), help="An .npz file with test_images (N, 28, 28), uint8."
 )
 @click.option("--out", default="restored.png", show_default=True)
-@torch.no_grad()
 def main(task: str, images: int, nfe: int, solver: str, published: int, data: str | None, out: str) -> None:
     """Restore digits by several methods."""
-    pipe = load_demo_pipeline()
-    unet, schedule = pipe.unet.requires_grad_(False), NoiseSchedule.from_config(pipe.scheduler.config)
-    denoiser = Denoiser(lambda x, t: unet(x, t, class_labels=torch.full((len(x),), NULL_CLASS)).sample, schedule)
-    clean, A, draws = truth(denoiser, images, data), TASKS[task](), torch.Generator().manual_seed(0)
-    y = A(clean)
-    y = y + NOISE * torch.randn(y.shape, generator=draws)
-    y = A(y) if task == "inpaint" else y
-    x_T = torch.randn(clean.shape, generator=draws)
-    rows = {"truth": clean, "measured": y}
-    options = {"eta": 1.0} if solver == "ddim" else {}
-
-    runs = [
-        (name, nfe, getattr(guidance, method)(denoiser, y, A, NOISE, **given), pulls)
-        for name, (method, given, pulls) in METHODS.items()
-    ]
-    if published:
-        runs.append(("dps, published", published, guidance.dps(denoiser, y, A, NOISE, published=True), 1))
     click.echo(f"{task:>17} {'nfe':>5} {'calls':>6} {'VJPs':>5} {'PSNR':>6} {'misfit':>7} {'s/image':>8}")
-    for name, n, guided, pulls in runs:
-        spent, began = denoiser.nfe, time.process_time()
-        x = sample(guided, x_T, solver, n, noise_seeds=range(images), **options)
-        seconds, spent = (time.process_time() - began) / images, denoiser.nfe - spent
-        misfit = float((A(x) - y).square().sum().sqrt() / (A(clean) - y).square().sum().sqrt())
-        told = f"{n:>5} {spent:>6} {spent * pulls:>5} {psnr(x, clean):>6.2f} {misfit:>7.2f} {seconds:>8.3f}"
-        click.echo(f"{name:>17} {told}")
-        rows[name] = x
+    rows = {}
+    for one in restored(task, images, nfe, solver, [published] if published else [], data):
+        rows[one.name] = one.x
+        if not one.nfe:
+            continue
+        told = f"{one.nfe:>5} {one.calls:>6} {one.vjps:>5} {one.psnr:>6.2f} {one.misfit:>7.2f} {one.seconds:>8.3f}"
+        click.echo(f"{one.name:>17} {told}")
     draw(rows, out)
 
 

@@ -1,12 +1,12 @@
 """Gradients through sampling, exact and continuous: `python tests/benchmarks/adjoints.py [--seed 1] [--calls 160]`.
 
 Prints tables, asserts nothing: times belong to the machine. Errors are those of dL/dx_T beside the true gradient of the flow,
-or of the reverse SDE on the finest grid of the same Brownian path (x_T / c / theta there). The last table needs torchdiffeq.
+or of the reverse SDE on the finest grid of the same Brownian path (x_T / c / theta there). Beside torchdiffeq where that is
+installed. The pages have a part of it, in tables of their own.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import sys
@@ -14,9 +14,12 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import click
+import kept
 import numpy as np
 import torch
 from torch import Tensor
@@ -33,6 +36,22 @@ DDIM: tuple[str, dict[str, Any]] = ("ddim", {})
 SECOND = ("dpmpp_2m", FULL)
 FOURTH: tuple[str, dict[str, Any]] = ("etd_rk4", {})
 Row = tuple[str, tuple[str, dict[str, Any]], str, dict[str, Any]]
+SHOWN = {
+    "exact ddim": "checkpoint, `ddim`",
+    "exact dpmpp_2m": "checkpoint, `dpmpp_2m`",
+    "deis 1, stored": "adjoint_deis, order 1 (= adjoint_dpm, Euler)",
+    "deis 2M phi, stored": "adjoint_deis, order 2",
+    "dpm midpoint, stored": "adjoint_dpm, midpoint (2 calls a step)",
+}
+BESIDE = {
+    "checkpoint, etd_rk4": "checkpoint, `etd_rk4`",
+    "adjoint_dpm rk4, etd_rk4": "adjoint_dpm, rk4",
+    "torchdiffeq rk4": "torchdiffeq, rk4",
+    "checkpoint, dpmpp_2m": "checkpoint, `dpmpp_2m`",
+    "torchdiffeq midpoint": "torchdiffeq, midpoint",
+    "checkpoint, ddim": "checkpoint, `ddim`",
+    "torchdiffeq euler": "torchdiffeq, Euler",
+}
 
 
 def flow_rows() -> list[Row]:
@@ -51,13 +70,21 @@ def flow_rows() -> list[Row]:
     return rows
 
 
-def flows(problem: Problem, true: list[Tensor]) -> None:
+def order(errors: list[float]) -> float:
+    """By the last two numbers of steps, each twice the one before."""
+    return math.log2(errors[-2] / errors[-1])
+
+
+def flows(problem: Problem, true: list[Tensor]) -> dict[str, list[float]]:
     """Table of the flow."""
+    found = {}
     print(f"{'flow, error of dL/dx_T':<30}" + "".join(f"{f'N={n}':>9}" for n in SIZES) + f"{'order':>7}")
     for name, (solver, options), method, given in flow_rows():
         runs = [Task(problem, table(solver, n, **options)).run(method, **given) for n in SIZES]
         errors = [relative(run, true)[0] for run in runs]
-        print(f"{name:<30}" + "".join(f"{e:>9.2g}" for e in errors) + f"{math.log2(errors[-2] / errors[-1]):>7.2f}")
+        print(f"{name:<30}" + "".join(f"{e:>9.2g}" for e in errors) + f"{order(errors):>7.2f}")
+        found[name] = errors
+    return found
 
 
 def equations(problem: Problem, solver: str, options: dict[str, Any], title: str) -> None:
@@ -119,7 +146,7 @@ class _Counted(Problem):
         return super().network(x, t)
 
 
-def peers(problem: Problem, true: list[Tensor], calls: int, rounds: int) -> None:
+def peers(problem: Problem, true: list[Tensor], calls: int, rounds: int) -> dict[str, tuple[list[float], float]]:
     """Table beside torchdiffeq: `calls` network calls, half of them forward and half on the way back."""
     n = calls // 2
     problem = _Counted(problem.seed)
@@ -148,23 +175,48 @@ def peers(problem: Problem, true: list[Tensor], calls: int, rounds: int) -> None
     for name, (errors, made) in results.items():
         cells = "".join(f"{e:>9.2g}" for e in errors)
         print(f"{name:<30}{cells}{made:>7}{1e3 * statistics.median(spent[name]):>8.1f}")
+    return {name: (errors, 1e3 * statistics.median(spent[name])) for name, (errors, _) in results.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--calls", type=int, default=160)
-    parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
+def show_flows(found: dict[str, list[float]], keep: bool) -> None:
+    errors = [found[name] for name in SHOWN]
+    cells = kept.least_bold([[kept.few(e) for e in row] for row in errors], errors)
+    rows = [
+        (label, *line, f"{order(found[name]):.1f}") for (name, label), line in zip(SHOWN.items(), cells, strict=True)
+    ]
+    kept.show("adjoints", ("steps", *map(str, SIZES), "order"), rows, keep)
+
+
+def show_peers(found: dict[str, tuple[list[float], float]], keep: bool) -> None:
+    errors = [(found[name][0][0], found[name][0][2]) for name in BESIDE]
+    cells = kept.least_bold([[kept.few(e) for e in row] for row in errors], errors)
+    rows = [(label, *line, f"{found[name][1]:.0f}") for (name, label), line in zip(BESIDE.items(), cells, strict=True)]
+    kept.show("torchdiffeq", ("", "error of dL/dx_T", "of dL/dtheta", "ms"), rows, keep)
+
+
+@click.command()
+@click.option("--seed", default=1, show_default=True)
+@click.option("--calls", default=160, show_default=True, help="Of the network, beside torchdiffeq.")
+@click.option("--rounds", default=5, show_default=True, help="Of the times.")
+@click.option("--only", type=click.Choice(["adjoints", "torchdiffeq"]), help="One of the two tables of the pages.")
+@kept.keep
+def main(seed: int, calls: int, rounds: int, only: str | None, keep: bool) -> None:
+    """Print the tables."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    problem = Problem(given.seed)
+    problem = Problem(seed)
     true = problem.true_gradient(1600)
     print("norms of the true gradient, x_T c theta: " + " ".join(f"{float(g.norm()):.4g}" for g in true))
-    flows(problem, true)
-    equations(problem, "sde_dpm", {"order": 1}, "SDE (eta = 1), x_T/c/theta")
-    equations(problem, "dpmpp_2m_sde", {"tau": 0.5}, "SDE (eta = 1/2), x_T/c/theta")
-    peers(problem, true, given.calls, given.rounds)
+    if only != "torchdiffeq":
+        found = flows(problem, true)
+        equations(problem, "sde_dpm", {"order": 1}, "SDE (eta = 1), x_T/c/theta")
+        equations(problem, "dpmpp_2m_sde", {"tau": 0.5}, "SDE (eta = 1/2), x_T/c/theta")
+        print()
+        show_flows(found, keep)
+    if only == "torchdiffeq" or (only is None and find_spec("torchdiffeq") is not None):
+        compared = peers(problem, true, calls, rounds)
+        print()
+        show_peers(compared, keep)
 
 
 if __name__ == "__main__":

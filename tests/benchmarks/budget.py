@@ -1,6 +1,6 @@
 """Gain over network evaluations spent: `learn(budget=N)` on two mixtures and the digits, judged on fresh seeds.
 
-    python tests/benchmarks/budget.py
+    python tests/benchmarks/budget.py                     # the table of the pages
     python tests/benchmarks/budget.py digits --nfe 8
 
 Ratios are geometric means over samples of the error over that of the best fixed recipe which all recipes together, without a
@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+import kept
 import numpy as np
 import torch
 
@@ -28,7 +30,7 @@ from fewstep.samplers.learned.tasks.guard import compared
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.learned.tasks.screening import sought
 
-BUDGETS = (500, 1000, 2000, 4000, 8000, 32000)
+BUDGETS = (1000, 2000, 4000, 8000, 32000)
 SETS = 3
 CHOOSES, JUDGES = 10_000, 50_000  # first seeds of those that choose the best recipe, and of those that judge
 
@@ -40,8 +42,8 @@ def model(name: str) -> tuple[Any, dict[str, Any]]:
     return MIXTURES[name](), {"shape": SHAPES[name], "dtype": torch.float64}
 
 
-def curve(name: str, nfe: int, budgets: tuple[int, ...]) -> None:
-    """One line a budget."""
+def curve(name: str, nfe: int, budgets: tuple[int, ...]) -> Iterator[str]:
+    """A cell a budget: gain of what comes back, of the candidate (its rms), how many were accepted."""
     made, how = model(name)
     problem = Problem(made, batch_size=256, **how)
     few = name == "digits"
@@ -61,33 +63,37 @@ def curve(name: str, nfe: int, budgets: tuple[int, ...]) -> None:
             try:
                 table = learn(made, nfe=nfe, budget=budget, cache=False, progress=False, **seeds, **how).tables[0]
             except ValueError as error:
-                print(f"| {name} | {budget:,} | refused: {str(error)[:90]} |")
+                click.echo(f"{name}, {budget:,}: refused: {str(error)[:90]}", err=True)
                 continue
             sure += table.status == "learned"
             found.append(own.errors(table.tableau, parts))
             candidates.append(own.errors(table.refused or table.tableau, parts))
-        if found:
+        if not found:
+            yield "refused"
+        else:
             returned, before = ([compared(errors, base) for errors in every] for every in (found, candidates))
             gains = [
                 f"{np.exp(np.mean([np.log(c['gain']['ratio']) for c in every])):.2f}" for every in (returned, before)
             ]
             rms = f"{np.exp(np.mean([np.log(c['rms']['ratio']) for c in before])):.2f}"
-            print(f"| {name} | {budget:,} | {gains[0]} | {gains[1]} | {rms} | {sure} of {len(found)} |", flush=True)
+            cell = f"{gains[0]}, {gains[1]} ({rms}), {sure} of {len(found)}"
+            click.echo(f"{name}, {budget:,}: {cell}", err=True)
+            yield cell
 
 
 @click.command()
 @click.argument("models", nargs=-1, type=click.Choice((*MIXTURES, "digits")))
 @click.option("--nfe", default=5, show_default=True)
 @click.option("--budget", "budgets", multiple=True, type=int, default=BUDGETS, show_default=True)
-def main(models: tuple[str, ...], nfe: int, budgets: tuple[int, ...]) -> None:
-    """Print a table of MODELS: ring, sixteen and digits unless told."""
+@kept.keep
+def main(models: tuple[str, ...], nfe: int, budgets: tuple[int, ...], keep: bool) -> None:
+    """Print a table of MODELS: ring and sixteen unless told."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    print(
-        "| model | budget | gain of what comes back | of the candidate | its rms | accepted |\n|---|---|---|---|---|---|"
-    )
-    for name in models or ("ring", "sixteen", "digits"):
-        curve(name, nfe, budgets)
+    models = models or ("ring", "sixteen")
+    cells = [list(curve(name, nfe, budgets)) for name in models]
+    head = ("budget", *(f"{name}: gain, candidate (its rms), accepted" for name in models))
+    kept.show("budget", head, [(f"{n:,}", *row) for n, *row in zip(budgets, *cells, strict=True)], keep)
 
 
 if __name__ == "__main__":

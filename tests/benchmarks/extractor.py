@@ -1,6 +1,7 @@
 """Images a second through Inception, ours and the peers', same weights, in one run: `python tests/benchmarks/extractor.py`.
 
-Prints a table, asserts nothing. On a CPU the time is that of the process (other jobs do not count), on a GPU that of the
+Prints tables, asserts nothing; the last one is that of the pages.
+On a CPU the time is that of the process (other jobs do not count), on a GPU that of the
 clock between two synchronizations. The difference is the largest of the features, relative to the largest feature of
 torch-fidelity. Weights are random: nothing about the speed depends on them.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 from unittest import mock
 
 import click
+import kept
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
@@ -24,6 +26,13 @@ from random_inception import random_state, smooth_images  # noqa: E402
 from fewstep.eval.extractors.inception import InceptionV3  # noqa: E402
 
 Run = Callable[[torch.Tensor], torch.Tensor]
+SHOWN = {  # row of the pages: (network, whether its features are to be those of torch-fidelity)
+    "torch-fidelity": ("torch-fidelity", True),
+    "pytorch-fid": ("pytorch-fid", False),
+    "fewstep, `tf`": ("fewstep", True),
+    "fewstep, `clean`": ("fewstep, clean", False),
+    "fewstep `--fast` (bf16)": ("fewstep --fast", True),
+}
 
 
 def peers(state: dict[str, torch.Tensor], device: str) -> Iterator[tuple[str, Run]]:
@@ -81,20 +90,30 @@ def seconds(run: Run, images: torch.Tensor, device: str, repeats: int) -> float:
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--threads", default=1, show_default=True, help="Threads on a CPU.")
 @click.option("--compiled/--no-compiled", default=True, show_default=True, help="With torch.compile as well.")
+@kept.keep
 @torch.no_grad()
-def main(device: str, batch_size: int, size: int, repeats: int, threads: int, compiled: bool) -> None:
+def main(device: str, batch_size: int, size: int, repeats: int, threads: int, compiled: bool, keep: bool) -> None:
     torch.set_num_threads(threads)
     state, images = random_state(), smooth_images(batch_size, size, size)
     what = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"CPU, {threads} thread(s)"
     click.echo(f"{what}; torch {torch.__version__}; batches of {batch_size}, {size} x {size}\n")
     click.echo("| network | images/s | times torch-fidelity | difference |\n|---|--:|--:|--:|")
     reference: tuple[torch.Tensor, float] | None = None
+    found: dict[str, tuple[float, float, float]] = {}
     for source in (peers(state, device), ours(state, device, compiled)):
         for name, run in source:
             features, rate = run(images).float(), batch_size / seconds(run, images, device, repeats)
             reference = reference or (features, rate)
             apart = ((features - reference[0]).abs().max() / reference[0].abs().max()).item()
+            found[name] = rate, rate / reference[1], apart
             click.echo(f"| {name} | {rate:.2f} | {rate / reference[1]:.2f} | {apart:.1e} |")
+    rows = []
+    for label, (name, same) in SHOWN.items():
+        rate, ratio, apart = found[name]
+        difference = (kept.power(apart, 0) if apart else "0") if same else ""
+        rows.append((label, f"{rate:.1f}", "1" if ratio == 1 else f"{ratio:.2f}", difference))
+    click.echo("")
+    kept.show("inception", ("", "images/s", "ratio", "difference"), rows, keep)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Seconds of one Frechet distance, ours and the peers', in one run: `python tests/benchmarks/frechet.py`.
 
-Prints a table, asserts nothing. On a CPU the time is that of the process on one thread (other jobs do not count), on a GPU that
+Prints tables, asserts nothing; the last one is that of the pages.
+On a CPU the time is that of the process on one thread (other jobs do not count), on a GPU that
 of the clock between two synchronizations; peers other than torchmetrics compute on the CPU there too. Features are those of
 a network in kind: rectified, not centred, with a spectrum that decays. The error is the distance to the singular values of
 L_1^T L_2 (for few samples: of the centred features themselves), which are exact to about 1e-13.
@@ -17,10 +18,12 @@ import importlib.util  # noqa: E402
 import time  # noqa: E402
 import warnings  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
+from importlib.metadata import version  # noqa: E402
 from types import SimpleNamespace  # noqa: E402
 from unittest import mock  # noqa: E402
 
 import click  # noqa: E402
+import kept  # noqa: E402
 import numpy as np  # noqa: E402
 import scipy.linalg  # noqa: E402
 import torch  # noqa: E402
@@ -30,6 +33,9 @@ from fewstep.eval.gaussian.frechet import frechet, frechet_distance  # noqa: E40
 
 Rows = tuple[np.ndarray, np.ndarray]
 Run = Callable[[], float]
+MANY, FEW = 10_000, 1000  # samples of the pages' columns
+SHOWN = {"torch-fidelity": "torch-fidelity", "torchmetrics": "torchmetrics", "pytorch-fid": "pytorch-fid",
+         "fewstep": "fewstep", "fewstep, reference factored": "fewstep, reference factored before"}  # fmt: skip
 
 
 def features(n: int, dim: int, seed: int, decay: float = 0.6) -> np.ndarray:
@@ -112,6 +118,31 @@ def seconds(run: Run, device: str, repeats: int) -> tuple[float, float]:
     return value, min(taken)
 
 
+def shown(found: dict[tuple[int, str], tuple[float, float]]) -> list[list[str]]:
+    """The rows of the pages: seconds (error), bold where it takes less than half of what the fastest peer does."""
+    places = [(MANY, ""), (FEW, ""), (FEW, ", from features")]
+    peers = [name for name in SHOWN if not name.startswith("fewstep")]
+    rows = []
+    for name, label in SHOWN.items():
+        if (MANY, name) not in found:
+            continue  # a peer that is not installed
+        row = [_named(label)]
+        for n, how in places:
+            if (n, name + how) not in found:
+                row.append("")
+                continue
+            taken, error = found[n, name + how]
+            fast = taken < min(found[n, peer + how][0] for peer in peers if (n, peer + how) in found) / 2
+            row.append(f"{f'**{taken:.2f}**' if fast else f'{taken:.2f}'} ({kept.power(error, 0)})")
+        rows.append(row)
+    return rows
+
+
+def _named(label: str) -> str:
+    """With the release of a peer."""
+    return label if label.startswith("fewstep") else f"{label} {version(label)}"
+
+
 @click.command()
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--dim", default=2048, show_default=True)
@@ -119,11 +150,13 @@ def seconds(run: Run, device: str, repeats: int) -> tuple[float, float]:
 @click.option("--decay", default=0.6, show_default=True, help="Of the standard deviations: k^-decay.")
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--threads", default=1, show_default=True)
-def main(device: str, dim: int, counts: tuple[int, ...], decay: float, repeats: int, threads: int) -> None:
+@kept.keep
+def main(device: str, dim: int, counts: tuple[int, ...], decay: float, repeats: int, threads: int, keep: bool) -> None:
     torch.set_num_threads(threads)
     cuda = device.startswith("cuda")
     what = torch.cuda.get_device_name(device) if cuda else f"CPU, process time, {threads} thread(s)"
     click.echo(f"{what}; torch {torch.__version__}, numpy {np.__version__}, scipy {scipy.__version__}; d = {dim}\n")
+    found: dict[tuple[int, str], tuple[float, float]] = {}
     for n in counts:
         x = features(n, dim, 1, decay), features(n, dim, 2, decay)
         moments = [m for part in x for m in (part.mean(0, dtype=float), np.cov(part, rowvar=False))]
@@ -137,8 +170,11 @@ def main(device: str, dim: int, counts: tuple[int, ...], decay: float, repeats: 
                     run()  # libraries are loaded
                 value, taken = seconds(run, device, repeats)
                 first = first or taken
+                found[n, name] = taken, abs(value - truth)
                 click.echo(f"| {name} | {taken:.3f} | {first / taken:.2f} | {abs(value - truth):.1e} |")
         click.echo("")
+    columns = ("", f"{MANY:,}", f"{FEW}, from mean and covariance", f"{FEW}, from features")
+    kept.show("frechet", columns, shown(found), keep)
 
 
 if __name__ == "__main__":

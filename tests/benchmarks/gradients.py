@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 import click
+import kept
 import torch
 
 from fewstep import Denoiser, NoiseSchedule, adjoint
@@ -68,22 +69,28 @@ def measure(method: str, nfe: int, device: str, channels: int) -> dict[str, Any]
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--channels", default=64, show_default=True)
 @click.option("--repeats", default=5, show_default=True, help="Of the timing at 20 evaluations.")
-def main(one: tuple[str, str] | None, device: str, channels: int, repeats: int) -> None:
+@click.option("--nfe", "nfes", multiple=True, default=NFES, show_default=True, help="Of the peaks.")
+@kept.keep
+def main(
+    one: tuple[str, str] | None, device: str, channels: int, repeats: int, nfes: tuple[int, ...], keep: bool
+) -> None:
     torch.set_num_threads(1)
     if one:
         click.echo(json.dumps(measure(one[0], int(one[1]), device, channels)))
         return
-    click.echo("peak memory in MiB above that of one evaluation and its gradient\n")
-    click.echo("| method | " + " | ".join(f"nfe {n}" for n in NFES) + " |\n|---|" + "---:|" * len(NFES))
+    click.echo(
+        "peak memory in MiB above that of one evaluation and its gradient; seconds at 20 evaluations, times direct\n"
+    )
+    rows = []
     for method in SOLVERS:
         cells = []
-        for nfe in NFES:
+        for nfe in nfes:
             own = ["--device", device, "--channels", str(channels)]
             out = subprocess.run(
                 [sys.executable, __file__, "--one", method, str(nfe), *own], capture_output=True, text=True, check=True
             )
-            cells.append(f"{json.loads(out.stdout)['mib']:.1f}")
-        click.echo(f"| {method} ({SOLVERS[method]}) | " + " | ".join(cells) + " |")
+            cells.append(f"{json.loads(out.stdout)['mib']:.0f}")
+        rows.append([f"{method} (`{SOLVERS[method]}`)", *cells])
     net = network(channels).to(device)
     denoiser = Denoiser(lambda x, tau: net(x), NoiseSchedule.vp_linear())
     x = torch.randn(1, 3, 96, 96, device=device, requires_grad=True)
@@ -94,9 +101,10 @@ def main(one: tuple[str, str] | None, device: str, channels: int, repeats: int) 
             run(denoiser, x, method, 20)
             taken[method].append(time.process_time() - began)
     seconds = {method: statistics.median(values[1:]) for method, values in taken.items()}
-    click.echo("\nseconds at 20 evaluations, and times direct\n")
-    for method, value in seconds.items():
-        click.echo(f"| {method:10} | {value:.3f} | {value / seconds['direct']:.2f} |")
+    for row, method in zip(rows, SOLVERS, strict=True):
+        row.append(f"{seconds[method] / seconds['direct']:.2f}")
+    kept.show("gradients", ("method", *(f"nfe {n}" for n in nfes), "time"), rows, keep)
+    click.echo(", ".join(f"{method} {value:.3f} s" for method, value in seconds.items()))
 
 
 if __name__ == "__main__":

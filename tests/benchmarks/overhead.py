@@ -1,13 +1,12 @@
 """What sampling costs beside the network: `python tests/benchmarks/overhead.py [--device cuda]`.
 
-Prints tables, asserts nothing: times belong to the machine. Ours and diffusers' schedulers take turns in one run, on one
-thread, at 1x4x64x64; the network's output is a tensor made beforehand. On a GPU the kernels of a step are counted and
-one step is captured in a CUDA graph.
+Prints tables, asserts nothing: times belong to the machine; the last one is that of the pages.
+Ours and diffusers' schedulers take turns in one run, on one thread, at 1x4x64x64; the network's output is a tensor made
+beforehand. On a GPU the kernels of a step are counted and one step is captured in a CUDA graph.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -16,6 +15,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import click
+import kept
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -35,6 +36,8 @@ PAIRS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "ddim": ({}, "DDIMScheduler", {"clip_sample": False}),
     "euler": ({}, "EulerDiscreteScheduler", {}),
 }
+SHOWN = {"dpmpp_2m": "DPM++ 2M", "deis_log_rho": "DEIS, log rho, order 3", "unipc": "UniPC, order 3", "ddim": "DDIM",
+         "euler": "Euler"}  # fmt: skip
 VIEWS = {"view", "_unsafe_view", "t", "transpose", "expand", "slice", "select", "detach", "alias", "unsqueeze", "squeeze",
          "permute", "as_strided", "split", "unbind", "_reshape_alias"}  # fmt: skip
 
@@ -96,7 +99,8 @@ def play(scheduler: Any, x: torch.Tensor, output: torch.Tensor) -> None:
         x = scheduler.step(output, t, x, return_dict=False)[0]
 
 
-def per_step(device: str) -> None:
+def per_step(device: str) -> list[tuple[str, ...]]:
+    """And the rows of the pages."""
     torch.manual_seed(0)
     x, output = torch.randn(2, *SHAPE, device=device)
     runs: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {}
@@ -122,12 +126,16 @@ def per_step(device: str) -> None:
     times = medians(runs, device)
     print(f"\nper step beside the network, {device}, {'x'.join(map(str, SHAPE))}, {STEPS} steps, median of {ROUNDS}")
     print(f"{'solver':<14}{'diffusers':>12}{'Scheduler':>12}{'Step':>10}   ratio   tensor operations a step")
+    rows = []
     for name in PAIRS:
         d, s, r = (times[f"{name} {label}"] / STEPS * 1e6 for label in ("diffusers", "Scheduler", "Step"))
         ops = [counts[f"{name} {label}"] for label in ("diffusers", "Scheduler", "Step")]
         print(
             f"{name:<14}{d:>9.1f} us{s:>9.1f} us{r:>7.1f} us{d / s:>7.1f}x   {ops[0]:.1f} | {ops[1]:.1f} | {ops[2]:.1f}"
         )
+        fewer = f"{ops[0]:.0f} -> {ops[1]:.1f}".removesuffix(".0")
+        rows.append((SHOWN[name], f"{d:.0f} us", f"{s:.0f} us", f"{d / s:.1f}x", fewer))
+    return rows
 
 
 def compile_times() -> None:
@@ -203,19 +211,28 @@ def kernels() -> None:
               f"graph {times['graph'] * 1e6:7.1f} us   equal: {same}")  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    device = parser.parse_args().device
+@click.command()
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--steps-only", "only", is_flag=True, help="The table of the pages alone.")
+@kept.keep
+def main(device: str, only: bool, keep: bool) -> None:
+    """Print the tables."""
+    import diffusers
+
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     with torch.no_grad():
-        per_step(device)
-        repeats(device)
-        if device == "cuda":
+        rows = per_step(device)
+        if not only:
+            repeats(device)
+        if device == "cuda" and not only:
             kernels()
-    compile_times()
-    start_up()
+    if not only:
+        compile_times()
+        start_up()
+    theirs = f"diffusers {diffusers.__version__}"
+    print()
+    kept.show("overhead", ("solver", theirs, "fewstep `Scheduler`", "ratio", "tensor operations"), rows, keep)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ Distances of few images are biased upwards, by the same amount in every row of o
 from __future__ import annotations
 
 import click
+import kept
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -27,8 +28,8 @@ RUNS = {
     "sa_solver": ("SDE", {}),
     "euler_ancestral": ("SDE", {}),
     "edm_stochastic": ("SDE", {}),
-    "restart": ("Restart", {}),
-    "restart dpmpp_2m": ("Restart", {"base": "dpmpp_2m"}),
+    "restart, Heun": ("Restart", {}),
+    "restart, DPM++ 2M": ("Restart", {"base": "dpmpp_2m"}),
 }
 
 
@@ -53,7 +54,9 @@ def real(path: str) -> torch.Tensor:
 @click.option("-n", "--number", default=512, show_default=True)
 @click.option("--nfe", "nfes", default="18,36,72", show_default=True)
 @click.option("--device", default="cpu", show_default=True)
-def main(data: str | None, number: int, nfes: str, device: str) -> None:
+@click.option("--truth", "many", default=2000, show_default=True, help="Digits of the long run.")
+@kept.keep
+def main(data: str | None, number: int, nfes: str, device: str, many: int, keep: bool) -> None:
     """Print the table."""
     source, classifier = Source("demo", device=device, batch_size=128), load_demo_classifier()
 
@@ -64,22 +67,21 @@ def main(data: str | None, number: int, nfes: str, device: str) -> None:
         pixels = torch.nn.functional.avg_pool2d(clipped, 2).flatten(1)  # 14 x 14: as many as few images can tell apart
         return gaussian(pixels), gaussian(seen)
 
-    truth = real(data) if data else draw(source, range(10**6, 10**6 + 2000), solver="dpmpp_3m", nfe=40, grid="karras")
+    truth = real(data) if data else draw(source, range(10**6, 10**6 + many), solver="dpmpp_3m", nfe=40, grid="karras")
     target = features(truth)
     columns = [int(n) for n in nfes.split(",")]
-    lines = []
-    for label, (kind, options) in tqdm(RUNS.items()):
+    found = []
+    for label, (_, options) in tqdm(RUNS.items()):
         cells = []
         for n in columns:
-            x = draw(source, range(number), solver=label.split()[0], nfe=n, grid="karras", **options)
-            cells.append([frechet(got, want).value for got, want in zip(features(x), target, strict=True)])
-        lines.append((label, kind, cells))
+            x = draw(source, range(number), solver=label.split(",")[0], nfe=n, grid="karras", **options)
+            cells += [frechet(got, want).value for got, want in zip(features(x), target, strict=True)]
+        found.append(cells)
     print(f"squared Frechet distance of {number} digits to {len(truth)} {'real' if data else 'long-run'} digits")
-    print(
-        f"{'solver':18s}{'kind':9s}" + "".join(f"{'pixels ' + str(n):>12s}{'features ' + str(n):>13s}" for n in columns)
-    )
-    for label, kind, cells in lines:
-        print(f"{label:18s}{kind:9s}" + "".join(f"{pixels:12.3f}{seen:13.3f}" for pixels, seen in cells))
+    head = [f"{what}, {n}" for n in columns for what in ("pixels", "features")]
+    lines = kept.least_bold([[f"{value:.3f}" for value in row] for row in found], found)
+    rows = [(label, kind, *line) for (label, (kind, _)), line in zip(RUNS.items(), lines, strict=True)]
+    kept.show("restart", ("solver", "kind", *head), rows, keep)
 
 
 if __name__ == "__main__":
