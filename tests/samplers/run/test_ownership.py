@@ -14,7 +14,12 @@ from fewstep.samplers import SOLVERS, Denoiser, NoiseSchedule, guidance, sample
 
 VP = NoiseSchedule.vp_linear()
 NAMES = [name for name in SOLVERS if name != "dlg"]  # whose network takes a time for every sample
-HISTORY = ("deis", "ipndm", "pndm", "lms")  # of answers as they came; heun on long steps is on x0, which is made of them
+HISTORY = (
+    "deis",
+    "ipndm",
+    "pndm",
+    "lms",
+)  # of answers as they came; heun on long steps is on x0, which is made of them
 MODES = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
 
 
