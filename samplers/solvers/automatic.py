@@ -7,6 +7,8 @@ where a map of sigma has moved the steps, a predictor of x0 with its corrector s
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from fewstep.samplers.building import options as opt
@@ -35,6 +37,8 @@ def chosen_for(schedule: NoiseSchedule, times: np.ndarray) -> str:
 def auto(path: Path, *, stochastic: bool = False) -> Solution:
     """What errs least on such steps: `deis` where they are even in time, `unipc` elsewhere. Order 3, 1 evaluation a step.
 
+    (`unipc` is of order 4 where it asks twice at the second step, which no plan of evaluations does here.)
+
     stochastic: `dpmpp_2m_sde` instead, of weak order 2.
     """
     if opt.one_of("auto", "stochastic", stochastic, (True, False)):
@@ -42,4 +46,5 @@ def auto(path: Path, *, stochastic: bool = False) -> Solution:
     else:
         name = chosen_for(path.schedule, np.array([node.t for node in path.nodes]))
     entry = SOLVERS[name]
-    return entry.solution(path, {**entry.options, "limiter": path.limiter})
+    found = entry.solution(path, {**entry.options, "limiter": path.limiter})
+    return replace(found, order=min(found.order, 3))

@@ -87,10 +87,10 @@ def curve(name: str, nfe: int, budgets: tuple[int, ...]) -> Iterator[str]:
 @click.option("--budget", "budgets", multiple=True, type=int, default=BUDGETS, show_default=True)
 @kept.keep
 def main(models: tuple[str, ...], nfe: int, budgets: tuple[int, ...], keep: bool) -> None:
-    """Print a table of MODELS: ring and sixteen unless told."""
+    """Print a table of MODELS: ring, sixteen and digits unless told."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    models = models or ("ring", "sixteen")
+    models = models or ("ring", "sixteen", "digits")
     cells = [list(curve(name, nfe, budgets)) for name in models]
     head = ("budget", *(f"{name}: gain, candidate (its rms), accepted" for name in models))
     kept.show("budget", head, [(f"{n:,}", *row) for n, *row in zip(budgets, *cells, strict=True)], keep)

@@ -48,7 +48,8 @@ def tables(denoiser: Denoiser, start: str, name: str, **options: Any) -> list[Ta
     _, first, last, grid = STARTS[start]
     where: dict[str, Any] = {"t_start": first, "t_end": last, **options}
     calls = build(name, denoiser.schedule, 64, grid, **where).groups[-2]
-    return [build(name, denoiser.schedule, n * calls, grid, **where) for n in (64, 128, 256)]
+    counts = (64, 128, 256) if SOLVERS[name].order < 5 else (32, 64, 128)  # the answer has 320 steps of order five
+    return [build(name, denoiser.schedule, n * calls, grid, **where) for n in counts]
 
 
 @pytest.mark.parametrize(("name", "start"), [*in_turn(MULTISTEP, STARTS), *all_slow(OTHERS, STARTS)])
