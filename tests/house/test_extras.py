@@ -38,6 +38,7 @@ def test_the_core_needs_torch_and_numpy_alone() -> None:
     assert ran.returncode == 0, ran.stderr
 
 
+@pytest.mark.slow
 def test_pipelines_need_no_pictures_nor_command_line() -> None:
     ran = without(
         ["matplotlib", "jinja2", "torchvision", "accelerate", "click"],
@@ -52,10 +53,16 @@ def test_pipelines_need_no_pictures_nor_command_line() -> None:
 @pytest.mark.parametrize(
     ("package", "code"),
     [
-        ("diffusers", "from fewstep import Scheduler"),
-        ("scipy", "from fewstep import NoiseSchedule, build; build('ddim', NoiseSchedule.discrete([.9, .5, .1]), 2)"),
+        pytest.param("diffusers", "from fewstep import Scheduler", marks=pytest.mark.slow),
+        pytest.param(
+            "scipy",
+            "from fewstep import NoiseSchedule, build; build('ddim', NoiseSchedule.discrete([.9, .5, .1]), 2)",
+            marks=pytest.mark.slow,
+        ),
         ("matplotlib", "from fewstep.output.pictures import plot_lines; plot_lines([], 'a', 'b', 'c.png')"),
-        ("jinja2", "from fewstep.output.page import write_page; write_page('a.html', 'a')"),
+        pytest.param(
+            "jinja2", "from fewstep.output.page import write_page; write_page('a.html', 'a')", marks=pytest.mark.slow
+        ),
         ("click", "import runpy; runpy.run_module('fewstep', run_name='__main__')"),
     ],
 )

@@ -75,6 +75,7 @@ def test_a_stochastic_base() -> None:
     assert one.report["test"]["gain"]["ratio"] < 1 and one.tableau.stochastic
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("nfe", "seeds"), [pytest.param(20, 160, marks=pytest.mark.slow), (5, 20), (5, 28)])
 def test_as_many_numbers_as_samples_allow(nfe: int, seeds: int) -> None:
     """Long tables and few seeds: every stage turns what it has samples for, joint at last only grid and times, or nothing."""

@@ -103,6 +103,7 @@ CHAIN = ["oss", "iia", ("joint", {"steps": 6, "batch": 16, "even": 4, "remember"
 FEW = {"shape": (16,), "method": CHAIN, "seeds": range(32), "guard_seeds": range(1000, 1016), "rivals": False, **HOW}
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_batch_and_ends_at_the_same_table() -> None:
     found = []
     for most in (1000, 5):

@@ -29,6 +29,7 @@ def test_every_table_is_better_than_the_best_fixed_recipe(guidance: float | None
         assert learned.report["size"]["learned"]["amplification"] < 20
 
 
+@pytest.mark.slow
 def test_a_pipeline_plays_it(guidance: float | None) -> None:
     pipe, calls = fewstep.load_demo_pipeline(), []
     pipe.scheduler = fewstep.Scheduler.from_config(

@@ -190,6 +190,7 @@ def test_a_model_is_loaded_and_hashed_once_for_all_guidances(monkeypatch: pytest
         next(iter(under_each(PIPELINES["ddpm"].make()[0], (None,)))).under(2.0)
 
 
+@pytest.mark.slow
 def test_several_guidances_and_evaluations(tmp_path: Path) -> None:
     """A denoiser for each scale gives a table for each (nfe, guidance), which `sample` picks from."""
     how = {**SMALL, "seeds": range(64), "guard_seeds": range(1000, 1064)}
@@ -208,6 +209,7 @@ def test_other_schedules(schedule: NoiseSchedule) -> None:
     assert one.status == "learned" and one.report["test"]["gain"]["ratio"] < 0.8
 
 
+@pytest.mark.slow
 def test_best_of_several_solvers() -> None:
     """solver="auto" compares with the best recipes of a few solvers, picked on few seeds: as good as the best of one solver."""
     one, several = (learn(ring(), s, 5, "d_ode", **SMALL).tables[0].report["fixed"] for s in ("dpmpp_2m", "auto"))

@@ -48,6 +48,7 @@ def test_no_knob_reads_an_output_of_its_own_call() -> None:
         assert together(knobs.table()) == (3, 3)
 
 
+@pytest.mark.slow
 def test_parallel_directions_gain_where_calls_are_few() -> None:
     """Two calls of three directions: better than the best that is learned in two calls, and than it was with fixed weights."""
     made = task(sixteen(), (16,), 6, 64, 64)
@@ -81,6 +82,7 @@ def test_filters_begin_as_nothing_and_are_played_as_they_are_learned() -> None:
     torch.testing.assert_close(states[-1].detach(), made.problem.draw(every.table(), part), rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_filters_gain_where_what_is_missing_lies_in_space() -> None:
     """Guarded as all learning is, on seeds that nobody saw; the file plays the same."""
     how = {"shape": (2, 6, 6), "seeds": range(64), "guard_seeds": range(1000, 1032), "cache": False, "progress": False}

@@ -89,6 +89,7 @@ def test_parts_are_by_size_and_scale() -> None:
     assert problem.domain["guidance"]["guidance_scale"] == [2.0, 5.0]
 
 
+@pytest.mark.slow
 def test_methods_learn_on_several_sizes() -> None:
     """Parts of several shapes are learned on together; statistics of every element are not, and say so."""
     pipe, rest = worded("flux")
