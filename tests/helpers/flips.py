@@ -61,3 +61,10 @@ def outcomes(file: Path, read: Callable[[], Any], number: int, seed: int = 0) ->
     finally:
         file.write_bytes(whole)
     return found
+
+
+def hold(kind: Callable[[Path], tuple[Path, Callable[[], Any]]], number: int, folder: Path) -> None:
+    """Of a kind of file: what was changed is refused, or read as the same."""
+    file, read = kind(folder)
+    found = outcomes(file, read, number, seed=number)
+    assert found["refused"] > 0.8 * found.total()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flips import outcomes
+from flips import hold
 from learned_problems import base, ring, task
 from learnt import DISCRETE, VP, artefact, statistics
 
@@ -141,9 +141,7 @@ MANY = 175
 def test_what_was_changed_is_refused_or_the_same(
     kind: Callable[[Path], tuple[Path, Read]], number: int, tmp_path: Path
 ) -> None:
-    file, read = kind(tmp_path)
-    found = outcomes(file, read, number, seed=number)
-    assert found["refused"] > 0.8 * found.total()
+    hold(kind, number, tmp_path)
 
 
 def test_weights_made_by_hand_are_bounded(tmp_path: Path) -> None:

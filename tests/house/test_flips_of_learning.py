@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flips import outcomes
+from flips import hold
 from learned_problems import ring
 from learnt import DISCRETE, learned_table
 
@@ -117,6 +117,4 @@ MANY = 120
 def test_what_was_changed_is_refused_or_the_same(
     kind: Callable[[Path], tuple[Path, Read]], number: int, tmp_path: Path
 ) -> None:
-    file, read = kind(tmp_path)
-    found = outcomes(file, read, number, seed=number)
-    assert found["refused"] > 0.8 * found.total()
+    hold(kind, number, tmp_path)
