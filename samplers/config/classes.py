@@ -115,12 +115,20 @@ def explicit(config: Config) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in defaults}
 
 
+def sigma_map_of(chosen: Config) -> str | None:
+    """The config key of the sigma map that a config asks for."""
+    wanted = [key for key in MAPS if chosen.get(key)]
+    if len(wanted) > 1:
+        raise ValueError(f"a config can ask for one sigma map; this one has {' and '.join(wanted)}. Choose one.")
+    if not wanted and chosen.get("interpolation_type") == "log_linear":
+        wanted = ["use_exponential_sigmas"]
+    return wanted[0] if wanted else None
+
+
 def _levelled(config: Config) -> bool:
     """Whether a config of betas places its steps by level."""
-    log_linear = config.get("interpolation_type") == "log_linear"
-    return (
-        log_linear or config.get("timestep_type") == "continuous" or config.get("prediction_type") == "original_sample"
-    )
+    mapped = sigma_map_of(explicit(config)) is not None
+    return mapped or config.get("timestep_type") == "continuous" or config.get("prediction_type") == "original_sample"
 
 
 def class_of(config: Config, solver: str | None) -> str:
@@ -132,7 +140,7 @@ def class_of(config: Config, solver: str | None) -> str:
     if solver in CONVENTIONS:
         return solver
     if solver == "auto":  # which is what it becomes on such steps
-        solver = "unipc" if any(explicit(config).get(key) for key in MAPS) or _levelled(config) else "deis"
+        solver = "unipc" if _levelled(config) else "deis"
     return CLASS_OF_SOLVER[max((key for key in CLASS_OF_SOLVER if solver.startswith(key)), key=len)]
 
 

@@ -16,11 +16,12 @@ from fewstep.samplers.config.classes import (
     explicit,
     flow_mode,
     levels_of,
+    sigma_map_of,
     table_of,
 )
 from fewstep.samplers.config.distilled import RENOISING, fixed_times
 from fewstep.samplers.config.known_classes import KNOWN, Config, class_name, completed, known
-from fewstep.samplers.config.sigma_maps import RAMPS, Levels, end_of, ramped, sigma_map_of
+from fewstep.samplers.config.sigma_maps import RAMPS, Levels, end_of, ramped
 from fewstep.samplers.grids.flow_shift import dynamic_shift, shift_time, stretch_to_terminal
 from fewstep.samplers.schedule.base import Array
 

@@ -29,16 +29,6 @@ RAMPS: dict[str, Ramp] = {
 }
 
 
-def sigma_map_of(chosen: Config) -> str | None:
-    """The config key of the sigma map that a config asks for."""
-    wanted = [key for key in RAMPS if chosen.get(key)]
-    if len(wanted) > 1:
-        raise ValueError(f"a config can ask for one sigma map; this one has {' and '.join(wanted)}. Choose one.")
-    if not wanted and chosen.get("interpolation_type") == "log_linear":
-        wanted = ["use_exponential_sigmas"]
-    return wanted[0] if wanted else None
-
-
 def ramped(ramp: Ramp, n: int, high: float, low: float) -> Array:
     """n levels from high to low along a ramp."""
     levels = np.exp(-ramp(np.linspace(0.0, 1.0, n), -np.log(high), -np.log(low)))

@@ -5,10 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from fewstep.checks import unknown
-from fewstep.samplers.config.classes import Convention, convention, explicit, kind_of, label_of, levels_of, table_of
+from fewstep.samplers.config.classes import (
+    Convention,
+    convention,
+    explicit,
+    kind_of,
+    label_of,
+    levels_of,
+    sigma_map_of,
+    table_of,
+)
 from fewstep.samplers.config.distilled import RENOISING, consistency_levels, distilled_steps
 from fewstep.samplers.config.known_classes import Config
-from fewstep.samplers.config.sigma_maps import RAMPS, Levels, end_of, ramped, sigma_map_of
+from fewstep.samplers.config.sigma_maps import RAMPS, Levels, end_of, ramped
 from fewstep.samplers.grids.levels import linear_ramp, power_ramp
 from fewstep.samplers.grids.times import whole_stride
 from fewstep.samplers.schedule.base import Array, NoiseSchedule
