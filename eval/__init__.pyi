@@ -1,6 +1,5 @@
 # The public names and their types. `__init__.py` reads this file: a name is imported when it is first asked for.
 from fewstep.eval.compare.metric_curves import curve as curve
-from fewstep.eval.compare.pairs import paired as paired
 from fewstep.eval.extractors.base import Extractor as Extractor
 from fewstep.eval.extractors.base import Function as Function
 from fewstep.eval.extractors.extractor_entry import EXTRACTORS as EXTRACTORS
@@ -20,6 +19,7 @@ from fewstep.eval.passes.evaluation import stats as stats
 from fewstep.eval.report.curves import Curves as Curves
 from fewstep.eval.report.evaluation_report import Report as Report
 from fewstep.eval.report.result import Result as Result
+from fewstep.eval.shared_noise.pairs import paired as paired
 
 __all__ = [
     "fid",

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 T = TypeVar("T")
+ARGUMENTS = "fewstep.arguments"  # in click's context: the command line
 PROMPTS = "fewstep.prompts"  # in a command's context: what --prompts said
 
 

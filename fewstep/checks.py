@@ -1,6 +1,7 @@
 """Errors that name the remedy: unknown names list their near matches, numbers say what they may be."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from math import inf
 from numbers import Integral, Real
@@ -8,6 +9,19 @@ from typing import Any
 
 MOST_ROWS = 10_000  # network calls of a table: compiling that many takes ten seconds and 100 MB
 MOST_EVALUATIONS = 1_000_000  # of a driver, which keeps nothing of the steps behind it
+
+SECONDS = {
+    "s": 1, "sec": 1, "seconds": 1, "m": 60, "min": 60, "minutes": 60, "h": 3600, "hours": 3600,
+}  # fmt: skip
+
+
+def seconds_in(value: Any, name: str = "") -> float | None:
+    """ "90s", "2m" or "1.5h" as seconds; what is no time: None, or a ValueError where it has the name of an argument."""
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+) *([a-z]+)", str(value).strip().lower())
+    seconds = float(found[1]) * SECONDS[found[2]] if found and found[2] in SECONDS else 0.0
+    if seconds <= 0 and name:
+        raise ValueError(f"{name} is a time such as 90s, 2m or 1h; got {value!r}")
+    return seconds if seconds > 0 else None
 
 
 def near(name: str, names: Iterable[str], count: int = 4) -> list[str]:

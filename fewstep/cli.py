@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from fewstep.arguments import ARGUMENTS
 from fewstep.lazy import explained
 from fewstep.version import __version__
 
@@ -59,7 +60,6 @@ class WrongUsage(Failure):
 
 
 INTERRUPTED = 130  # exit code, as shells have it
-ARGUMENTS = "fewstep.arguments"  # of the command line, in click's context
 
 
 def goes_on(ctx: click.Context) -> str:

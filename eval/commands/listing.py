@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from fewstep.eval.compare.measures import MEASURES
 from fewstep.eval.metrics.registry import METRICS
+from fewstep.eval.shared_noise.measures import MEASURES
 
 
 def list_metrics() -> None:

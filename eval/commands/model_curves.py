@@ -9,9 +9,9 @@ import click
 
 from fewstep.arguments import parsed, watched
 from fewstep.eval.commands.output import evaluating, is_first, metric_options, tell
-from fewstep.eval.compare.measures import MEASURES
 from fewstep.eval.compare.metric_curves import curve
 from fewstep.eval.metrics.registry import METRICS
+from fewstep.eval.shared_noise.measures import MEASURES
 
 
 def evaluate_model(model: str, metrics: Sequence[str], how: Mapping[str, Any]) -> None:

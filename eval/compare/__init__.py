@@ -1,1 +1,1 @@
-"""Solvers against each other on shared noise: the table of `fewstep compare`, paired errors, metrics over evaluations."""
+"""Solvers against each other: metrics over evaluations, errors and sets, and the command `fewstep compare`."""

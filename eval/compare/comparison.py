@@ -1,26 +1,22 @@
-"""What `fewstep compare` does: the errors of several solvers to a long reference, as a table, pictures, figures and a page."""
+"""What `fewstep compare` does: who is compared, and how the command tells of it. The measuring is `curve`."""
 
-import json
-import sys
-from collections.abc import Mapping, Sequence
-from math import isfinite
-from pathlib import Path
-from tempfile import TemporaryDirectory
+import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from fewstep.arguments import parsed, watched
-from fewstep.eval.compare.solver_errors import SolverErrors
-from fewstep.eval.compare.trials import Trials, told
-from fewstep.output.files import write_text
-from fewstep.output.page import Table, write_page
-from fewstep.output.pictures import Line, image_sheet, plot_lines
-from fewstep.output.places import kept, prove_file, prove_folder
-from fewstep.output.seal import sealed
+from fewstep.arguments import ARGUMENTS, parsed, watched
+from fewstep.checks import seconds_in
+from fewstep.eval.compare.metric_curves import curve
+from fewstep.eval.report.curves import Curves
+from fewstep.eval.shared_noise.measures import MEASURES
+from fewstep.eval.shared_noise.trials import AUTO_GRIDS
+from fewstep.output.comparison_page import THEMES
+from fewstep.output.places import prove_file, prove_folder
 from fewstep.samplers.building.solver_entry import SOLVERS
-from fewstep.samplers.pipeline.contenders import Contender, contenders, learned_file, the_only
-from fewstep.samplers.pipeline.source import Batch, Source
+from fewstep.samplers.grids.grid_entry import GRIDS
+from fewstep.samplers.pipeline.contenders import Contender, learned_file, the_only
 
 # The solvers that are run where none is named: one or two of each family, all deterministic.
 DEFAULT_SOLVERS = (
@@ -37,6 +33,9 @@ DEFAULT_SOLVERS = (
     "etd_rk3",
     "ipndm_v",
 )
+FIRST = ("unipc", "deis", "dpmpp_2m", "ddim")  # of a race: what is most often best begins, and what all compare with
+IMAGES, RACED = 16, 64  # where no number is said
+LINES = 20  # of a table in a terminal
 
 
 def compare_solvers(
@@ -44,39 +43,63 @@ def compare_solvers(
     nfes: Sequence[int],
     *,
     learned: Sequence[str],
-    grid: str | None,
-    number: int,
-    seed: int,
+    grids: Sequence[str] | None,
+    number: int | None,
+    budget: str | None,
+    metrics: Sequence[str],
+    images: int,
+    reference: Sequence[str],
+    resume: str | None,
+    theme: str,
     out: str,
     form: str,
     options: Sequence[str],
+    real: str | None,
+    model: str,
+    seed: int,
     **how: Any,
 ) -> None:
-    """Draw, print the table in this form, write the files; the arguments are the options of the command."""
-    (prove_file if Path(out).suffix == ".html" else prove_folder)(out, "--out")
-    given = dict(map(parsed, options))
-    families = {("all",): ode_solvers, ("sde",): stochastic_solvers}
-    named = tuple(solvers or DEFAULT_SOLVERS)
-    solvers = families[named]() if named in families else named
-    solvers = contenders(solvers, nfes, None if grid == "auto" else grid, given)
+    """Draw, print tables and recommendations in this form, write the files; the arguments are the options of the command."""
+    if theme not in THEMES:
+        raise ValueError(f"--theme is auto, light or dark; got {theme!r}")
+    (prove_file if out.endswith(".html") else prove_folder)(out, "--out")
+    if resume:
+        prove_folder(resume, "--resume")
+    seconds = None if budget is None else seconds_in(budget, "--budget")
+    number = number or (IMAGES if seconds is None else RACED)
+    if number < 2:
+        raise ValueError(f"an interval needs two images, better sixteen; got -n {number}")
     files = [learned_file(name) for name in learned]
     for file in files:
         how["guidance"] = _guidance_of(file, nfes, how["guidance"])
-
-    trials = Trials(Source(**how), range(seed, seed + number))
-    for _ in watched([trials.reference], "reference", told):
-        trials.truth(progress=sys.stderr.isatty())
-    rows = [trials.errors(name, nfes, grid, **given) for name in watched([*files, *solvers], "solver")]
-    about = {"model": how["model"], "images": number, "seed": seed, "reference": told(trials.reference)}
-    if form == "text":
-        click.echo(table(rows).text())
-        click.echo(f"RMSE per image to {about['reference']}, mean of {number}; * best of its column")
-        if any(one.stochastic for one in (*files, *solvers)):
-            click.echo("stochastic solvers: to their own, longer run on the same Brownian paths")
-    else:
-        click.echo(csv_table(rows) if form == "csv" else json_table(rows, **about))
-    for path in write_comparison(Path(out), rows, trials.batches[0], about):
+    if real is None and model == "demo" and any(name not in MEASURES for name in metrics):
+        real = "mnist"
+    found = curve(
+        model, [*files, *entrants(solvers, grids, racing=seconds is not None)], nfes, real,
+        metrics if any(name in MEASURES for name in metrics) else ("rmse", *metrics), max(images, number), seed,
+        pairs=number, options=dict(map(parsed, options)), reference=dict(map(parsed, reference)) or None,
+        state=resume, seconds=seconds, watch=watched, **how,
+    )  # fmt: skip
+    click.echo(_text(found) if form == "text" else _csv(found) if form == "csv" else found.to_json())
+    for path in found.write(out, theme=theme, command=_command()):
         click.echo(f"wrote {path}", err=form != "text")
+
+
+def entrants(solvers: Sequence[str] | None, grids: Sequence[str] | None, racing: bool = False) -> list[str]:
+    """Names of who runs: each solver on each grid, those apart that have a grid of their own or choose their steps."""
+    families = {("all",): ode_solvers, ("sde",): stochastic_solvers}
+    named = tuple(solvers or (("all",) if racing else DEFAULT_SOLVERS))
+    named = families[named]() if named in families else named
+    if racing:
+        named = (*[name for name in FIRST if name in named], *[name for name in named if name not in FIRST])
+    grids = tuple(grids or (("auto",) if racing else ()))
+    grids = AUTO_GRIDS if grids == ("auto",) else tuple(GRIDS) if grids == ("all",) else grids
+    found: list[str] = []
+    for name in named:
+        own = Contender(name)
+        free = own.nfes is None and own.grid is None and not own.adaptive
+        found += [f"{name} on {grid}" for grid in grids] if grids and free else [name]
+    return list(dict.fromkeys(found))
 
 
 def ode_solvers() -> tuple[str, ...]:
@@ -101,64 +124,27 @@ def _guidance_of(name: Contender, nfes: Sequence[int], guidance: float | None) -
     return scale
 
 
-def write_comparison(out: Path, rows: Sequence[SolverErrors], batch: Batch, about: Mapping[str, Any]) -> list[Path]:
-    """One page where `out` ends in .html, else a folder of curves.png, samples.png and results.json."""
-    if out.suffix != ".html":
-        figures = out / "results.json"
-        text = json.dumps(sealed(_told(rows, about)), indent=1)
-        kept(figures, lambda place: write_text(place, text + "\n"))
-        drawn = _pictures(out, rows, batch, about)
-        return [*drawn, figures]
-    words = (
-        f"RMSE per image to {about['reference']} on shared noise, mean of {about['images']} images (seeds from "
-        f"{about['seed']}). The best of each column is marked."
-    )
-    with TemporaryDirectory() as folder:
-        drawn = _pictures(Path(folder), rows, batch, about)
-        kept(out, lambda place: write_page(place, f"Solvers on {about['model']}", [words], [table(rows)], drawn))
-    return [out]
+def _text(found: Curves) -> str:
+    """Tables for a terminal, of many entrants those with a best or nearly best place; remarks; what to take."""
+    return found.leading(LINES).text() if len(found.solvers) > LINES else found.text()
 
 
-def _pictures(folder: Path, rows: Sequence[SolverErrors], batch: Batch, about: Mapping[str, Any]) -> list[Path]:
-    """curves.png and samples.png; the sheet shows the first images of `batch`."""
-    curves, sheet = folder / "curves.png", folder / "samples.png"
-    title = f"{about['model']}: {about['images']} images, error to {about['reference']}"
-    plot_lines([Line(row.solver, row.nfes, row.rmse) for row in rows], curves, title, "RMSE to the reference")
-    some = len(batch.seeds)
-    cells = [(row.solver, [batch.images(x0[:some]) for x0 in (*row.samples, row.reference)]) for row in rows]
-    image_sheet(cells, [*(f"nfe {n}" for n in rows[0].nfes), "reference"], sheet)
-    return [curves, sheet]
-
-
-def table(rows: Sequence[SolverErrors]) -> Table:
-    """One line a solver, one column an nfe; the smallest error of each column is marked."""
-    best = [min(row.rmse[j] for row in rows) for j in range(len(rows[0].nfes))]
-    marked = frozenset((i, j + 2) for i, row in enumerate(rows) for j, least in enumerate(best) if row.rmse[j] == least)
-    cells = [[row.solver, row.grid, *(f"{e:.5f}" if isfinite(e) else "-" for e in row.rmse)] for row in rows]
-    return Table(["solver", "grid", *(f"nfe {n}" for n in rows[0].nfes)], cells, names=2, best=marked)
-
-
-def csv_table(rows: Sequence[SolverErrors]) -> str:
-    """One line a solver and nfe: solver,grid,nfe,rmse,worst."""
-    lines = ["solver,grid,nfe,rmse,worst"]
-    for row in rows:
-        lines += [f"{row.solver},{row.grid},{n},{e},{w}" for n, e, w in zip(row.nfes, row.rmse, row.worst, strict=True)]
+def _csv(found: Curves) -> str:
+    """One line a solver, grid and nfe: solver,grid,nfe, and value, low and high of each metric."""
+    head = ["solver", "grid", "nfe", "images", "seconds"]
+    lines = [",".join([*head, *(f"{m},{m}_low,{m}_high" for m in found.metrics)])]
+    for point in found.points:
+        counts = max((r.n or 0 for r in point.report.values()), default=0)
+        seconds = "" if point.cost is None or point.cost.seconds is None else f"{point.cost.seconds:.6g}"
+        cells = [str(point.solver).split(" on ")[0], point.grid, str(point.nfe), str(counts), seconds]
+        for metric in found.metrics:
+            result = point.report.get(metric)
+            ends = (None, None) if result is None or result.interval is None else result.interval
+            cells += ["" if v is None else repr(float(v)) for v in (result and result.value, *ends)]
+        lines.append(",".join(cells))
     return "\n".join(lines)
 
 
-def json_table(rows: Sequence[SolverErrors], **about: Any) -> str:
-    """The same as JSON, beside whatever tells how it was made."""
-    return json.dumps(_told(rows, about), indent=1)
-
-
-def _told(rows: Sequence[SolverErrors], about: Mapping[str, Any]) -> dict[str, Any]:
-    listed = [
-        {"solver": r.solver, "grid": r.grid, "nfe": list(r.nfes), "rmse": _numbers(r.rmse), "worst": _numbers(r.worst)}
-        for r in rows
-    ]
-    return {**about, "rows": listed}
-
-
-def _numbers(values: Sequence[float]) -> list[float | None]:
-    """What JSON can hold: None for infinity."""
-    return [value if isfinite(value) else None for value in values]
+def _command() -> str:
+    """The command that was typed."""
+    return shlex.join(["fewstep", *map(str, click.get_current_context().find_root().meta.get(ARGUMENTS, ()))])

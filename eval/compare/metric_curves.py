@@ -7,12 +7,14 @@ from os import PathLike
 from typing import Any
 
 from fewstep.checks import unknown, whole
-from fewstep.eval.compare.measures import MEASURES
 from fewstep.eval.compare.sweep import Sweep, Watch
 from fewstep.eval.metrics.registry import METRICS
 from fewstep.eval.passes.processes import Processes
 from fewstep.eval.report.curve_points import Point
 from fewstep.eval.report.curves import Curves
+from fewstep.eval.shared_noise.measures import MEASURES
+from fewstep.eval.shared_noise.pairs import paired
+from fewstep.eval.shared_noise.trials import check_reference
 from fewstep.samplers.pipeline.contenders import Contender, contenders
 from fewstep.samplers.pipeline.source import Source
 
@@ -33,6 +35,7 @@ def curve(
     reference: Mapping[str, Any] | None = None,
     evaluation: Mapping[str, Any] | None = None,
     state: str | PathLike[str] | None = None,
+    seconds: float | None = None,
     watch: Watch = lambda names, _: names,
     **how: Any,
 ) -> Curves:
@@ -51,6 +54,7 @@ def curve(
         evaluation: arguments of `evaluate`: extractor, protocol, workers, progress, options of metrics ...
         state: a folder in which features are kept, so that an interrupted run goes on where it stopped and a finished point
             is not drawn again; what is found there is known by what was drawn, from what, and how looked at.
+        seconds: of paired metrics, as in `paired`; metrics of sets are measured of what is left then.
         watch: `watch(names, label)` yields the names while it shows progress.
         how: device, dtype, batch_size, classes, prompt, guidance, call: what the pipeline is called with.
 
@@ -64,6 +68,7 @@ def curve(
     seen = [name for name in metrics if name not in MEASURES]
     compared = [name for name in metrics if name in MEASURES]
     solvers = _checked(solvers, nfe, metrics, grid, options)
+    check_reference(reference)
     if seen:
         _check_evaluation(seen, solvers, real, grid, number)
     processes = Processes.current(how.get("device"))
@@ -76,19 +81,34 @@ def curve(
         **source.content,
         **run,
     }
+    errors: Curves | None = None
     points: list[Point] = []
-    notes: list[str] = []
-    if seen:
-        points += sweep.evaluated(real, seen, {"resume": state, **(evaluation or {})}, watch)
-        about["real"] = points[0].report.about["real"]
     if compared:
         spec: dict[str, Any] = {"grid": grid, "reference": reference, "metrics": compared, "options": options}
-        measured = sweep.compared(min(pairs, number), spec, state, watch) if processes.first else None
-        errors = processes.broadcast(measured)
-        points += errors.points
-        notes += errors.notes
-        about |= {name: errors.about[name] for name in ("pairs", "reference")}
-    return Curves(sweep.joined(points), {k: v for k, v in about.items() if v not in (None, {})}, notes, sweep.samples())
+        spec |= {"state": state, "seconds": seconds, "watch": watch}
+        many = min(pairs, number)
+        errors = processes.broadcast(paired(source, solvers, nfe, many, seed, **spec) if processes.first else None)
+        about |= {name: errors.about[name] for name in ("pairs", "reference", "reference_shift", "entrants")}
+    if seen:
+        places = sweep.places if errors is None else _finalists(errors.points)
+        points += sweep.evaluated(real, seen, {"resume": state, **(evaluation or {})}, watch, places)
+        about["real"] = points[0].report.about["real"]
+    if errors is not None:
+        points = [*points, *errors.points] if metrics[0] in seen else [*errors.points, *points]
+    return Curves(
+        sweep.joined(points),
+        {name: value for name, value in about.items() if value not in (None, {})},
+        errors.notes if errors else (),
+        errors.samples if errors else sweep.samples(),
+    )
+
+
+def _finalists(points: Sequence[Point]) -> list[tuple[str, int]]:
+    """Places that were seen on as many images as any at their nfe: what a race has left."""
+    most: dict[int, int] = {}
+    for point in points:
+        most[point.nfe] = max(most.get(point.nfe, 0), *(r.n or 0 for r in point.report.values()), 0)
+    return [(p.solver, p.nfe) for p in points if max((r.n or 0 for r in p.report.values()), default=0) == most[p.nfe]]
 
 
 def _checked(

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
 
-from fewstep.eval.compare.pairs import paired
 from fewstep.eval.images.generated import Generated
-from fewstep.eval.images.image_sets import digest
 from fewstep.eval.metrics.registry import METRICS
-from fewstep.eval.passes.answers import check_answers
 from fewstep.eval.passes.evaluation import evaluate, stats
 from fewstep.eval.passes.processes import Processes
 from fewstep.eval.report.curve_points import Point
-from fewstep.eval.report.curves import Curves
 from fewstep.eval.report.evaluation_report import Report
 from fewstep.samplers.pipeline.contenders import Contender
 from fewstep.samplers.pipeline.source import Source
-from fewstep.version import __version__
 
 SHOWN = 3  # images of a point on the sample sheet
 Watch = Callable[[Sequence[str], str], Iterable[str]]
@@ -43,8 +36,15 @@ class Sweep:
     def places(self) -> list[tuple[str, int]]:
         return [(solver, n) for solver in self.solvers for n in self.nfes]
 
-    def evaluated(self, real: Any, metrics: Sequence[str], how: Mapping[str, Any], watch: Watch) -> Iterator[Point]:
-        """A point of every place; the real side is looked at once."""
+    def evaluated(
+        self,
+        real: Any,
+        metrics: Sequence[str],
+        how: Mapping[str, Any],
+        watch: Watch,
+        places: Sequence[tuple[str, int]],
+    ) -> Iterator[Point]:
+        """A point of each of these places; the real side is looked at once."""
         how = {"batch_size": self.source.batch_size, **how, "processes": self.processes}
         if real is not None:
             wanted = [metric for metric in map(METRICS.find, metrics) if metric.real]
@@ -52,27 +52,15 @@ class Sweep:
             spatial = any("spatial" in metric.statistics for metric in wanted)
             shared = {name: value for name, value in how.items() if name != "options"}
             real = stats(real, rows=rows, spatial=spatial, **shared)
-        labels = [f"{solver} at {n}" for solver, n in self.places]
-        for (solver, n), _ in zip(self.places, watch(labels, "point"), strict=True):
-            images = Generated(self.source, solver, n, seeds=self.seeds, **self.run)
-            yield Point(solver, n, evaluate(real, images, metrics, **how), self.run["grid"] or "")
+        labels = [f"{solver} at {n}" for solver, n in places]
+        for (solver, n), _ in zip(places, watch(labels, "point"), strict=True):
+            run = self._run(solver)
+            images = Generated(self.source, solver, n, seeds=self.seeds, **run)
+            yield Point(solver, n, evaluate(real, images, metrics, **how), run["grid"] or "")
 
-    def compared(self, pairs: int, spec: dict[str, Any], state: str | PathLike[str] | None, watch: Watch) -> Curves:
-        """Paired errors, found again in the state folder where the same were measured before."""
-
-        def measured() -> Curves:
-            return paired(self.source, self.solvers, self.nfes, pairs, self.seeds[0], watch=watch, **spec)
-
-        if state is None:
-            return measured()
-        drawn = Generated(self.source, "ddim", 1, seeds=self.seeds[:pairs])
-        told = [Contender(solver).identity for solver in self.solvers]
-        kept = Path(state) / f"paired-{digest(__version__, drawn.fingerprint, told, self.nfes, spec)}.json"
-        if self.processes.first:
-            check_answers(kept.with_name(f"{kept.stem}-answers.npz"), drawn.answers())
-        if not kept.exists():
-            measured().to_json(kept)
-        return Curves.from_json(kept, remedy="Remove it: the pairs are then measured again")
+    def _run(self, solver: str) -> dict[str, Any]:
+        """Grid, noise and options of one solver; the grid in its name goes before the one of all."""
+        return {**self.run, "grid": Contender(solver).grid or self.run["grid"]}
 
     def joined(self, points: Sequence[Point]) -> list[Point]:
         """One point a place, with the results of all its points."""
@@ -83,7 +71,9 @@ class Sweep:
                 results = [result for point in here for result in point.report.values()]
                 notes = [note for point in here for note in point.report.notes]
                 grid = next((point.grid for point in here if point.grid), "")
-                whole.append(Point(solver, n, Report(results, here[0].report.about, notes), grid))
+                cost = next((point.cost for point in here if point.cost), None)
+                steps = next((point.steps for point in here if point.steps), None)
+                whole.append(Point(solver, n, Report(results, here[0].report.about, notes), grid, cost, steps))
         return whole
 
     def samples(self) -> dict[tuple[str, int], list[Image]]:
@@ -91,9 +81,9 @@ class Sweep:
         drawn = {}
         if self.processes.first:
             (batch,) = self.source.batches(self.seeds[: min(SHOWN, self.source.batch_size)])
-            grid = None if self.run["grid"] == "auto" else self.run["grid"]
-            how = {"grid": grid, "noise": self.run["noise"], **self.run["options"]}
             for solver, n in self.places:
+                run = self._run(solver)
+                how = {"grid": run["grid"], "noise": run["noise"], **run["options"]}
                 if not Contender(solver).adaptive:
                     drawn[solver, n] = batch.images(batch.draw(solver=solver, nfe=n, **how))
         found: dict[tuple[str, int], list[Image]] = self.processes.broadcast(drawn)

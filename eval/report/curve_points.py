@@ -14,15 +14,44 @@ from fewstep.eval.report.evaluation_report import Report
 from fewstep.eval.report.paired_difference import Difference, difference, mean_interval
 from fewstep.eval.report.result import Result
 
+REFERENCE = "reference"  # whose samples these are, beside those of solvers
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a sample took: network evaluations, seconds (without decoding), bytes at most on a GPU, tensors that are held.
+
+    None: nobody counted.
+    """
+
+    nfe: float
+    seconds: float | None = None
+    memory: int | None = None
+    held: int | None = None
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Where a table asks the network, and what each answer weighs in the result.
+
+    lam: (nfe + 1,) half log-SNR of each evaluation's input and of the result. weights: (nfe,) of the outputs in the result,
+    means over the elements of a sample.
+    """
+
+    lam: tuple[float, ...]
+    weights: tuple[float, ...]
+
 
 @dataclass(frozen=True)
 class Point:
-    """What was measured of one solver at one number of evaluations."""
+    """What was measured of one solver at one number of evaluations, what it took, and where it stepped."""
 
     solver: str
     nfe: int
     report: Report
     grid: str = ""
+    cost: Cost | None = None
+    steps: Steps | None = None
 
 
 @dataclass(frozen=True)
@@ -33,7 +62,8 @@ class Points:
         points: each (solver, nfe) once; a solver may lack an nfe.
         about: what was sampled and compared with what.
         notes: remarks on the whole; those of the single reports come after them.
-        samples: of a point, (solver, nfe), some images to look at, in the order of the seeds; not kept in JSON.
+        samples: of a point, (solver, nfe), some images to look at, in the order of the seeds, and of (REFERENCE, its nfe);
+            not kept in JSON.
     """
 
     points: Sequence[Point]
@@ -86,16 +116,24 @@ class Points:
 
     def best(self, metric: str, nfe: int) -> str | None:
         """The solver with the best value at an nfe; None where nobody was measured."""
-        found = {s: result.value for s in self.solvers if (result := self.result(metric, s, nfe)) is not None}
-        choose: Callable[..., str] = max if self.higher_is_better(metric) else min
-        return choose(found, key=found.__getitem__) if found else None
+        found = {s: result for s in self.solvers if (result := self.result(metric, s, nfe)) is not None}
+        return self.first_of(metric, found)
 
-    def difference(self, metric: str, nfe: int, first: str, second: str) -> Difference | None:
-        """first - second at one nfe on the same seeds; None where one is missing or has no groups."""
+    def first_of(self, metric: str, found: Mapping[str, Result]) -> str | None:
+        """Who is best of some; those that were dropped after fewer images are not, whatever these were like."""
+        choose: Callable[..., str] = max if self.higher_is_better(metric) else min
+        most = max((result.n or 0 for result in found.values()), default=0)
+        whole = {s: result.value for s, result in found.items() if (result.n or 0) == most}
+        return choose(whole, key=whole.__getitem__) if whole else None
+
+    def difference(self, metric: str, nfe: int, first: str, second: str, among: int = 2) -> Difference | None:
+        """first - second at one nfe on the same seeds; None where one is missing or has no groups. among: of how many."""
         a, b = self.result(metric, first, nfe), self.result(metric, second, nfe)
         if a is None or b is None or min(len(a.groups), len(b.groups)) < 2:
             return None
-        return Difference(metric, nfe, first, second, *difference(a, b), higher_is_better=self.higher_is_better(metric))
+        return Difference(
+            metric, nfe, first, second, *difference(a, b, among), higher_is_better=self.higher_is_better(metric)
+        )
 
     def differences(self, metric: str) -> list[Difference]:
         """Those of all pairs of solvers at every nfe."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import floor, log10
 from os import PathLike
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from fewstep.eval.report.curve_points import Point, Points
+from fewstep.eval.report.curve_points import REFERENCE, Cost, Point, Points, Steps
 from fewstep.eval.report.evaluation_report import Report
 from fewstep.eval.report.jsonfile import plain, read_json, write_json
-from fewstep.output.page import Table, write_page
+from fewstep.eval.report.page_data import page_data
+from fewstep.eval.report.recommendation import Advice, recommend
+from fewstep.output.comparison_page import write_comparison_page
+from fewstep.output.page import Table
 from fewstep.output.pictures import Line, image_sheet, plot_lines
 from fewstep.output.places import kept
 from fewstep.output.seal import BY_HAND
@@ -73,6 +75,10 @@ class Curves(Points):
         apart = None if best is None else self.difference(metric, nfe, solver, best)
         return solver == best or (apart is not None and not apart.sure)
 
+    def recommendations(self, metric: str = "") -> list[Advice]:
+        """Which solver to take at each nfe by a metric, the first where none is named; see `recommendation.Advice`."""
+        return recommend(self, metric or self.metrics[0])
+
     def remarks(self) -> list[str]:
         """What the tables mean, the notes, and the notes of the reports."""
         ways: dict[str, dict[str, None]] = {}
@@ -89,16 +95,26 @@ class Curves(Points):
 
     def text(self) -> str:
         """All tables and remarks for a terminal."""
-        return "\n".join([*(self.table(metric).text() + "\n" for metric in self.metrics), *self.remarks()])
+        tables = [self.table(metric).text() + "\n" for metric in self.metrics]
+        return "\n".join([*tables, *self.remarks(), "", *(advice.text for advice in self.recommendations())])
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, in types that JSON has."""
         return {
             "library": f"fewstep {__version__}",
             "about": plain(self.about),
+            "recommendations": [plain(a.as_dict()) for metric in self.metrics for a in self.recommendations(metric)],
             "notes": list(self.notes),
             "points": [
-                {"solver": p.solver, "nfe": p.nfe, "grid": p.grid, "report": p.report.as_dict()} for p in self.points
+                {
+                    "solver": p.solver,
+                    "nfe": p.nfe,
+                    "grid": p.grid,
+                    "cost": None if p.cost is None else asdict(p.cost),
+                    "steps": None if p.steps is None else plain(asdict(p.steps)),
+                    "report": p.report.as_dict(),
+                }
+                for p in self.points
             ],
             "differences": [
                 {**plain(asdict(d)), "better": d.better} for metric in self.metrics for d in self.differences(metric)
@@ -112,13 +128,23 @@ class Curves(Points):
     @classmethod
     def from_json(cls, path: str | PathLike[str], remedy: str = BY_HAND) -> Curves:
         """The curves that `to_json` wrote. ValueError: JSON of something else, or changed; remedy: what to do then."""
-        known = ("library", "about", "notes", "points", "differences")
+        known = ("library", "about", "recommendations", "notes", "points", "differences")
         return read_json(path, cls.from_dict, known, "Curves.to_json", remedy)
 
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> Curves:
         """The curves that `as_dict` told."""
-        points = [Point(p["solver"], p["nfe"], Report.from_dict(p["report"]), p["grid"]) for p in told["points"]]
+        points = [
+            Point(
+                p["solver"],
+                p["nfe"],
+                Report.from_dict(p["report"]),
+                p["grid"],
+                Cost(**cost) if (cost := p.get("cost")) else None,  # earlier releases had neither
+                Steps(**{name: tuple(of) for name, of in steps.items()}) if (steps := p.get("steps")) else None,
+            )
+            for p in told["points"]
+        ]
         return cls(points, told["about"], told["notes"])
 
     def plot(self, metric: str, path: str | PathLike[str]) -> Path:
@@ -139,28 +165,45 @@ class Curves(Points):
         drawn = [self.plot(metric, Path(folder) / f"curve-{metric}.png") for metric in self.metrics]
         if self.samples:
             full = [s for s in self.solvers if all((s, n) in self.samples for n in self.nfes)]
-            rows = [(_named(s), [self.samples[s, n] for n in self.nfes]) for s in full]
-            drawn.append(Path(folder) / "samples.png")
-            image_sheet(rows, [f"nfe {n}" for n in self.nfes], drawn[-1])
+            last = [images for (name, _), images in self.samples.items() if name == REFERENCE]
+            rows = [(_named(s), [*(self.samples[s, n] for n in self.nfes), *last]) for s in full]
+            if rows:
+                drawn.append(Path(folder) / "samples.png")
+                image_sheet(rows, [*(f"nfe {n}" for n in self.nfes), *[REFERENCE] * len(last)], drawn[-1])
         return drawn
 
-    def to_html(self, path: str | PathLike[str], pictures: Sequence[Path]) -> None:
-        """One page, written whole: tables, pictures (PNG files, put inside) and remarks."""
-        about = [[name, str(value)] for name, value in plain(self.about).items() if value is not None]
-        paired = [self.apart(metric) for metric in self.metrics if self.differences(metric)]
-        tables = [*map(self.table, self.metrics), *paired, Table(["evaluated", ""], about, names=2)]
-        write_page(Path(path), f"Solvers on {self.model}", (), tables, pictures, self.remarks())
+    def leading(self, most: int) -> Curves:
+        """The solvers that are best somewhere or cannot be told from it, then those of the best places, `most` in all."""
+        first = [name for advice in self.recommendations() for name in (advice.best, *advice.alike)]
+        places: dict[str, list[int]] = {name: [] for name in self.solvers}
+        for nfe in self.nfes:
+            found = {s: r for s in self.solvers if (r := self.result(self.metrics[0], s, nfe)) is not None}
+            sign = -1 if self.higher_is_better(self.metrics[0]) else 1
+            for place, name in enumerate(sorted(found, key=lambda name: sign * found[name].value)):
+                places[name].append(place)
+        best_first = sorted(places, key=lambda name: min(places[name], default=len(places)))
+        chosen = set(list(dict.fromkeys([*first, *best_first]))[:most])
+        left = len(self.solvers) - len(chosen)
+        notes = [*self.notes, f"{left} more that are behind these are in the files"] if left else self.notes
+        return replace(self, points=[p for p in self.points if p.solver in chosen], notes=notes)
 
-    def write(self, out: str | PathLike[str]) -> list[Path]:
+    def to_html(
+        self, path: str | PathLike[str], pictures: Sequence[Path] = (), theme: str = "auto", command: str = ""
+    ) -> None:
+        """One page with everything inside, written whole: recommendations, tables, curves, samples, steps.
+
+        theme: "auto", "light" or "dark". command: that makes it again. pictures: not needed; the page draws its own.
+        """
+        write_comparison_page(path, page_data(self, self.remarks(), command), theme)
+
+    def write(self, out: str | PathLike[str], theme: str = "auto", command: str = "") -> list[Path]:
         """One page where `out` ends in .html; else a folder of pictures, results.json (written first) and report.html."""
         if Path(out).suffix.lower() == ".html":
-            with TemporaryDirectory() as folder:
-                drawn = self.pictures(folder)
-                kept(out, lambda place: self.to_html(place, drawn))
+            kept(out, lambda place: self.to_html(place, (), theme, command))
             return [Path(out)]
         self.to_json(Path(out) / "results.json")
         written = self.pictures(out)
-        self.to_html(Path(out) / "report.html", written)
+        self.to_html(Path(out) / "report.html", (), theme, command)
         return [*written, Path(out) / "report.html", Path(out) / "results.json"]
 
 

@@ -1,4 +1,5 @@
-"""Which solver is meant: by a name, an alias, a folk name with its grid, or a function; and with which options."""
+"""Which solver is meant: by a name, an alias, a name with its grid ("DPM++ 2M Karras", "unipc on quadratic"), or a function;
+and with which options."""
 
 from __future__ import annotations
 
@@ -9,10 +10,11 @@ from fewstep.checks import unknown
 from fewstep.samplers.building import options as opt
 from fewstep.samplers.building.folk_names import BOUND, GRID_WORDS, NAMES, REFUSED, spelling
 from fewstep.samplers.building.solver_entry import SOLVERS, Entry, entry_for
+from fewstep.samplers.grids.making import find
 
 
 def resolve(name: str) -> tuple[str, str | None]:
-    """(solver, grid or None) of a name, an alias or a folk name such as "DPM++ 2M Karras".
+    """(solver, grid or None) of a name, an alias, "SOLVER on GRID", or a folk name such as "DPM++ 2M Karras".
 
     A folk name may also bind options, such as "uni_pc" weights="bh1": `solver_of` gives the entry with them.
 
@@ -27,6 +29,10 @@ def _meant(name: str) -> tuple[str, Mapping[str, Any], str | None]:
     """(solver, options that the name binds, grid or None)."""
     if not isinstance(name, str):
         raise ValueError(f"`solver` must be a name; got {type(name).__name__}. Names: {', '.join(SOLVERS)}")
+    solver, on, grid = name.partition(" on ")
+    if on:
+        find(grid)
+        return (*_meant(solver)[:2], grid.strip())
     word = spelling(name)
     if (found := _solver_word(word)) is not None:
         return (*found, None)

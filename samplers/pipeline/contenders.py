@@ -70,6 +70,11 @@ class Contender(str):
         return SOLVERS.get(self.plays.name if isinstance(self.plays, Tableau) else self.plays.tables[0].tableau.name)
 
     @property
+    def grid(self) -> str | None:
+        """The grid that its name brings: "unipc on quadratic"."""
+        return self.plays.grid if isinstance(self.plays, Named) else None
+
+    @property
     def adaptive(self) -> bool:
         """Whether it decides itself how many evaluations it spends."""
         return isinstance(self.plays, Named) and self.plays.entry.adaptive

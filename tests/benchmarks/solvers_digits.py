@@ -14,8 +14,8 @@ import torch
 
 from fewstep.arguments import NAMES, NUMBERS, watched
 from fewstep.eval.compare.comparison import ode_solvers
-from fewstep.eval.compare.solver_errors import SolverErrors
-from fewstep.eval.compare.trials import Trials
+from fewstep.eval.shared_noise.solver_errors import SolverErrors
+from fewstep.eval.shared_noise.trials import Trials
 from fewstep.samplers.pipeline.source import Source
 
 RANKED = 10  # evaluations that rows are ordered by

@@ -10,7 +10,7 @@ import kept
 import torch
 
 from fewstep.arguments import NAMES, NUMBERS, watched
-from fewstep.eval.compare.trials import Trials
+from fewstep.eval.shared_noise.trials import Trials
 from fewstep.samplers.pipeline.source import Source
 
 

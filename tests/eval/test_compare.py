@@ -17,7 +17,9 @@ from PIL import Image
 
 from fewstep import Denoiser, NoiseSchedule, sample
 from fewstep.cli import main
-from fewstep.eval.compare import comparison, solver_errors, trials
+from fewstep.eval.shared_noise import solver_errors, trials
+from fewstep.eval.shared_noise.kept_samples import Drawn
+from fewstep.eval.shared_noise.pairs import paired
 from fewstep.output.files import whole
 from fewstep.output.pictures import Line, image_sheet, plot_lines, tile
 
@@ -36,7 +38,12 @@ def gaussian() -> tuple:
     x_T = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).double()
     start, end = ((schedule.alpha(t) ** 2 * SCALE**2 + schedule.sigma(t) ** 2) ** 0.5 for t in (1.0, schedule.t_end))
     denoiser = Denoiser(eps, schedule)
-    return lambda **how: sample(denoiser, x_T, **how), x_T * end / start
+
+    def draw(**how: Any) -> Drawn:
+        x0, info = sample(denoiser, x_T, return_info=True, **how)
+        return Drawn(x0, info.nfe)
+
+    return draw, x_T * end / start
 
 
 def test_image_error_is_the_root_mean_square() -> None:
@@ -50,7 +57,6 @@ def test_curves_fall_with_the_order_of_the_solver(gaussian: tuple) -> None:
     for solver, order in (("ddim", 1), ("dpmpp_2m", 2)):
         curve = solver_errors.flow_errors(draw, exact, solver, (40, 80), "logsnr")
         assert 2 ** (order - 0.3) < curve.rmse[0] / curve.rmse[1] < 2 ** (order + 0.5)
-        assert all(worst >= mean for worst, mean in zip(curve.worst, curve.rmse, strict=True))
 
 
 def test_best_grid_has_the_least_error_and_unfit_grids_drop_out(gaussian: tuple) -> None:
@@ -61,11 +67,6 @@ def test_best_grid_has_the_least_error_and_unfit_grids_drop_out(gaussian: tuple)
     assert best.score == min(other.score for other in others) and best.grid in grids
     with pytest.raises(ValueError, match="none of the grids"):
         solver_errors.errors_on_best_grid(draw, exact, "dpmpp_2m", (6,), ("no such grid",))
-
-
-def curves() -> list[solver_errors.SolverErrors]:
-    make = lambda name, grid, *rmse: solver_errors.SolverErrors(name, grid, (4, 10), rmse, rmse, (), torch.zeros(1))  # noqa: E731
-    return [make("ddim", "karras", 0.25, 0.0625), make("res_multistep", "uniform", 0.5, 0.03125)]
 
 
 @pytest.mark.slow
@@ -82,45 +83,16 @@ def test_stochastic_solvers_are_compared_with_their_own_path(gaussian: tuple) ->
 @pytest.mark.slow
 def test_adaptive_solvers_show_their_best_affordable_run(gaussian: tuple) -> None:
     draw, exact = gaussian
-
-    def run(**how: Any) -> tuple[torch.Tensor, float]:
-        x0, info = draw(return_info=True, **how)
-        return x0, info.nfe
-
-    curve = solver_errors.adaptive_errors(run, exact, "dpm_adaptive", (4, 60, 200))
-    assert curve.rmse[0] == float("inf") and curve.rmse[1] >= curve.rmse[2] > 0
-    assert (
-        "-" in comparison.table([curve]).text()
-        and json.loads(comparison.json_table([curve]))["rows"][0]["rmse"][0] is None
-    )
+    curve = solver_errors.adaptive_errors(draw, exact, "dpm_adaptive", (4, 60, 200))
+    assert curve.rmse[0] == float("inf") and curve.rmse[1] >= curve.rmse[2] > 0 and curve.drawn[0] is None
     own = solver_errors.adaptive_errors(
-        partial(run, noise_seeds=range(5)), None, "gotta_go_fast", (200,), denoise=False
+        partial(draw, noise_seeds=range(5)), None, "gotta_go_fast", (200,), denoise=False
     )
     assert 0 < own.rmse[0] < 0.3 and torch.isfinite(own.reference).all()
 
 
-def test_text_table_is_aligned_and_stars_the_best() -> None:
-    head, *lines = comparison.table(curves()).text().splitlines()
-    assert [line.split() for line in lines] == [
-        ["ddim", "karras", "0.25000*", "0.06250"],
-        ["res_multistep", "uniform", "0.50000", "0.03125*"],
-    ]
-    points = [{i for i, c in enumerate(line) if c == "."} for line in lines]
-    assert points[0] == points[1] and head.split() == ["solver", "grid", "nfe", "4", "nfe", "10"]
-
-
-def test_csv_and_json_say_the_same() -> None:
-    rows = list(csv.DictReader(io.StringIO(comparison.csv_table(curves()))))
-    assert [(r["solver"], int(r["nfe"]), float(r["rmse"])) for r in rows][1:3] == [
-        ("ddim", 10, 0.0625),
-        ("res_multistep", 4, 0.5),
-    ]
-    told = json.loads(comparison.json_table(curves(), images=3))
-    assert told["images"] == 3 and [r["rmse"] for r in told["rows"]] == [[0.25, 0.0625], [0.5, 0.03125]]
-
-
 def test_pictures_are_complete(tmp_path: Path) -> None:
-    lines = [Line(row.solver, row.nfes, row.rmse) for row in curves()]
+    lines = [Line("ddim", (4, 10), (0.25, 0.0625)), Line("res_multistep", (4, 10), (0.5, 0.03125))]
     plot_lines(lines, tmp_path / "new" / "curves.png", "title", "RMSE")
     square = Image.new("L", (28, 28), 128)
     cells = [("ddim", [[square] * 4] * 3), ("res_multistep", [[square] * 4] * 3)]
@@ -193,36 +165,106 @@ def test_classes_guidance_and_grid_change_the_image(tmp_path: Path) -> None:
         assert (plain - image("--solver", "deis", *how)).abs().max() > 10, how
 
 
-def test_compare_prints_its_table_and_writes_three_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "REFERENCE", {"solver": "dpmpp_2m", "nfe": 30, "grid": "uniform"})
-    how = ("compare", "--solvers", "ddim,dpmpp_2m", "--nfe", "4,12", "-n", 2, "--grid", "uniform", "--out", tmp_path)
-    result = run(*how)
-    _, ddim, dpmpp_2m, about, *written = result.stdout.splitlines()
-    assert ddim.split()[:2] == ["ddim", "uniform"] and dpmpp_2m.split()[:2] == ["dpmpp_2m", "uniform"]
-    assert "30 evaluations of dpmpp_2m on uniform" in about
-    assert written == [f"wrote {tmp_path / name}" for name in ("curves.png", "samples.png", "results.json")]
-    assert "solver 2 of 2: dpmpp_2m" in result.stderr
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["curves.png", "results.json", "samples.png"]
-
-    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
-    assert all(row["rmse"][1] < row["rmse"][0] for row in rows) and rows[1]["rmse"][1] < rows[0]["rmse"][1]
-    assert [float(cell.strip("*")) for cell in ddim.split()[2:]] == [round(e, 5) for e in rows[0]["rmse"]]
+QUICK = ("--reference", "solver=dpmpp_2m", "--reference", "nfe=30", "--reference", "grid=uniform")
 
 
-def test_compare_in_a_pipe_is_pure_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "REFERENCE", {"solver": "dpmpp_2m", "nfe": 8, "grid": "uniform"})
-    result = run(
-        "compare", "--solvers", "ddim", "--nfe", "2,3", "-n", 1, "--format", "csv", "--grid", "auto", "--out", tmp_path
+def test_compare_prints_table_and_recommendation_and_writes_its_files(tmp_path: Path) -> None:
+    how = ("compare", "--solvers", "ddim,dpmpp_2m", "--nfe", "4,12", "-n", 3, "--grid", "uniform", "--out", tmp_path)
+    result = run(*how, *QUICK)
+    head, columns, ddim, dpmpp_2m, *rest = result.stdout.splitlines()
+    assert head == "RMSE, 3 samples, less is better" and columns.split()[0] == "solver"
+    assert ddim.startswith("ddim on uniform") and dpmpp_2m.startswith("dpmpp_2m on uniform")
+    advice = [line for line in rest if line.startswith("at ")]
+    assert len(advice) == 2 and advice[1].startswith("at 12 evaluations: dpmpp_2m on uniform, RMSE")
+    written = [line for line in rest if line.startswith("wrote ")]
+    names = ["curve-rmse.png", "samples.png", "report.html", "results.json"]
+    assert written == [f"wrote {tmp_path / name}" for name in names]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names)
+    assert "solver 2 of 2: dpmpp_2m on uniform" in result.stderr
+
+    told = json.loads((tmp_path / "results.json").read_text())
+    assert (
+        told["about"]["reference"] == "30 evaluations of dpmpp_2m on uniform" and told["about"]["reference_shift"] > 0
     )
-    rows = list(csv.DictReader(io.StringIO(result.stdout)))
-    assert [row["nfe"] for row in rows] == ["2", "3"] and {row["grid"] for row in rows} <= set(trials.AUTO_GRIDS)
+    assert [a["nfe"] for a in told["recommendations"]] == [4, 12]
+    assert told["recommendations"][1]["line"].endswith("solver='dpmpp_2m', grid='uniform')")
+    assert all(p["cost"]["nfe"] == p["nfe"] and p["cost"]["seconds"] > 0 for p in told["points"])
+    assert all(len(p["steps"]["lam"]) == p["nfe"] + 1 for p in told["points"])
+    assert "fewstep compare --solvers ddim,dpmpp_2m --nfe 4,12 -n 3" in (tmp_path / "report.html").read_text()
 
 
-def test_compare_as_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "REFERENCE", {"solver": "dpmpp_2m", "nfe": 8, "grid": "uniform"})
-    result = run("compare", "--solvers", "ddim,unipc", "--nfe", "4,5", "-n", 1, "--out", tmp_path / "report.html")
+def test_compare_in_a_pipe_is_pure_csv_or_json(tmp_path: Path) -> None:
+    how = ("compare", "--solvers", "ddim", "--nfe", "2,3", "-n", 2, "--grid", "uniform,karras", "--out", tmp_path)
+    rows = list(csv.DictReader(io.StringIO(run(*how, "--format", "csv", *QUICK).stdout)))
+    assert [(r["solver"], r["grid"], r["nfe"]) for r in rows] == [
+        ("ddim", grid, n) for grid in ("uniform", "karras") for n in ("2", "3")
+    ]
+    assert all(
+        float(r["rmse_low"]) <= float(r["rmse"]) <= float(r["rmse_high"]) and float(r["seconds"]) > 0 for r in rows
+    )
+    told = json.loads(run(*how, "--format", "json", *QUICK).stdout)
+    assert [p["report"]["results"][0]["value"] for p in told["points"]] == [float(r["rmse"]) for r in rows]
+
+
+def test_compare_as_one_page(tmp_path: Path) -> None:
+    how = ("compare", "--solvers", "ddim,unipc", "--nfe", "4,5", "-n", 2, "--out", tmp_path / "report.html")
+    result = run(*how, "--theme", "dark", *QUICK)
     page = (tmp_path / "report.html").read_text()
     assert result.stdout.splitlines()[-1] == f"wrote {tmp_path / 'report.html'}"
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
-    assert page.count("<tr>") == 3 and page.count('class="best"') == 2 and page.count("data:image/png;base64,") == 2
-    assert ">unipc" in page and "8 evaluations of dpmpp_2m on uniform" in page
+    assert "30 evaluations of dpmpp_2m on uniform" in page and page.count("data:image/png;base64,") == 2 * 5
+    assert len(page) < 400_000
+
+
+def test_a_resumed_comparison_draws_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    how = {"nfe": (2, 3), "pairs": 2, "metrics": ("rmse",), "reference": {"nfe": 8}, "state": tmp_path}
+    draw, calls = trials.drawn, []
+    monkeypatch.setattr(trials, "drawn", lambda batches, how: calls.append(how) or draw(batches, how))
+    first = paired("demo", ("ddim",), **how)
+    count = len(calls)
+    second = paired("demo", ("ddim", "unipc on karras"), **how)
+    assert [call["solver"] for call in calls[count:]] == ["unipc", "unipc"]
+    for n in (2, 3):
+        a, b = first.result("rmse", "ddim", n), second.result("rmse", "ddim", n)
+        assert a is not None and b is not None and a.groups == b.groups
+    assert first.points[0].cost == second.points[0].cost and first.points[0].steps == second.points[0].steps
+    other = {**how, "pairs": 2, "seed": 7}
+    paired("demo", ("ddim",), **other)
+    assert len(calls) == count + 2 + count  # other seeds are other samples
+
+
+def test_a_changed_sample_is_not_taken_for_what_was_drawn(tmp_path: Path) -> None:
+    how = {"nfe": (2,), "pairs": 2, "metrics": ("rmse",), "reference": {"nfe": 4}, "state": tmp_path}
+    paired("demo", ("ddim",), **how)
+    for path in tmp_path.glob("*.safetensors"):
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+    with pytest.raises(ValueError, match="changed or damaged.*Remove it: these samples are then drawn again"):
+        paired("demo", ("ddim",), **how)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        (("-n", 1), "an interval needs two images"),
+        (("--theme", "mauve"), "--theme is auto, light or dark; got 'mauve'"),
+        (("--metrics", "fdi"), "unknown metric 'fdi'"),
+        (("--budget", "soon"), "--budget is a time such as 90s, 2m or 1h"),
+        (("--reference", "nfe=0"), "at least 1"),
+        (("--reference", "steps=5"), "told by solver, nfe, grid; got steps"),
+        (("--reference", "solver=ddpm"), "without noise"),
+        (("--grid", "karas"), "karras"),
+        (("--solvers", "unipc on karas"), "karras"),
+    ],
+)
+def test_what_cannot_be_compared_is_told_before_a_model_is_loaded(how: tuple, words: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["compare", "/no/such/model", "--out", str(tmp_path / "x.html"), *map(str, how)])
+    assert result.exit_code == 2 and words in result.stderr, result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 2
+
+
+def test_a_reference_that_is_not_converged_is_told_with_what_it_takes() -> None:
+    found = paired("demo", ("deis",), (8,), pairs=2, metrics=("rmse",), reference={"nfe": 10})
+    (note,) = (note for note in found.notes if "too near" in note)
+    assert "deis at 8" in note and note.endswith("take one of more nfe, about 50")

@@ -179,12 +179,11 @@ def test_the_legend_names_the_lines_and_bars_stand_apart(tmp_path: Path, monkeyp
 
 def test_one_page(tmp_path: Path) -> None:
     found = curves()
-    found.to_html(tmp_path / "page.html", found.pictures(tmp_path))
+    found.to_html(tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    assert (
-        page.count("data:image/png;base64,") == 2 and page.count("<caption>") == 4 and page.count("<tr>") == 4 * 4 + 3
-    )
-    assert "Solvers on demo" in page and ">seed<" in page and page.count('class="best"') == 2 * 6
+    for text in ("Solvers on demo", "a note", "small N", "at 5 evaluations", "paired by seeds", "jackknife"):
+        assert text in page, text
+    assert page.count("<table") >= 2 * 2 and "http" not in page.replace("http://www.w3.org/2000/svg", "")
 
 
 # What follows draws with the embedded model.
@@ -238,7 +237,7 @@ def test_a_folder_has_pictures_page_and_figures(swept: Curves, tmp_path: Path) -
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(p.name for p in written)
     assert Curves.from_json(written[-1]).text() == swept.text()
     assert swept.write(tmp_path / "one.html") == [tmp_path / "one.html"]
-    assert (tmp_path / "one.html").read_text().count("data:image/png;base64,") == 4
+    assert (tmp_path / "one.html").read_text().count("data:image/png;base64,") == 5 * 2  # four points and the reference
 
 
 @pytest.mark.slow
@@ -262,7 +261,7 @@ def test_an_interrupted_sweep_goes_on(
     again = fe.curve("demo", real=real, state=tmp_path, **SWEEP)
     assert set(drawn[5:]) == {("dpmpp_2m", 2), ("dpmpp_2m", 3)} and len(drawn) <= 5 + 4
     limit = len(drawn)  # all is there: nothing may be drawn again
-    monkeypatch.setattr("fewstep.eval.compare.sweep.paired", None)
+    monkeypatch.setattr("fewstep.eval.shared_noise.trials.drawn", None)
     third = fe.curve("demo", real=real, state=tmp_path, **SWEEP)
     for found in (again, third):
         for metric in ("fid", "kid_full", "rmse"):
@@ -295,4 +294,4 @@ def test_bad_input_before_a_model_is_loaded(how: dict[str, Any], words: str) -> 
 
 def test_curves_of_paired_metrics_need_no_real_images() -> None:
     found = fe.curve("demo", ("ddim", "dpm_adaptive"), (3,), metrics=("rmse",), pairs=2, reference=SHORT, grid="auto")
-    assert [p.solver for p in found.points] == ["ddim"] and set(found.samples) == {("ddim", 3)}
+    assert [p.solver for p in found.points] == ["ddim"] and set(found.samples) == {("ddim", 3), ("reference", 8)}

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 import fewstep
-from fewstep.eval.compare.pairs import MEASURES, paired, result
 from fewstep.eval.report.curves import Curves
+from fewstep.eval.shared_noise.measures import MEASURES
+from fewstep.eval.shared_noise.paired_cells import result
+from fewstep.eval.shared_noise.pairs import paired
 from fewstep.samplers.pipeline.source import Source
 
 SHORT = {"solver": "dpmpp_2m", "nfe": 8, "grid": "karras"}
@@ -64,7 +66,7 @@ def test_what_the_errors_are_to_is_told(found: Curves) -> None:
 
 
 def test_noise_is_compared_with_its_own_path_and_needs_no_other_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fewstep.eval.compare import solver_errors
+    from fewstep.eval.shared_noise import solver_errors
 
     monkeypatch.setattr(solver_errors, "LONGER", 3)
     found = paired("demo", ("dpmpp_2m_sde",), (2,), pairs=2, metrics=("rmse",))
@@ -80,7 +82,7 @@ def test_noise_is_compared_with_its_own_path_and_needs_no_other_reference(monkey
 
 
 def test_a_solver_that_chooses_its_steps_has_only_the_points_it_can_afford(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fewstep.eval.compare import solver_errors
+    from fewstep.eval.shared_noise import solver_errors
 
     monkeypatch.setattr(solver_errors, "LADDER", (64.0,))
     found = paired("demo", ("dpm_adaptive",), (1, 500), pairs=1, metrics=("rmse",), reference=SHORT)

@@ -16,10 +16,10 @@ from command_line import run
 from imagesets import blobs
 
 from fewstep.eval import Curves, Report, stats
-from fewstep.eval.compare.trials import Trials
 from fewstep.eval.extractors.digits import Digits
 from fewstep.eval.gaussian.statfile import load
 from fewstep.eval.images.generated import Generated
+from fewstep.eval.shared_noise.trials import Trials
 from fewstep.output import files
 
 

@@ -40,7 +40,7 @@ INSIDE = {  # imports within functions: file -> why
     "adjoint/optimise/noise_space.py": SLOW,
     "eval/cli.py": HELP,
     "eval/compare/command.py": HELP,
-    "eval/compare/measures.py": EXTRA,
+    "eval/shared_noise/measures.py": EXTRA,
     "eval/extractors/base.py": SLOW,
     "eval/extractors/inception.py": SLOW,
     "eval/extractors/vision.py": EXTRA,

@@ -50,7 +50,7 @@ def test_recipes_of_a_page(page: str, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every line that a page says to type; fewer images and evaluations than the reader asks for, all else as written."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fewstep.eval.compare.trials.REFERENCE", {"solver": "ddim", "nfe": 2, "grid": "uniform"})
+    monkeypatch.setattr("fewstep.eval.shared_noise.trials.REFERENCE", {"solver": "ddim", "nfe": 2, "grid": "uniform"})
     commands = [line for page in PAGES for block in blocks(page, "sh") for line in block.splitlines()]
     commands = [line for line in commands if line.startswith("fewstep ")]
     assert len(commands) == COMMANDS

@@ -7,15 +7,16 @@ where a call of one sample with its way back keeps fixed + each bytes, of two fi
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fewstep.checks import seconds_in
 from fewstep.samplers.learned.playing.differentiable import has_gradients
 from fewstep.samplers.learned.problem.limits import bytes_of, number_of
 from fewstep.samplers.learned.problem.problem import Part, Problem
@@ -26,7 +27,6 @@ BACK = 0.25  # of the evaluations, those that are gone back through
 ROOM = 0.8  # of the memory that is given
 BATCH = 16  # of joint in auto
 TIMED = 4  # samples of the call that is timed
-SECONDS = {"s": 1, "sec": 1, "seconds": 1, "min": 60, "minutes": 60, "h": 3600, "hours": 3600}
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,12 @@ def evaluations_or_seconds(budget: int | str | None) -> tuple[int | None, float 
     """3000 or "3000" -> (3000, None); "30min" -> (None, 1800.0). ValueError for others."""
     if budget is None:
         return None, None
-    found = re.fullmatch(r"([0-9.]+) *([a-z]*)", str(budget).strip().lower().replace(",", "").replace("_", ""))
-    number = number_of(found[1]) if found and (found[2] in SECONDS or not found[2]) else None
-    if number is None or number <= 0 or isinstance(budget, bool):
+    if (seconds := seconds_in(budget)) is not None:
+        return None, seconds
+    number = number_of(str(budget).strip().replace(",", "").replace("_", ""))
+    if number is None or not 1 <= number < inf or isinstance(budget, bool):
         raise ValueError(f"`budget` is a number of network evaluations, or a time such as '30min'; got {budget!r}")
-    assert found is not None
-    return (None, number * SECONDS[found[2]]) if found[2] else (int(number), None)
+    return int(number), None
 
 
 def measured(problem: Problem) -> Call:

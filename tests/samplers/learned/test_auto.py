@@ -68,11 +68,11 @@ def test_a_network_without_gradients() -> None:
 @pytest.mark.slow
 def test_a_stochastic_base() -> None:
     """No states on the way: only what compares ends, on each seed's Brownian path."""
-    how: dict[str, Any] = {"shape": (2,), "dtype": torch.float64, "cache": False, "progress": False, "steps": 4}
-    seeds = {"seeds": range(48), "guard_seeds": range(1000, 1048)}
-    (one,) = learn(ring(), "dpmpp_2m_sde", 5, teacher={"nfe": 40}, samples=32, **seeds, **how).tables
+    how: dict[str, Any] = {"shape": (2,), "dtype": torch.float64, "cache": False, "progress": False, "steps": 20}
+    seeds = {"seeds": range(160), "guard_seeds": range(1000, 1160)}
+    (one,) = learn(ring(), "dpmpp_2m_sde", 5, teacher={"nfe": 40}, **seeds, **how).tables
     assert [s["method"] for s in one.stages] == ["newton", "joint", "auto"]
-    assert one.report["test"]["gain"]["ratio"] < 1 and one.tableau.stochastic
+    assert one.status == "learned" and one.report["test"]["gain"]["interval"][1] < 1 and one.tableau.stochastic
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from pipelines import PIPELINES
 
 import fewstep
 from fewstep import Artefact, NoiseSchedule, build
-from fewstep.eval.compare import trials
+from fewstep.eval.shared_noise import trials
 from fewstep.samplers import Learned
 from fewstep.samplers.learned.playing import arithmetic as tables
 from fewstep.samplers.learned.problem.problem import Problem
@@ -126,10 +126,16 @@ def test_compare_shows_it_beside_the_solvers(
     out = ("-n", 2, "--out", tmp_path)
     result = call("compare", model, "--learned", made[0], "--solvers", "dpmpp_2m", "--nfe", "3,5", *out)
     assert result.exit_code == 0, result.output
-    first, second = json.loads((tmp_path / "results.json").read_text())["rows"]
-    assert (first["solver"], first["grid"]) == ("learned few.json", "learned") and second["solver"] == "dpmpp_2m"
-    assert first["rmse"][0] < second["rmse"][0] and first["rmse"][1] is None
-    assert {p.name for p in tmp_path.iterdir()} == {"curves.png", "samples.png", "results.json"}
+    told = json.loads((tmp_path / "results.json").read_text())
+    errors = {(p["solver"], p["nfe"]): p["report"]["results"][0]["value"] for p in told["points"]}
+    learned = str(made[0])
+    assert (
+        set(errors) == {(learned, 3), ("dpmpp_2m", 3), ("dpmpp_2m", 5)} and errors[learned, 3] < errors["dpmpp_2m", 3]
+    )
+    advice = told["recommendations"][0]
+    assert advice["best"] == learned and "of the best fixed recipe, dpmpp_2m" in advice["text"]
+    assert f"learned='{learned}'" in advice["line"] and advice["label"] == "learned few.json"
+    assert {p.name for p in tmp_path.iterdir()} == {"curve-rmse.png", "samples.png", "report.html", "results.json"}
 
 
 @pytest.mark.slow

@@ -37,12 +37,16 @@ def expected(name: str, options: dict[str, Any]) -> int:
     return build(name, SCHEDULES["vp"][0], 40, "logsnr", **options).order
 
 
+# Where more is reached than from any start: auto is unipc on steps even in lam, and the first step of epd, which has no past
+# to find its places by, is lost in the noise.
+FROM_NOISE = {"auto": expected("unipc", {}), "epd": 3}
+
+
 # every second solver by default, each of them when the slow ones run
 @pytest.mark.parametrize(("name", "kind"), [*in_turn(ODE[::2], SCHEDULES), *all_slow(ODE[1::2], SCHEDULES)])
 @pytest.mark.one_in(3)
 def test_declared_order(name: str, kind: str) -> None:
-    declared = SOLVERS[name].order if name != "auto" else expected("unipc", {})  # which it is on steps even in lam
-    assert measured(kind, name) == pytest.approx(declared, abs=0.25)
+    assert measured(kind, name) == pytest.approx(FROM_NOISE.get(name) or SOLVERS[name].order, abs=0.25)
 
 
 def _options() -> list[tuple[str, dict[str, Any], int]]:
