@@ -50,6 +50,8 @@ def write_comparison_page(path: str | PathLike[str], data: Mapping[str, Any], th
         advice=_advice(data),
         kinds=list(dict.fromkeys(entrant["kind"] for entrant in data["entrants"])),
         most=max((point["n"] for point in data["points"]), default=0),
+        fewer=len({point["n"] for point in data["points"]}) > 1,
+        several_grids=len({entrant["solver"] for entrant in data["entrants"]}) < len(data["entrants"]),
         only_best=len(data["entrants"]) > MANY,
         pictured=any(point["images"] for point in data["points"]),
         colours=COLOURS[:-1],  # the last one is the colour of the text, which a dark page turns around
@@ -70,12 +72,14 @@ def _part(name: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The same without numbers that JSON does not know: None for what is not finite."""
+    """The same with floats as a page needs them: seven digits, and None for what is not finite, which JSON does not know."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
+    if isinstance(value, float):
+        return float(f"{value:.7g}") if isfinite(value) else None
+    return value
 
 
 def _advice(data: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import floor, isfinite, log10
-from statistics import median
+from statistics import median_high
 from typing import Any
 
 Data = Mapping[str, Any]
@@ -68,7 +68,7 @@ def ranking(data: Data, metric: Mapping[str, Any]) -> list[int]:
 
 def _decimals(halves: Sequence[float]) -> int:
     """Two digits of the middle one of half the intervals of a column."""
-    return max(0, 1 - floor(log10(median(halves)))) if halves else 0
+    return max(0, 1 - floor(log10(median_high(halves)))) if halves else 0
 
 
 def _column(found: Sequence[Found | None], most: int) -> list[Cell]:

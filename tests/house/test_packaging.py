@@ -16,7 +16,7 @@ else:
     import tomli as tomllib
 
 FOLDERS = {"fewstep": "fewstep", "samplers": "fewstep.samplers", "adjoint": "fewstep.adjoint", "eval": "fewstep.eval"}
-DATA = (".json", ".safetensors", ".npz")
+DATA = (".json", ".safetensors", ".npz", ".html", ".css", ".js")
 
 
 def run(*command: str, cwd: Path = ROOT, **environ: str) -> str:

@@ -101,7 +101,7 @@ function remark() {
     element.classList.toggle("pinned", state.pinned.has(entrant));
     if (element.hasAttribute("aria-pressed")) element.setAttribute("aria-pressed", state.pinned.has(entrant));
   }
-  by("plot").classList.toggle("some-hot", (hot !== null && state.shown.includes(hot)) || state.pinned.size > 0);
+  by("plot").classList.toggle("some-hot", state.shown.some((entrant) => entrant === hot || state.pinned.has(entrant)));
 }
 function look(entrant) {
   if (entrant === hot) return;

@@ -15,8 +15,8 @@ function ticks(low, high) {
   }
   return found;
 }
-function linearTicks(low, high) {
-  const rough = (high - low) / 5, power = 10 ** Math.floor(Math.log10(rough));
+function linearTicks(low, high, count = 5) {
+  const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].find((s) => s * power >= rough) * power;
   const found = [];
   for (let k = Math.ceil(low / step); k * step <= high; k++) found.push(Number((k * step).toPrecision(6)));
@@ -106,7 +106,7 @@ function drawLine(entrant, line, x, y, floor) {
     const lower = bounds.map((p) => `${p.x.toFixed(1)},${end(p.value.low).toFixed(1)}`).reverse();
     group.append(draw("path", { class: "band", d: `M${upper.join("L")}L${lower.join("L")}z`, fill: colour }));
   }
-  group.append(draw("path", { d: `M${places.map((p) => `${p.x.toFixed(1)},${p.y.toFixed(1)}`).join("L")}`, stroke: colour, "stroke-dasharray": dash }));
+  group.append(draw("path", { class: "trace", d: `M${places.map((p) => `${p.x.toFixed(1)},${p.y.toFixed(1)}`).join("L")}`, stroke: colour, "stroke-dasharray": dash }));
   for (const p of places) {
     group.append(draw("path", { class: p.point.n < most ? "mark few" : "mark", d: outline(mark, p.x, p.y), fill: colour }));
     drawn.push({ point: p.point, x: p.x, y: p.y });

@@ -48,7 +48,7 @@ function drawSheet() {
   if (first) first.tabIndex = 0;
   const without = state.shown.length - rows.length;
   by("sheet-note").textContent = [
-    gain ? `Sample minus reference, × ${gain}: orange is brighter, blue is darker, full colour at ${number(255 / gain, 3)} of 255.` : "All of one column began from the same noise.",
+    gain ? `Sample minus reference, × ${gain}: orange is brighter, blue is darker, full colour at ${number(255 / gain, 3)} of 255.` : "All began from the same noise.",
     without ? `${without} of the entrants shown ${without === 1 ? "has" : "have"} no images here.` : "",
     "Click or Enter enlarges; arrow keys walk.",
   ].filter(Boolean).join(" ");

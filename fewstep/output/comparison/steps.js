@@ -20,24 +20,26 @@ function drawSteps() {
     box.replaceChildren(make("p", { class: "note" }, "nothing to draw: of what the filter leaves, no steps are known at this number of evaluations"));
     return;
   }
-  const [low, high] = span(strips), top = Math.max(...shown.flatMap(({ weights }) => weights.filter(known).map(Math.abs)), 1e-12);
+  const [low, high] = span(strips), weights = shown.flatMap((step) => step.weights).filter(known);
+  // One scale of weights for all, with the line between the largest and the most negative one.
+  const room = { up: Math.max(...weights, 1e-12), down: -Math.min(...weights, 0) };
   box.replaceChildren(...shown.map((step) => make("div", { class: "strip", "data-entrant": step.entrant }, make("span", {}, entrants[step.entrant].label), draw("svg", { role: "img", "aria-label": spoken(step) }))), make("div", { class: "strip scale" }, make("span"), draw("svg", { "aria-hidden": "true" })));
   const width = Math.max(200, box.querySelector("svg").clientWidth), x = scale(low, high, 10, width - 10, false);
-  all(".strip:not(.scale) svg", box).forEach((svg, k) => strip(svg, shown[k], x, width, top));
+  all(".strip:not(.scale) svg", box).forEach((svg, k) => strip(svg, shown[k], x, width, room));
   ruler(box.querySelector(".scale svg"), x, width);
   remark();
 }
 
 const spoken = ({ lam, weights }) => `steps end at half log-SNR ${lam.map((v) => (known(v) ? number(v, 3) : "infinity")).join(", ")}; weights ${weights.map((v) => number(v, 3)).join(", ")}`;
 
-function strip(svg, step, x, width, top) {
-  const middle = 29, reach = 24, last = step.lam.length - 1;
+function strip(svg, step, x, width, { up, down }) {
+  const unit = 44 / (up + down), middle = 6 + unit * up, last = step.lam.length - 1;
   const place = (k) => (known(step.lam[k]) ? x.map(step.lam[k]) : k === last ? width - 4 : 4);
   svg.setAttribute("viewBox", `0 0 ${width} 58`);
   svg.append(draw("line", { class: "axis", x1: place(0), x2: place(last), y1: middle, y2: middle }));
   step.lam.forEach((_, k) => svg.append(draw("line", { class: "tickmark", x1: place(k), x2: place(k), y1: middle - 4, y2: middle + 4 })));
   step.weights.forEach((weight, k) => {
-    const size = known(weight) ? (weight / top) * reach : 0, at = place(Math.min(k, last));
+    const size = known(weight) ? weight * unit : 0, at = place(Math.min(k, last));
     svg.append(draw("line", { class: weight < 0 ? "bar negative" : "bar", x1: at, x2: at, y1: middle, y2: middle - size }));
   });
   svg.addEventListener("pointermove", (event) => {
@@ -57,7 +59,7 @@ function strip(svg, step, x, width, top) {
 
 function ruler(svg, x, width) {
   svg.setAttribute("viewBox", `0 0 ${width} 40`);
-  for (const tick of linearTicks(x.low, x.high)) {
+  for (const tick of linearTicks(x.low, x.high, width > 500 ? 10 : 5)) {
     const at = x.map(tick);
     if (at < 8 || at > width - 8) continue;
     svg.append(draw("line", { class: "tickmark", x1: at, x2: at, y1: 2, y2: 7 }), draw("text", { x: at, y: 20, "text-anchor": "middle" }, number(tick)));
