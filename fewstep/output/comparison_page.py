@@ -17,7 +17,17 @@ from fewstep.output.ranked_tables import evaluations, ranked_tables, ranking
 
 THEMES = ("auto", "light", "dark")
 STYLES = ("page.css", "parts.css")
-SCRIPTS = ("common.js", "filter.js", "table.js", "curves.js", "differences.js", "sheet.js", "zoom.js", "steps.js", "start.js")
+SCRIPTS = (
+    "common.js",
+    "filter.js",
+    "table.js",
+    "curves.js",
+    "differences.js",
+    "sheet.js",
+    "zoom.js",
+    "steps.js",
+    "start.js",
+)
 KINDS = {"flow": "Deterministic", "stochastic": "Stochastic"}
 MANY = 20  # entrants from which on only the best grid of each solver is shown at first
 # A label can end neither its element nor, where a script is read as one, its line.

@@ -100,7 +100,9 @@ def ranked_tables(data: Data) -> list[RankedTable]:
     tables = []
     for metric in data["metrics"]:
         name, label, rank = metric["name"], metric["label"], ranking(data, metric)
-        values = {_at(p): (p, v["value"], _half(v), v["marked"]) for p in data["points"] if (v := p["values"].get(name))}
+        values = {
+            _at(p): (p, v["value"], _half(v), v["marked"]) for p in data["points"] if (v := p["values"].get(name))
+        }
         away = {
             _at(p): (p, v["apart"]["value"], v["apart"]["half"], v["marked"])
             for p in data["points"]
@@ -128,10 +130,7 @@ def _rows(data: Data, rank: Sequence[int], found: Mapping[tuple[int, int], Found
     columns = [_column([found.get((k, nfe)) for k in rank], most) for nfe in evaluations(data)]
     known = [entrant.get("order") for entrant in data["entrants"]]
     orders = orders and any(order is not None for order in known)
-    return [
-        Row(k, cells, _order(known[k]) if orders else None)
-        for k, *cells in zip(rank, *columns, strict=True)
-    ]
+    return [Row(k, cells, _order(known[k]) if orders else None) for k, *cells in zip(rank, *columns, strict=True)]
 
 
 def _order(order: float | None) -> Cell:

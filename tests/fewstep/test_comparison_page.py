@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from browser import opened
 from compared import comparison
+from places import ROOT
+
 from fewstep.output.comparison_page import THEMES, write_comparison_page
 from fewstep.output.ranked_tables import ranked_tables, ranking
-from places import ROOT
 
 HOSTILE = '</script><img src=x onerror="document.body.dataset.hacked=1"><!--\u2028 & "\''
 PARTS = ROOT / "fewstep" / "output" / "comparison"
@@ -191,6 +192,10 @@ plot.focus();
 plot.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowRight", bubbles: true}));
 found.tip = document.getElementById("tip").textContent;
 found.hot = document.querySelectorAll("tr.hot").length;
+const copy = document.querySelector(".copy");
+copy.click();
+await new Promise((done) => setTimeout(done, 500));
+found.copied = copy.textContent;
 found.hacked = document.body.dataset.hacked ?? null;
 return found;
 """
@@ -212,6 +217,7 @@ def test_it_works_in_a_browser_on_a_phone(tmp_path: Path) -> None:
     assert found["kinds"] == ["learned", "stochastic"]
     assert found["caption"] == data["metrics"][1]["title"]
     assert "RMSE" in found["tip"] and "ms" in found["tip"] and found["hot"] > 0
+    assert found["copied"] in ("Copied", "Selected")
     assert found["hacked"] is None
 
 

@@ -1,4 +1,4 @@
-"""Data of comparisons as the page wants them, made up: errors that fall with the evaluations, at the orders of their solvers."""
+"""Data of comparisons as the page wants them, made up: errors fall at the orders of their solvers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-SOLVERS = ("unipc", "deis", "dpmpp_2m", "dpmpp_3m", "ddim", "heun", "euler", "seeds_2", "era", "ipndm", "table", "res_2m")
+SOLVERS = (
+    "unipc",
+    "deis",
+    "dpmpp_2m",
+    "dpmpp_3m",
+    "ddim",
+    "heun",
+    "euler",
+    "seeds_2",
+    "era",
+    "ipndm",
+    "table",
+    "res_2m",
+)
 GRIDS = ("karras", "quadratic", "beta", "uniform", "ays")
 NFES = (4, 5, 6, 8, 10, 15, 20)
 
@@ -39,60 +52,87 @@ def _entrants(count: int) -> list[dict[str, Any]]:
     return found
 
 
+def _errors(who: list[dict[str, Any]], nfes: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """(entrants, nfes): c (4 / nfe)^order, a little scattered."""
+    orders = np.array([1.0 if entrant["order"] is None else entrant["order"] for entrant in who])
+    scale = 0.6 * (1 + 0.5 * rng.random(len(who)))[:, None]
+    return scale * (4 / np.array(nfes)) ** orders[:, None] * np.exp(0.06 * rng.standard_normal((len(who), len(nfes))))
+
+
+def _values(error: float, best: float) -> dict[str, Any]:
+    """Two metrics: one with intervals and paired differences, one without."""
+    fd = 3 + 30 * error
+    return {
+        "rmse": {
+            "value": error, "low": 0.93 * error, "high": 1.08 * error, "marked": bool(error < 1.08 * best),
+            "apart": {"value": error - best, "half": 0.03 * error},
+        },
+        "fd": {"value": fd, "low": None, "high": None, "marked": bool(fd < 3.2 + 30 * best), "apart": None},
+    }  # fmt: skip
+
+
+def _advice(nfe: int, ranked: list[dict[str, Any]], kind: str = "flow") -> dict[str, Any]:
+    best, *others = ranked[:3]
+    alike = [entrant["label"] for entrant in others]
+    said = f"at {nfe} evaluations: {best['label']}, 0.71 [0.66, 0.77] of deis on karras"
+    line = f'Scheduler.from_config(pipe.scheduler.config, solver="{best["solver"]}", grid="{best["grid"]}")'
+    return {
+        "nfe": nfe, "text": said + ("; within noise of it: " + ", ".join(alike) if alike else ""),
+        "best": best["label"], "alike": alike, "line": f"pipe.scheduler = {line}", "kind": kind,
+    }  # fmt: skip
+
+
+def _steps(k: int, nfe: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Half log-SNR of the ends of steps, at some entrants up to sigma = 0, and weights that sum to one."""
+    lam = np.linspace(-5, 4, nfe + 1) + (0.3 * np.sin(np.arange(nfe + 1) + k) if k % 2 else 0)
+    weights = rng.standard_normal(nfe) * 0.12 + np.linspace(0.02, 2 / nfe, nfe)
+    ends = [*lam[:-1].tolist(), None if k % 5 == 4 else float(lam[-1])]
+    return {"entrant": k, "nfe": nfe, "lam": ends, "weights": (weights / weights.sum()).tolist()}
+
+
 def comparison(entrants: int = 40, nfes: tuple[int, ...] = NFES, pictured: int = 10, seeds: int = 3) -> dict[str, Any]:
-    """A comparison of so many entrants, some of them with images."""
-    rng, who, images = np.random.default_rng(0), _entrants(entrants), []
-    side = 28
-    for seed in range(seeds):
-        images.append(png(_drawing(seed, side)))
-    errors = np.empty((entrants, len(nfes)))
-    for k, entrant in enumerate(who):
-        order = 1.0 if entrant["order"] is None else entrant["order"]
-        errors[k] = 0.6 * (1 + 0.5 * rng.random()) * (4 / np.array(nfes)) ** order * np.exp(0.06 * rng.standard_normal(len(nfes)))
-    points, steps = [], []
-    for k, entrant in enumerate(who):
+    """A comparison of so many entrants, some of them with images; some points are missing, some are of fewer images."""
+    rng, who, side = np.random.default_rng(0), _entrants(entrants), 28
+    errors = _errors(who, nfes, rng)
+    images = [png(_drawing(seed, side)) for seed in range(seeds)]
+    points: list[dict[str, Any]] = []
+    for k in range(entrants):
         for j, nfe in enumerate(nfes):
             if k % 9 == 8 and j % 3 == 2:
                 continue
-            error, best = errors[k, j], errors[:, j].min()
-            fd = 30 * error + 3
-            shown = []
-            for seed in range(seeds if k < pictured else 0):
-                noise = error * 0.5 * rng.standard_normal((side, side))
-                shown.append(len(images))
-                images.append(png(_drawing(seed, side) + noise))
+            noise = 0.5 * errors[k, j] * rng.standard_normal((seeds if k < pictured else 0, side, side))
             points.append({
-                "entrant": k, "nfe": nfe, "n": 4 if k % 7 == 6 else 16, "seconds": 0.0021 * nfe * (1 + 0.1 * (k % 3)),
-                "memory": 1.2e8 + 1e6 * k,
-                "values": {
-                    "rmse": {"value": error, "low": 0.93 * error, "high": 1.08 * error, "marked": bool(error < 1.08 * best),
-                             "apart": {"value": error - best, "half": 0.03 * error}},
-                    "fd": {"value": fd, "low": None, "high": None, "marked": bool(fd < 30 * best + 3.2), "apart": None},
-                },
-                "images": shown,
+                "entrant": k, "nfe": nfe, "n": 4 if k % 7 == 6 else 16,
+                "seconds": 0.0021 * nfe * (1 + 0.1 * (k % 3)), "memory": 1.2e8 + 1e6 * k,
+                "values": _values(float(errors[k, j]), float(errors[:, j].min())),
+                "images": [len(images) + seed for seed in range(len(noise))],
             })  # fmt: skip
-            lam = np.linspace(-5, 4, nfe + 1) + (0.3 * np.sin(np.arange(nfe + 1) + k) if k % 2 else 0)
-            weights = rng.standard_normal(nfe) * 0.12 + np.linspace(0.02, 2 / nfe, nfe)
-            ends = [*lam[:-1].tolist(), None if k % 5 == 4 else float(lam[-1])]
-            steps.append({"entrant": k, "nfe": nfe, "lam": ends, "weights": (weights / weights.sum()).tolist()})
-    advice = []
-    for j, nfe in enumerate(nfes):
-        rank = np.argsort(errors[:, j])
-        best, second = who[rank[0]]["label"], [who[r]["label"] for r in rank[1:3]]
-        text = f"at {nfe} evaluations: {best}, 0.71 [0.66, 0.77] of deis on karras; within noise of it: {', '.join(second)}"
-        line = f'pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, solver="{who[rank[0]]["solver"]}", grid="{who[rank[0]]["grid"]}")'
-        advice.append({"nfe": nfe, "text": text, "best": best, "alike": second, "line": line, "kind": "flow"})
+            images += [png(_drawing(seed, side) + grain) for seed, grain in enumerate(noise)]
+    ranked = [[who[k] for k in errors[:, j].argsort()] for j in range(len(nfes))]
+    advice = [_advice(nfe, order) for nfe, order in zip(nfes, ranked, strict=True)]
+    noisy = [entrant for entrant in ranked[0] if entrant["kind"] == "stochastic"]
     return {
-        "title": "Solvers on demo", "model": "demo", "advice": advice,
+        "title": "Solvers on demo",
+        "model": "demo",
+        "advice": advice + ([_advice(nfes[0], noisy, "stochastic")] if noisy else []),
         "metrics": [
-            {"name": "rmse", "label": "RMSE", "title": "RMSE, 16 samples, less is better", "higher": False, "log": True},
-            {"name": "fd", "label": "FD", "title": "FD of 16 samples, less is better", "higher": False, "log": True},
+            {
+                "name": "rmse",
+                "label": "RMSE",
+                "title": "RMSE, 16 samples, less is better",
+                "higher": False,
+                "log": True,
+            },
+            {"name": "fd", "label": "FD", "title": "FD, 16 samples, less is better", "higher": False, "log": True},
         ],
-        "entrants": who, "points": points, "steps": steps,
+        "entrants": who,
+        "points": points,
+        "steps": [_steps(k, nfe, rng) for k in range(entrants) for nfe in nfes],
         "reference": {"text": "200 evaluations of dpmpp_3m on karras", "shift": 0.0005, "images": list(range(seeds))},
-        "images": images, "image_size": [side, side],
-        "settings": [["seed", "0"], ["images", "16"], ["start", "pure noise"], ["guidance", "none"], ["prediction", "eps"], ["device", "cpu"]],
-        "notes": ["heun takes two evaluations a step: at an odd number of evaluations it takes one less.", "era was stopped early: it was far behind."],
-        "command": "fewstep compare demo --solvers unipc,deis,dpmpp_2m --grid karras,quadratic,beta --nfe 4,5,6,8,10,15,20 --budget 2m",
+        "images": images,
+        "image_size": [side, side],
+        "settings": [["seed", "0"], ["start", "pure noise"], ["guidance", "none"], ["prediction", "eps"]],
+        "notes": ["heun takes two evaluations a step: of an odd number one is left over.", "era was stopped early."],
+        "command": "fewstep compare demo --solvers unipc,deis,dpmpp_2m --grid karras,quadratic --budget 2m",
         "versions": "fewstep 0.2.0, torch 2.9.0, numpy 2.3.1",
-    }  # fmt: skip
+    }

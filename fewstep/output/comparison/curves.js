@@ -2,7 +2,7 @@
 let axis = "nfe";
 let drawn = [];  // the points on the plot, {point, x, y}
 let walked = null;  // the one that the keys are at
-const FEW_LINES = 8;
+const FEW_LINES = 8, MANY_LINES = 30;
 
 // 1, 2, 5, 10, ... within [low, high]; finer where that is less than a decade.
 function ticks(low, high) {
@@ -62,6 +62,7 @@ function drawCurves() {
   }
   const { x, y } = axes(plot, lines, width, height);
   plot.classList.toggle("few-lines", lines.length <= FEW_LINES);
+  plot.classList.toggle("many-lines", lines.length > MANY_LINES);
   const floor = height - 44;
   for (const [entrant, line] of lines.slice().reverse()) plot.append(drawLine(entrant, line, x, y, floor));
   plot.append(draw("path", { class: "focus", id: "focus", d: "" }));
