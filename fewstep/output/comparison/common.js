@@ -132,6 +132,8 @@ function tip(x, y, head, lines) {
   box.style.top = `${Math.max(8, Math.min(y + 14, innerHeight - height - 8))}px`;
 }
 const untip = () => { by("tip").hidden = true; };
+// A finger that lifts has left: a tap shows the tip by its click, and the next tap takes it away.
+document.addEventListener("pointerdown", untip);
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") untip(); });
 document.addEventListener("scroll", untip, { passive: true, capture: true });
 

@@ -176,7 +176,9 @@ function startCurves() {
   plot.addEventListener("pointerleave", leave);
   plot.addEventListener("click", (event) => {
     const place = nearest(event);
-    if (place) pin(place.point.entrant);
+    if (!place) return;
+    pin(place.point.entrant);
+    tell(place);
   });
   plot.addEventListener("blur", leave);
   plot.addEventListener("keydown", (event) => {

@@ -42,15 +42,17 @@ function strip(svg, step, x, width, { up, down }) {
     const size = known(weight) ? weight * unit : 0, at = place(Math.min(k, last));
     svg.append(draw("line", { class: weight < 0 ? "bar negative" : "bar", x1: at, x2: at, y1: middle, y2: middle - size }));
   });
-  svg.addEventListener("pointermove", (event) => {
+  const tell = (event) => {
     const box = svg.getBoundingClientRect(), at = event.clientX - box.left, bars = all(".bar", svg);
     const k = step.weights.reduce((best, _, j) => (Math.abs(place(j) - at) < Math.abs(place(best) - at) ? j : best), 0);
     bars.forEach((bar, j) => bar.classList.toggle("hot", j === k));
-    const end = (j) => (known(step.lam[j]) ? number(step.lam[j], 4) : "infinite (sigma = 0)");
+    const end = (j) => (known(step.lam[j]) ? number(step.lam[j], 4) : j ? "infinity (sigma = 0)" : "minus infinity (alpha = 0)");
     tip(event.clientX, event.clientY, `${entrants[step.entrant].label}, evaluation ${k + 1} of ${step.weights.length}`, [
       ["half log-SNR", end(k)], ...(k < last ? [["steps on to", end(k + 1)]] : []),
       ["weight of its x0", known(step.weights[k]) ? number(step.weights[k], 4) : "unknown"]]);
-  });
+  };
+  svg.addEventListener("pointermove", tell);
+  svg.addEventListener("click", tell);
   svg.addEventListener("pointerleave", () => {
     untip();
     for (const bar of all(".bar.hot", svg)) bar.classList.remove("hot");

@@ -54,12 +54,14 @@ function startTable() {
       const row = event.target.closest("tr");
       if (row && getSelection().isCollapsed) pin(Number(row.dataset.entrant));
     });
-    table.addEventListener("pointermove", (event) => {
+    const tell = (event) => {
       const cell = event.target.closest("td"), row = cell?.parentElement;
       const point = cell && pointAt(row.dataset.entrant, nfes[cell.cellIndex - 1]);
       if (point) tip(event.clientX, event.clientY, `${entrants[point.entrant].label}, ${point.nfe} evaluations`, told(point));
       else untip();
-    });
+    };
+    table.addEventListener("pointermove", tell);
+    table.addEventListener("click", tell);
     table.addEventListener("pointerleave", untip);
   }
   segments(by("views"), ({ view: chosen, metric: name }) => {

@@ -15,6 +15,7 @@ async function redraw() {
   const pair = reference && alike(sample, reference);
   Object.assign(looked, { sample, reference: pair ? reference : null });
   put(by("zoom-sample"), sample);
+  by("zoom").classList.toggle("coarse", sample.width < 300);
   for (const element of all(".with-reference", by("zoom"))) element.hidden = !pair;
   by("zoom-pixel").textContent = "";
   if (pair) {
