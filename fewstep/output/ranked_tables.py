@@ -113,7 +113,9 @@ def ranked_tables(data: Data) -> list[RankedTable]:
         )
         if away:
             caption = f"{label}: difference to the best, paired by seeds"
-            tables.append(RankedTable(f"{label} from the best", caption, name, _rows(data, rank, away), metric["higher"]))
+            tables.append(
+                RankedTable(f"{label} from the best", caption, name, _rows(data, rank, away), metric["higher"])
+            )
     for key, factor, title in (("seconds", 1e3, "milliseconds an image"), ("memory", 1e-6, "memory in MB")):
         cost = {_at(p): (p, p[key] * factor, None, False) for p in data["points"] if p.get(key) is not None}
         if cost:

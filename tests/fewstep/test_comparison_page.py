@@ -192,6 +192,11 @@ plot.focus();
 plot.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowRight", bubbles: true}));
 found.tip = document.getElementById("tip").textContent;
 found.hot = document.querySelectorAll("tr.hot").length;
+rows()[3].dispatchEvent(new PointerEvent("pointerover", {bubbles: true}));
+found.pair = [rows()[3].dataset.entrant, document.querySelector("#plot .line.hot").dataset.entrant];
+frameElement.width = 700;
+await new Promise((done) => setTimeout(done, 500));
+found.drawn = plot.viewBox.baseVal.width - plot.clientWidth;
 const copy = document.querySelector(".copy");
 copy.click();
 await new Promise((done) => setTimeout(done, 500));
@@ -217,6 +222,8 @@ def test_it_works_in_a_browser_on_a_phone(tmp_path: Path) -> None:
     assert found["kinds"] == ["learned", "stochastic"]
     assert found["caption"] == data["metrics"][1]["title"]
     assert "RMSE" in found["tip"] and "ms" in found["tip"] and found["hot"] > 0
+    assert found["pair"][0] == found["pair"][1]
+    assert abs(found["drawn"]) < 2, "drawn anew when the page becomes wider"
     assert found["copied"] in ("Copied", "Selected")
     assert found["hacked"] is None
 

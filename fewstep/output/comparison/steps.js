@@ -5,7 +5,7 @@ let everyStrip = false;
 
 // What is infinite (the very end, sigma = 0) has no place on the axis: it is put at the axis' end and said.
 function span(strips) {
-  const found = strips.flatMap(({ lam }) => lam).filter(known);
+  const found = strips.flatMap(({ lam, at = [] }) => [...lam, ...at]).filter(known);
   return found.length ? [Math.min(...found), Math.max(...found)] : [0, 1];
 }
 
@@ -35,20 +35,22 @@ const spoken = ({ lam, weights }) => `steps end at half log-SNR ${lam.map((v) =>
 function strip(svg, step, x, width, { up, down }) {
   const unit = 44 / (up + down), middle = 6 + unit * up, last = step.lam.length - 1;
   const place = (k) => (known(step.lam[k]) ? x.map(step.lam[k]) : k === last ? width - 4 : 4);
+  // Evaluations are at the beginnings of steps, unless `at` says where.
+  const evaluated = (k) => (known(step.at?.[k]) ? x.map(step.at[k]) : place(Math.min(k, last)));
   svg.setAttribute("viewBox", `0 0 ${width} 58`);
   svg.append(draw("line", { class: "axis", x1: place(0), x2: place(last), y1: middle, y2: middle }));
   step.lam.forEach((_, k) => svg.append(draw("line", { class: "tickmark", x1: place(k), x2: place(k), y1: middle - 4, y2: middle + 4 })));
   step.weights.forEach((weight, k) => {
-    const size = known(weight) ? weight * unit : 0, at = place(Math.min(k, last));
+    const size = known(weight) ? weight * unit : 0, at = evaluated(k);
     svg.append(draw("line", { class: weight < 0 ? "bar negative" : "bar", x1: at, x2: at, y1: middle, y2: middle - size }));
   });
   const tell = (event) => {
     const box = svg.getBoundingClientRect(), at = event.clientX - box.left, bars = all(".bar", svg);
-    const k = step.weights.reduce((best, _, j) => (Math.abs(place(j) - at) < Math.abs(place(best) - at) ? j : best), 0);
+    const k = step.weights.reduce((best, _, j) => (Math.abs(evaluated(j) - at) < Math.abs(evaluated(best) - at) ? j : best), 0);
     bars.forEach((bar, j) => bar.classList.toggle("hot", j === k));
     const end = (j) => (known(step.lam[j]) ? number(step.lam[j], 4) : j ? "infinity (sigma = 0)" : "minus infinity (alpha = 0)");
     tip(event.clientX, event.clientY, `${entrants[step.entrant].label}, evaluation ${k + 1} of ${step.weights.length}`, [
-      ["half log-SNR", end(k)], ...(k < last ? [["steps on to", end(k + 1)]] : []),
+      ...(known(step.at?.[k]) ? [["half log-SNR", number(step.at[k], 4)]] : [["half log-SNR", end(Math.min(k, last))], ...(k < last ? [["steps on to", end(k + 1)]] : [])]),
       ["weight of its x0", known(step.weights[k]) ? number(step.weights[k], 4) : "unknown"]]);
   };
   svg.addEventListener("pointermove", tell);
