@@ -51,6 +51,7 @@ INSIDE = {  # imports within functions: file -> why
     "fewstep/arguments.py": HELP,
     "fewstep/cli.py": HELP,
     "fewstep/devices.py": HELP,
+    "fewstep/output/comparison_page.py": SLOW,
     "fewstep/output/page.py": SLOW,
     "fewstep/output/pictures.py": SLOW,
     "fewstep/registry.py": SLOW,

@@ -16,7 +16,8 @@ else:
     import tomli as tomllib
 
 FOLDERS = {"fewstep": "fewstep", "samplers": "fewstep.samplers", "adjoint": "fewstep.adjoint", "eval": "fewstep.eval"}
-DATA = (".json", ".safetensors", ".npz")
+DATA = (".json", ".safetensors", ".npz", ".html", ".css", ".js")
+NAMED = ("py.typed", "prompts.txt")
 
 
 def run(*command: str, cwd: Path = ROOT, **environ: str) -> str:
@@ -32,7 +33,7 @@ def source_files() -> dict[str, Path]:
         for path in sorted((ROOT / folder).rglob("*")):
             inside = path.relative_to(ROOT / folder)
             linked = folder == "fewstep" and (ROOT / folder / inside.parts[0]).is_symlink()
-            if path.is_file() and not linked and (path.suffix in (".py", ".pyi", *DATA) or path.name == "py.typed"):
+            if path.is_file() and not linked and (path.suffix in (".py", ".pyi", *DATA) or path.name in NAMED):
                 files[(Path(*package.split(".")) / inside).as_posix()] = path
     return files
 
