@@ -12,9 +12,14 @@ from PIL.Image import Image
 
 from fewstep.eval.report.evaluation_report import Report
 from fewstep.eval.report.paired_difference import Difference, difference, mean_interval
-from fewstep.eval.report.result import Result
+from fewstep.eval.report.result import PAIRED, Result
 
 REFERENCE = "reference"  # whose samples these are, beside those of solvers
+
+
+def own_reference(name: str) -> str:
+    """Whose samples those of the long run of a solver with noise are."""
+    return f"{REFERENCE} of {name}"
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,8 @@ class Points:
         points: each (solver, nfe) once; a solver may lack an nfe.
         about: what was sampled and compared with what.
         notes: remarks on the whole; those of the single reports come after them.
-        samples: of a point, (solver, nfe), some images to look at, in the order of the seeds, and of (REFERENCE, its nfe);
-            not kept in JSON.
+        samples: of a point, (solver, nfe), some images to look at, in the order of the seeds, and of (REFERENCE, its nfe), of
+            a solver with noise of (own_reference(solver), its nfe); not kept in JSON.
     """
 
     points: Sequence[Point]
@@ -116,8 +121,23 @@ class Points:
 
     def best(self, metric: str, nfe: int) -> str | None:
         """The solver with the best value at an nfe; None where nobody was measured."""
+        return self.first_of(metric, self.field(metric, nfe))
+
+    def field(self, metric: str, nfe: int, like: str | None = None) -> dict[str, Result]:
+        """Values of one column; like: of those that errors are comparable with, which have the same reference as this one."""
         found = {s: result for s in self.solvers if (result := self.result(metric, s, nfe)) is not None}
-        return self.first_of(metric, found)
+        if like is None or metric not in PAIRED:
+            return found
+        return {s: result for s, result in found.items() if self.stochastic(s) == self.stochastic(like)}
+
+    def entrant(self, name: str) -> Mapping[str, Any]:
+        """What is known of a solver: label, kind ("fixed", "learned", "stochastic", "adaptive"), solver, grid."""
+        known: Mapping[str, Any] = self.about.get("entrants", {}).get(str(name), {})
+        return {"label": str(name), "kind": "fixed", "solver": str(name), "grid": None, **known}
+
+    def stochastic(self, name: str) -> bool:
+        """Whether it draws noise, so that errors are to a reference of its own."""
+        return bool(self.entrant(name)["kind"] == "stochastic")
 
     def first_of(self, metric: str, found: Mapping[str, Result]) -> str | None:
         """Who is best of some; those that were dropped after fewer images are not, whatever these were like."""

@@ -51,19 +51,6 @@ class Curves(Points):
         head = ["solver", *(f"nfe {n}" for n in self.nfes), *(["order"] if any(orders) else [])]
         return Table(head, rows, best=frozenset(marked), caption=self.title(metric))
 
-    def apart(self, metric: str) -> Table:
-        """How far each solver is from the best one of its column, on shared seeds: difference ± half its interval."""
-        columns = []
-        for nfe in self.nfes:
-            best = self.best(metric, nfe)
-            found = [best and self.difference(metric, nfe, solver, best) for solver in self.solvers]
-            halves = [(d.interval[1] - d.interval[0]) / 2 if d else None for d in found]
-            cells = shown([d.value if d else None for d in found], halves)
-            columns.append(["best" if s == best else cell for s, cell in zip(self.solvers, cells, strict=True)])
-        rows = [[_named(solver), *cells] for solver, *cells in zip(self.solvers, *columns, strict=True)]
-        caption = f"{self.label(metric)}: difference to the best, paired by seeds"
-        return Table(["solver", *(f"nfe {n}" for n in self.nfes)], rows, caption=caption)
-
     def _column(self, metric: str, nfe: int) -> list[str]:
         results = [self.result(metric, solver, nfe) for solver in self.solvers]
         halves = [(r.interval[1] - r.interval[0]) / 2 if r and r.interval else None for r in results]
@@ -71,7 +58,7 @@ class Curves(Points):
 
     def _equals_best(self, metric: str, nfe: int, solver: str) -> bool:
         """Whether a solver is the best one of an nfe or cannot be told apart from it."""
-        best = self.best(metric, nfe)
+        best = self.first_of(metric, self.field(metric, nfe, solver))
         apart = None if best is None else self.difference(metric, nfe, solver, best)
         return solver == best or (apart is not None and not apart.sure)
 
@@ -177,8 +164,7 @@ class Curves(Points):
         first = [name for advice in self.recommendations() for name in (advice.best, *advice.alike)]
         places: dict[str, list[int]] = {name: [] for name in self.solvers}
         for nfe in self.nfes:
-            found = {s: r for s in self.solvers if (r := self.result(self.metrics[0], s, nfe)) is not None}
-            sign = -1 if self.higher_is_better(self.metrics[0]) else 1
+            found, sign = self.field(self.metrics[0], nfe), -1 if self.higher_is_better(self.metrics[0]) else 1
             for place, name in enumerate(sorted(found, key=lambda name: sign * found[name].value)):
                 places[name].append(place)
         best_first = sorted(places, key=lambda name: min(places[name], default=len(places)))

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from PIL.Image import Image, Resampling
 
-from fewstep.eval.report.curve_points import REFERENCE, Point, Points
+from fewstep.eval.report.curve_points import REFERENCE, Point, Points, own_reference
 from fewstep.eval.report.jsonfile import plain
-from fewstep.eval.report.recommendation import recommend, told
+from fewstep.eval.report.recommendation import recommend
 from fewstep.version import __version__
 
 ROOM = 2_000_000  # bytes that pictures may take of the page, about
@@ -34,12 +34,12 @@ def page_data(points: Points, remarks: Sequence[str], command: str = "") -> dict
             for a in recommend(points, points.metrics[0])
         ],
         "metrics": [_metric(points, name) for name in points.metrics],
-        "entrants": [_entrant(points, name) for name in points.solvers],
+        "entrants": [_entrant(points, name, sheet) for name in points.solvers],
         "points": [_point(points, point, place, sheet) for point in points.points],
         "reference": {
             "text": about.get("reference", ""),
             "shift": about.get("reference_shift"),
-            "images": next((sheet.of(key) for key in points.samples if key[0] == REFERENCE), []),
+            "images": sheet.named(REFERENCE),
         },
         "images": sheet.images,
         "image_size": list(sheet.size),
@@ -66,11 +66,12 @@ def _metric(points: Points, name: str) -> dict[str, Any]:
     return {"name": name, "label": points.label(name), "title": points.title(name), "higher": higher, "log": log}
 
 
-def _entrant(points: Points, name: str) -> dict[str, Any]:
-    known = told(points, name)
+def _entrant(points: Points, name: str, sheet: Sheet) -> dict[str, Any]:
+    known = points.entrant(name)
     order = points.order("rmse", name) if "rmse" in points.metrics else None
     grid = known["grid"] or next((p.grid for p in points.points if p.solver == name), "")
-    return {**known, "grid": grid, "order": order and order[0]}
+    own = sheet.named(own_reference(name))
+    return {**known, "grid": grid, "order": order and order[0], **({"reference_images": own} if own else {})}
 
 
 def _point(points: Points, point: Point, place: dict[str, int], sheet: Sheet) -> dict[str, Any]:
@@ -88,7 +89,8 @@ def _point(points: Points, point: Point, place: dict[str, int], sheet: Sheet) ->
 
 
 def _value(points: Points, metric: str, point: Point) -> dict[str, Any]:
-    result, best = point.report[metric], points.best(metric, point.nfe)
+    result = point.report[metric]
+    best = points.first_of(metric, points.field(metric, point.nfe, point.solver))
     apart = None if best in (None, point.solver) else points.difference(metric, point.nfe, point.solver, str(best))
     low, high = result.interval or (None, None)
     return {
@@ -120,6 +122,10 @@ class Sheet:
     def of(self, key: tuple[str, int]) -> list[int]:
         """The places of a point's images."""
         return self._at.get(key, [])
+
+    def named(self, name: str) -> list[int]:
+        """Those of a reference, whatever its nfe."""
+        return next((places for (whose, _), places in self._at.items() if whose == name), [])
 
     def _add(self, image: Image) -> int:
         small = image if image.size == self.size else image.resize(self.size, Resampling.LANCZOS)

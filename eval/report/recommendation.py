@@ -51,8 +51,8 @@ class Advice:
 
     @property
     def text(self) -> str:
-        """at 6 evaluations: learned five.json, 0.53 [0.48, 0.57] of the best fixed recipe, deis on beta; within noise of it: ..."""
-        words = [self.label]
+        """at 6 evaluations: learned five.json, 0.53 [0.48, 0.57] of the best fixed recipe, deis on beta; within noise: ..."""
+        words = [f"with noise, {self.label}" if self.kind == STOCHASTIC else self.label]
         if not self.learned or self.ratio is None:
             words.append(f"{self.metric} {self.value:.3g}" + ("" if self.interval is None else _range(self.interval)))
         if self.ratio is not None and self.sure is not None and self.against is not None:
@@ -61,8 +61,7 @@ class Advice:
         names = [self.labels[name] for name in self.alike]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         noise = f"; within noise of it: {', '.join(names[:NAMED])}{more}" if names else ""
-        who = ", with noise" if self.kind == STOCHASTIC else ""
-        return f"at {self.nfe} evaluations{who}: {', '.join(words)}{noise}"
+        return f"at {self.nfe} evaluations: {', '.join(words)}{noise}"
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, in types that JSON has."""
@@ -74,24 +73,11 @@ def recommend(points: Points, metric: str = "rmse") -> list[Advice]:
     found = []
     for nfe in points.nfes:
         for kind in (FLOW, STOCHASTIC):
-            field = {
-                name: result
-                for name in points.solvers
-                if _kind(points, name) == kind and (result := points.result(metric, name, nfe)) is not None
-            }
+            column = points.field(metric, nfe)
+            field = {name: r for name, r in column.items() if points.stochastic(name) == (kind == STOCHASTIC)}
             if field:
                 found.append(_advice(points, metric, nfe, kind, field))
     return found
-
-
-def told(points: Points, name: str) -> Mapping[str, Any]:
-    """What is known of an entrant: label, kind, solver, grid."""
-    known: Mapping[str, Any] = points.about.get("entrants", {}).get(str(name), {})
-    return {"label": str(name), "kind": "fixed", "solver": str(name), "grid": None, **known}
-
-
-def _kind(points: Points, name: str) -> str:
-    return STOCHASTIC if told(points, name)["kind"] == "stochastic" else FLOW
 
 
 def _advice(points: Points, metric: str, nfe: int, kind: str, field: Mapping[str, Result]) -> Advice:
@@ -102,14 +88,14 @@ def _advice(points: Points, metric: str, nfe: int, kind: str, field: Mapping[str
     others = sorted((name for name in field if name != best), key=lambda name: sign * field[name].value)
     behind = [name for name in others if _behind(points, metric, nfe, name, best, len(field))]
     alike = tuple(name for name in others if name not in behind)
-    fixed = [name for name in others if told(points, name)["kind"] != "learned"]
-    learned = told(points, best)["kind"] == "learned"
+    fixed = [name for name in others if points.entrant(name)["kind"] != "learned"]
+    learned = points.entrant(best)["kind"] == "learned"
     against = points.first_of(metric, {name: field[name] for name in (fixed if learned else behind)})
     paired = against is not None and metric in PAIRED and min(len(own.groups), len(field[against].groups)) > 1
     lead = ratio(own, field[str(against)], len(field)) if paired else None
     value, sure = lead if lead is not None else (None, None)
     named = [str(name) for name in (best, against, *alike) if name is not None]
-    labels = {name: told(points, name)["label"] for name in named}
+    labels = {name: points.entrant(name)["label"] for name in named}
     return Advice(
         nfe, kind, own.label, str(best), own.value, own.interval, None if against is None else str(against), value, sure,
         tuple(map(str, alike)), labels, learned, line(points, best),
@@ -128,7 +114,7 @@ def _range(interval: tuple[float, float], form: str = ".3g") -> str:
 
 def line(points: Points, name: str) -> str:
     """What a user pastes to have it in a pipeline."""
-    known = told(points, name)
+    known = points.entrant(name)
     if known["kind"] == "learned":
         how = f"learned={str(name)!r}"
     else:

@@ -37,7 +37,7 @@ REMEDY = "Remove it: these samples are then drawn again"
 class Drawn(NamedTuple):
     """Samples x0 (B, *shape) on the CPU, and what each of them cost.
 
-    nfe: network evaluations, a mean over the samples. seconds: of a sample, decoding apart. memory: most bytes at once on a
+    nfe: evaluations of the whole network, a mean over the samples; less than asked for where blocks are left out. seconds: of a sample, decoding apart. memory: most bytes at once on a
     GPU, the network's own among them. held: tensors of the sample's size that the solver carries from row to row, its state
     among them. steps: of a table without noise. None where nobody counts.
     """
@@ -60,8 +60,8 @@ def drawn(batches: Sequence[Batch], how: Mapping[str, Any]) -> Drawn:
     runs = [batch.run(**how) for batch in batches]
     seconds = (time.perf_counter() - began) / number
     memory = torch.cuda.max_memory_allocated(device) if counted else None
-    nfe = sum(info.nfe * len(x0) for x0, info in runs) / number
     table = runs[0][1].tableau
+    nfe = table.cost if table is not None else sum(info.nfe * len(x0) for x0, info in runs) / number
     held = None if table is None else table.registers
     return Drawn(
         torch.cat([x0 for x0, _ in runs]), nfe, seconds, memory, held, None if table is None else steps_of(table)

@@ -10,7 +10,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from fewstep.eval.report.curve_points import REFERENCE, Cost, Point
+from fewstep.eval.report.curve_points import REFERENCE, Cost, Point, own_reference
 from fewstep.eval.report.evaluation_report import Report
 from fewstep.eval.report.paired_difference import mean_interval
 from fewstep.eval.report.result import HIGHER, Result
@@ -49,6 +49,8 @@ class Cells:
     def add(self, name: Contender, found: SolverErrors, trials: Trials) -> None:
         """What one contender drew of a block, at those nfe that it has a run for."""
         truth = {"x0": found.reference}
+        if name.stochastic:
+            self._first.setdefault((own_reference(name), trials.longest or 0), found.reference[:SHOWN])
         pixels = any(MEASURES[metric][1] == "pixels" for metric in self.metrics)
         if pixels:
             truth["pixels"] = _pixels(trials, found.reference)

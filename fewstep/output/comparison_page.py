@@ -63,6 +63,7 @@ def write_comparison_page(path: str | PathLike[str], data: Mapping[str, Any], th
         fewer=len({point["n"] for point in data["points"]}) > 1,
         several_grids=len({entrant["solver"] for entrant in data["entrants"]}) < len(data["entrants"]),
         only_best=len(data["entrants"]) > MANY,
+        referred=data["reference"]["images"] or any(one.get("reference_images") for one in data["entrants"]),
         pictured=any(point["images"] for point in data["points"]),
         colours=COLOURS[:-1],  # the last one is the colour of the text, which a dark page turns around
         style="\n".join(map(_part, STYLES)),

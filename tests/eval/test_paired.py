@@ -78,6 +78,7 @@ def test_noise_is_compared_with_its_own_path_and_needs_no_other_reference(monkey
         solver_errors.image_errors(batch.draw(nfe=2, **how), batch.draw(nfe=6, **how)).tolist()
     )
     assert found.about["reference_shift"] is None
+    assert set(found.samples) == {("dpmpp_2m_sde", 2), ("reference of dpmpp_2m_sde", 6)}
     assert found.notes == ["dpmpp_2m_sde: to their own runs of 6 evaluations on the same Brownian paths"]
 
 

@@ -2,6 +2,9 @@
 let seed = 0;
 let gain = 0;  // 0: the samples themselves
 const references = data.reference.images || [];
+// A solver with noise has a reference of its own, on the same path.
+const referencesOf = (entrant) => data.entrants[entrant].reference_images || references;
+const referred = references.length || entrants.some((entrant) => entrant.reference_images);
 const columns = nfes.filter((nfe) => points.some((point) => point.nfe === nfe && point.images.length));
 const pictured = new Set(points.filter((point) => point.images.length).map((point) => point.entrant));
 const MOST_ROWS = 60;
@@ -19,13 +22,13 @@ const inSight = new IntersectionObserver((seen) => {
   }
 }, { rootMargin: "200px" });
 async function fill(canvas) {
-  const [sample, reference] = await Promise.all([pixels(Number(canvas.dataset.image)), pixels(references[seed])]);
+  const [sample, reference] = await Promise.all([canvas.dataset.image, canvas.dataset.reference].map((k) => pixels(Number(k))));
   if (alike(sample, reference)) difference(canvas, sample, reference, gain);
 }
 
-function picture(k, title) {
-  if (!gain || !known(references[seed])) return make("img", { src: data.images[k], width: side, height: tall, alt: title, loading: "lazy" });
-  const canvas = make("canvas", { width: side, height: tall, "data-image": k, role: "img", "aria-label": `difference of ${title} to the reference` });
+function picture(k, title, reference) {
+  if (!gain || !known(reference)) return make("img", { src: data.images[k], width: side, height: tall, alt: title, loading: "lazy" });
+  const canvas = make("canvas", { width: side, height: tall, "data-image": k, "data-reference": reference, role: "img", "aria-label": `difference of ${title} to the reference` });
   inSight.observe(canvas);
   return canvas;
 }
@@ -33,15 +36,15 @@ function picture(k, title) {
 function drawSheet() {
   const sheet = by("sheet"), rows = sheetRows();
   inSight.disconnect();
-  const heads = [...columns.map((nfe) => `nfe ${nfe}`), ...(references.length ? ["reference"] : [])];
+  const heads = [...columns.map((nfe) => `nfe ${nfe}`), ...(referred ? ["reference"] : [])];
   sheet.tHead.replaceChildren(make("tr", {}, make("th", { scope: "col", class: "name" }, "entrant"), ...heads.map((head) => make("th", { scope: "col" }, head))));
   sheet.tBodies[0].replaceChildren(...rows.map((entrant) => {
     const row = make("tr", { "data-entrant": entrant }, make("th", { scope: "row", class: "name" }, entrants[entrant].label));
     for (const nfe of columns) row.append(make("td", {}, ...cell(entrant, nfe)));
-    if (known(references[seed])) {
-      const still = make("img", { src: data.images[references[seed]], width: side, height: tall, alt: "reference", loading: "lazy" });
+    if (known(referencesOf(entrant)[seed])) {
+      const still = make("img", { src: data.images[referencesOf(entrant)[seed]], width: side, height: tall, alt: "reference", loading: "lazy" });
       row.append(make("td", {}, make("span", { class: "still" }, still)));
-    } else if (references.length) row.append(make("td", {}));
+    } else if (referred) row.append(make("td", {}));
     return row;
   }));
   const first = sheet.querySelector("button");
@@ -59,7 +62,7 @@ function cell(entrant, nfe) {
   const k = pointAt(entrant, nfe)?.images[seed];
   if (!known(k)) return [];
   const title = `${entrants[entrant].label}, ${nfe} evaluations, image ${seed + 1}`;
-  return [make("button", { type: "button", tabindex: -1, "data-nfe": nfe, "data-of": entrant, "aria-label": `Enlarge ${title}` }, picture(k, title))];
+  return [make("button", { type: "button", tabindex: -1, "data-nfe": nfe, "data-of": entrant, "aria-label": `Enlarge ${title}` }, picture(k, title, referencesOf(entrant)[seed]))];
 }
 
 // Of all the buttons only one is in the order of tabs; arrows lead to the others.

@@ -8,7 +8,7 @@ function zoom(entrant, nfe) {
 }
 
 async function redraw() {
-  const { entrant, nfe } = looked, k = pointAt(entrant, nfe).images[seed], other = references[seed];
+  const { entrant, nfe } = looked, k = pointAt(entrant, nfe).images[seed], other = referencesOf(entrant)[seed];
   by("zoom-title").textContent = `${entrants[entrant].label}, ${nfe} evaluations, image ${seed + 1}`;
   const [sample, reference] = await Promise.all([pixels(k), known(other) ? pixels(other) : null]);
   if (looked.entrant !== entrant || looked.nfe !== nfe) return;  // walked on meanwhile
