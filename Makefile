@@ -12,7 +12,7 @@ BIN := .venv/bin
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo   install, then compare a dozen solvers on the embedded model (files in demo_out/)"
+	@echo "make demo   install, compare a dozen solvers on the embedded model, and open the page (demo_out/report.html)"
 	@echo "make test   install with the tools, then lint, types and tests (PYTEST_ARGS='-k order' for some of them)"
 	@echo "make lint   lint and types only"
 	@echo "make slow   the long tests"
@@ -25,6 +25,7 @@ help:
 
 demo: .venv/installed
 	$(BIN)/fewstep compare demo --out demo_out $(DEMO_ARGS)
+	-@$(BIN)/python -m webbrowser "file://$(CURDIR)/demo_out/report.html"
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)

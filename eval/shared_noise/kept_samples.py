@@ -37,9 +37,9 @@ REMEDY = "Remove it: these samples are then drawn again"
 class Drawn(NamedTuple):
     """Samples x0 (B, *shape) on the CPU, and what each of them cost.
 
-    nfe: evaluations of the whole network, a mean over the samples; less than asked for where blocks are left out. seconds: of a sample, decoding apart. memory: most bytes at once on a
-    GPU, the network's own among them. held: tensors of the sample's size that the solver carries from row to row, its state
-    among them. steps: of a table without noise. None where nobody counts.
+    nfe: evaluations of the whole network, a mean over the samples; less than asked for where blocks are left out. seconds: of
+    a sample, decoding apart. memory: most bytes at once on a GPU, the network's own among them. held: tensors of the sample's
+    size that the solver carries from row to row, its state among them. steps: of a table. None where nobody counts.
     """
 
     x0: Tensor

@@ -66,6 +66,7 @@ def test_ctrl_c_says_which_command_goes_on(arguments: list[str], said: str, tmp_
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests run in the background hear no Ctrl-C
     )
     try:
         process.communicate(timeout=6)

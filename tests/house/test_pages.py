@@ -22,7 +22,7 @@ import pages
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *DOCS]}
 LONG = ("learn", "evaluation", "gradients", "guidance", "adaptive", "stochastic")  # pages that take more than seconds
-COMMANDS = 26
+COMMANDS = 27
 slowly = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in PAGES]
 
 
@@ -57,11 +57,12 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for line in commands:
         arguments = shlex.split(line, comments=True)[1:]
         if " -n " in line or " sample " in line or " compare " in line:
-            arguments += ["-n", "8" if "drawn" in line or " eval " in line else "1"]
+            arguments += ["-n", "8" if "drawn" in line or " eval " in line else "2"]
         if " learn " in line and "--estimate" not in line:
             arguments += ["-n", "8", "--guard", "8", "--teacher-nfe", "24", "--no-cache"]
         arguments += ["--nfe", "3"] if "--estimate" in line else []
         arguments += ["--nfe", "2", "--grid", "uniform"] if " compare " in line or "--model" in line else []
+        arguments += ["--budget", "1s"] if "--budget" in line else []
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, f"{line}: {result.output}"
 
