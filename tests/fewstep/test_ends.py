@@ -72,7 +72,10 @@ def test_ctrl_c_says_which_command_goes_on(arguments: list[str], said: str, tmp_
         process.communicate(timeout=6)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=120)
+    try:
+        _, told = process.communicate(timeout=120)
+    finally:
+        process.kill()  # where it has not ended
     last = told.strip().splitlines()[-1]
     assert process.returncode == 130 and last.startswith("interrupted") and said in last and "Traceback" not in told
     assert not list(tmp_path.glob("*.json")) and not list(tmp_path.glob("*.png"))
