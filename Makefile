@@ -8,7 +8,7 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 BIN := .venv/bin
 
-.PHONY: help demo test lint slow docs bench floor ceiling audit
+.PHONY: help demo test lint slow docs bench dist floor ceiling audit
 .DELETE_ON_ERROR:
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make slow   the long tests"
 	@echo "make docs   the documentation as a site, in site/; its notebooks are run"
 	@echo "make bench  measure the tables of the documentation anew, hours (BENCH_ARGS=--list: which; '--again adaptive')"
+	@echo "make dist   wheel and sdist in dist/, checked by twine, installed into .venv-dist and tried in an empty folder"
 	@echo "make floor  the tests on the oldest releases that pyproject.toml declares, in .venv-floor"
 	@echo "make ceiling the tests on the newest releases, pre-releases too, in .venv-ceiling"
 	@echo "make audit  known vulnerabilities of what .venv holds, by pip-audit, which asks PyPI"
@@ -45,6 +46,18 @@ docs: .venv/installed-docs
 # One table after another; stopped, it goes on where it was.
 bench: .venv/installed-dev
 	$(BIN)/python tests/benchmarks/bench.py $(BENCH_ARGS)
+
+# What is tried is the wheel, where nothing of this folder is in reach.
+dist: .venv/installed-dev
+	rm -rf dist .venv-dist
+	$(BIN)/python -m build --outdir dist .
+	$(PYTHON) -m venv .venv-dist
+	.venv-dist/bin/python -m pip install twine dist/*.whl
+	.venv-dist/bin/python -m twine check --strict dist/*
+	mkdir .venv-dist/empty
+	cd .venv-dist/empty && ../bin/python -c "import fewstep; from fewstep import NoiseSchedule, build; build('unipc', NoiseSchedule.flow(), 6)"
+	.venv-dist/bin/python -m pip install "$$(ls dist/*.whl)[all]"
+	cd .venv-dist/empty && ../bin/fewstep compare --solvers ddim,unipc --nfe 4 -n 2 --reference nfe=20 --out page.html
 
 # What is declared is what passes. A test of a class that an old diffusers lacks is skipped, and says so.
 floor: .venv-floor/installed
