@@ -64,9 +64,11 @@ class Race:
         elif self.seconds is None:
             yield self.names
         else:
-            lead = [name for name in self.names if name.entry is self.names[0].entry]
-            yield lead
-            yield self._by_grid([name for name in self.names if name not in lead], means)
+            files = [name for name in self.names if name.nfes is not None]
+            solvers = [name for name in self.names if name.nfes is None]
+            lead = [name for name in solvers if _solver(name) == _solver(solvers[0])]
+            yield [*files, *lead]
+            yield self._by_grid([name for name in solvers if name not in lead], means)
 
     def running(self, group: Iterable[Contender]) -> Iterator[tuple[Contender, list[int]]]:
         """(who, at which nfe) of a group, until the time of this block is spent; who is left out of the first one is told."""
@@ -113,6 +115,11 @@ class Race:
             if errors:
                 of_grid.setdefault(name.grid, []).append(_middle(errors))
         return sorted(waiting, key=lambda name: min(of_grid.get(name.grid, [inf])))
+
+
+def _solver(name: str) -> str:
+    """A name without its grid."""
+    return name.partition(" on ")[0]
 
 
 def _middle(errors: Iterable[float]) -> float:

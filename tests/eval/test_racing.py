@@ -84,6 +84,12 @@ def test_grids_are_tried_first_and_the_best_of_them_with_the_others() -> None:
     assert all(name.endswith("on uniform") for name in order[len(GRIDS) :])
 
 
+def test_files_run_first_and_solvers_bound_by_a_name_lead_together() -> None:
+    names = [Contender(name) for name in ("demo", "uni_pc on uniform", "ddim on uniform", "uni_pc on karras")]
+    first, second = Race(names, (5,), 60.0).groups({})
+    assert [str(n) for n in first] == ["demo", "uni_pc on uniform", "uni_pc on karras"] and second == [names[2]]
+
+
 def test_a_race_on_a_network_recommends_what_the_whole_comparison_does() -> None:
     names = [f"{solver} on {grid}" for solver in ("unipc", "ddim", "heun") for grid in ("uniform", "karras")]
     how = {"nfe": (4,), "pairs": 8, "metrics": ("rmse",), "reference": {"nfe": 30}}
