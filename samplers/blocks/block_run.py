@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -208,8 +208,3 @@ def block_run(asked: Any, cache: BlockCache | None) -> Iterator[BlockRun | None]
     run = BlockRun(cache, network_with(asked, cache.blocks))
     with patched(run.blocks):
         yield run
-
-
-def row_of(run: BlockRun | None, k: int) -> AbstractContextManager[None]:
-    """Around a call of row k, where there is a run."""
-    return nullcontext() if run is None else run.at(k)

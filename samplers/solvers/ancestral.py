@@ -24,7 +24,7 @@ from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.solvers.classical_rk import heun
 from fewstep.samplers.solvers.exponential_rk import dpm_2, dpmpp_2s
 from fewstep.samplers.solvers.limiter import limited
-from fewstep.samplers.solvers.multistep import multistep
+from fewstep.samplers.solvers.multistep import euler
 from fewstep.samplers.table.row import CARRY, INPUT, Row, noise
 
 Base = Callable[[Path], Solution]
@@ -88,10 +88,6 @@ def _at_sigma(t: Node, sigma: float) -> Node:
     return Node(t.t, t.alpha, sigma, log(t.alpha / sigma) if sigma > 0 and t.alpha > 0 else inf)
 
 
-def _first_order(path: Path) -> Solution:
-    return multistep(path, form="x0", order=1, var="lam", taper=False)
-
-
 @solver(
     "ddim",
     order=1,
@@ -105,7 +101,7 @@ def ddim(path: Path, *, eta: float = 0.0) -> Solution:
     eta: 0 to 1. With noise, x_t = alpha_t x0 + sqrt(sigma_t^2 - sd^2) eps + sd z, sd = eta sigma_t sqrt(1 - e^(-2h)):
     weak order 1, and at eta = 1 DDPM with the small variance.
     """
-    return ancestral(path, _first_order, opt.number("ddim", "eta", eta, 1.0))
+    return ancestral(path, euler, opt.number("ddim", "eta", eta, 1.0))
 
 
 @solver(
@@ -118,7 +114,7 @@ def euler_ancestral(path: Path, *, eta: float = 1.0, s_noise: float = 1.0) -> So
     sigma_up = eta sigma_t sqrt(1 - e^(-2h)), in sigma / alpha that of k-diffusion. Weak order 1, 1 evaluation a step.
     eta: 0 (ODE) to 1. s_noise: factor on the noise.
     """
-    return ancestral(path, _first_order, *_noise("euler_ancestral", eta, s_noise))
+    return ancestral(path, euler, *_noise("euler_ancestral", eta, s_noise))
 
 
 @solver(
@@ -201,7 +197,7 @@ def rf_ancestral(path: Path, *, eta: float = 1.0, s_noise: float = 1.0) -> Solut
     r = sigma / (alpha + sigma) is the time of a flow model and defined for every schedule. Weak order 1, 1 evaluation a
     step. eta: 0 (the ODE) to 1.
     """
-    return _rf(path, _first_order, *_noise("rf_ancestral", eta, s_noise))
+    return _rf(path, euler, *_noise("rf_ancestral", eta, s_noise))
 
 
 def _rf(path: Path, base: Base, eta: float, s_noise: float) -> Solution:
@@ -224,7 +220,7 @@ def renoise(path: Path, *, s_noise: float = 1.0) -> Solution:
     Not a solver of the reverse SDE: with an ordinary network, more steps do not converge to the data (order 0).
     """
     _, s_noise = _noise("renoise", 1.0, s_noise)
-    return _landing(path, _first_order, lambda s, t: _at_sigma(t, 0.0), s_noise)
+    return _landing(path, euler, lambda s, t: _at_sigma(t, 0.0), s_noise)
 
 
 @solver(

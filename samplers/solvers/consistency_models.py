@@ -11,12 +11,8 @@ from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.schedule.discrete import Discrete
 from fewstep.samplers.solvers.ancestral import with_jumps
-from fewstep.samplers.solvers.multistep import multistep
+from fewstep.samplers.solvers.multistep import euler
 from fewstep.samplers.table.row import Row, noise
-
-
-def _first_order(path: Path) -> Solution:
-    return multistep(path, form="x0", order=1, var="lam", taper=False)
 
 
 @solver(
@@ -47,10 +43,10 @@ def tcd(path: Path, *, gamma: float = 0.3) -> Solution:
     """
     gamma = opt.number("tcd", "gamma", gamma, 1.0)
     if gamma == 0:
-        return _first_order(path)
+        return euler(path)
     last = len(path.groups) - 1
     landings = {k: _landing(path, t, gamma) for k, t in enumerate(path.nodes[1:]) if k < last}
-    part = with_jumps(Path(path.schedule, path.nodes, path.groups, landings), _first_order)
+    part = with_jumps(Path(path.schedule, path.nodes, path.groups, landings), euler)
     return Solution(part.rows, part.order, conserves=part.conserves)  # a resumed run finds the landings again
 
 

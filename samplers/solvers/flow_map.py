@@ -10,7 +10,7 @@ from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import solver
 from fewstep.samplers.schedule.base import Node
 from fewstep.samplers.solvers.ancestral import with_jumps
-from fewstep.samplers.solvers.multistep import multistep
+from fewstep.samplers.solvers.multistep import euler
 
 
 @solver(
@@ -27,14 +27,10 @@ def flow_map(path: Path, *, gamma: float = 0.0) -> Solution:
     """
     gamma = opt.number("flow_map", "gamma", gamma, 1.0)
     if gamma == 0:
-        return _first_order(path)
+        return euler(path)
     landings = {k: _down(t, gamma) for k, t in enumerate(path.nodes[1:]) if t.sigma > 0}
-    part = with_jumps(Path(path.schedule, path.nodes, path.groups, landings), _first_order)
+    part = with_jumps(Path(path.schedule, path.nodes, path.groups, landings), euler)
     return Solution(part.rows, part.order, conserves=part.conserves)
-
-
-def _first_order(path: Path) -> Solution:
-    return multistep(path, form="x0", order=1, var="lam", taper=False)
 
 
 def _down(t: Node, gamma: float) -> Node:

@@ -70,7 +70,7 @@ class Fit:
         """A (n, n) and g (n,), in one pass over the samples; knobs that turn nothing have zeros."""
         n, step = len(values), STEP.get(self.parts[0].x_T.dtype, COARSE)
         tables = [self.table(values + step * unit) for unit in np.eye(n)]
-        turned = [i for i, table in enumerate(tables) if _differ(table, here)]
+        turned = [i for i, table in enumerate(tables) if differ(table, here)]
         A, g = np.zeros((n, n)), np.zeros(n)
         for part in self.parts if turned else ():
             r, *others = self.missing([here, *(tables[i] for i in turned)], part)
@@ -81,7 +81,8 @@ class Fit:
         return A, g
 
 
-def _differ(a: Tableau, b: Tableau) -> bool:
+def differ(a: Tableau, b: Tableau) -> bool:
+    """Whether two tables ask or answer otherwise; some knobs turn nothing, such as the first network time."""
     return not (np.array_equal(a.W, b.W) and np.array_equal(a.model_times, b.model_times))
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-import numpy as np
 from torch import Tensor
 
 from fewstep.checks import whole
+from fewstep.samplers.learned.descent.curvature import differ
 from fewstep.samplers.learned.parameters.knobs import Knobs
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task, enough, score
@@ -69,7 +69,7 @@ def polish(
                 new[name][i] += way
                 knobs.set(new)
                 table = knobs.table()
-                found = error(table) if _moved(table, best) else least
+                found = error(table) if differ(table, best) else least
                 tried += 1
                 if found < least:
                     best, least, steps[name, i] = table, found, FURTHER * way
@@ -84,8 +84,3 @@ def polish(
         if late:
             break
     return best
-
-
-def _moved(a: Tableau, b: Tableau) -> bool:
-    """Whether two tables differ; some knobs turn nothing, such as the first network time."""
-    return not (np.array_equal(a.W, b.W) and np.array_equal(a.model_times, b.model_times))

@@ -60,10 +60,6 @@ def play(
     return states
 
 
-def no_noise(*_: object) -> Tensor:
-    raise AssertionError("a table without noise draws none")
-
-
 def call(denoiser: Denoiser, x: Tensor, tau: Tensor, dtype: torch.dtype, remember: bool) -> Tensor:
     """One network evaluation in `dtype`, remembered or made again when its gradient is asked for."""
     ask: Callable[[Tensor, Tensor], Tensor] = lambda x, tau: denoiser.call(x.to(dtype), tau).to(x.dtype)  # noqa: E731
