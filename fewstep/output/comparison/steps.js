@@ -1,4 +1,4 @@
-// Where each solver steps on one axis of half log-SNR, and what each evaluation's x0 weighs in the final sample.
+// Where each solver steps on one axis of half log-SNR, and what each evaluation's answer weighs in the final sample.
 const steps = data.steps || [];
 const FIRST = 12;
 let everyStrip = false;
@@ -51,7 +51,7 @@ function strip(svg, step, x, width, { up, down }) {
     const end = (j) => (known(step.lam[j]) ? number(step.lam[j], 4) : j ? "infinity (sigma = 0)" : "minus infinity (alpha = 0)");
     tip(event.clientX, event.clientY, `${entrants[step.entrant].label}, evaluation ${k + 1} of ${step.weights.length}`, [
       ...(known(step.at?.[k]) ? [["half log-SNR", number(step.at[k], 4)]] : [["half log-SNR", end(Math.min(k, last))], ...(k < last ? [["steps on to", end(k + 1)]] : [])]),
-      ["weight of its x0", known(step.weights[k]) ? number(step.weights[k], 4) : "unknown"]]);
+      ["weight of its answer", known(step.weights[k]) ? number(step.weights[k], 4) : "unknown"]]);
   };
   svg.addEventListener("pointermove", tell);
   svg.addEventListener("click", tell);

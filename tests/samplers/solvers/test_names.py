@@ -125,3 +125,27 @@ def test_unknown_names_are_told_with_near_ones() -> None:
         solver_of("seedz_2")
     with pytest.raises(ValueError, match="it samples tokens"):
         build("VQDiffusionScheduler", VP, 5)
+
+
+def test_a_name_may_bring_its_grid() -> None:
+    """SOLVER on GRID, of any of their names; it plays in `sample` and in a `Scheduler` as the two arguments do."""
+    assert resolve("unipc on quadratic") == ("unipc", "quadratic") and resolve("DPM++ 2M on ays sdxl") == (
+        "dpmpp_2m",
+        "ays sdxl",
+    )
+    entry, grid = solver_of("uni_pc on karras")
+    assert (entry.name, grid, dict(entry.bound)["weights"]) == ("unipc", "karras", "bh1")
+    with pytest.raises(ValueError, match="unknown grid 'karas'"):
+        resolve("unipc on karas")
+    with pytest.raises(ValueError, match="unknown solver 'unipq'"):
+        resolve("unipq on karras")
+    denoiser, x = Mixture().denoiser(VP, "sample"), starts(VP, 1.0)
+    said, two = sample(denoiser, x, "deis on quadratic", 5), sample(denoiser, x, "deis", 5, "quadratic")
+    assert (said == two).all() and not (said == sample(denoiser, x, "deis", 5)).all()
+    from fewstep import Scheduler
+
+    config = {"_class_name": "DDIMScheduler"}
+    schedulers = [Scheduler.from_config(config, *how) for how in (("deis on quadratic",), ("deis", "quadratic"))]
+    for scheduler in schedulers:
+        scheduler.set_timesteps(5)
+    assert (schedulers[0].timesteps == schedulers[1].timesteps).all()
