@@ -1,8 +1,10 @@
-"""The diffusers pipeline around the embedded network: class-conditional digits, with or without guidance."""
+"""Diffusers pipelines of class-conditional pictures without an encoder: the embedded digits, and networks that are trained here."""
 
 import inspect
 import math
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,27 +16,32 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
+from fewstep.output.files import write_text
+
 Labels = int | list[int] | Tensor | None
 Generators = torch.Generator | list[torch.Generator] | None
 
 NULL_CLASS = 10  # the class label that means "any digit"
+PIPELINE_FILE = "pipeline.py"  # where diffusers looks for a class that is not its own
 _OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
-class DigitsPipeline(DiffusionPipeline):
-    """Draws digits: x_T ~ N(0, I), then the scheduler's steps along the network's eps_hat(x_t, t, class).
+class ClassConditionalPipeline(DiffusionPipeline):
+    """Draws pictures of classes: x_T ~ N(0, I), then the scheduler's steps along the network's output(x_t, t, class).
 
     With a guidance scale w other than 1 each step evaluates both the class c asked for and the null class in one batch
-    of 2B, and follows eps_hat(null) + w (eps_hat(c) - eps_hat(null)).
+    of 2B, and follows output(null) + w (output(c) - output(null)). The network's last label is the null class.
 
-    `save_pretrained` works as for every pipeline. Open the folder with `DigitsPipeline.from_pretrained(folder)`: the
-    general `DiffusionPipeline.from_pretrained` only knows the classes of diffusers itself.
+    Open what `save_pretrained` wrote with `ClassConditionalPipeline.from_pretrained(folder)`. The general
+    `DiffusionPipeline.from_pretrained` only knows the classes of diffusers itself, and with `custom_pipeline="pipeline",
+    trust_remote_code=True` the class that the folder's pipeline.py names: this one.
 
     Reference: Classifier-Free Diffusion Guidance, Ho and Salimans, 2022, arXiv:2207.12598.
     """
 
     unet: UNet2DModel
     scheduler: Any
+    classes = "classes"  # what sentences call them
     model_cpu_offload_seq = "unet"  # type: ignore[assignment]  # diffusers declares it as None
     _callback_tensor_inputs = ["latents"]
 
@@ -59,16 +66,16 @@ class DigitsPipeline(DiffusionPipeline):
         callback_on_step_end_tensor_inputs: tuple[str, ...] = ("latents",),
         eta: float | None = None,
     ) -> ImagePipelineOutput | tuple:
-        """Draw one digit for each class label.
+        """Draw one picture for each class label.
 
         Args:
-            class_labels: digits 0..9, one for all images or one each; None (the null class) draws no particular digit.
+            class_labels: classes 0..n-1, one for all images or one each; None (the null class) asks for none in particular.
             batch_size: number of images B; None takes it from the class labels or the latents, or is 1.
             guidance_scale: w above; 1 is the plain conditional model, one network evaluation of B images a step.
             num_inference_steps: steps of the scheduler; with a fewstep scheduler, network evaluations.
             generator: one for the batch, or a list with one an image (then no image depends on the batch).
-            latents: (B, 1, 28, 28) standard normal start to use instead of drawing one.
-            output_type: "pil" images, "np" (B, 28, 28, 1) or "pt" (B, 1, 28, 28) in [0, 1], or "latent": the last
+            latents: (B, C, H, W) standard normal start to use instead of drawing one.
+            output_type: "pil" images, "np" (B, H, W, C) or "pt" (B, C, H, W) in [0, 1], or "latent": the last
                 state as it is, about [-1, 1].
             return_dict: False returns the tuple (images,).
             timesteps, sigmas: explicit times for schedulers that take them, instead of `num_inference_steps`.
@@ -77,7 +84,7 @@ class DigitsPipeline(DiffusionPipeline):
             eta: passed to schedulers whose step takes it (DDIM: 0 is the ODE, 1 is ancestral sampling).
 
         Raises:
-            ValueError: before any network evaluation, on a class outside 0..9, latents of a wrong shape, a count
+            ValueError: before any network evaluation, on a class that there is not, latents of a wrong shape, a count
                 below 1, numbers of labels, generators and latents that disagree, or an unknown output type.
         """
         labels = self._labels(class_labels, batch_size, latents)
@@ -90,14 +97,15 @@ class DigitsPipeline(DiffusionPipeline):
 
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
-        x = latents.to(device=device, dtype=dtype) * self.scheduler.init_noise_sigma
+        x = latents.to(device=device, dtype=dtype) * getattr(self.scheduler, "init_noise_sigma", 1.0)
         labels, guided = labels.to(device), guidance_scale != 1
         if guided:
-            labels = torch.cat([labels, torch.full_like(labels, NULL_CLASS)])
+            labels = torch.cat([labels, torch.full_like(labels, self.null_class)])
         options = self._step_options(generator, eta)
         self._num_timesteps = len(self.scheduler.timesteps)
+        scaled = getattr(self.scheduler, "scale_model_input", lambda x, t: x)  # schedulers of flows scale nothing
         for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
-            x_t = self.scheduler.scale_model_input(torch.cat([x, x]) if guided else x, t)
+            x_t = scaled(torch.cat([x, x]) if guided else x, t)
             output = self.unet(x_t, t if t.ndim else t.expand(len(x_t)), class_labels=labels).sample
             if guided:
                 conditional, null = output.chunk(2)
@@ -109,17 +117,29 @@ class DigitsPipeline(DiffusionPipeline):
         images = self._decode(x, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    @staticmethod
-    def _labels(class_labels: Labels, batch_size: int | None, latents: Tensor | None) -> Tensor:
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **options: Any) -> None:
+        """A folder as of every pipeline, and in it the line that tells diffusers where this class is."""
+        super().save_pretrained(save_directory, *args, **options)
+        name = type(self).__name__
+        write_text(Path(save_directory) / PIPELINE_FILE, f"from {__name__} import {name}\n\n__all__ = [{name!r}]\n")
+
+    @property
+    def null_class(self) -> int:
+        """The label of no particular class; those below it are the classes."""
+        config = self.unet.config  # a U-Net counts all its labels, a transformer all but the last
+        return int(config["num_class_embeds"] - 1 if "num_class_embeds" in config else config["num_embeds_ada_norm"])
+
+    def _labels(self, class_labels: Labels, batch_size: int | None, latents: Tensor | None) -> Tensor:
         """One int64 class a sample: (B,), the null class where none was asked for."""
         if class_labels is None:
-            labels = torch.tensor(NULL_CLASS)
+            labels = torch.tensor(self.null_class)
         else:
             labels = torch.as_tensor(class_labels).cpu()
             integral = not labels.is_floating_point() and labels.dtype != torch.bool
-            if labels.ndim > 1 or labels.numel() == 0 or not integral or labels.min() < 0 or labels.max() > 9:
+            last = self.null_class - 1
+            if labels.ndim > 1 or labels.numel() == 0 or not integral or labels.min() < 0 or labels.max() > last:
                 raise ValueError(
-                    f"class_labels must be digits 0..9, one for all images or a flat list; got {class_labels}"
+                    f"class_labels must be {self.classes} 0..{last}, one for all images or a flat list; got {class_labels}"
                 )
         if batch_size is None:
             batch_size = len(labels) if labels.ndim else len(latents) if latents is not None else 1
@@ -177,8 +197,19 @@ class DigitsPipeline(DiffusionPipeline):
         if output_type == "pt":
             return images
         arrays = images.permute(0, 2, 3, 1).float().cpu().numpy()
-        return (
-            arrays
-            if output_type == "np"
-            else [Image.fromarray((a[..., 0] * 255 + 0.5).astype(np.uint8)) for a in arrays]
-        )
+        return arrays if output_type == "np" else [_picture(a) for a in arrays]
+
+
+class DigitsPipeline(ClassConditionalPipeline):
+    """`ClassConditionalPipeline` of digits, that of the embedded network: eps prediction, (B, 1, 28, 28), classes 0 to 9."""
+
+    classes = "digits"
+
+
+OWN = {kind.__name__: kind for kind in (ClassConditionalPipeline, DigitsPipeline)}  # by the name that a folder says
+
+
+def _picture(array: np.ndarray) -> Image.Image:
+    """(H, W, C) in [0, 1] as a grey or colour picture."""
+    pixels = (array * 255 + 0.5).astype(np.uint8)
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

@@ -2,7 +2,9 @@
 
 import copy
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,14 +43,14 @@ def load_pipeline(model: str, device: torch.device, dtype: torch.dtype) -> Any:
     elif not folder.exists() and (folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1):
         raise ValueError(f"{model} does not exist; give a folder or hub id of a diffusers pipeline, or demo")
     else:
-        from diffusers import DiffusionPipeline
         from diffusers.utils import logging
 
+        kind = kind_of(folder)
         said = logging.get_verbosity()
         logging.set_verbosity_error()  # a failure is told in one sentence, ours
         try:
             how = {} if dtype == torch.float32 else loaded_in(dtype)
-            pipe = DiffusionPipeline.from_pretrained(str(folder) if folder.exists() else model, **how)
+            pipe = kind.from_pretrained(str(folder) if folder.exists() else model, **how)
         except OSError as error:
             reason = str(error).strip().split("\n")[0]
             raise OSError(
@@ -59,6 +61,29 @@ def load_pipeline(model: str, device: torch.device, dtype: torch.dtype) -> Any:
         pipe = pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def kind_of(folder: Path) -> Any:
+    """The class that opens a folder: that of fewstep which it names, or the general one. ValueError for somebody else's class.
+
+    Code that lies in a folder is never run.
+    """
+    import diffusers
+
+    from fewstep.demo.pipeline import OWN
+
+    said: Any = None
+    with suppress(OSError, ValueError, AttributeError):  # what is wrong with the file, the general class tells
+        said = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
+    if isinstance(said, str) and said in OWN:
+        return OWN[said]
+    if (isinstance(said, list) and said) or (isinstance(said, str) and not hasattr(diffusers, said)):
+        name = said if isinstance(said, str) else said[-1]
+        raise ValueError(
+            f"{folder} is for {name}, a class that diffusers does not have: open it by that class yourself and pass the "
+            "pipeline, since code that lies in a folder is not run"
+        )
+    return diffusers.DiffusionPipeline
 
 
 def call_arguments(pipe: Any, wishes: Mapping[str, Any]) -> dict[str, Any]:
