@@ -34,7 +34,9 @@ class Pictures:
         if not all(len(self.images[split]) for split in SPLITS) or self.images["test"].shape[1:] != shape:
             raise ValueError(f"train and test need pictures of one size each; expected {FORMS}")
         if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2] or shape[1] % 8:
-            raise ValueError(f"pictures must be square, in colour, of sides that 8 divides; got (C, H, W) = {tuple(shape)}")
+            raise ValueError(
+                f"pictures must be square, in colour, of sides that 8 divides; got (C, H, W) = {tuple(shape)}"
+            )
         for split, labels in self.labels.items():
             if labels.shape != self.images[split].shape[:1] or labels.min() < 0 or labels.max() >= len(self.names):
                 raise ValueError(f"{split}_labels must be one of 0..{len(self.names) - 1} for each picture")
@@ -85,7 +87,9 @@ def torchvision_cifar(root: Path) -> Pictures:
     except RuntimeError as error:
         raise ValueError(f"{root} holds no whole CIFAR-10 of torchvision: {error}") from error
     images = {split: torch.from_numpy(one.data.transpose(0, 3, 1, 2).copy()) for split, one in sets.items()}
-    return Pictures(images, {split: torch.tensor(one.targets) for split, one in sets.items()}, list(sets["train"].classes))
+    return Pictures(
+        images, {split: torch.tensor(one.targets) for split, one in sets.items()}, list(sets["train"].classes)
+    )
 
 
 File = tuple[str, Callable[[], bytes]]  # its path from the root on, and how it is read
@@ -115,11 +119,15 @@ def by_class(files: list[File], root: Path) -> Pictures:
         except BadImage as error:
             raise ValueError(f"{root}: {split}/{name}/{file} {error}") from error
         if images["train"] and picture.shape != images["train"][0].shape:
-            raise ValueError(f"{root}: {split}/{name}/{file} is {tuple(picture.shape)}, others are not: one size is needed")
+            raise ValueError(
+                f"{root}: {split}/{name}/{file} is {tuple(picture.shape)}, others are not: one size is needed"
+            )
         images[split].append(picture)
         labels[split].append(names.index(name))
     if not all(images.values()):
-        raise ValueError(f"{root} has no pictures for {' and '.join(s for s in SPLITS if not images[s])}; expected {FORMS}")
+        raise ValueError(
+            f"{root} has no pictures for {' and '.join(s for s in SPLITS if not images[s])}; expected {FORMS}"
+        )
     return Pictures(
         {split: torch.stack(x) for split, x in images.items()}, {s: torch.tensor(y) for s, y in labels.items()}, names
     )
