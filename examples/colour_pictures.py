@@ -74,7 +74,7 @@ def in_arrays(path: Path) -> Pictures:
     if any(x.ndim != 4 or x.dtype != np.uint8 for x in images.values()):
         raise ValueError(f"{path} must hold {ARRAYS}; got {[(x.shape, str(x.dtype)) for x in images.values()]}")
     labels = {split: torch.from_numpy(found[f"{split}_labels"].astype(np.int64)) for split in SPLITS}
-    names = [str(k) for k in range(int(labels["train"].max()) + 1)]
+    names = [str(k) for k in range(1 + max(labels["train"].tolist(), default=-1))]
     return Pictures({s: torch.from_numpy(x.transpose(0, 3, 1, 2).copy()) for s, x in images.items()}, labels, names)
 
 

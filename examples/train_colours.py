@@ -36,7 +36,7 @@ from fewstep.output.exclusive import exclusive
 from fewstep.output.files import whole, write_text
 
 SIZES = {  # widths of the levels, layers of each
-    "small": ((32, 64, 128), 1),  # for CPUs
+    "small": ((32, 64, 128, 128), 1),  # for CPUs
     "medium": ((64, 128, 256), 2),
     "large": ((96, 192, 384), 2),
 }

@@ -1,4 +1,4 @@
-"""Diffusers pipelines of class-conditional pictures without an encoder: the embedded digits, and networks that are trained here."""
+"""Diffusers pipelines of class-conditional pictures without an encoder: the embedded digits, and networks trained here."""
 
 import inspect
 import math
