@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ WARMUP, DECAY = 500, 2500  # updates: of the rise of the learning rate, and from
 # that falls by the square root (Analyzing and Improving the Training Dynamics of Diffusion Models; Karras, Aittala, Lehtinen,
 # Hellsten, Aila, Laine; 2024; arXiv:2312.02696). Neither needs to know when the training will end.
 GAMMA = 6.94
-STATE, PART = "state.safetensors", ".part-"
+STATE = "state.safetensors"
 
 
 @dataclass(frozen=True)
@@ -159,19 +157,10 @@ class Training:
         )
 
     def export(self, folder: Path) -> None:
-        """The pipeline with float16 weights, each file whole and the one that names the others last."""
+        """The pipeline with float16 weights."""
         half = network_of(self.settings)
         half.load_state_dict(self.average.state_dict())
-        part = folder / f"{PART}{os.getpid()}"
-        ClassConditionalPipeline(half.half(), self.pipeline().scheduler).save_pretrained(part)
-        for file in sorted(part.rglob("*"), key=lambda file: file.name == "model_index.json"):
-            target = folder / file.relative_to(part)
-            if file.is_dir():
-                target.mkdir(exist_ok=True)
-                continue
-            shutil.copymode(part / "model_index.json", file)  # weights are written for their owner alone
-            os.replace(file, target)
-        shutil.rmtree(part)
+        ClassConditionalPipeline(half.half(), self.pipeline().scheduler).save_pretrained(folder)
 
     def save(self, folder: Path) -> None:
         """All that a training goes on from, in one sealed file."""

@@ -26,11 +26,12 @@ from typing import Any
 import click
 import colour_pictures
 import torch
-from colour_training import PART, STATE, Settings, Training
+from colour_training import STATE, Settings, Training
 from torchvision.utils import save_image
 from tqdm import tqdm
 
 from fewstep import Scheduler
+from fewstep.demo.pipeline import PART
 from fewstep.devices import chosen_device
 from fewstep.output.exclusive import exclusive
 from fewstep.output.files import whole, write_text

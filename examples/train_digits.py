@@ -8,17 +8,15 @@
 The network learns the noise eps in x_t = alpha_t x0 + sigma_t eps by minimising |eps_hat(x_t, t, class) - eps|^2. One
 class in ten is replaced by the null class 10, so that the same network also knows digits of no particular class:
 guidance needs both.
-`--out` receives the network in diffusers format, a small classifier, and a sheet of samples, a row for each class.
+`--out` receives a diffusers pipeline (`fewstep sample digits --classes 0,1,2`), a small classifier, and a sheet of samples, a
+row for each class.
 """
 
 import json
 import math
-import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import click
 import numpy as np
@@ -34,6 +32,7 @@ from tqdm import tqdm
 
 from fewstep.demo.digit_classifier import DigitClassifier
 from fewstep.demo.pipeline import NULL_CLASS, DigitsPipeline
+from fewstep.output.files import whole
 
 UNET = dict(
     sample_size=28, in_channels=1, out_channels=1, num_class_embeds=NULL_CLASS + 1,
@@ -74,13 +73,6 @@ def load_digits(data: Path | None) -> Digits:
     }
 
 
-def replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` write to a temporary name and rename it: an interrupted run never leaves half a file."""
-    part = path.with_name(path.name + ".part")
-    write(part)
-    os.replace(part, path)
-
-
 def made(kind: str) -> torch.nn.Module:
     """A network of a kind with new weights. Classes are dropped by the training itself, not by the network."""
     network_class, sizes = NETWORKS[kind]
@@ -92,21 +84,18 @@ def made(kind: str) -> torch.nn.Module:
 
 
 def opened(folder: Path) -> torch.nn.Module:
-    """The network in a folder, of whichever kind its config tells."""
+    """The network in a folder, of whichever kind its config tells; the embedded one lies without a pipeline around it."""
+    folder = folder / "unet" if (folder / "unet").is_dir() else folder
     kind = json.loads((folder / "config.json").read_text())["_class_name"]
     network_class = next(c for c, _ in NETWORKS.values() if c.__name__ == kind)
     return network_class.from_pretrained(folder).float().eval()
 
 
 def export(ema: EMAModel, kind: str, out: Path) -> None:
-    """Write the averaged network (float16 safetensors and its config) and the noise schedule into the folder `out`."""
+    """Write the averaged network (float16) and the noise schedule into the folder `out`, as a pipeline."""
     network = made(kind)
     ema.copy_to(network.parameters())
-    with TemporaryDirectory(dir=out) as part:
-        network.half().save_pretrained(part)
-        DDIMScheduler(**SCHEDULE).save_config(part)
-        for file in Path(part).iterdir():
-            os.replace(file, out / file.name)
+    DigitsPipeline(network.half(), DDIMScheduler(**SCHEDULE)).save_pretrained(out)
 
 
 class Training:
@@ -163,7 +152,8 @@ class Training:
             unet=self.unet.state_dict(), ema=self.ema.state_dict(), optimizer=self.optimizer.state_dict(),
             random=self.random.get_state(), n_done=self.n_done, seconds=self.seconds,
         )  # fmt: skip
-        replace(path, lambda part: torch.save(state, part))
+        with whole(path) as part:
+            torch.save(state, part)
 
     def restore(self, path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -227,7 +217,7 @@ def share_as_asked(classifier: DigitClassifier, images: Tensor, labels: Tensor) 
 
 def judge(out: Path, classifier: DigitClassifier, device: torch.device, samples: int, nfe: int) -> None:
     """Draw samples with DDIM, print how many are what was asked for, and write a sheet of them (rows 0 to 9)."""
-    pipe = DigitsPipeline(opened(out).to(device), DDIMScheduler.from_pretrained(out))
+    pipe = DigitsPipeline(opened(out).to(device), DDIMScheduler(**SCHEDULE))
     pipe.set_progress_bar_config(disable=None)
     labels = torch.arange(samples) * 10 // samples  # sorted: a sheet's row is a stretch of equal labels
     for scale in (1.0, 2.0):
@@ -237,8 +227,8 @@ def judge(out: Path, classifier: DigitClassifier, device: torch.device, samples:
         share = share_as_asked(classifier, images * 2 - 1, labels)
         print(f"guidance {scale:g}: {share:.1%} of {samples} samples are as asked (DDIM, {nfe} steps)", flush=True)
         sheet = images.view(10, -1, *images.shape[1:])[:, :16].flatten(0, 1)
-        name = out / f"samples-guidance-{scale:g}.png"
-        replace(name, lambda part, x=sheet: save_image(x, part, nrow=len(x) // 10, format="png", pad_value=0.5))
+        with whole(out / f"samples-guidance-{scale:g}.png") as part:
+            save_image(sheet, part, nrow=len(sheet) // 10, pad_value=0.5)
 
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -287,7 +277,8 @@ def main(
     train(training, digits["train"], out, steps, minutes, batch, every)
     classifier = train_classifier(digits, target)
     weights = {name: w.half().contiguous().cpu() for name, w in classifier.state_dict().items()}
-    replace(out / "classifier.safetensors", lambda part: save_file(weights, part))
+    with whole(out / "classifier.safetensors") as part:
+        save_file(weights, part)
     judge(out, classifier, target, samples, nfe)
 
 

@@ -3,13 +3,16 @@
 import inspect
 import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import SchedulerMixin
+from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
@@ -23,6 +26,7 @@ Generators = torch.Generator | list[torch.Generator] | None
 
 NULL_CLASS = 10  # the class label that means "any digit"
 PIPELINE_FILE = "pipeline.py"  # where diffusers looks for a class that is not its own
+PART = ".part-"  # begins what a killed process leaves in a folder that it was saving to
 _OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
@@ -39,13 +43,13 @@ class ClassConditionalPipeline(DiffusionPipeline):
     Reference: Classifier-Free Diffusion Guidance, Ho and Salimans, 2022, arXiv:2207.12598.
     """
 
-    unet: UNet2DModel
+    unet: UNet2DModel | DiTTransformer2DModel
     scheduler: Any
     classes = "classes"  # what sentences call them
     model_cpu_offload_seq = "unet"  # type: ignore[assignment]  # diffusers declares it as None
     _callback_tensor_inputs = ["latents"]
 
-    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin) -> None:
+    def __init__(self, unet: UNet2DModel | DiTTransformer2DModel, scheduler: SchedulerMixin) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
 
@@ -118,10 +122,21 @@ class ClassConditionalPipeline(DiffusionPipeline):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **options: Any) -> None:
-        """A folder as of every pipeline, and in it the line that tells diffusers where this class is."""
-        super().save_pretrained(save_directory, *args, **options)
-        name = type(self).__name__
-        write_text(Path(save_directory) / PIPELINE_FILE, f"from {__name__} import {name}\n\n__all__ = [{name!r}]\n")
+        """A folder as of every pipeline, and in it the line that tells diffusers where this class is.
+
+        Each file is whole whenever somebody looks, and the one that names the others is the last.
+        """
+        folder, name = Path(save_directory), type(self).__name__
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder, prefix=PART) as part:
+            super().save_pretrained(part, *args, **options)
+            write_text(Path(part) / PIPELINE_FILE, f"from {__name__} import {name}\n\n__all__ = [{name!r}]\n")
+            files = [file for file in Path(part).rglob("*") if file.is_file()]
+            for file in sorted(files, key=lambda file: file.name == "model_index.json"):
+                target = folder / file.relative_to(part)
+                target.parent.mkdir(exist_ok=True)
+                shutil.copymode(Path(part) / "model_index.json", file)  # weights are written for their owner alone
+                os.replace(file, target)
 
     @property
     def null_class(self) -> int:

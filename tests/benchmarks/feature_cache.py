@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import click
@@ -27,20 +26,19 @@ from fewstep.samplers.blocks.flops import flops
 from fewstep.samplers.learned import METHODS, Problem, Teacher
 from fewstep.samplers.learned.problem.recipes import recipes
 from fewstep.samplers.learned.tasks.learner_task import Task
+from fewstep.samplers.pipeline.source import load_pipeline
 
 COLUMNS = ("network", "table", "calls", "cost in evaluations", "MFLOP a sample", "rms", "median")
 GRIDS = ("quadratic", "flow", "uniform", "polyexponential")
 
 
 def opened(network: str) -> DigitsPipeline:
-    """The embedded pipeline, or one around the network in a folder."""
+    """The embedded pipeline, or the one in a folder."""
     if network == "demo":
         return load_demo_pipeline()
-    import diffusers
-
-    kind = json.loads((Path(network) / "config.json").read_text())["_class_name"]
-    model = getattr(diffusers, kind).from_pretrained(network).float().eval().requires_grad_(False)
-    return DigitsPipeline(model, diffusers.DDIMScheduler.from_pretrained(network))
+    pipe = load_pipeline(network, torch.device("cpu"), torch.float32)
+    pipe.unet.requires_grad_(False)
+    return pipe
 
 
 def started(task: Task) -> Tableau:
