@@ -3,7 +3,9 @@
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from example_runner import run
 from PIL import Image
@@ -109,6 +111,43 @@ def test_inverting_images(tmp_path):
     plain, iterated, alf, bdia = numbers(r"([\d.e+-]+) from the state", output)
     assert max(alf, bdia) < 1e-3 < plain and iterated < plain
     assert Image.open(tmp_path / "rows.png").size == (62, 152)
+
+
+def test_terrain_says_how_to_get_its_network(monkeypatch):
+    monkeypatch.setitem(sys.modules, "terrain_diffusion", None)
+    said = run("terrain")
+    assert "pip install adaptive-terrain-diffusion" in said and said.count("\n") == 1
+
+
+class Hills:
+    """What the package gives: a network D, here that of flat ground as high as it is difficult, and its own terrain."""
+
+    native_size, num_classes, height_range, asinh_scale = 16, 100, 22.0, 0.1
+    sigma_min, sigma_max, sigma_data = 0.002, 80.0, 0.5
+
+    def __init__(self, device):
+        self.session = self
+
+    def run(self, outputs, told):
+        assert outputs == ["denoised"] and told["sigma"].shape == told["difficulty"].shape == told["noisy"].shape[:1]
+        ground = np.linspace(-1, 1, 16, dtype=np.float32) * told["difficulty"][:, None, None, None]
+        trust = (told["sigma"] / (1 + told["sigma"]))[:, None, None, None]
+        return [trust * ground + (1 - trust) * told["noisy"]]
+
+    def generate(self, count, difficulty, seed):
+        noise = np.random.default_rng(seed).standard_normal((count, 1, 16, 16), dtype=np.float32) * self.sigma_max
+        labels = ((np.array(difficulty) - 1) / 99).astype(np.float32)
+        x0 = self.run(["denoised"], {"noisy": noise, "sigma": np.full(count, 80, np.float32), "difficulty": labels})[0]
+        metres = 0.1 * np.sinh((x0[:, 0].clip(-1, 1) + 1) / 2 * np.arcsinh(22 / 0.1))
+        return metres - metres.min(axis=(1, 2), keepdims=True)
+
+
+def test_terrain_of_one_evaluation_is_the_package_s_own(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "terrain_diffusion", SimpleNamespace(TerrainGenerator=Hills))
+    said = run("terrain", "--difficulty", "20,90", "--nfe", "2", "--out", tmp_path / "hills.png")
+    assert float(re.search(r"([\d.e+-]+) mm from the package", said)[1]) < 0.1
+    assert re.findall(r"^(\w+), 2 evaluations", said, re.MULTILINE) == ["consistency", "ddim"]
+    Image.open(tmp_path / "hills.png").verify()
 
 
 @pytest.mark.slow
