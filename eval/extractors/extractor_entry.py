@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from fewstep.eval.extractors.base import Extractor
 from fewstep.eval.gaussian.features import PARTS
+from fewstep.random_state import random_state_kept
 from fewstep.registry import Registry
 
 M = TypeVar("M", bound=Callable[..., Any])
@@ -110,7 +111,8 @@ def extractor(name: str | Extractor, **options: Any) -> Extractor:
     refused = [option for option in options if option not in known]
     if refused and not any(p.kind is p.VAR_KEYWORD for p in taken):
         raise ValueError(f"extractor {name!r} takes no {', '.join(refused)}; it takes {', '.join(known) or 'nothing'}.")
-    return _complete(entry, entry.make(**options))
+    with random_state_kept():  # networks are made with random weights before they have their own
+        return _complete(entry, entry.make(**options))
 
 
 def _complete(entry: ExtractorEntry, made: Any) -> Extractor:

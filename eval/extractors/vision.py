@@ -12,6 +12,7 @@ from torch import Tensor
 from fewstep.eval.extractors.base import Extractor
 from fewstep.eval.extractors.extractor_entry import register_extractor
 from fewstep.eval.extractors.resize import pillow_bicubic, resized
+from fewstep.random_state import random_state_kept
 
 # Hub ids of what the metrics were published with.
 DINOV2_WEIGHTS, CLIP_WEIGHTS = "facebook/dinov2-large", "openai/clip-vit-large-patch14-336"
@@ -124,7 +125,8 @@ def _loaded(kind: str, weights: str | PathLike[str], download: bool) -> Any:
     cls = getattr(transformers, kind)
     for local in (True, False) if download else (True,):
         try:
-            return cls.from_pretrained(str(weights), local_files_only=local).float()
+            with random_state_kept():
+                return cls.from_pretrained(str(weights), local_files_only=local).float()
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
     raise FileNotFoundError(

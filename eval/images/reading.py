@@ -28,7 +28,15 @@ def read(images: ImageSet, blocks: Iterable[range], workers: int = 0) -> Iterato
 def _blocks_of_workers(images: ImageSet, blocks: Iterable[range], workers: int) -> Iterator[Block]:
     """The blocks, in their order."""
     sampler: Any = blocks  # of ranges instead of numbers: a block is what the loader takes for one sample
-    loader = DataLoader(_Packing(images), sampler=sampler, batch_size=None, num_workers=workers, collate_fn=_unchanged)
+    own = torch.Generator().manual_seed(0)  # of the workers' seeds: without it the global one would be drawn from
+    loader = DataLoader(
+        _Packing(images),
+        sampler=sampler,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_unchanged,
+        generator=own,
+    )
     for packed in loader:
         if isinstance(packed, ValueError):
             raise packed

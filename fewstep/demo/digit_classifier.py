@@ -5,6 +5,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fewstep.demo.folder import proved
+from fewstep.random_state import random_state_kept
 
 
 class DigitClassifier(nn.Module):
@@ -39,6 +40,7 @@ def load_demo_classifier(device: str | torch.device | None = None, dtype: torch.
         device: where the network goes; None is the CPU.
         dtype: what the network computes in; None is float32 (the weights are stored in float16).
     """
-    classifier = DigitClassifier()
+    with random_state_kept():  # it is made with random weights before it has its own
+        classifier = DigitClassifier()
     classifier.load_state_dict(load_file(proved("classifier.safetensors") / "classifier.safetensors"))
     return classifier.to(device=device, dtype=dtype or torch.float32).eval().requires_grad_(False)

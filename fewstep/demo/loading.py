@@ -8,6 +8,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from fewstep.demo.folder import proved
 from fewstep.demo.pipeline import DigitsPipeline
 from fewstep.devices import loaded_in
+from fewstep.random_state import random_state_kept
 
 
 def load_demo_pipeline(device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> DigitsPipeline:
@@ -21,7 +22,8 @@ def load_demo_pipeline(device: str | torch.device | None = None, dtype: torch.dt
         dtype: what the network computes in; None is float32 (the weights are stored in float16).
     """
     folder = proved("config.json", "diffusion_pytorch_model.safetensors", "scheduler_config.json")
-    unet = UNet2DModel.from_pretrained(folder, **loaded_in(dtype or torch.float32)).eval()
+    with random_state_kept():  # it is made with random weights before it has its own
+        unet = UNet2DModel.from_pretrained(folder, **loaded_in(dtype or torch.float32)).eval()
     pipe = DigitsPipeline(unet, DDIMScheduler.from_pretrained(folder))
     pipe.set_progress_bar_config(disable=None)  # a bar on a terminal, nothing in a pipe
     return pipe.to(device) if device is not None else pipe

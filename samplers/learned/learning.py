@@ -17,7 +17,7 @@ from fewstep.samplers.learned.learning_run import Run, _drawn, keep_answers, pro
 from fewstep.samplers.learned.planning import planned
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.progress import shown
-from fewstep.samplers.learned.tasks.each_guidance import under_each
+from fewstep.samplers.learned.tasks.each_guidance import drawn_from, under_each
 from fewstep.samplers.learned.tasks.learner_task import Progress
 from fewstep.samplers.learned.tasks.measuring import room
 from fewstep.samplers.learned.tasks.soundness import require_sound
@@ -109,7 +109,7 @@ def learn(
     facts: dict[str, Any] = {}
     drawn: dict[str, Any] = {}
     proved(cache, resume)
-    with shown(progress) as tell, ExitStack() as locks:
+    with drawn_from(model), shown(progress) as tell, ExitStack() as locks:
         for problem in under_each(model, plan.guidances, **how):
             problem.most = there.most
             if (folder := stage_folder(resume, plan, problem)) is not None:

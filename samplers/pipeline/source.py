@@ -13,9 +13,11 @@ import torch
 from PIL.Image import Image
 
 from fewstep.devices import chosen_device, loaded_in
+from fewstep.random_state import random_state_kept
 from fewstep.samplers.pipeline.calls import Calls, described
 from fewstep.samplers.pipeline.contenders import Contender
 from fewstep.samplers.pipeline.encoding import Encoded
+from fewstep.samplers.pipeline.eval_mode import in_eval_mode
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.sampling.loop import sample
 from fewstep.samplers.sampling.watching import Info
@@ -31,36 +33,38 @@ def load_pipeline(model: str, device: torch.device, dtype: torch.dtype) -> Any:
         ValueError: a folder without a pipeline in it, or a path that is not there.
         OSError: neither a folder here nor a repository that the hub would give.
     """
+    with random_state_kept():  # networks are made with random weights before they have their own
+        pipe = _loaded(model, device, dtype)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _loaded(model: str, device: torch.device, dtype: torch.dtype) -> Any:
     folder = Path(model).expanduser()
     if model == "demo":
         from fewstep.demo.loading import load_demo_pipeline
 
-        pipe: Any = load_demo_pipeline(device, dtype)
-    elif folder.exists() and not (folder / "model_index.json").is_file():
+        return load_demo_pipeline(device, dtype)
+    if folder.exists() and not (folder / "model_index.json").is_file():
         raise ValueError(
             f"{model} is no diffusers pipeline: it has no model_index.json; give what save_pretrained wrote"
         )
-    elif not folder.exists() and (folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1):
+    if not folder.exists() and (folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1):
         raise ValueError(f"{model} does not exist; give a folder or hub id of a diffusers pipeline, or demo")
-    else:
-        from diffusers.utils import logging
+    from diffusers.utils import logging
 
-        kind = kind_of(folder)
-        said = logging.get_verbosity()
-        logging.set_verbosity_error()  # a failure is told in one sentence, ours
-        try:
-            how = {} if dtype == torch.float32 else loaded_in(dtype)
-            pipe = kind.from_pretrained(str(folder) if folder.exists() else model, **how)
-        except OSError as error:
-            reason = str(error).strip().split("\n")[0]
-            raise OSError(
-                f"cannot load {model!r}, neither a folder here nor to be had from the hub: {reason}"
-            ) from error
-        finally:
-            logging.set_verbosity(said)
-        pipe = pipe.to(device)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    kind = kind_of(folder)
+    said = logging.get_verbosity()
+    logging.set_verbosity_error()  # a failure is told in one sentence, ours
+    try:
+        how = {} if dtype == torch.float32 else loaded_in(dtype)
+        pipe = kind.from_pretrained(str(folder) if folder.exists() else model, **how)
+    except OSError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise OSError(f"cannot load {model!r}, neither a folder here nor to be had from the hub: {reason}") from error
+    finally:
+        logging.set_verbosity(said)
+    return pipe.to(device)
 
 
 def kind_of(folder: Path) -> Any:
@@ -122,17 +126,21 @@ def words_in(call: Mapping[str, Any]) -> bool:
 
 
 class Batch:
-    """Some seeds, their x_T and the pipeline as a denoiser for them. start: makes another x_T out of the pipeline's own."""
+    """Some seeds, their x_T and the pipeline as a denoiser for them. start: makes another x_T out of the pipeline's own.
+
+    What it does by itself it does with the pipeline's networks in eval mode.
+    """
 
     def __init__(self, source: "Source", seeds: Sequence[int], start: "Start | None" = None) -> None:
-        self.seeds, self.guidance = list(seeds), source.wishes["guidance"]
+        self.seeds, self.guidance, self.pipe = list(seeds), source.wishes["guidance"], source.pipe
         call = source.calls.together(self.seeds)
         if "batch_size" in source.calls.accepted and "class_labels" not in call and not words_in(call):
             call["batch_size"] = len(self.seeds)
         self.denoiser: Any = Denoiser.from_pipeline(source.pipe, **call)
         loop: Any = self.denoiser.fn
         loop.encoded = source.encoded
-        self.x_T = self.denoiser.initial_noise([torch.Generator().manual_seed(seed) for seed in seeds])
+        with in_eval_mode(source.pipe):
+            self.x_T = self.denoiser.initial_noise([torch.Generator().manual_seed(seed) for seed in seeds])
         if start is not None:
             self.x_T = start(self)
 
@@ -146,7 +154,8 @@ class Batch:
         A solver may be a learned artefact or a table, by its file; grid and options are not meant for it.
         """
         told = Contender(how.pop("solver")).run(how, self.guidance) if "solver" in how else how
-        x0, info = sample(self.denoiser, self.x_T, noise_seeds=self.seeds, return_info=True, **told)
+        with in_eval_mode(self.pipe):
+            x0, info = sample(self.denoiser, self.x_T, noise_seeds=self.seeds, return_info=True, **told)
         return x0.cpu(), info
 
     def draw(self, **how: Any) -> torch.Tensor:
@@ -156,7 +165,8 @@ class Batch:
     @torch.no_grad()
     def images(self, x0: torch.Tensor) -> list[Image]:
         """x0 (B, *shape) as the pipeline's own pictures."""
-        return list(self.denoiser.decode(x0.to(self.x_T.device)))
+        with in_eval_mode(self.pipe):
+            return list(self.denoiser.decode(x0.to(self.x_T.device)))
 
 
 Start = Callable[[Batch], torch.Tensor]
@@ -165,14 +175,15 @@ Start = Callable[[Batch], torch.Tensor]
 @torch.no_grad()
 def drawn_alike(source: "Source", seeds: Sequence[int]) -> bool:
     """Whether a batch answers for each of its seeds what a batch of one does, to rounding; False where it cannot be made."""
-    try:
-        batch = Batch(source, seeds)
-        t = 0.5 * (batch.denoiser.t_start + batch.denoiser.schedule.t_end)
-        found = torch.cat([batch.x_T, batch.denoiser(batch.x_T, t)], 1)
-    except (ValueError, RuntimeError, TypeError, IndexError):
-        return False
-    alone = [Batch(source, [seed]) for seed in seeds]
-    want = torch.cat([torch.cat([one.x_T, one.denoiser(one.x_T, t)], 1) for one in alone])
+    with in_eval_mode(source.pipe):
+        try:
+            batch = Batch(source, seeds)
+            t = 0.5 * (batch.denoiser.t_start + batch.denoiser.schedule.t_end)
+            found = torch.cat([batch.x_T, batch.denoiser(batch.x_T, t)], 1)
+        except (ValueError, RuntimeError, TypeError, IndexError):
+            return False
+        alone = [Batch(source, [seed]) for seed in seeds]
+        want = torch.cat([torch.cat([one.x_T, one.denoiser(one.x_T, t)], 1) for one in alone])
     return found.shape == want.shape and same_answers(found, want)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from fewstep.checks import positive
+from fewstep.random_state import random_state_kept
 from fewstep.samplers.learned.descent.objectives import LOSSES
 from fewstep.samplers.learned.problem.problem import Part
 from fewstep.samplers.learned.problem.teacher import Teacher
@@ -89,7 +90,7 @@ class Critic:
                 f"`critic` has data of shape {tuple(data.shape[1:])}, and samples are {shape}: scale them to that size"
             )
         self.data = data.to(part.x_T.device)
-        with torch.random.fork_rng(devices=[]):
+        with random_state_kept():  # on every device: a seed is given to all of them
             torch.manual_seed(0)
             self.network = discriminator(shape).to(part.x_T.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=RATE, betas=(0.0, 0.99))

@@ -20,7 +20,7 @@ from fewstep.samplers.learned.problem.problem import Problem, squared_errors
 from fewstep.samplers.learned.problem.recipes import Recipe, recipes
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.report.verdict import Comparison, Row
-from fewstep.samplers.learned.tasks.each_guidance import under_each
+from fewstep.samplers.learned.tasks.each_guidance import drawn_from, under_each
 from fewstep.samplers.learned.tasks.guard import compared, summary
 from fewstep.samplers.learned.tasks.learner_task import score
 from fewstep.samplers.table.tableau import Tableau
@@ -57,27 +57,30 @@ def compare_learned(
     rows: list[Row] = []
     notes: list[str] = []
     reference = name = ""
-    for problem in under_each(model, tuple(dict.fromkeys(t.guidance for t in tables)), **how):
-        scale = problem.guidance
-        own, name = [t for t in tables if t.guidance == scale], problem.name
-        for t in own:
-            artefact.table(t.nfe, scale, schedule=problem.schedule, prediction=problem.prediction, shape=problem.shape)
-        teacher = Teacher(problem, cache=False, **artefact.provenance.get("teacher", {}))
-        reference = f"{teacher.nfe} evaluations of {teacher.solver}"
-        if artefact.model.get("fingerprint") not in (None, problem.fingerprint):
-            notes.append("this model's weights are not those that the artefact was learned on")
-        doubt = teacher.self_error(seeds)
-        trials = [_Trial(t, against, artefact, problem) for t in own]
-        for part in watch(problem.parts(seeds), "batch"):
-            truth = problem.draw(teacher.table, part)
-            for trial in trials:
-                trial.meet(problem, part, truth)
-        rows += [row for trial in trials for row in trial.rows(artefact, seeds, measure)]
-        smallest = min(row.learned["rms"] for row in rows)
-        if doubt > TRUSTED * smallest:
-            notes.append(
-                f"the reference is {doubt:.2g} from a run of twice its length, near the smallest error, {smallest:.2g}"
-            )
+    with drawn_from(model):
+        for problem in under_each(model, tuple(dict.fromkeys(t.guidance for t in tables)), **how):
+            scale = problem.guidance
+            own, name = [t for t in tables if t.guidance == scale], problem.name
+            for t in own:
+                artefact.table(
+                    t.nfe, scale, schedule=problem.schedule, prediction=problem.prediction, shape=problem.shape
+                )
+            teacher = Teacher(problem, cache=False, **artefact.provenance.get("teacher", {}))
+            reference = f"{teacher.nfe} evaluations of {teacher.solver}"
+            if artefact.model.get("fingerprint") not in (None, problem.fingerprint):
+                notes.append("this model's weights are not those that the artefact was learned on")
+            doubt = teacher.self_error(seeds)
+            trials = [_Trial(t, against, artefact, problem) for t in own]
+            for part in watch(problem.parts(seeds), "batch"):
+                truth = problem.draw(teacher.table, part)
+                for trial in trials:
+                    trial.meet(problem, part, truth)
+            rows += [row for trial in trials for row in trial.rows(artefact, seeds, measure)]
+            smallest = min(row.learned["rms"] for row in rows)
+            if doubt > TRUSTED * smallest:
+                notes.append(
+                    f"the reference is {doubt:.2g} from a run of twice its length, near the smallest error, {smallest:.2g}"
+                )
     about = {"model": name, "artefact": artefact.hash, "samples": len(seeds), "seed": seeds[0], "reference": reference}
     return Comparison(tuple(rows), about, tuple(dict.fromkeys(notes)))
 
