@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from fewstep.arguments import parsed
-from fewstep.eval.passes.processes import launched
+from fewstep.eval.group.launching import launched
 from fewstep.output.places import kept, prove_file, prove_folder
 
 

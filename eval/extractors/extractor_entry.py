@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 from fewstep.eval.extractors.base import Extractor
 from fewstep.eval.gaussian.features import PARTS
-from fewstep.random_state import random_state_kept
 from fewstep.registry import Registry
+from fewstep.samplers.noise.random_state import random_state_kept
 
 M = TypeVar("M", bound=Callable[..., Any])
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from fewstep.eval.extractors.base import Extractor
 from fewstep.eval.extractors.extractor_entry import register_extractor
 from fewstep.eval.extractors.resize import pillow_bicubic, resized
-from fewstep.random_state import random_state_kept
+from fewstep.samplers.noise.random_state import random_state_kept
 
 # Hub ids of what the metrics were published with.
 DINOV2_WEIGHTS, CLIP_WEIGHTS = "facebook/dinov2-large", "openai/clip-vit-large-patch14-336"

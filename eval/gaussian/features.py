@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +28,12 @@ class Meta:
     skipped: int = 0  # unreadable images passed over
     version: str = ""  # of the library that made them
     published: bool | None = None  # whether its weights are the published ones; None: not known
+
+    @classmethod
+    def of(cls, extractor: Any, **facts: Any) -> Meta:
+        """Of what an extractor makes."""
+        made_by = (extractor.name, extractor.protocol, extractor.hash, extractor.precision)
+        return cls(*made_by, published=extractor.published, **facts)
 
 
 def of_published(real: Meta, generated: Meta) -> bool | None:
@@ -51,3 +59,13 @@ class Features:
     rows: dict[str, np.ndarray] = field(default_factory=dict)
     meta: Meta = field(default_factory=Meta)
     layers: dict[str, str] = field(default_factory=dict)
+
+
+def content_of(features: Features) -> str:
+    """What tells features from others: their number, where they were made, the means of all parts, the first vectors."""
+    made = hashlib.sha256(repr((features.n, features.meta.extractor, features.meta.protocol)).encode())
+    for _, statistics in sorted(features.statistics.items()):
+        made.update(statistics.mean.cpu().numpy().tobytes())
+    for _, rows in sorted(features.rows.items()):
+        made.update(np.ascontiguousarray(rows[:64]).tobytes())
+    return made.hexdigest()[:16]

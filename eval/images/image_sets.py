@@ -59,6 +59,11 @@ class ImageSet(ABC):
     def fingerprint(self) -> str:
         """Short hash of what the images are made from; only a set with an equal one may continue this one's work."""
 
+    @property
+    def content(self) -> str:
+        """The same for the same images on another machine: by it processes know that they were given the same."""
+        return self.fingerprint
+
     def answers(self) -> np.ndarray | None:
         """Numbers that tell a network that draws the images from another of the same weights; None where there is none."""
         return None

@@ -18,13 +18,14 @@ import numpy as np
 
 from fewstep.checks import whole
 from fewstep.eval.extractors.base import Extractor
-from fewstep.eval.gaussian.features import Features
+from fewstep.eval.gaussian.features import Features, Meta
 from fewstep.eval.images.image_sets import ImageSet, digest
 from fewstep.eval.images.reading import read
 from fewstep.eval.passes.gathering import gathered
 from fewstep.eval.passes.processes import Processes
 from fewstep.eval.passes.resuming import going_on
 from fewstep.eval.passes.shards import Shard, Wanted
+from fewstep.samplers.pipeline.eval_mode import in_eval_mode
 
 SAVE_EVERY = 20.0  # seconds between states of a resumable run
 
@@ -65,24 +66,44 @@ def collect(
     whole("batch_size", batch_size)
     whole("workers", workers, 0)
     processes = processes or Processes(extractor.device)
-    dims = {part: _dimension(extractor, part) for part in {*statistics, *rows}}
+    dims = {part: dimension(extractor, part) for part in {*statistics, *rows}}
     wanted = Wanted({part: dims[part] for part in statistics}, {part: dims[part] for part in rows}, kept)
     count = images.count if number is None or images.count is None else min(number, images.count)
-    if images.count is None and (processes.size > 1 or resume):
-        raise ValueError(
-            f"{images.name} can be read once, by one process; give a folder, file, array or Dataset instead."
-        )
-    if count is not None and count < 2:
+    require_readable(images, processes, resume is not None)
+    if processes.own and resume is not None:
+        raise ValueError("`resume` is for images that all processes share: leave it away with processes='own'")
+    if count is not None and count < 2 and not processes.own:
         raise ValueError(f"statistics need at least 2 images; {images.name} gives {count}.")
     folder = None if resume is None else Path(resume) / _key(images, extractor, wanted, number)
     how: dict[str, Any] = {"number": number, "batch_size": batch_size, "workers": workers, "progress": progress}
     with going_on(folder, images, wanted, count, processes) as (mine, earlier, done):
         left = None if count is None else undone(count, done)
-        _run(images, extractor, mine, left, processes, **how)
-        return gathered(images, extractor, mine, earlier, wanted, processes)
+        with in_eval_mode(extractor):
+            _run(images, extractor, mine, left, processes, **how)
+        processes.meet()
+        meta = Meta.of(extractor, source=images.name, lossy=images.lossy)
+        return gathered(meta, dict(extractor.parts), mine, earlier, wanted, processes)
 
 
-def _dimension(extractor: Extractor, part: str) -> int:
+def require_readable(images: ImageSet, processes: Processes, again: bool = False) -> None:
+    """ValueError for images that can be read once where several processes share them, or that are to be read again."""
+    if images.count is None and ((processes.size > 1 and not processes.own) or again):
+        raise ValueError(
+            f"{images.name} can be read once, by one process; give a folder, file, array or Dataset instead, or say "
+            "processes='own' where each process has its own."
+        )
+
+
+def extracted(
+    extractor: Extractor, shard: Shard, indices: np.ndarray, pictures: Any, passed: Sequence[int] = ()
+) -> None:
+    """Add the features of some images to what a process has seen; passed: others, that could not be used."""
+    layers = {part: extractor.parts[part] for part in {*shard.statistics, *shard.rows}}
+    features = extractor(pictures, sorted(set(layers.values())))
+    shard.add(indices, {part: features[layer] for part, layer in layers.items()}, passed)
+
+
+def dimension(extractor: Extractor, part: str) -> int:
     if part not in extractor.parts:
         raise ValueError(
             f"extractor {extractor.name!r} has no {part!r} layer, only {', '.join(extractor.parts)}: "
@@ -129,17 +150,17 @@ def _run(
         batches, total = _first_of(images.stream(batch_size), number), number
         blocks = None
     else:
-        blocks = blocks_of(left, batch_size)[processes.rank :: processes.size]
+        blocks = blocks_of(left, batch_size)
+        if not processes.own:
+            blocks = blocks[processes.rank :: processes.size]
         batches, total = read(images, blocks, workers), sum(map(len, blocks))
-    layers = {part: extractor.parts[part] for part in {*shard.statistics, *shard.rows}}
     saved = time.monotonic()
     for k, (indices, pictures) in enumerate(_told(batches, images.name, total, progress and processes.first)):
         passed = [] if blocks is None else sorted(set(blocks[k]) - set(indices.tolist()))
         if len(indices):
-            features = extractor(pictures, sorted(set(layers.values())))
-            shard.add(indices, {part: features[layer] for part, layer in layers.items()}, passed)
+            extracted(extractor, shard, processes.numbers(indices), pictures, processes.numbers(passed))
         elif passed:
-            shard.skipped.append(np.array(passed, np.int64))
+            shard.skipped.append(processes.numbers(passed))
         if shard.path is not None and time.monotonic() - saved > SAVE_EVERY:
             shard.save()
             saved = time.monotonic()

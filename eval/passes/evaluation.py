@@ -9,16 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fewstep.checks import unknown
 from fewstep.eval.extractors.base import Extractor
-from fewstep.eval.gaussian.features import Features, of_published
+from fewstep.eval.gaussian.features import Features
 from fewstep.eval.gaussian.statfile import save
-from fewstep.eval.metrics.registry import METRICS, Metric
-from fewstep.eval.passes.plan import Plan, Planner, Side, comparable
+from fewstep.eval.passes.plan import Plan, Planner, Side
+from fewstep.eval.passes.question import Question
 from fewstep.eval.report.evaluation_report import Report
-from fewstep.eval.report.remarks import notes
 from fewstep.eval.report.result import Result
 from fewstep.output.places import prove_file
+from fewstep.samplers.noise.random_state import random_state_kept
 
 
 def fid(real: Any, generated: Any, **how: Any) -> Result:
@@ -56,7 +55,10 @@ def evaluate(
         options: of metrics by name, e.g. {"kid": {"subsets": 50}}.
         device: where the network runs; None is a GPU where there is one.
         how: of the extractor: protocol ("tf", "pytorch-fid", "clean"), weights (a path), download, fast (bf16);
-            of the pass: batch_size, workers, progress, resume (folder), number (of generated images);
+            of the pass: batch_size, workers, progress, resume (folder), number (of generated images); where several processes
+            run, processes: "shared", all are given the same images and each looks at a part; "own", each is given generated
+            images of its own, which are added up; "alone", this one evaluates without the others; and wait, the seconds that
+            it waits for the others to begin;
             of images: skip_bad, range (of floats), layout, key, limit (MiB of one); for a pipeline all that `Generated` takes.
 
     Returns:
@@ -64,40 +66,30 @@ def evaluate(
         (accelerate launch, torchrun) every one of them gets the same report.
 
     Raises:
-        ValueError: whatever cannot be evaluated, in words, before the first network call where that can be known.
+        ValueError: whatever cannot be evaluated, in words, before the first network call where that can be known; processes
+            that were given different images or references, or under "own" the same ones. TimeoutError: some did not come.
+
+    Global random generators are left as they are, and a pipeline's networks in the mode that they were in.
     """
-    wanted = [METRICS.find(name) for name in metrics]
-    chosen = _checked_options(wanted, options or {})
-    if real is None and any(metric.real for metric in wanted):
-        needing = ", ".join(metric.name for metric in wanted if metric.real)
-        raise ValueError(f"{needing} compare with real images: give `real`.")
+    question = Question.of(metrics, options)
+    if real is None and question.comparing:
+        raise ValueError(f"{question.comparing} compare with real images: give `real`.")
     begun = time.monotonic()
     sides = Side.of(real), Side.of(generated)
     planner = Planner.begun(*sides, extractor, device, how)
-    plans = [
-        None if side.source is None else planner.plan(side, *_needs(wanted, is_real), is_real)
-        for side, is_real in zip(sides, (True, False), strict=True)
-    ]
-    _enough(wanted, chosen, plans)
-    a, b = (None if plan is None else plan.run() for plan in plans)
-    assert b is not None
-    spent, begun = time.monotonic() - begun, time.monotonic()
-    report = None
-    if planner.processes.first:
-        reference = a or Features(None)
-        comparable(reference.meta, b.meta)
-        for m in wanted:
-            if "device" in m.options:
-                chosen[m.name].setdefault("device", planner.processes.device)
-        results = [_told(result, m, a, b) for m in wanted for result in _computed(m, reference, b, chosen[m.name])]
-        about = {
-            "real": reference.meta.source,
-            "generated": b.meta.source,
-            "extractor_hash": b.meta.hash,
-            "seconds": {"features": round(spent, 2), "metrics": round(time.monotonic() - begun, 2)},
-        }
-        report = Report(results, about, notes(results, reference.meta, b.meta))
-    return planner.processes.broadcast(report)
+
+    def plans() -> list[Plan | None]:
+        found = [
+            None if side.source is None else planner.plan(side, *question.needs(is_real), is_real)
+            for side, is_real in zip(sides, (True, False), strict=True)
+        ]
+        question.require_enough(*(None if plan is None else plan.n for plan in found))
+        return found
+
+    with random_state_kept(), planner.processes.guarded():
+        a, b = (None if plan is None else plan.run() for plan in planner.agreed(f"evaluate {question.told}", plans))
+        assert b is not None
+        return question.report(planner.processes, a, b, time.monotonic() - begun)
 
 
 def stats(
@@ -125,73 +117,14 @@ def stats(
     network, device, spatial = how.pop("extractor", None), how.pop("device", None), how.pop("spatial", False)
     side = Side.of(source)
     planner = Planner.begun(Side(None), side, network, device, how)
-    parts = ("main", "spatial") if spatial else ("main",)
-    found = planner.plan(side, parts, ("main",) if rows else (), real=False).run()
-    if name:
-        found.meta = replace(found.meta, source=name)
-    if out is not None and planner.processes.first:
-        save(out, found, half=half)
+    parts, vectors = ("main", "spatial") if spatial else ("main",), ("main",) if rows else ()
+    with random_state_kept(), planner.processes.guarded():
+        (plan,) = planner.agreed(f"stats {parts} {vectors}", lambda: [planner.plan(side, parts, vectors, real=False)])
+        assert plan is not None
+        found = plan.run()
+        if name:
+            found.meta = replace(found.meta, source=name)
+        if out is not None and planner.processes.first:
+            save(out, found, half=half)
+        planner.processes.meet()  # the file is there for all
     return found
-
-
-def _checked_options(wanted: Sequence[Metric], options: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The options of each metric; ValueError for a metric that is not evaluated and for an option it does not take."""
-    names = [metric.name for metric in wanted]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"metric {', '.join(sorted(twice))} is named twice.")
-    for name, given in options.items():
-        if name not in names:
-            raise ValueError(f"options for {name!r}, which is not among the metrics {', '.join(names)}.")
-        for option in given:
-            known = wanted[names.index(name)].options
-            if option not in known:
-                raise unknown(f"option of {name}", option, known)
-    return {name: dict(options.get(name, {})) for name in names}
-
-
-def _enough(wanted: Sequence[Metric], chosen: Mapping[str, Mapping[str, Any]], plans: Sequence[Plan | None]) -> None:
-    """ValueError where a metric needs more images than a side is known to have."""
-    for m in wanted:
-        fewest = m.fewest({**m.options, **chosen[m.name]})
-        needed = (m.rows and m.real_rows, True)  # of the real side, where its single images count
-        for plan, counts in zip(plans, needed, strict=True):
-            if counts and plan is not None and (m.real or not plan.real) and plan.n is not None and plan.n < fewest:
-                side = "real" if plan.real else "generated"
-                raise ValueError(
-                    f"{m.name} needs at least {fewest} images; the {side} set has {plan.n}: give more, or {m.remedy}."
-                )
-
-
-def _needs(wanted: Sequence[Metric], real: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The parts of which moments, and of which feature vectors, are needed on one side."""
-    on_side = [metric for metric in wanted if metric.real or not real]
-    moments = {part for metric in on_side for part in metric.statistics}
-    rows = {part for metric in on_side if metric.real_rows or not real for part in metric.rows}
-    return tuple(sorted(moments)), tuple(sorted(rows))
-
-
-def _computed(metric: Metric, real: Features, generated: Features, options: Mapping[str, Any]) -> list[Result]:
-    """What the metric's function gives. ValueError for anything else than results."""
-    found = metric.compute(real, generated, **options)
-    if not isinstance(found, (list, tuple)) or not found or not all(isinstance(result, Result) for result in found):
-        raise ValueError(
-            f"metric {metric.name!r} gave {found!r}: its function returns a list of fewstep.eval.Result, one or more"
-        )
-    return list(found)
-
-
-def _told(result: Result, metric: Metric, real: Features | None, generated: Features) -> Result:
-    """The result with what it was measured under."""
-    part = (*metric.statistics, *metric.rows)[0]
-    meta = generated.meta
-    return result.under(
-        n=result.n or generated.n,
-        n_real=real.n if real is not None and metric.real else None,
-        extractor=meta.extractor,
-        protocol=meta.protocol,
-        layer=generated.layers.get(part, ""),
-        hash=meta.hash,
-        precision=meta.precision,
-        published=of_published(real.meta if real is not None else meta, meta),
-        higher_is_better=result.higher_is_better or metric.higher_is_better,
-    )

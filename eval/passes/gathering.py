@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from fewstep.eval.extractors.base import Extractor
 from fewstep.eval.gaussian.features import Features, Meta
-from fewstep.eval.images.image_sets import ImageSet
-from fewstep.eval.passes.processes import Processes
+from fewstep.eval.images.image_sets import digest
+from fewstep.eval.passes.processes import Processes, require_distinct
 from fewstep.eval.passes.shards import Shard, Wanted
 from fewstep.output.files import not_written
 
@@ -18,29 +18,30 @@ GATHERED = 4096  # rows that a process hands over at once
 
 
 def gathered(
-    images: ImageSet, extractor: Extractor, mine: Shard, earlier: list[Shard], wanted: Wanted, processes: Processes
+    meta: Meta, layers: dict[str, str], mine: Shard, earlier: list[Shard], wanted: Wanted, processes: Processes
 ) -> Features:
-    """All shards of all processes as one."""
+    """All shards of all processes as one; the statistics of `mine` are used up. layers: of the extractor, by part."""
     own = [mine, *earlier] if processes.first else [mine]
+    if processes.own:
+        require_distinct(processes.gather(_print(mine)))
     for shard in own[1:]:
         for part, statistics in mine.statistics.items():
             statistics.merge(shard.statistics[part])
     merged = {part: processes.merged(statistics) for part, statistics in mine.statistics.items()}
     n = sum(processes.gather(sum(len(shard.indices) for shard in own)))
     if n < 2:
-        raise ValueError(f"statistics need at least 2 images; {images.name} gave {n} that could be used.")
+        raise ValueError(f"statistics need at least 2 images; {meta.source} gave {n} that could be used.")
     rows = {part: _ordered(part, dim, own, n, processes) for part, dim in wanted.rows.items()}
-    meta = Meta(
-        extractor.name,
-        extractor.protocol,
-        extractor.hash,
-        extractor.precision,
-        source=images.name,
-        lossy=images.lossy,
-        skipped=sum(processes.gather(sum(len(shard.missing) for shard in own))),
-        published=extractor.published,
-    )
-    return Features(n, merged, rows, meta, dict(extractor.parts))
+    skipped = sum(processes.gather(sum(len(shard.missing) for shard in own)))
+    return Features(n, merged, rows, replace(meta, skipped=skipped), layers)
+
+
+def _print(shard: Shard) -> str | None:
+    """What tells the images of a process from those of another; None where it has none."""
+    if not (n := len(shard.indices)):
+        return None
+    means = (of.mean.cpu().numpy().tobytes() for of in shard.statistics.values())
+    return digest(n, *means, *(file.code for file in shard.rows.values()))
 
 
 def _ordered(part: str, dim: int, own: list[Shard], n: int, processes: Processes) -> np.ndarray:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fewstep.eval.extractors.base import Extractor
 from fewstep.eval.extractors.extractor_entry import extractor
-from fewstep.eval.gaussian.features import Features, Meta
+from fewstep.eval.gaussian.features import Features, Meta, content_of
 from fewstep.eval.gaussian.statfile import holds_statistics, load, located
 from fewstep.eval.images.image_sets import ImageSet
 from fewstep.eval.images.sources import holds_images, image_set, is_pipeline, of_arrays
-from fewstep.eval.passes.collect import collect
-from fewstep.eval.passes.processes import Processes
+from fewstep.eval.passes.collect import collect, require_readable
+from fewstep.eval.passes.processes import Facts, Processes
 
 # Arguments of `evaluate` for the extractor, when it is given by name; for the pass over images; and for sets of images, both
 # sides alike. Whatever else is given is for a pipeline that draws.
 OF_EXTRACTOR = ("protocol", "weights", "download", "fast", "compile")
-OF_PASS = ("batch_size", "workers", "progress", "resume", "number", "processes")
+OF_PASS = ("batch_size", "workers", "progress", "resume", "number", "processes", "wait")
 OF_IMAGES = ("skip_bad", "range", "key", "layout", "limit")
 
 
@@ -93,13 +94,17 @@ class Planner:
                 of_extractor.setdefault("protocol", reference.protocol)
         if device is None and isinstance(network, Extractor):
             device = str(network.device)  # it stays where its owner put it
-        processes = of_pass.pop("processes", None) or Processes.current(device)
+        share, wait = of_pass.pop("processes", None), of_pass.pop("wait", None)
+        processes = Processes.current(device, "shared" if share is None else share, wait)
         return cls(processes, network, of_extractor, of_pass, of_images, rest, reference)
 
-    def extractor(self) -> Extractor:
-        """Made once, on this process's device; refused where the reference was made with another one."""
+    def extractor(self, together: bool = True) -> Extractor:
+        """Made once, on this process's device; refused where the reference was made with another one.
+
+        together: all processes come, and the first one goes ahead.
+        """
         if not isinstance(self.network, Extractor):
-            with self.processes.first_goes_ahead():
+            with self.processes.first_goes_ahead() if together else nullcontext():
                 self.network = extractor(self.network, **self.of_extractor)
         elif self.of_extractor:
             raise ValueError(f"{', '.join(self.of_extractor)}: an extractor that is made already takes no options.")
@@ -114,11 +119,11 @@ class Planner:
         """How one side's features will be had: they exist as far as needed, or its images are there to be looked at."""
         found = side.features
         if found is None:
-            return Plan(self, None, self._images(side), tuple(moments), tuple(rows), real)
+            return Plan(self, None, self.images(side), tuple(moments), tuple(rows), real)
         no_rows = tuple(part for part in rows if part not in found.rows)
         no_moments = [part for part in moments if part not in found.statistics]
         if no_rows and not no_moments and side.has_images:  # precision and recall against an ADM file
-            return Plan(self, found, self._images(side), (), no_rows, real)
+            return Plan(self, found, self.images(side), (), no_rows, real)
         if no_rows or no_moments:
             lacking = [f"all {part} features" for part in no_rows]
             lacking += [f"mean and covariance of the {part} layer" for part in no_moments]
@@ -128,13 +133,37 @@ class Planner:
             )
         return Plan(self, found, None, (), (), real)
 
-    def _images(self, side: Side) -> ImageSet:
-        given = dict(self.of_images)
+    def agreed(self, question: str, make: Callable[[], Sequence[Plan | None]]) -> Sequence[Plan | None]:
+        """The plans that `make` makes, of a real side (if any) and of a generated one, when all processes ask the same."""
+        made: list[Plan | None] = []
+
+        def facts() -> Facts:
+            made.extend(make())
+            contents = [(lambda: "") if plan is None else plan.content for plan in made]
+            return {**self.facts(question), **dict(zip(("images", "reference"), contents[::-1], strict=False))}
+
+        self.processes.agree(facts, own=("images",) if self.processes.own else ())
+        return made
+
+    def facts(self, question: str) -> Facts:
+        """What all processes say alike."""
+        network = self.network
+        told = network if isinstance(network, str) else f"{network.name} {network.protocol}"
+        return {
+            "ways of sharing": self.processes.share,
+            "questions": question,
+            "extractors": f"{told} {sorted(map(str, self.of_extractor.items()))}",
+        }
+
+    def images(self, side: Side, **more: Any) -> ImageSet:
+        """The images of one side; more: how they are read or drawn, before what was said of all."""
+        given = {**self.of_images, **more}
         if side.draws:
             given = {
                 "batch_size": self.of_pass.get("batch_size", 64),
                 "device": self.processes.device,
                 **self.of_generation,
+                **more,
             }
             if "number" in self.of_pass:
                 given["number"] = self.of_pass["number"]
@@ -163,6 +192,19 @@ class Plan:
         number = None if self.real else self.planner.of_pass.get("number")
         return min((k for k in (self.images.count, number) if k is not None), default=None)
 
+    def content(self) -> str:
+        """What tells these images or features from others, on any machine."""
+        if self.images is not None:
+            processes = self.planner.processes.sharing() if self.real else self.planner.processes
+            require_readable(self.images, processes)
+            return self.images.content
+        if self.planner.processes.own and not self.real:
+            raise ValueError(
+                "processes='own' is of images, and features are one set already: update a fewstep.eval.Meter with them"
+            )
+        assert self.found is not None
+        return content_of(self.found)
+
     def run(self) -> Features:
         """One pass over the images, where there are any."""
         if self.images is None:
@@ -172,9 +214,8 @@ class Plan:
         if self.real:
             how = {**how, "number": None}
         network = self.planner.extractor()
-        seen = collect(
-            self.images, network, statistics=self.moments, rows=self.rows, processes=self.planner.processes, **how
-        )
+        processes = self.planner.processes.sharing() if self.real else self.planner.processes
+        seen = collect(self.images, network, statistics=self.moments, rows=self.rows, processes=processes, **how)
         if self.found is None:
             return seen
         return replace(self.found, rows={**self.found.rows, **seen.rows}, layers=seen.layers)

@@ -1,24 +1,45 @@
-"""The processes of one evaluation: one alone, or those that `accelerate launch` or `torchrun` started."""
+"""The processes of one evaluation: one alone, or those that `accelerate launch` or `torchrun` started.
+
+    shared   every process is given the same images, and looks at a part of them
+    own      every process is given images of its own, and all of them count
+    alone    this process evaluates, and asks no other one
+
+Words that all must have heard go through the group's store: whoever waits there is told which process did not come, whatever
+the backend, and an error of one process is raised by all.
+"""
 
 from __future__ import annotations
 
-import atexit
-import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.devices import chosen_device
+from fewstep.checks import positive, unknown
 from fewstep.eval.gaussian.moments import Moments
 from fewstep.eval.gaussian.sketch import Sketch, ranks
 from fewstep.eval.gaussian.statistics import FeatureStatistics
-from fewstep.lazy import optional
+from fewstep.eval.group.launching import join, launched, placed
+from fewstep.eval.group.meeting import Absent, everybodys, leave_word
+
+T = TypeVar("T")
+SHARES = ("shared", "own", "alone")
+WAIT = 120.0  # seconds that an evaluation waits for the other processes to begin it
+FAILED = "!"  # begins the word of a process that could not go on
+REMEDIES = {
+    "images": "only a part of each would be looked at: say processes='own' where each has its own, else give all the same",
+    "reference": "nobody could say what is compared with what: give all the same one",
+}
+Facts = Mapping[str, str | Callable[[], str]]
+
+
+class Elsewhere(ValueError):
+    """Another process could not go on."""
 
 
 @dataclass(frozen=True)
@@ -28,55 +49,143 @@ class Processes:
     Attributes:
         device: where this process computes.
         rank, size: its number and how many there are.
+        share: "shared", "own" or "alone".
+        wait: seconds that `agree` waits for the others.
+
+    What lasts long is followed by a meeting, which waits as long as it takes, and not by a collective, which may give up.
     """
 
     device: torch.device
     rank: int = 0
     size: int = 1
+    share: str = "shared"
+    wait: float = WAIT
 
     @classmethod
-    def current(cls, device: Any = None) -> Processes:
-        """This process alone, or the started group, joined with the backend that fits the device."""
-        joined = torch.distributed.is_available() and torch.distributed.is_initialized()
-        size = launched()[1]
-        if not joined and size == 1:
-            return cls(chosen_device(device))
-        with optional("a run of several processes"):
-            from accelerate import PartialState
+    def current(cls, device: Any = None, share: Any = "shared", wait: float | None = None) -> Processes:
+        """This process alone, or the started group, joined with the backend that fits the device.
 
-        state = PartialState(cpu=device is not None and torch.device(device).type == "cpu")
+        ValueError: another share than there are. TimeoutError: others of those that were started did not come.
+        """
+        if isinstance(share, Processes):
+            return share
+        if share not in SHARES:
+            raise unknown("`processes`", share, SHARES)
+        wait = WAIT if wait is None else positive("wait", wait)
+        joined = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if share == "alone" or (not joined and launched()[1] == 1):
+            return cls(placed(device), share=share, wait=wait)
         if not joined:
-            if state.num_processes != size:
-                raise ValueError(
-                    f"WORLD_SIZE is {size}, and {state.num_processes} processes found each other: start them with accelerate "
-                    "launch or torchrun, or unset WORLD_SIZE and RANK"
-                )
-            atexit.register(_leave, state)
-        return cls(state.device, state.process_index, state.num_processes)
+            join(device, wait)
+        rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return cls(placed(device), rank, size, share, wait)
 
     @property
     def first(self) -> bool:
         return self.rank == 0
 
-    def barrier(self) -> None:
-        if self.size > 1:
-            torch.distributed.barrier()
+    @property
+    def own(self) -> bool:
+        """Whether images of several processes are added up."""
+        return self.share == "own" and self.size > 1
+
+    def numbers(self, positions: Any) -> np.ndarray:
+        """What this process's images are called among those of all: its k-th own one is k size + rank, as samplers deal."""
+        found = np.asarray(positions, np.int64)
+        return found * self.size + self.rank if self.own else found
+
+    def sharing(self) -> Processes:
+        """The same for images that all are given, such as the reference."""
+        return replace(self, share="shared") if self.share == "own" else self
+
+    def meet(self, word: str = "", late: float | None = None) -> list[str]:
+        """Everybody's word, in order of rank, when all have come; late: seconds that are waited, None: as long as it takes.
+
+        Raises:
+            Absent: some did not come. Elsewhere: another one could not go on.
+        """
+        if self.size == 1:
+            return [word]
+        words = everybodys(self.rank, self.size, word, late)
+        for rank, other in enumerate(words):
+            if other.startswith(FAILED):
+                raise Elsewhere(
+                    f"process {rank} could not go on, and so none of them can: {other.removeprefix(FAILED)}"
+                )
+        return words
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Around an evaluation: an error of one process is raised by all where they meet next, and none waits in vain."""
+        try:
+            yield
+        except BaseException as error:
+            if self.size > 1 and not isinstance(error, (Absent, Elsewhere)) and not getattr(error, "told", False):
+                leave_word(self.rank, f"{FAILED}{type(error).__name__}: {error}")
+                error.told = True  # type: ignore[attr-defined]  # by the innermost of several guards
+            raise
+
+    def agree(self, facts: Callable[[], Facts], own: Collection[str] = ()) -> None:
+        """Begin an evaluation: all come, and are given the same. facts: made by each for itself; functions only if others are.
+
+        own: names of facts that no two may have alike.
+
+        Raises:
+            TimeoutError: some did not come in time. ValueError: other images, another reference, another question.
+        """
+        made = facts()
+        if self.size == 1:
+            return
+        word = json.dumps({name: fact() if callable(fact) else fact for name, fact in made.items()})
+        told = [json.loads(one) for one in self.meet(word, self.wait)]
+        for name in dict.fromkeys(name for one in told for name in one):
+            values = [one.get(name) for one in told]
+            if name not in own:
+                other = next((rank for rank, value in enumerate(values) if value != values[0]), None)
+                if other is not None:
+                    remedy = REMEDIES.get(name, "call it alike in all of them")
+                    raise ValueError(f"processes 0 and {other} were given different {name}, and {remedy}")
+            else:
+                require_distinct(values)
+
+    def of_first(self, make: Callable[[], T]) -> T:
+        """What the first process makes, for everybody."""
+        made: Any = make() if self.first else None
+        self.meet()
+        found: T = self.broadcast(made)
+        return found
 
     @contextmanager
     def first_goes_ahead(self) -> Iterator[None]:
         """The block is done by the first process, then by the others (who find what it left: a download, a folder)."""
         if not self.first:
-            self.barrier()
+            self.meet()
         yield
         if self.first:
-            self.barrier()
+            self.meet()
+
+    @property
+    def channel(self) -> torch.device:
+        """Where tensors are when they are sent: on the CPU where the group can, else on the device of its backend."""
+        config = str(torch.distributed.get_backend_config())
+        if "cpu:" in config or self.device.type in config:
+            return torch.device("cpu") if "cpu:" in config else self.device
+        return placed(None)
+
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        """Collectives of objects take the current GPU: this process's."""
+        place = self.channel
+        with torch.cuda.device(place) if place.type == "cuda" else nullcontext():
+            yield
 
     def gather(self, value: Any) -> list[Any]:
         """Everybody's object, in order of rank, for everybody."""
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
-        torch.distributed.all_gather_object(found, value)
+        with self._sending():
+            torch.distributed.all_gather_object(found, value)
         return found
 
     def broadcast(self, value: Any) -> Any:
@@ -84,14 +193,16 @@ class Processes:
         if self.size == 1:
             return value
         box = [value]
-        torch.distributed.broadcast_object_list(box, src=0)
+        with self._sending():
+            torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
 
     def sum(self, value: Tensor) -> Tensor:
         """Sum over the processes; `value` is used up."""
         if self.size > 1:
-            value = value.to(self.device).contiguous()
-            torch.distributed.all_reduce(value)
+            sent = value.to(self.channel).contiguous()
+            torch.distributed.all_reduce(sent)
+            return sent.to(value.device)
         return value
 
     def merged(self, mine: FeatureStatistics) -> FeatureStatistics:
@@ -126,24 +237,11 @@ class Processes:
         return Moments.of(n, center, self.sum(scatter.addr_(delta, delta, alpha=mine.n)))
 
 
-def launched() -> tuple[int, int]:
-    """(rank, number of processes) that the environment tells. ValueError where it tells the half of it."""
-    rank, size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
-    if size is None and rank is None:
-        return 0, 1
-    told = [int(text) if text is not None and text.isascii() and text.isdigit() else -1 for text in (rank, size)]
-    if size == "1" and rank is None:
-        told[0] = 0
-    if not 0 <= told[0] < told[1]:
-        raise ValueError(
-            f"the environment variables RANK={rank or ''} and WORLD_SIZE={size or ''} do not tell which of how many processes "
-            "this is: start all of them with accelerate launch or torchrun, or unset both"
-        )
-    return told[0], told[1]
-
-
-def _leave(state: Any) -> None:
-    """End the group. Its threads let go of their last tensors a moment after a collective returns, and need a living
-    interpreter for that: without the moment a process that ends at once is now and then aborted."""
-    time.sleep(0.1)
-    state.destroy_process_group()
+def require_distinct(prints: Sequence[str | None]) -> None:
+    """ValueError where two processes have the same images of their own; prints: what tells images apart, None of none."""
+    for rank, made in enumerate(prints):
+        if made is not None and made in prints[:rank]:
+            raise ValueError(
+                f"processes {prints.index(made)} and {rank} were given the same images under processes='own', which would be "
+                "counted twice: say processes='shared', or give each its own (other seeds, another part)"
+            )

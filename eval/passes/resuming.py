@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,18 +28,19 @@ def going_on(
     if folder is None:
         yield Shard(wanted), [], []
         return
-    if not processes.first:
-        run, done = processes.broadcast(None)
-        yield Shard(wanted, _file(folder, run, processes)), [], done
-        processes.barrier()
-        return
-    with exclusive(folder, "the resume folder"):
-        check_answers(folder / "answers.npz", images.answers())
-        earlier = disjoint(folder, wanted, count)
-        done = [part for shard in earlier for part in (shard.indices, shard.missing)]
-        run, done = processes.broadcast((shards.next_run(folder), done))
+    with ExitStack() as held:
+        earlier: list[Shard] = []
+        found: tuple[int, list[np.ndarray]] | None = None
+        if processes.first:
+            held.enter_context(exclusive(folder, "the resume folder"))
+            check_answers(folder / "answers.npz", images.answers())
+            earlier = disjoint(folder, wanted, count)
+            done = [part for shard in earlier for part in (shard.indices, shard.missing)]
+            found = shards.next_run(folder), done
+        processes.meet()
+        run, done = processes.broadcast(found)
         yield Shard(wanted, _file(folder, run, processes)), earlier, done
-        processes.barrier()  # nobody writes any more
+        processes.meet()  # nobody writes any more
 
 
 def _file(folder: Path, run: int, processes: Processes) -> Path:

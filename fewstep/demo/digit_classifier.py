@@ -5,7 +5,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fewstep.demo.folder import proved
-from fewstep.random_state import random_state_kept
+from fewstep.samplers.noise.random_state import random_state_kept
 
 
 class DigitClassifier(nn.Module):

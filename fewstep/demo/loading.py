@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from fewstep.demo.folder import proved
 from fewstep.demo.pipeline import DigitsPipeline
 from fewstep.devices import loaded_in
-from fewstep.random_state import random_state_kept
+from fewstep.samplers.noise.random_state import random_state_kept
 
 
 def load_demo_pipeline(device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> DigitsPipeline:

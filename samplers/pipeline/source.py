@@ -13,7 +13,7 @@ import torch
 from PIL.Image import Image
 
 from fewstep.devices import chosen_device, loaded_in
-from fewstep.random_state import random_state_kept
+from fewstep.samplers.noise.random_state import random_state_kept
 from fewstep.samplers.pipeline.calls import Calls, described
 from fewstep.samplers.pipeline.contenders import Contender
 from fewstep.samplers.pipeline.encoding import Encoded

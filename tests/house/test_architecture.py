@@ -46,7 +46,7 @@ INSIDE = {  # imports within functions: file -> why
     "eval/extractors/vision.py": EXTRA,
     "eval/images/decode.py": SLOW,
     "eval/passes/collect.py": SLOW,
-    "eval/passes/processes.py": SLOW,
+    "eval/group/launching.py": SLOW,
     "fewstep/__main__.py": EXTRA,
     "fewstep/arguments.py": HELP,
     "fewstep/cli.py": HELP,

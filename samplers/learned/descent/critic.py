@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from fewstep.checks import positive
-from fewstep.random_state import random_state_kept
 from fewstep.samplers.learned.descent.objectives import LOSSES
 from fewstep.samplers.learned.problem.problem import Part
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.learned.yardsticks.decoding import decoded
+from fewstep.samplers.noise.random_state import random_state_kept
 
 WIDTH, LAYERS = 32, 3  # of the critic: channels of its first layer, twice as many in each further one
 RATE, GAMMA = 2e-4, 1.0
