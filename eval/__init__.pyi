@@ -11,6 +11,7 @@ from fewstep.eval.gaussian.frechet import frechet_distance as frechet_distance
 from fewstep.eval.gaussian.statistics import FeatureStatistics as FeatureStatistics
 from fewstep.eval.images.generated import Generated as Generated
 from fewstep.eval.images.sources import image_set as image_set
+from fewstep.eval.meter.meter import Meter as Meter
 from fewstep.eval.metrics.registry import METRICS as METRICS
 from fewstep.eval.metrics.registry import metric as metric
 from fewstep.eval.passes.evaluation import evaluate as evaluate
@@ -24,6 +25,7 @@ from fewstep.eval.shared_noise.pairs import paired as paired
 __all__ = [
     "fid",
     "evaluate",
+    "Meter",
     "stats",
     "Report",
     "Result",

@@ -37,6 +37,8 @@ def curve(
     state: str | PathLike[str] | None = None,
     seconds: float | None = None,
     watch: Watch = lambda names, _: names,
+    processes: str = "shared",
+    wait: float | None = None,
     **how: Any,
 ) -> Curves:
     """Metrics of every solver at every nfe on one set of seeds, with intervals and paired differences.
@@ -56,6 +58,8 @@ def curve(
             is not drawn again; what is found there is known by what was drawn, from what, and how looked at.
         seconds: of paired metrics, as in `paired`; metrics of sets are measured of what is left then.
         watch: `watch(names, label)` yields the names while it shows progress.
+        processes: where several run, "shared": all together draw the seeds, each a part; "alone": this one by itself. wait:
+            seconds that the others are waited for.
         how: device, dtype, batch_size, classes, prompt, guidance, call: what the pipeline is called with.
 
     Returns:

@@ -21,14 +21,20 @@ def gathered(
     meta: Meta, layers: dict[str, str], mine: Shard, earlier: list[Shard], wanted: Wanted, processes: Processes
 ) -> Features:
     """All shards of all processes as one; the statistics of `mine` are used up. layers: of the extractor, by part."""
-    own = [mine, *earlier] if processes.first else [mine]
+    own = [mine, *earlier]
     if processes.own:
-        require_distinct(processes.gather(_print(mine)))
+        require_distinct(processes.gather(_print(own)))
     for shard in own[1:]:
         for part, statistics in mine.statistics.items():
             statistics.merge(shard.statistics[part])
     merged = {part: processes.merged(statistics) for part, statistics in mine.statistics.items()}
     n = sum(processes.gather(sum(len(shard.indices) for shard in own)))
+    processes.meet()
+    numbers = np.concatenate([i for found in processes.gather([shard.indices for shard in own]) for i in found])
+    if len(np.unique(numbers)) < len(numbers):
+        raise ValueError(
+            f"{meta.source} have numbers that are given twice: `index` numbers every image of all processes once"
+        )
     if n < 2:
         raise ValueError(f"statistics need at least 2 images; {meta.source} gave {n} that could be used.")
     rows = {part: _ordered(part, dim, own, n, processes) for part, dim in wanted.rows.items()}
@@ -36,12 +42,12 @@ def gathered(
     return Features(n, merged, rows, replace(meta, skipped=skipped), layers)
 
 
-def _print(shard: Shard) -> str | None:
+def _print(own: list[Shard]) -> str | None:
     """What tells the images of a process from those of another; None where it has none."""
-    if not (n := len(shard.indices)):
-        return None
-    means = (of.mean.cpu().numpy().tobytes() for of in shard.statistics.values())
-    return digest(n, *means, *(file.code for file in shard.rows.values()))
+    seen = [shard for shard in own if len(shard.indices)]
+    means = [of.mean.cpu().numpy().tobytes() for shard in seen for of in shard.statistics.values()]
+    codes = [file.code for shard in seen for file in shard.rows.values()]
+    return digest(sum(len(shard.indices) for shard in seen), *means, *codes) if seen else None
 
 
 def _ordered(part: str, dim: int, own: list[Shard], n: int, processes: Processes) -> np.ndarray:

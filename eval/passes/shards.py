@@ -13,8 +13,9 @@ none: its parts are compared with each other.
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +29,7 @@ from fewstep.output.files import not_written
 from fewstep.output.seal import SEAL, Damaged, digest_of_file
 
 REMEDY = "Remove it with the .f32 files beside it of the same number: its images are then looked at again"
+ROWS, READ = "rows.", 4096  # before the parts of all feature vectors; of these so many are read at once
 _FORMS = {"seen": (1, "i"), "missing": (1, "i")}  # axes and kind of the arrays that every shard has
 
 
@@ -94,7 +96,7 @@ class Shard:
     """
 
     def __init__(self, wanted: Wanted, path: Path | None = None) -> None:
-        self.path = path
+        self.path, self.wanted = path, wanted
         alone = path is None and bool(wanted.rows)
         self._temporary = TemporaryDirectory(prefix="fewstep-", ignore_cleanup_errors=True) if alone else None
         stem = path.with_suffix("") if path else Path(self._temporary.name if self._temporary else "") / "rows"
@@ -125,12 +127,61 @@ class Shard:
         self.seen.append(np.asarray(indices, np.int64))
         self.skipped.append(np.array(sorted(skipped), np.int64))
 
-    def save(self) -> None:
-        """Write the state whole."""
-        assert self.path is not None
+    def snapshot(self) -> Shard:
+        """What has been seen until now, of which the statistics may be used up; feature vectors are read where they lie."""
+        other = copy.copy(self)
+        other.seen, other.skipped = list(self.seen), list(self.skipped)
+        other.statistics = copy.deepcopy(self.statistics)
+        return other
+
+    def merge(self, other: Shard, anew: Mapping[int, int] | None = None) -> None:
+        """Add what `other` has seen; anew: other numbers for its samples.
+
+        Where some vectors were dropped from its sample, the sample stays what chance made it, under the old numbers.
+        """
+
+        def renamed(index: np.ndarray) -> np.ndarray:
+            return index if anew is None else np.array([anew[int(i)] for i in index], np.int64)
+
+        for part, statistics in other.statistics.items():
+            if statistics.sketch.whole:
+                statistics = copy.deepcopy(statistics)
+                statistics.sketch.index = renamed(statistics.sketch.index)
+            self.statistics[part].merge(statistics)
+        n = len(other.indices)
+        for part, file in other.rows.items():
+            for k in range(0, n, READ):
+                self.rows[part].append(file.read(n)[k : k + READ])
+        self.seen.append(renamed(other.indices))
+        self.skipped.append(other.missing)
+
+    def _arrays(self) -> dict[str, np.ndarray]:
         arrays: dict[str, np.ndarray] = {"seen": self.indices, "missing": self.missing}
         for part, statistics in self.statistics.items():
             arrays |= {f"{part}.{name}": array for name, array in statistics.arrays().items()}
+        return arrays
+
+    def everything(self) -> dict[str, np.ndarray]:
+        """All that was seen, every feature vector too, as arrays."""
+        return {
+            **self._arrays(),
+            **{f"{ROWS}{part}": file.read(len(self.indices)) for part, file in self.rows.items()},
+        }
+
+    @classmethod
+    def of_everything(cls, arrays: Mapping[str, np.ndarray], moments: Sequence[str], rows: Sequence[str]) -> Shard:
+        """The inverse of `everything`, for these parts."""
+        dims = {part: arrays[f"{part}.sketch.rows"].shape[1] for part in moments}
+        made = cls(Wanted(dims, {part: arrays[f"{ROWS}{part}"].shape[1] for part in rows}))
+        made._take(arrays, made.wanted, files=False)
+        for part, file in made.rows.items():
+            file.append(arrays[f"{ROWS}{part}"])
+        return made
+
+    def save(self) -> None:
+        """Write the state whole."""
+        assert self.path is not None
+        arrays = self._arrays()
         for part, file in self.rows.items():
             arrays[f"{SEAL}-{part}"] = np.array(file.code if len(self.indices) else "")
         write_arrays(self.path, arrays)
@@ -153,9 +204,8 @@ class Shard:
             raise Damaged(f"{path} tells of an image twice: two runs wrote it at once. {REMEDY}")
         return shard
 
-    def _take(self, arrays: Mapping[str, np.ndarray], wanted: Wanted) -> None:
-        """The state in these arrays; any error where they are not those of a state."""
-        assert self.path is not None
+    def _take(self, arrays: Mapping[str, np.ndarray], wanted: Wanted, files: bool = True) -> None:
+        """The state in these arrays; any error where they are not those of a state. files: feature vectors are there too."""
         for name, (axes, kind) in _FORMS.items():
             if arrays[name].ndim != axes or arrays[name].dtype.kind != kind:
                 raise ValueError(f"{name} is of {arrays[name].dtype} {arrays[name].shape}")
@@ -166,7 +216,8 @@ class Shard:
             self.statistics[part] = FeatureStatistics.of_arrays(held, wanted.kept)
             if (self.statistics[part].dim, self.statistics[part].n) != (dim, n):
                 raise ValueError(f"the statistics of {part} are of {self.statistics[part].n} vectors, and not of {n}")
-        for part, file in self.rows.items():
+        for part, file in self.rows.items() if files else ():
+            assert self.path is not None
             code = str(arrays[f"{SEAL}-{part}"]) if SEAL in arrays else None
             file.check(n, code or None)
             if code is None:

@@ -1,0 +1,176 @@
+"""What a Meter holds of one side: features of the images so far, and images that wait until a batch is whole.
+
+    number of the k-th image = epoch 2^40 + k size + rank       with images of its own in each of `size` processes, else + k
+
+A batch is as large as one of `evaluate`, so that however the images come the network is shown the same ones together. Reading
+(a value, a state) changes nothing: the waiting images are looked at apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewstep.eval.extractors.base import Extractor
+from fewstep.eval.images.image_sets import digest
+from fewstep.eval.passes.collect import dimension, extracted
+from fewstep.eval.passes.processes import Processes
+from fewstep.eval.passes.shards import Shard, Wanted
+
+EPOCH = 1 << 40
+Parts = tuple[tuple[str, ...], tuple[str, ...]]
+
+
+class Held:
+    """Features and waiting images of one side, in this process.
+
+    Args:
+        parts: of which moments, and of which all vectors are kept.
+        batch_size: images that go through the network together.
+
+    Attributes:
+        given: images so far, of all processes that share them. print: what tells them from others, where they are shared.
+        lossy: whether any of them was; None: not known.
+    """
+
+    def __init__(self, parts: Parts, processes: Processes, batch_size: int) -> None:
+        self.parts, self.processes, self.batch_size = parts, processes, batch_size
+        self.shard: Shard | None = None
+        self.numbers: list[int] = []
+        self.images: list[Tensor] = []
+        self.given = self.epoch = 0
+        self.print = ""
+        self.lossy: bool | None = False
+
+    @property
+    def n(self) -> int:
+        """Images and features of this process."""
+        return len(self.images) + (0 if self.shard is None else len(self.shard.indices))
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Dimension of every part, once it is known."""
+        wanted = None if self.shard is None else self.shard.wanted
+        return {} if wanted is None else {**wanted.statistics, **wanted.rows}
+
+    def numbered(self, count: int, index: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """The next `count` images: their numbers, and the places of those that this process looks at.
+
+        index: numbers of the user's own. ValueError: other than `count` of them.
+        """
+        processes, places = self.processes, np.arange(count)
+        ordinals = self.given + places
+        numbers = self.epoch * EPOCH + processes.numbers(ordinals)
+        if index is not None:
+            numbers = np.asarray(index, np.int64)
+            if numbers.shape != (count,) or (numbers < 0).any():
+                raise ValueError(f"`index` numbers the images, {count} of them, from 0 on; got shape {numbers.shape}")
+        self.given += count
+        if processes.share == "shared":
+            places = places[ordinals % processes.size == processes.rank]
+        return numbers, places
+
+    def of_dims(self, dims: Mapping[str, int]) -> Shard:
+        """A shard of these parts."""
+        moments, rows = self.parts
+        return Shard(Wanted({part: dims[part] for part in moments}, {part: dims[part] for part in rows}))
+
+    def add(self, features: Mapping[str, Tensor], numbers: np.ndarray) -> None:
+        """Features (B, d) of every part that is needed. ValueError: one is missing, or has another dimension."""
+        needed = {*self.parts[0], *self.parts[1]}
+        if missing := sorted(needed - set(features)):
+            raise ValueError(
+                f"the metrics need features of {', '.join(sorted(needed))}, and {', '.join(missing)} are missing: give them "
+                "by their parts, {'main': ..., 'logits': ...}, or the images"
+            )
+        dims = {part: features[part].shape[1] for part in needed}
+        if self.shard is None:
+            self.shard = self.of_dims(dims)
+        for part, known in self.dims.items():
+            if dims[part] != known:
+                raise ValueError(
+                    f"features of {dims[part]} numbers were given as {part}, and those before have {known}: give all of one "
+                    "extractor and layer"
+                )
+        self.shard.add(numbers, {part: features[part] for part in needed})
+
+    def wait(self, numbers: Sequence[int], images: Sequence[Tensor], extractor: Extractor) -> None:
+        """Images that are looked at when there are enough of them for a batch."""
+        self.numbers += [int(number) for number in numbers]
+        self.images += images
+        if self.shard is None:
+            self.shard = self.of_dims({part: dimension(extractor, part) for part in {*self.parts[0], *self.parts[1]}})
+        while len(self.images) >= self.batch_size:
+            self._look(self.shard, self.batch_size, extractor)
+            del self.numbers[: self.batch_size], self.images[: self.batch_size]
+
+    def _look(self, shard: Shard, count: int, extractor: Extractor) -> None:
+        extracted(extractor, shard, np.array(self.numbers[:count], np.int64), self.images[:count])
+
+    def rest(self, extractor: Extractor | None) -> list[Shard]:
+        """What waits, looked at, as a shard by itself."""
+        if not self.images:
+            return []
+        assert self.shard is not None and extractor is not None
+        apart = Shard(self.shard.wanted)
+        self._look(apart, len(self.images), extractor)
+        return [apart]
+
+    def share(self, content: Any) -> None:
+        """Remember what the processes were given that share their images."""
+        self.print = digest(self.print, content)
+
+    def merge(self, other: Held, extractor: Extractor | None) -> None:
+        """Add what another one has seen, which is left as it was; numbers that both have are given anew, in their order."""
+        shards = [*([] if other.shard is None else [other.shard.snapshot()]), *other.rest(extractor)]
+        mine = np.concatenate([self.numbers, *([] if self.shard is None else [self.shard.indices])]).astype(np.int64)
+        theirs = np.concatenate([np.zeros(0, np.int64), *(shard.indices for shard in shards)])
+        self.epoch = 1 + max([self.epoch, other.epoch, *(int(n) // EPOCH for n in (*mine, *theirs))])
+        self.given, self.lossy = 0, self.lossy if self.lossy == other.lossy else self.lossy or other.lossy or None
+        self.print = digest(self.print, other.print)
+        anew: dict[int, int] | None = None
+        if len(np.intersect1d(mine, theirs)):
+            numbers, _ = self.numbered(len(theirs))
+            anew = dict(zip(np.sort(theirs).tolist(), numbers.tolist(), strict=True))
+        for shard in shards:
+            if self.shard is None:
+                self.shard = self.of_dims({**shard.wanted.statistics, **shard.wanted.rows})
+            self.shard.merge(shard, anew)
+
+    def state(self) -> dict[str, Any]:
+        """All of it, as tensors, numbers and words."""
+        arrays = {} if self.shard is None else self.shard.everything()
+        processes = self.processes
+        return {
+            "given": self.given,
+            "epoch": self.epoch,
+            "print": self.print,
+            "lossy": self.lossy,
+            "place": [processes.share, processes.rank, processes.size],
+            "arrays": {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()},
+            "numbers": torch.tensor(self.numbers, dtype=torch.int64),
+            "images": [image.clone() for image in self.images],
+        }
+
+    def take(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`; in another place among the processes numbers go on where nobody has any."""
+        arrays = {name: tensor.numpy() for name, tensor in state["arrays"].items()}
+        self.shard = Shard.of_everything(arrays, *self.parts) if arrays else None
+        self.given, self.epoch = int(state["given"]), int(state["epoch"])
+        self.print, self.lossy = str(state["print"]), state["lossy"]
+        self.numbers, self.images = state["numbers"].tolist(), list(state["images"])
+        if list(state["place"]) != [self.processes.share, self.processes.rank, self.processes.size]:
+            self.given, self.epoch = 0, self.epoch + 1
+
+
+def same_dims(dims: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """The dimensions that all processes with any images have. ValueError: they differ."""
+    known = [one for one in dims if one]
+    for one in known:
+        if one != known[0]:
+            raise ValueError(f"the processes have features of different dimensions, {known[0]} and {one}")
+    return dict(known[0]) if known else {}

@@ -1,0 +1,292 @@
+"""`Meter`: images or features a few at a time, and the report that `evaluate` would give of all of them at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from fewstep.eval.extractors.base import Extractor
+from fewstep.eval.gaussian.features import Features, Meta
+from fewstep.eval.images.image_sets import digest
+from fewstep.eval.images.reading import read
+from fewstep.eval.meter.given import features_in, one_image
+from fewstep.eval.meter.held import Held, same_dims
+from fewstep.eval.passes.collect import blocks_of, require_readable
+from fewstep.eval.passes.gathering import gathered
+from fewstep.eval.passes.plan import Planner, Side, comparable
+from fewstep.eval.passes.processes import Facts
+from fewstep.eval.passes.question import Question
+from fewstep.eval.report.evaluation_report import Report
+from fewstep.samplers.noise.random_state import random_state_kept
+from fewstep.samplers.pipeline.eval_mode import in_eval_mode
+
+SIDES = {False: "generated", True: "real"}
+
+
+class Meter:
+    """Metrics of images that come a few at a time: what `evaluate` says of all of them, however they are divided.
+
+        meter = fe.Meter("mnist", ("fid", "kid_full"))
+        for images in batches:
+            meter.update(images)
+        meter.compute()["fid"], meter.reset()
+
+    Args:
+        reference: what `evaluate` takes as `real`; None where real images come by `update(images, real=True)`, or where no
+            metric needs any. It is looked at once, by the first `compute`.
+        metrics, extractor, options, device: as `evaluate` takes them; the extractor is loaded once, for the first images.
+        processes: "own", what each process is given counts; "shared", all are given the same, and each looks at a part;
+            "alone", this process asks no other one.
+        how: of the extractor, of images and of the pass, as `evaluate` takes them: protocol, weights, range, batch_size, wait.
+
+    In several processes `compute` is called by all of them, `update` by each as often as it likes, never too. Neither changes
+    global random generators or the mode of a network.
+
+    Raises:
+        ValueError: whatever `evaluate` refuses.
+    """
+
+    def __init__(
+        self,
+        reference: Any = None,
+        metrics: Sequence[str] = ("fid",),
+        *,
+        extractor: str | Extractor | None = None,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        device: Any = None,
+        processes: Any = "own",
+        **how: Any,
+    ) -> None:
+        if odd := sorted({"number", "resume"} & set(how)):
+            raise ValueError(
+                f"a Meter takes no {', '.join(odd)}: it counts what it is given, and `state_dict` keeps it"
+            )
+        self.question = Question.of(metrics, options)
+        self._side = Side.of(reference)
+        if reference is not None and not self.question.comparing:
+            raise ValueError(f"{self.question.told} compares with no real images: leave `reference` away")
+        with random_state_kept():
+            self._planner = Planner.begun(self._side, Side(None), extractor, device, {**how, "processes": processes})
+            real = self.question.needs(True)
+            self._plan = None if reference is None else self._planner.plan(self._side, *real, real=True)
+            if self._planner.of_extractor.get("download"):
+                with self._planner.processes.guarded():
+                    self._planner.extractor()
+        self._reference: Features | None = None
+        self._named = extractor is not None
+        self._held = {real: self._empty(real) for real in SIDES}
+
+    def _empty(self, real: bool) -> Held:
+        size = self._planner.of_pass.get("batch_size", 64)
+        return Held(self.question.needs(real), self._planner.processes, size)
+
+    @property
+    def n(self) -> int:
+        """Generated images and features that this process has counted."""
+        return self._held[False].n
+
+    def __repr__(self) -> str:
+        return f"<Meter of {self.question.told}: {self.n} images>"
+
+    def update(self, images: Any, real: bool = False, *, index: Any = None, **how: Any) -> Meter:
+        """Count images, or features; returns itself.
+
+        Args:
+            images: a tensor or array of images, a PIL image or a list of them, anything that `image_set` reads, a pipeline
+                (then also solver=, nfe=, seeds= ...), features (B, d) of the main layer, or of several, {part: (B, d)}.
+            real: whether they belong to the reference, where none was given.
+            index: a number for each of them, in all processes together; it decides their order where that matters (the
+                subsets of KID). None: in turn, the k-th of rank r being k size + r where each process has its own.
+            how: range, layout ... of these images, else as they were said of all.
+
+        Raises:
+            ValueError: no images; features of another size or extractor than the reference's.
+        """
+        real = bool(real)
+        if real and self._side.source is not None:
+            raise ValueError("this Meter has its reference already: make it with reference=None to give real images")
+        if real and not self.question.comparing:
+            raise ValueError(f"{self.question.told} compares with no real images: leave real=True away")
+        held = self._held[real]
+        with self._quiet():
+            if isinstance(images, Features):
+                comparable(self._meta(), images.meta)
+            features = features_in(images)
+            if features is not None:
+                self._require_fit(features)
+                numbers, places = held.numbered(len(next(iter(features.values()))), index)
+                if held.processes.share == "shared" and held.processes.size > 1:
+                    held.share([rows.shape for rows in features.values()])
+                    held.share(b"".join(rows.cpu().double().numpy().tobytes() for rows in features.values()))
+                if len(places):
+                    held.add({part: rows[places] for part, rows in features.items()}, numbers[places])
+            else:
+                self._read([images] if one_image(images) else images, held, index, how)
+        return self
+
+    def _read(self, source: Any, held: Held, index: Any, how: Mapping[str, Any]) -> None:
+        """Images that are shown to the network as soon as there is a batch of them."""
+        side = Side(source)
+        given = {"device": None, **how} if side.draws else how
+        images, extractor = self._planner.images(side, **given), self._extractor()
+        held.lossy = images.lossy if held.n == 0 or held.lossy == images.lossy else held.lossy or images.lossy or None
+        require_readable(images, held.processes)
+        if images.count is None:
+            for _, pictures in images.stream(held.batch_size):
+                numbers, _ = held.numbered(len(pictures), None)
+                held.wait(numbers.tolist(), pictures, extractor)
+            return
+        numbers, places = held.numbered(images.count, index)
+        if held.processes.share == "shared" and held.processes.size > 1:
+            held.share(images.content)
+        for found, pictures in read(images, blocks_of(places, held.batch_size)):
+            held.wait(numbers[found].tolist(), pictures, extractor)
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        network = self._planner.network
+        with random_state_kept(), in_eval_mode(*([network] if isinstance(network, Extractor) else [])):
+            yield
+
+    def _extractor(self) -> Extractor:
+        return self._planner.extractor(together=False)
+
+    def _meta(self) -> Meta:
+        """Under what features are made, as far as it is known without loading a network."""
+        network, reference = self._planner.network, self._planner.reference
+        if isinstance(network, Extractor):
+            return Meta.of(network)
+        if reference is not None and reference.extractor == network:
+            return Meta(
+                *(getattr(reference, name) for name in ("extractor", "protocol", "hash")), published=reference.published
+            )
+        return Meta(network, self._planner.of_extractor.get("protocol", "")) if self._named else Meta()
+
+    def _require_fit(self, features: Mapping[str, Any]) -> None:
+        """ValueError for features of another size than the reference's, or than the extractor makes."""
+        known, whose = self._dims()
+        for part, rows in features.items():
+            if part in known and rows.shape[1] != known[part]:
+                raise ValueError(
+                    f"features of {rows.shape[1]} numbers were given as {part}, and those of {whose} have {known[part]}: give "
+                    "features of the same extractor and layer"
+                )
+
+    def _dims(self) -> tuple[dict[str, int], str]:
+        found, network = self._side.features, self._planner.network
+        if found is not None:
+            dims = {part: of.dim for part, of in found.statistics.items()}
+            return {**{part: rows.shape[1] for part, rows in found.rows.items()}, **dims}, "the reference"
+        for held in self._held.values():
+            if held.dims:
+                return held.dims, "the others"
+        if isinstance(network, Extractor):
+            return {part: network.layers[layer] for part, layer in network.parts.items()}, network.name
+        return {}, ""
+
+    def compute(self) -> Report:
+        """The report on all images so far; more can be counted afterwards. In several processes all call it, and get it.
+
+        Raises:
+            ValueError: fewer than two images; processes that were given different references, or the same images of their
+                own. TimeoutError: some processes did not come.
+        """
+        began, processes = time.monotonic(), self._planner.processes
+        with self._quiet(), processes.guarded():
+            processes.agree(self._facts)
+            if self._plan is not None and self._reference is None:
+                self._reference = self._plan.run()
+            real = self._reference
+            if real is None and self.question.comparing:
+                real = self._gathered(True)
+            generated = self._gathered(False)
+            self.question.require_enough(None if real is None else real.n, generated.n)
+            return self.question.report(processes, real, generated, time.monotonic() - began)
+
+    def _facts(self) -> Facts:
+        facts: dict[str, Any] = {**self._planner.facts(f"Meter {self.question.told}")}
+        facts["reference"] = "" if self._plan is None else self._plan.content
+        if self._planner.processes.share == "shared":
+            facts["images"] = digest([held.print for held in self._held.values()])
+        return facts
+
+    def _gathered(self, real: bool) -> Features:
+        """What all processes have seen of one side."""
+        held, processes = self._held[real], self._planner.processes
+        n = sum(processes.gather(held.n))
+        if n < 2:
+            call = "update(images, real=True)" if real else "update(images)"
+            raise ValueError(
+                f"a Meter needs at least 2 {SIDES[real]} images, and was given {n}: {call} comes before compute"
+            )
+        metas = processes.gather(self._meta() if held.n else None)
+        meta = next(one for one in metas if one is not None)
+        for other in metas:
+            if other is not None:
+                comparable(meta, other)
+        dims = same_dims(processes.gather(held.dims))
+        network = self._planner.network
+        mine = held.of_dims(dims) if held.shard is None else held.shard.snapshot()
+        rest = held.rest(network if isinstance(network, Extractor) else None)
+        processes.meet()
+        layers = processes.gather(dict(network.parts) if isinstance(network, Extractor) else {})
+        named = Meta(
+            meta.extractor, meta.protocol, meta.hash, meta.precision, source=f"{SIDES[real]} images of a Meter",
+            lossy=held.lossy, published=meta.published,
+        )  # fmt: skip
+        return gathered(named, next(filter(None, layers), {}), mine, rest, mine.wanted, processes)
+
+    def merge(self, other: Meter) -> Meter:
+        """Add what another Meter of the same question has counted, in this process; it is left as it was.
+
+        ValueError: another question, extractor, or size of features.
+        """
+        if other.question.told != self.question.told:
+            raise ValueError(f"a Meter of {self.question.told} cannot take one of {other.question.told}")
+        comparable(self._meta(), other._meta())
+        with self._quiet():
+            for real, held in self._held.items():
+                theirs, network = other._held[real], other._planner.network
+                if theirs.n:
+                    if held.dims and theirs.dims != held.dims:
+                        same_dims([held.dims, theirs.dims])
+                    held.merge(theirs, network if isinstance(network, Extractor) else None)
+        return self
+
+    def reset(self, real: bool = True) -> None:
+        """Forget the generated images, and the real ones that came by `update` unless real=False; the reference stays."""
+        for side in SIDES if real else (False,):
+            self._held[side] = self._empty(side)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What this process has counted: tensors, numbers and words, as torch.save keeps them."""
+        meta = self._meta()
+        return {
+            "question": self.question.told,
+            "extractor": [meta.extractor, meta.protocol, meta.hash],
+            **{name: self._held[real].state() for real, name in SIDES.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` told, of a Meter that was made alike.
+
+        ValueError: the state of another question or extractor, or no state.
+        """
+        missing = [name for name in ("question", "extractor", *SIDES.values()) if name not in state]
+        if missing:
+            raise ValueError(
+                f"this is no state of a Meter: it has no {', '.join(missing)}; give what `state_dict` told"
+            )
+        if state["question"] != self.question.told:
+            raise ValueError(
+                f"this is the state of a Meter of {state['question']}, and this one is of {self.question.told}"
+            )
+        comparable(self._meta(), Meta(*state["extractor"], source="the state"))
+        held = {real: self._empty(real) for real in SIDES}
+        for real, name in SIDES.items():
+            held[real].take(state[name])
+            if held[real].images:
+                self._extractor()
+        self._held = held
