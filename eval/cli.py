@@ -27,6 +27,14 @@ EXTRACTION = (
     ),
     click.option("--key", help="Array in an .npz of several, e.g. test_images."),
     click.option("--resume", metavar="DIR", help="Keep the state in DIR, and go on from what is there."),
+    click.option(
+        "--processes",
+        type=click.Choice(["shared", "alone"]),
+        help="Where several were launched: divide the images, or leave all of them to this one  [default: shared]",
+    ),
+    click.option(
+        "--wait", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="For the others  [default: 120]"
+    ),
 )
 OUTPUT = (
     click.option("--json", "json_path", metavar="FILE", help="Write the values exactly; - for the standard output."),

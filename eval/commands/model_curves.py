@@ -18,6 +18,7 @@ def evaluate_model(model: str, metrics: Sequence[str], how: Mapping[str, Any]) -
     """Draw, measure and tell; `how` are the options of the command."""
     evaluation = evaluating(how)
     place = {"device": evaluation.pop("device", None), "batch_size": how["batch_size"]}
+    place |= {name: evaluation.pop(name) for name in ("processes", "wait") if name in evaluation}
     state, number = evaluation.pop("resume", None), evaluation.pop("number", 1000)
     if options := metric_options(how["metric_options"]):
         evaluation["options"] = options
@@ -30,7 +31,7 @@ def evaluate_model(model: str, metrics: Sequence[str], how: Mapping[str, Any]) -
         model, how["solvers"], how["nfes"], real, metrics, number, how["seed"], pairs=how["pairs"], state=state,
         evaluation=evaluation, watch=watched, **run, **place, **call,
     )  # fmt: skip
-    if not is_first():
+    if not is_first(how):
         return
     tell(told, told.text(), how, told.pictures)
     if how["out"]:

@@ -15,6 +15,6 @@ def write_statistics(source: str, out: str, how: dict[str, Any]) -> None:
     check_outputs({**how, "out": out})
     kept = {"rows": how["features"], "half": how["half"], "spatial": how["spatial"], "name": how["name"]}
     found = stats(source, out, **kept, **evaluating(how))
-    if is_first():
+    if is_first(how):
         meta = found.meta
         click.echo(f"{out}: {found.n} images of {meta.source}, {meta.extractor} {meta.protocol}, weights {meta.hash}")

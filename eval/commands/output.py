@@ -17,7 +17,8 @@ from fewstep.output.places import kept, prove_file, prove_folder
 def evaluating(how: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `evaluate` among those of a command: what was said, and nothing else."""
     names = ("extractor", "protocol", "weights", "download", "fast", "device", "batch_size", "workers", "skip_bad")
-    said = {name: how[name] for name in (*names, "key", "limit", "resume", "number") if how.get(name)}
+    others = ("key", "limit", "resume", "number", "processes", "wait")
+    said = {name: how[name] for name in (*names, *others) if how.get(name)}
     return {**said, "progress": True}
 
 
@@ -33,9 +34,9 @@ def metric_options(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def is_first() -> bool:
-    """Whether this process is the one that speaks."""
-    return launched()[0] == 0
+def is_first(how: Mapping[str, Any]) -> bool:
+    """Whether this process is one that speaks."""
+    return how.get("processes") == "alone" or launched()[0] == 0
 
 
 def check_outputs(how: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ def evaluate_sets(real: str | None, generated: str, metrics: Sequence[str], how:
     check_outputs(how)
     options = metric_options(how.get("metric_options", ()))
     report = evaluate(real, generated, metrics, options=options, **evaluating(how))
-    if is_first():
+    if is_first(how):
         tell(report, report.table(), how, lambda folder: _sheets(real, generated, how, folder))
 
 

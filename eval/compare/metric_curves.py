@@ -15,6 +15,7 @@ from fewstep.eval.report.curves import Curves
 from fewstep.eval.shared_noise.measures import MEASURES
 from fewstep.eval.shared_noise.pairs import paired
 from fewstep.eval.shared_noise.trials import check_reference
+from fewstep.samplers.noise.random_state import random_state_kept
 from fewstep.samplers.pipeline.contenders import Contender, contenders
 from fewstep.samplers.pipeline.source import Source
 
@@ -58,8 +59,8 @@ def curve(
             is not drawn again; what is found there is known by what was drawn, from what, and how looked at.
         seconds: of paired metrics, as in `paired`; metrics of sets are measured of what is left then.
         watch: `watch(names, label)` yields the names while it shows progress.
-        processes: where several run, "shared": all together draw the seeds, each a part; "alone": this one by itself. wait:
-            seconds that the others are waited for.
+        processes: where several run, "shared": each draws a part of the seeds; "alone": this one asks no other. wait: seconds
+            that the others are waited for.
         how: device, dtype, batch_size, classes, prompt, guidance, call: what the pipeline is called with.
 
     Returns:
@@ -75,36 +76,41 @@ def curve(
     check_reference(reference)
     if seen:
         _check_evaluation(seen, solvers, real, grid, number)
-    processes = Processes.current(how.get("device"))
-    source = Source(model, **({**how, "device": str(processes.device)} if isinstance(model, str) else how))
-    run = {"grid": grid, "noise": noise, "options": options}
-    sweep = Sweep(source, processes, tuple(solvers), tuple(nfe), range(seed, seed + number), run)
-    about = {
-        "model": model if isinstance(model, str) else type(source.pipe).__name__,
-        "seed": seed,
-        **source.content,
-        **run,
-    }
-    errors: Curves | None = None
-    points: list[Point] = []
-    if compared:
-        spec: dict[str, Any] = {"grid": grid, "reference": reference, "metrics": compared, "options": options}
-        spec |= {"state": state, "seconds": seconds, "watch": watch}
-        many = min(pairs, number)
-        errors = processes.broadcast(paired(source, solvers, nfe, many, seed, **spec) if processes.first else None)
-        about |= {name: errors.about[name] for name in ("pairs", "reference", "reference_shift", "entrants")}
-    if seen:
-        places = sweep.places if errors is None else _finalists(errors.points)
-        points += sweep.evaluated(real, seen, {"resume": state, **(evaluation or {})}, watch, places)
-        about["real"] = points[0].report.about["real"]
-    if errors is not None:
-        points = [*points, *errors.points] if metrics[0] in seen else [*errors.points, *points]
-    return Curves(
-        sweep.joined(points),
-        {name: value for name, value in about.items() if value not in (None, {})},
-        errors.notes if errors else (),
-        errors.samples if errors else sweep.samples(),
-    )
+    if processes == "own":
+        raise ValueError("a curve draws one set of seeds: processes='shared' divides it, 'alone' asks no other process")
+    group = Processes.current(how.get("device"), processes, wait)
+    question = f"curve {[*map(str, solvers)]} {[*nfe]} {[*metrics]} {number} {seed} {pairs} {grid} {noise} {options}"
+    with random_state_kept(), group.guarded():
+        group.agree(lambda: {"ways of sharing": group.share, "questions": question})
+        source = Source(model, **({**how, "device": str(group.device)} if isinstance(model, str) else how))
+        run = {"grid": grid, "noise": noise, "options": options}
+        sweep = Sweep(source, group, tuple(solvers), tuple(nfe), range(seed, seed + number), run)
+        about = {
+            "model": model if isinstance(model, str) else type(source.pipe).__name__,
+            "seed": seed,
+            **source.content,
+            **run,
+        }
+        errors: Curves | None = None
+        points: list[Point] = []
+        if compared:
+            spec: dict[str, Any] = {"grid": grid, "reference": reference, "metrics": compared, "options": options}
+            spec |= {"state": state, "seconds": seconds, "watch": watch}
+            many = min(pairs, number)
+            errors = group.of_first(lambda: paired(source, solvers, nfe, many, seed, **spec))
+            about |= {name: errors.about[name] for name in ("pairs", "reference", "reference_shift", "entrants")}
+        if seen:
+            places = sweep.places if errors is None else _finalists(errors.points)
+            points += sweep.evaluated(real, seen, {"resume": state, **(evaluation or {})}, watch, places)
+            about["real"] = points[0].report.about["real"]
+        if errors is not None:
+            points = [*points, *errors.points] if metrics[0] in seen else [*errors.points, *points]
+        return Curves(
+            sweep.joined(points),
+            {name: value for name, value in about.items() if value not in (None, {})},
+            errors.notes if errors else (),
+            errors.samples if errors else sweep.samples(),
+        )
 
 
 def _finalists(points: Sequence[Point]) -> list[tuple[str, int]]:

@@ -78,13 +78,15 @@ class Sweep:
 
     def samples(self) -> dict[tuple[str, int], list[Image]]:
         """The first images of every place, of solvers that do not choose their steps."""
-        drawn = {}
-        if self.processes.first:
+
+        def drawn() -> dict[tuple[str, int], list[Image]]:
+            shown = {}
             (batch,) = self.source.batches(self.seeds[: min(SHOWN, self.source.batch_size)])
             for solver, n in self.places:
                 run = self._run(solver)
                 how = {"grid": run["grid"], "noise": run["noise"], **run["options"]}
                 if not Contender(solver).adaptive:
-                    drawn[solver, n] = batch.images(batch.draw(solver=solver, nfe=n, **how))
-        found: dict[tuple[str, int], list[Image]] = self.processes.broadcast(drawn)
-        return found
+                    shown[solver, n] = batch.images(batch.draw(solver=solver, nfe=n, **how))
+            return shown
+
+        return self.processes.of_first(drawn)

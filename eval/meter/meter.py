@@ -207,7 +207,7 @@ class Meter:
 
     def _facts(self) -> Facts:
         facts: dict[str, Any] = {**self._planner.facts(f"Meter {self.question.told}")}
-        facts["reference"] = "" if self._plan is None else self._plan.content
+        facts["references"] = "" if self._plan is None else self._plan.content
         if self._planner.processes.share == "shared":
             facts["images"] = digest([held.print for held in self._held.values()])
         return facts

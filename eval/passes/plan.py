@@ -140,7 +140,7 @@ class Planner:
         def facts() -> Facts:
             made.extend(make())
             contents = [(lambda: "") if plan is None else plan.content for plan in made]
-            return {**self.facts(question), **dict(zip(("images", "reference"), contents[::-1], strict=False))}
+            return {**self.facts(question), **dict(zip(("images", "references"), contents[::-1], strict=False))}
 
         self.processes.agree(facts, own=("images",) if self.processes.own else ())
         return made

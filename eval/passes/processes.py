@@ -33,7 +33,7 @@ WAIT = 120.0  # seconds that an evaluation waits for the other processes to begi
 FAILED = "!"  # begins the word of a process that could not go on
 REMEDIES = {
     "images": "only a part of each would be looked at: say processes='own' where each has its own, else give all the same",
-    "reference": "nobody could say what is compared with what: give all the same one",
+    "references": "nobody could say what is compared with what: give all the same one",
 }
 Facts = Mapping[str, str | Callable[[], str]]
 
@@ -143,7 +143,7 @@ class Processes:
             if name not in own:
                 other = next((rank for rank, value in enumerate(values) if value != values[0]), None)
                 if other is not None:
-                    remedy = REMEDIES.get(name, "call it alike in all of them")
+                    remedy = REMEDIES.get(name, "all must be asked the same")
                     raise ValueError(f"processes 0 and {other} were given different {name}, and {remedy}")
             else:
                 require_distinct(values)

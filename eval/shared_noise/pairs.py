@@ -22,6 +22,7 @@ from fewstep.eval.shared_noise.paired_cells import Cells
 from fewstep.eval.shared_noise.racing import Race
 from fewstep.eval.shared_noise.solver_errors import longer
 from fewstep.eval.shared_noise.trials import Trials, check_reference, told
+from fewstep.samplers.noise.random_state import random_state_kept
 from fewstep.samplers.pipeline.contenders import Contender, contenders
 from fewstep.samplers.pipeline.source import Source
 
@@ -31,6 +32,7 @@ _TRUSTED = 3.0
 Watch = Callable[[Sequence[Any], str], Iterable[Any]]
 
 
+@random_state_kept()
 def paired(
     model: Any = "demo",
     solvers: Sequence[str] = ("ddim", "dpmpp_2m"),
