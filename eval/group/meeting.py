@@ -31,7 +31,7 @@ def everybodys(rank: int, size: int, word: str, late: float | None = None) -> li
         names = ", ".join(map(str, missing))
         raise Absent(
             f"process{'es' if len(missing) > 1 else ''} {names} of {size} did not come to this evaluation within {late:g} "
-            "seconds: let all evaluate, say processes='alone' where one does it by itself, or wait longer for the others, wait=600"
+            "seconds: let all evaluate, say processes='alone' where one does it by itself, or wait longer (wait=600)"
         )
     words = [store.get(f"{turn}-{other}").decode() for other in range(size)]
     store.delete_key(f"{turn - KEPT}-{rank}")
