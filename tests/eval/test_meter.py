@@ -96,6 +96,12 @@ def test_a_state_goes_on(whole):
     again.update(IMAGES[150:])
     assert_same(again.compute(), whole)
     assert_same(counted.compute(), whole)
+    state = counted.state_dict()
+    state["generated"]["place"] = ["own", 1, 2]  # of another number of processes: numbers go on where nobody has any
+    again.load_state_dict(state)
+    again.update(IMAGES[:40])
+    numbers = np.concatenate([again._held[False].shard.indices, again._held[False].numbers])
+    assert again.compute()["fid"].n == 340 == len(np.unique(numbers))
     with pytest.raises(ValueError, match="state of a Meter of fid"):
         again.load_state_dict(Meter(REFERENCE, extractor=EXTRACTOR).state_dict())
     with pytest.raises(ValueError, match="no state of a Meter"):

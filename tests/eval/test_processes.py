@@ -166,7 +166,7 @@ def dist_gather(value):
     return found
 
 even = [list(range(r, 300, size)) for r in range(size)]
-uneven = [list(range(0, 291)), list(range(291, 300)), []][:size]
+uneven = even if size == 1 else [list(range(0, 291)), list(range(291, 300)), []][:size]
 for name, cut, numbered in (("even", even, False), ("numbered", even, True), ("uneven", uneven, True)):
     meter = fe.Meter(REAL, metrics, **how)
     for k in range(0, len(cut[rank]), 33):
