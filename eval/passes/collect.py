@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def require_readable(images: ImageSet, processes: Processes, again: bool = False
 
 
 def extracted(
-    extractor: Extractor, shard: Shard, indices: np.ndarray, pictures: Any, passed: Sequence[int] = ()
+    extractor: Extractor, shard: Shard, indices: np.ndarray, pictures: Any, passed: Iterable[int] = ()
 ) -> None:
     """Add the features of some images to what a process has seen; passed: others, that could not be used."""
     layers = {part: extractor.parts[part] for part in {*shard.statistics, *shard.rows}}
