@@ -10,6 +10,7 @@ from typing import Any
 
 from torch.distributed import PrefixStore, distributed_c10d
 
+LEFT = "?"  # the word of a process that has waited in vain, until it comes again
 KEPT = 4  # meetings whose words are kept: whoever failed may have left the last ones before the others came
 
 
@@ -26,8 +27,9 @@ def everybodys(rank: int, size: int, word: str, late: float | None = None) -> li
     until = None if late is None else time.monotonic() + late
     missing = [other for other in range(size) if not _came(store, f"{turn}-{other}", until)]
     if missing:
+        missing = [other for other in missing if not store.check([f"{turn}-{other}"])] or missing
         store.add(f"turn-{rank}", -1)
-        store.delete_key(f"{turn}-{rank}")
+        store.set(f"{turn}-{rank}", LEFT)
         names = ", ".join(map(str, missing))
         raise Absent(
             f"process{'es' if len(missing) > 1 else ''} {names} of {size} did not come to this evaluation within {late:g} "
@@ -49,7 +51,7 @@ def leave_word(rank: int, word: str) -> tuple[Any, int]:
 def _came(store: Any, key: str, until: float | None) -> bool:
     """Whether a word is there, or comes in time."""
     pause = 1e-4
-    while not store.check([key]):
+    while not store.check([key]) or store.get(key) == LEFT.encode():
         if until is not None and time.monotonic() > until:
             return False
         time.sleep(pause)
