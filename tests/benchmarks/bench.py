@@ -59,6 +59,7 @@ class Benchmark:
 TABLES = {  # short ones first
     "overhead": Benchmark("overhead.py", one_thread=True),
     "real_configs": Benchmark("real_configs.py"),
+    "auto_choice": Benchmark("auto_choice.py"),
     "adaptive": Benchmark("adaptive.py"),
     "adjoints": Benchmark("adjoints.py --only adjoints"),
     "torchdiffeq": Benchmark("adjoints.py --only torchdiffeq", packages=("torchdiffeq",)),

@@ -86,7 +86,7 @@ def test_one_from_outside_is_known_on_the_command_line(tmp_path: Path) -> None:
     learner("mine", learns=("coef",), reference="me")(nudge(0.02))
     model, out = tmp_path / "model", tmp_path / "a.json"
     PIPELINES["ddpm"].make()[0].save_pretrained(model)
-    small = ("-n", 16, "--guard", 16, "--teacher-nfe", 40, "--no-cache", "--no-rivals")
+    small = ("-n", 16, "--guard", 16, "--teacher-nfe", 160, "--no-cache", "--no-rivals")
     told = call("learn", model, "--nfe", 3, "--method", "mine+iia", "--set", "mine.share=0.5", *small, "--out", out)
     assert told.exit_code == 0, told.output
     stages = samplers.Artefact.load(out).tables[0].stages
