@@ -29,9 +29,14 @@ class Meta:
 
 
 def of_published(real: Meta, generated: Meta) -> bool | None:
-    """Whether two sets of one extractor were made with published weights: what one of equal hash knows, both know."""
-    told = {real.published, generated.published} - {None}
-    return True in told and (real.hash == generated.hash or False not in told) if told else None
+    """Whether both sets were made with published weights; None where it is not known of one of them.
+
+    What one of equal hash knows, both know.
+    """
+    told = (real.published, generated.published)
+    if real.hash and real.hash == generated.hash:
+        return True if True in told else False if False in told else None
+    return False if False in told else None if None in told else True
 
 
 @dataclass

@@ -16,7 +16,7 @@ from fewstep.eval.gaussian.statfile import save
 from fewstep.eval.metrics.registry import METRICS, Metric
 from fewstep.eval.passes.plan import Plan, Planner, Side, comparable
 from fewstep.eval.report.evaluation_report import Report
-from fewstep.eval.report.remarks import notes
+from fewstep.eval.report.remarks import notes, precision_of
 from fewstep.eval.report.result import Result
 from fewstep.output.places import prove_file
 
@@ -191,7 +191,7 @@ def _told(result: Result, metric: Metric, real: Features | None, generated: Feat
         protocol=meta.protocol,
         layer=generated.layers.get(part, ""),
         hash=meta.hash,
-        precision=meta.precision,
+        precision=precision_of(real.meta if real is not None else meta, meta),
         published=of_published(real.meta if real is not None else meta, meta),
         higher_is_better=result.higher_is_better or metric.higher_is_better,
     )

@@ -235,7 +235,7 @@ def features(published, seed, hash="abc"):
 @pytest.mark.parametrize(
     ("real", "generated", "label"),
     [(True, True, "FID"), (False, False, "FD-inception"), (True, None, "FID"), (None, False, "FD-inception"),
-     (True, False, "FID"), (None, None, "FID")],
+     (True, False, "FID"), (None, None, "FD-inception (weights unknown)")],
 )  # fmt: skip
 def test_only_published_weights_give_what_is_called_fid(real, generated, label):
     """Weights of one hash are the same: what one side knows of them, both know."""
@@ -244,6 +244,8 @@ def test_only_published_weights_give_what_is_called_fid(real, generated, label):
     told = [report.table(), str(report["fid"]), report.to_json()]
     if label == "FID":
         assert report["kid_full"].label == "KID-full" and "weights abc" not in told[1]
+    elif real is generated is None:
+        assert report["kid_full"].label == "KID-full-inception (weights unknown)" and "FID " not in told[1]
     else:
         assert report["kid_full"].label == "KID-full-inception"
         assert all("abc" in text and "FID " not in text.replace("not FID", "") for text in told[:2])
