@@ -56,3 +56,13 @@ class Features:
     rows: dict[str, np.ndarray] = field(default_factory=dict)
     meta: Meta = field(default_factory=Meta)
     layers: dict[str, str] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """ValueError where statistics that were given are of no covariance."""
+        for part, statistics in self.statistics.items():
+            if statistics.known is None:
+                continue
+            try:
+                statistics.known.check()
+            except ValueError as error:
+                raise ValueError(f"{self.meta.source or 'features'}, {part}: {error}") from error

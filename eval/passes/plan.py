@@ -19,7 +19,7 @@ from fewstep.eval.passes.processes import Processes
 
 # Arguments of `evaluate` for the extractor, when it is given by name; for the pass over images; and for sets of images, both
 # sides alike. Whatever else is given is for a pipeline that draws.
-OF_EXTRACTOR = ("protocol", "weights", "download", "fast", "compile")
+OF_EXTRACTOR = ("protocol", "weights", "download", "fast", "compile", "layer")
 OF_PASS = ("batch_size", "workers", "progress", "resume", "number", "processes")
 OF_IMAGES = ("skip_bad", "range", "key", "layout", "limit")
 
@@ -43,12 +43,18 @@ class Side:
     features: Features | None = None
 
     @classmethod
-    def of(cls, source: Any) -> Side:
+    def of(cls, source: Any, download: bool = False) -> Side:
         if isinstance(source, Features):
+            source.check()
             return cls(source, source)
         if isinstance(source, (str, os.PathLike)) and holds_statistics(source):
-            return cls(located(source), load(source))
+            return cls(located(source), load(source, download=download))
         return cls(source)
+
+    @property
+    def layer(self) -> str | None:
+        """The layer of its main features, where it exists already and says so."""
+        return None if self.features is None else self.features.layers.get("main")
 
     @property
     def draws(self) -> bool:
@@ -85,12 +91,16 @@ class Planner:
                 f"{', '.join(sorted(rest))}: only a pipeline that draws images takes that; for sets that exist there are "
                 f"{', '.join(named)}."
             )
+        if "download" in of_extractor and isinstance(network, Extractor):
+            del of_extractor["download"]  # it was of the statistics
         metas = [side.features.meta for side in (real, generated) if side.features is not None]
         reference = next((meta for meta in metas if meta.extractor), None)
         if network is None:
             network = reference.extractor if reference else "inception"
             if reference and network == "inception":
                 of_extractor.setdefault("protocol", reference.protocol)
+                if layer := next((side.layer for side in (real, generated) if side.layer), None):
+                    of_extractor.setdefault("layer", layer)
         if device is None and isinstance(network, Extractor):
             device = str(network.device)  # it stays where its owner put it
         processes = of_pass.pop("processes", None) or Processes.current(device)

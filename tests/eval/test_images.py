@@ -249,7 +249,7 @@ def test_what_is_left_out_of_a_folder_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "given", "said"),
-    [(-1, 1, (0, 1), r"range=\(-1, 1\) fits"), (0, 255, (-1, 1), r"range=\(0, 255\) fits"), (0, 9, (0, 1), r"\(0, 255\) fits"),
+    [(-1, 1, (0, 1), r"range=\(-1, 1\) fits"), (0, 255, (-1, 1), r"range=\(0, 255\) fits"), (0, 9, (0, 1), r"range=\(0, 255\) fits"),
      (-300, 300, (0, 255), "none of the three ranges fits")],
 )  # fmt: skip
 def test_a_range_that_does_not_fit_is_refused_with_what_fits(low: int, high: int, given: Any, said: str) -> None:
