@@ -18,10 +18,20 @@ EXTRACTION = (
     click.option(
         "--weights", help="File of the extractor's weights  [default: where pytorch-fid, torch-fidelity keep it]"
     ),
-    click.option("--download", is_flag=True, help="Allow weights and known statistics to be downloaded where they are nowhere."),
+    click.option(
+        "--download", is_flag=True, help="Allow weights and known statistics to be downloaded where they are nowhere."
+    ),
     click.option("--fast", is_flag=True, help="bf16: faster, a little different, and said so in the result."),
     *PLACE,
-    click.option("--workers", "--num-workers", "workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that decode."),
+    click.option(
+        "--workers",
+        "--num-workers",
+        "workers",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="Processes that decode.",
+    ),
     click.option("--skip-bad", is_flag=True, help="Pass over images that cannot be used, and count them."),
     click.option(
         "--limit", type=click.IntRange(1), metavar="MIB", help="Memory that one decoded image may take  [default: 192]"
@@ -99,9 +109,11 @@ def eval_command(sets: tuple[str, ...], metrics: Sequence[str], model: str | Non
 
     source = click.get_current_context().get_parameter_source
     said = (name for name in ("nfes", "seed", "number", "metrics") if source(name) is ParameterSource.COMMANDLINE)
+    if how["save_stats"]:
+        raise ValueError("statistics are written by another command: fewstep stats IMAGES --out REF.npz")
     if how["input1"] or how["input2"]:
         sets = tuple(each for each in peers.sets_of(how, sets) if each is not None)
-    run_eval(sets, metrics, model, how, frozenset(said))
+    run_eval(sets, metrics, model, peers.translated(how), frozenset(said))
 
 
 @click.command("stats", cls=peers.Command)

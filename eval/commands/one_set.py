@@ -13,7 +13,8 @@ from fewstep.eval.passes.evaluation import stats
 def write_statistics(source: str, out: str, how: dict[str, Any]) -> None:
     """Look at the images and write the file; `how` are the options of the command."""
     check_outputs({**how, "out": out})
-    kept = {"rows": how["features"], "half": how["half"], "spatial": how["spatial"], "name": how["name"]}
+    kept: dict[str, Any] = {name: how.get(of, False) for name, of in (("rows", "features"), ("half", "half"))}
+    kept |= {"spatial": how.get("spatial", False), "name": how.get("name", "")}
     found = stats(source, out, **kept, **evaluating(how))
     if is_first():
         meta = found.meta

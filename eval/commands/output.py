@@ -19,7 +19,9 @@ def evaluating(how: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `evaluate` among those of a command: what was said, and nothing else."""
     names = ("extractor", "protocol", "weights", "download", "fast", "device", "batch_size", "workers", "skip_bad")
     how = translated(how)
-    said = {name: how[name] for name in (*names, "layer", "compile", "key", "limit", "resume", "number") if how.get(name)}
+    said = {
+        name: how[name] for name in (*names, "layer", "compile", "key", "limit", "resume", "number") if how.get(name)
+    }
     return {**said, "progress": not how["silent"]}
 
 

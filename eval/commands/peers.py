@@ -37,7 +37,9 @@ NAMES += ("save_stats", "input1", "input2", "silent", "samples_find_deep", "save
 _EXTRACTORS = {"inception-v3-compat": "inception"}
 _METRICS = "type fewstep eval REAL GENERATED --metrics fid,kid,is,prdc (--isc is `is`, --prc `prdc`)"
 _OPTION = "type fewstep eval REAL GENERATED --metrics ... --metric-option"
-_CACHE = "nothing is cached under a name: write statistics once with fewstep stats IMAGES --out REF.npz and give REF.npz"
+_CACHE = (
+    "nothing is cached under a name: write statistics once with fewstep stats IMAGES --out REF.npz and give REF.npz"
+)
 _MODEL = "to draw images type fewstep eval --model MODEL --solver S --nfe N -n NUMBER --real REAL"
 _GIVE = "give the sets as arguments, REAL first"
 # What has another name and form here: the sentence that says what to type.
@@ -67,6 +69,8 @@ TOLD = {
         for what in ("z-type", "z-size", "num-classes", "num-samples")
     },
     **dict.fromkeys(("--images", "--ref", "--fdir1", "--fdir2", "--dataset-name"), _GIVE),
+    "-j": "type --json FILE, or --json - for the standard output",
+    "-b": "type --batch-size N",
     "--num": "type --number N",
     "--batch": "type --batch-size N",
     "--mode": "type --protocol clean, tf (legacy_tensorflow) or pytorch-fid (legacy_pytorch)",
@@ -109,7 +113,9 @@ def translated(how: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"--{name} is said twice, {ours[name]!r} and {value!r}: give one of them")
         ours[name] = known.get(value, value) if value else ours.get(name)
     if theirs["feature_extractor_internal_dtype"] not in (None, "float32"):
-        raise ValueError("features are computed in float32, or in bf16 with --fast: leave --feature-extractor-internal-dtype away")
+        raise ValueError(
+            "features are computed in float32, or in bf16 with --fast: leave --feature-extractor-internal-dtype away"
+        )
     return {**ours, "silent": bool(theirs["silent"])}
 
 

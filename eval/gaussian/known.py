@@ -18,6 +18,7 @@ _EDM = "https://nvlabs-fi-cdn.nvidia.com/edm/fid-refs"
 _ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches"
 _CLEAN = "https://www.cs.cmu.edu/~clean-fid/stats"
 _COCO = "https://github.com/boomb0om/text2image-benchmark/releases/download/v0.0.1"
+_OURS = ("tf", "pytorch-fid", "clean")
 _PAIR = "34 MB"  # of mu and sigma in float64, 2048 + 2048^2 numbers
 
 
@@ -52,7 +53,8 @@ class Known:
     def recipe(self) -> str:
         """How to make such a file."""
         spatial = " --spatial" if "mu_s" in self.layout else ""
-        return f"fewstep stats FOLDER{spatial} --protocol {self.protocol} --out REF.npz, FOLDER being {self.images}"
+        protocol = self.protocol if self.protocol in _OURS else "clean"
+        return f"fewstep stats FOLDER{spatial} --protocol {protocol} --out REF.npz, FOLDER being {self.images}"
 
 
 def _adm(images: str, file: str, n: int | None = None, size: str = "") -> Known:

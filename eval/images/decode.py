@@ -233,7 +233,9 @@ def _require_fit(x: Tensor, low: float, high: float) -> None:
 
     if (share := outside(low, high)) > 0.01 or least < low - 5 * (high - low) or most > high + 5 * (high - low):
         fits = next((r for r in RANGES if outside(*r) <= 0.01), None)
-        remedy = f"range=({fits[0]:g}, {fits[1]:g}) fits" if fits else "none of the three ranges fits: scale or clamp them"
+        remedy = (
+            f"range=({fits[0]:g}, {fits[1]:g}) fits" if fits else "none of the three ranges fits: scale or clamp them"
+        )
         raise BadImage(
             f"has values from {least:g} to {most:g}, {100 * share:.3g} % of them outside the range ({low:g}, {high:g}) that "
             f"was given; {remedy}"

@@ -27,7 +27,23 @@ from fewstep.eval.images.decode import (
 from fewstep.eval.images.image_sets import ImageSet, digest
 
 # What lies beside images and is none; files of other suffixes may have been meant, and are told when they are left out.
-_BESIDE = ("", ".json", ".jsonl", ".txt", ".csv", ".tsv", ".md", ".html", ".xml", ".yaml", ".yml", ".log", ".npz", ".pt", ".py")
+_BESIDE = (
+    "",
+    ".json",
+    ".jsonl",
+    ".txt",
+    ".csv",
+    ".tsv",
+    ".md",
+    ".html",
+    ".xml",
+    ".yaml",
+    ".yml",
+    ".log",
+    ".npz",
+    ".pt",
+    ".py",
+)
 
 
 def opened(path: Path, **how: Any) -> ImageSet:

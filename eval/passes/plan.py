@@ -57,6 +57,12 @@ class Side:
         return None if self.features is None else self.features.layers.get("main")
 
     @property
+    def dim(self) -> int | None:
+        """The dimension of its main features, where they exist already."""
+        main = None if self.features is None else self.features.statistics.get("main")
+        return None if main is None else main.dim
+
+    @property
     def draws(self) -> bool:
         """Whether it is a pipeline."""
         return is_pipeline(self.source)
@@ -78,6 +84,7 @@ class Planner:
     of_images: dict[str, Any]
     of_generation: dict[str, Any]
     reference: Meta | None
+    dim: int | None = None  # of main features that exist already
 
     @classmethod
     def begun(cls, real: Side, generated: Side, network: Any, device: Any, how: dict[str, Any]) -> Planner:
@@ -104,7 +111,8 @@ class Planner:
         if device is None and isinstance(network, Extractor):
             device = str(network.device)  # it stays where its owner put it
         processes = of_pass.pop("processes", None) or Processes.current(device)
-        return cls(processes, network, of_extractor, of_pass, of_images, rest, reference)
+        dim = next((side.dim for side in (real, generated) if side.dim is not None), None)
+        return cls(processes, network, of_extractor, of_pass, of_images, rest, reference, dim)
 
     def extractor(self) -> Extractor:
         """Made once, on this process's device; refused where the reference was made with another one."""
@@ -118,6 +126,10 @@ class Planner:
             self.network = made = made.to(self.processes.device)
         if self.reference is not None:
             comparable(self.reference, Meta(made.name, made.protocol, made.hash, source="this extractor"))
+        if self.dim not in (None, dim := made.layers[made.parts["main"]]):
+            raise ValueError(
+                f"features of {self.dim} and {dim} dimensions cannot be compared: use one extractor and layer (--layer)."
+            )
         return made
 
     def plan(self, side: Side, moments: Sequence[str], rows: Sequence[str], real: bool) -> Plan:

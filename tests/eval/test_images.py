@@ -215,7 +215,7 @@ def test_of_an_animation_the_first_is_taken_and_said(tmp_path: Path, workers: in
     frames[1].save(tmp_path / "d.png")
     images = image_set(tmp_path)
     with pytest.warns(UserWarning, match=r"of which the first was taken: 3, a.png in .* among them"):
-        (_, found), = read(images, [range(4)], workers)
+        ((_, found),) = read(images, [range(4)], workers)
     assert all(np.array_equal(image.permute(1, 2, 0), PIXELS[0]) for image in found[:3])
     with Image.open(tmp_path / "a.png") as picture, pytest.raises(ValueError, match=r"has pages \(3\); save the one"):
         drawn(image_set([picture]))  # whoever hands over an open picture chooses its frame
@@ -223,7 +223,13 @@ def test_of_an_animation_the_first_is_taken_and_said(tmp_path: Path, workers: in
 
 def test_all_that_pillow_reads_is_read(tmp_path: Path) -> None:
     picture = Image.fromarray(PIXELS[0])
-    exact = {".ppm": picture, ".pnm": picture, ".pgm": picture.convert("L"), ".gif": picture.quantize(16), ".tga": picture}
+    exact = {
+        ".ppm": picture,
+        ".pnm": picture,
+        ".pgm": picture.convert("L"),
+        ".gif": picture.quantize(16),
+        ".tga": picture,
+    }
     for name, image in exact.items():
         image.save(tmp_path / f"x{name}")
         assert np.array_equal(one(tmp_path / f"x{name}").permute(1, 2, 0), np.asarray(image.convert("RGB"))), name
