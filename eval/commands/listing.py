@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fewstep.eval.gaussian.known import KNOWN
+from fewstep.eval.published.known import KNOWN
 from fewstep.eval.metrics.registry import METRICS
 from fewstep.eval.shared_noise.measures import MEASURES
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from fewstep.eval.extractors.layout import BLOCKS, STAGES
-from fewstep.output.fetching import fetched
+from fewstep.eval.published.fetching import fetched
 
 VARIABLE = "FEWSTEP_INCEPTION"
 # sha256 of the published files: of both .pth, and of the TorchScript.
@@ -87,8 +87,8 @@ def load_weights(weights: str | os.PathLike[str] | State | None, expected: State
     searched = ", ".join(str(p) for p in places())
     raise FileNotFoundError(
         f"the Inception weights {NAMES[0]} are not on this machine; searched the environment variable {VARIABLE} and "
-        f"{searched}. {''.join(e + ' ' for e in damaged)}{FACTS} Bring it here and name it (--weights PATH; clean-fid's {SCRIPT} "
-        f"too), or allow the download (--download)."
+        f"{searched}. {''.join(e + ' ' for e in damaged)}{FACTS} Bring it here and name it (--weights PATH; "
+        f"clean-fid's {SCRIPT} too), or allow the download (--download)."
     )
 
 

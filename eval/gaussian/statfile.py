@@ -25,7 +25,7 @@ import torch
 from fewstep.eval.gaussian.arrayfile import BYTES, arrays_in, members, write_arrays
 from fewstep.eval.gaussian.covariance import Gaussian
 from fewstep.eval.gaussian.features import Features, Meta
-from fewstep.eval.gaussian.known import KNOWN, named, place_of
+from fewstep.eval.published.known import KNOWN, named, place_of
 from fewstep.eval.gaussian.statistics import FeatureStatistics
 from fewstep.output.places import kept
 from fewstep.output.seal import SEAL, Damaged

@@ -220,7 +220,7 @@ def quantised(x: Tensor, value_range: Any = None) -> Tensor:
 
 
 def _require_fit(x: Tensor, low: float, high: float) -> None:
-    """BadImage where more than 1 % of the values lie outside by more than what a network overshoots by, two levels of 8 bits."""
+    """BadImage where more than 1 % of the values lie outside, by more than two levels of 8 bits: networks overshoot."""
     if not x.numel():
         return
     least, most = float(x.min()), float(x.max())

@@ -11,9 +11,9 @@ from PIL import Image
 
 from fewstep import eval as fe
 from fewstep.cli import main
-from fewstep.eval.gaussian import known
+from fewstep.eval.published import known
 from fewstep.eval.gaussian.features import Meta
-from fewstep.eval.gaussian.known import KNOWN, Known, place_of
+from fewstep.eval.published.known import KNOWN, Known, place_of
 from fewstep.eval.gaussian.statfile import load, save
 
 D = 24

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from fewstep.output.fetching import fetched, sha256_of
+from fewstep.eval.published.fetching import fetched, sha256_of
 from fewstep.output.files import whole
 
 _EDM = "https://nvlabs-fi-cdn.nvidia.com/edm/fid-refs"

@@ -1,10 +1,14 @@
 """Files from the net, under their names only when they are whole and, where their sha256 is known, the right ones."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 import sys
 from pathlib import Path
 from urllib.error import URLError
+
+import torch
 
 from fewstep.output.files import whole
 
@@ -15,8 +19,6 @@ def fetched(url: str, target: str | os.PathLike[str], sha256: str | None, remedy
     Raises:
         FileNotFoundError: it cannot be had, or is another one; `remedy` says what to do instead.
     """
-    import torch
-
     try:
         with whole(target) as temporary:
             torch.hub.download_url_to_file(url, str(temporary), sha256, progress=sys.stderr.isatty())
