@@ -57,7 +57,6 @@ def fid_command(real: str | None, generated: str | None, **how: Any) -> None:
     The squared Frechet distance of Inception features in the protocol that is named with it; with another extractor it is
     called FD-<extractor>. Runs in several processes under `accelerate launch -m fewstep fid ...`.
     """
-    from fewstep.eval.commands.one_set import write_statistics
     from fewstep.eval.commands.two_sets import evaluate_sets
 
     real, generated = peers.sets_of(how, (real, generated))
@@ -65,9 +64,6 @@ def fid_command(real: str | None, generated: str | None, **how: Any) -> None:
         if value is None:
             raise click.UsageError(f"Missing argument '{name}'.", click.get_current_context())
     assert real is not None and generated is not None
-    if how["save_stats"]:
-        write_statistics(real, generated, how)
-        return
     evaluate_sets(real, generated, ("fid",), how)
 
 
@@ -127,8 +123,7 @@ def eval_command(sets: tuple[str, ...], metrics: Sequence[str], model: str | Non
 @click.option("--number", type=click.IntRange(2), help="Look at the first so many images.")
 def stats_command(source: str | None, out: str | None, known: bool, **how: Any) -> None:
     """Mean and covariance of the features of SOURCE as a file, to be compared with later: `fewstep fid REF.npz IMAGES`."""
-    from fewstep.eval.commands.listing import list_known
-    from fewstep.eval.commands.one_set import write_statistics
+    from fewstep.eval.commands.one_set import list_known, write_statistics
 
     if known:
         list_known()

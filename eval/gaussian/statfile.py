@@ -25,8 +25,8 @@ import torch
 from fewstep.eval.gaussian.arrayfile import BYTES, arrays_in, members, write_arrays
 from fewstep.eval.gaussian.covariance import Gaussian
 from fewstep.eval.gaussian.features import Features, Meta
-from fewstep.eval.published.known import KNOWN, named, place_of
 from fewstep.eval.gaussian.statistics import FeatureStatistics
+from fewstep.eval.published.known import KNOWN, named, place_of
 from fewstep.output.places import kept
 from fewstep.output.seal import SEAL, Damaged
 from fewstep.version import __version__

@@ -11,10 +11,10 @@ from PIL import Image
 
 from fewstep import eval as fe
 from fewstep.cli import main
-from fewstep.eval.published import known
 from fewstep.eval.gaussian.features import Meta
-from fewstep.eval.published.known import KNOWN, Known, place_of
 from fewstep.eval.gaussian.statfile import load, save
+from fewstep.eval.published import known
+from fewstep.eval.published.known import KNOWN, Known, place_of
 
 D = 24
 
