@@ -202,8 +202,9 @@ def test_a_torchscript_is_not_searched_for_where_everybody_writes(machine, scrip
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     (tmp_path / SCRIPT).symlink_to(script[0])
     machine[0].with_name(SCRIPT).symlink_to(script[0])
-    with pytest.raises(FileNotFoundError, match=f"clean-fid's {SCRIPT} too"):
+    with pytest.raises(FileNotFoundError, match=f"clean-fid's {SCRIPT} too") as caught:
         load_weights(None, expected)
+    assert all(fact in str(caught.value) for fact in (weights.NAMES[0], "91 MiB", weights.DIGEST, weights.URL))
 
 
 def test_a_torchscript_is_known_by_its_sha256(script, expected, monkeypatch):
