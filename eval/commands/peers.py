@@ -31,14 +31,10 @@ OPTIONS = (
     click.option("--save-cpu-ram", is_flag=True, hidden=True),
     click.option("--no-cache", is_flag=True, hidden=True),
 )  # fmt: skip
-NAMES: tuple[str, ...] = (
-    "gpu",
-    "cpu",
-    "feature_extractor",
-    "feature_extractor_weights_path",
-    "feature_extractor_internal_dtype",
+NAMES = (
+    *("gpu", "cpu", "feature_extractor", "feature_extractor_weights_path", "feature_extractor_internal_dtype"),
+    *("save_stats", "input1", "input2", "silent", "samples_find_deep", "save_cpu_ram", "no_cache"),
 )
-NAMES += ("save_stats", "input1", "input2", "silent", "samples_find_deep", "save_cpu_ram", "no_cache")
 
 _EXTRACTORS = {"inception-v3-compat": "inception"}
 _METRICS = "type fewstep eval REAL GENERATED --metrics fid,kid,is,prdc (--isc is `is`, --prc `prdc`)"

@@ -35,7 +35,6 @@ SCRIPT = "inception-2015-12-05.pt"
 LARGEST = 1 << 30  # bytes of a file that is taken for weights; the published ones have 91 MiB
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{NAMES[0]}"
 SCRIPT_URL = f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{SCRIPT}"
-FACTS = f"It has 91 MiB, the sha256 {DIGEST}, and is published at {URL} ({SCRIPT}: sha256 {SCRIPT_DIGEST}, at {SCRIPT_URL})."
 
 State = Mapping[str, Tensor]
 
@@ -73,7 +72,7 @@ def load_weights(weights: str | os.PathLike[str] | State | None, expected: State
         path = Path(named)
         if not path.is_file():
             told = "" if weights else f" (the environment variable {VARIABLE})"
-            raise FileNotFoundError(f"no file {str(path)!r}{told}; it should be {NAMES[0]}. {FACTS}")
+            raise FileNotFoundError(f"no file {str(path)!r}{told}; it should be {NAMES[0]}. {_facts()}")
         return _read(path, expected)
     damaged = []
     for path in (p for p in places() if p.is_file()):
@@ -87,9 +86,14 @@ def load_weights(weights: str | os.PathLike[str] | State | None, expected: State
     searched = ", ".join(str(p) for p in places())
     raise FileNotFoundError(
         f"the Inception weights {NAMES[0]} are not on this machine; searched the environment variable {VARIABLE} and "
-        f"{searched}. {''.join(e + ' ' for e in damaged)}{FACTS} Bring it here and name it (--weights PATH; "
+        f"{searched}. {''.join(e + ' ' for e in damaged)}{_facts()} Bring it here and name it (--weights PATH; "
         f"clean-fid's {SCRIPT} too), or allow the download (--download)."
     )
+
+
+def _facts() -> str:
+    """Of the published files, for somebody who has to bring one here."""
+    return f"It has 91 MiB, the sha256 {DIGEST}, and is published at {URL} ({SCRIPT}: sha256 {SCRIPT_DIGEST}, at {SCRIPT_URL})."
 
 
 def _read(path: Path, expected: State) -> Weights:
