@@ -135,6 +135,6 @@ def _loaded(kind: str, weights: str | PathLike[str], download: bool) -> Any:
             reason = str(error).strip().splitlines()[0]
     raise FileNotFoundError(
         f"the model {str(weights)!r} is {'neither' if download else 'not'} on this machine"
-        f"{' nor could it be fetched' if download else ''} ({reason}). {_published(weights)}Give a folder that holds its config.json and weights "
-        f"(--weights DIR){'' if download else ', or allow the download (--download)'}."
+        f"{' nor could it be fetched' if download else ''} ({reason}). {_published(weights)}Give a folder "
+        f"that holds its config.json and weights (--weights DIR){'' if download else ', or allow the download (--download)'}."
     )
