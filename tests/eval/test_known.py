@@ -118,6 +118,7 @@ class Random(fe.Extractor):
         return {layer: (x @ A[k]).relu() for k, layer in enumerate(self.layers) if layer in layers}
 
 
+@pytest.mark.filterwarnings("ignore:Matrix is singular")
 def test_adms_own_values(cache, monkeypatch):
     """np.cov and sqrtm on pool and spatial features, from a file with mu, sigma, mu_s, sigma_s and images of its own."""
     random = np.random.default_rng(0)
