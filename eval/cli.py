@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from fewstep.arguments import CALL, NAMES, NOISE, NUMBERS, PLACE
+from fewstep.eval.commands import peers
 
 EXTRACTION = (
     click.option("--extractor", help="inception, digits, dinov2, clip  [default: the reference's, else inception]"),
@@ -17,10 +18,20 @@ EXTRACTION = (
     click.option(
         "--weights", help="File of the extractor's weights  [default: where pytorch-fid, torch-fidelity keep it]"
     ),
-    click.option("--download", is_flag=True, help="Allow the weights to be downloaded where they are nowhere."),
+    click.option(
+        "--download", is_flag=True, help="Allow weights and known statistics to be downloaded where they are nowhere."
+    ),
     click.option("--fast", is_flag=True, help="bf16: faster, a little different, and said so in the result."),
     *PLACE,
-    click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that decode."),
+    click.option(
+        "--workers",
+        "--num-workers",
+        "workers",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="Processes that decode.",
+    ),
     click.option("--skip-bad", is_flag=True, help="Pass over images that cannot be used, and count them."),
     click.option(
         "--limit", type=click.IntRange(1), metavar="MIB", help="Memory that one decoded image may take  [default: 192]"
@@ -35,6 +46,7 @@ EXTRACTION = (
     click.option(
         "--wait", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="For the others  [default: 120]"
     ),
+    *peers.OPTIONS,
 )
 OUTPUT = (
     click.option("--json", "json_path", metavar="FILE", help="Write the values exactly; - for the standard output."),
@@ -42,22 +54,28 @@ OUTPUT = (
 )
 
 
-@click.command("fid")
-@click.argument("real")
-@click.argument("generated")
+@click.command("fid", cls=peers.Command)
+@click.argument("real", required=False)
+@click.argument("generated", required=False)
 @click.option("--number", type=click.IntRange(2), help="Look at the first so many generated images.")
-def fid_command(real: str, generated: str, **how: Any) -> None:
-    """FID of GENERATED against REAL: folders, .zip, .npz of images or statistics, or `mnist`, which is bundled.
+def fid_command(real: str | None, generated: str | None, **how: Any) -> None:
+    """FID of GENERATED against REAL: folders, .zip, .npz of images or statistics, or a name: `mnist`, which is bundled, or one
+    of those that `fewstep stats --known` lists.
 
     The squared Frechet distance of Inception features in the protocol that is named with it; with another extractor it is
     called FD-<extractor>. Runs in several processes under `accelerate launch -m fewstep fid ...`.
     """
     from fewstep.eval.commands.two_sets import evaluate_sets
 
+    real, generated = peers.sets_of(how, (real, generated))
+    for name, value in (("REAL", real), ("GENERATED", generated)):
+        if value is None:
+            raise click.UsageError(f"Missing argument '{name}'.", click.get_current_context())
+    assert real is not None and generated is not None
     evaluate_sets(real, generated, ("fid",), how)
 
 
-@click.command("eval")
+@click.command("eval", cls=peers.Command)
 @click.argument("sets", nargs=-1, metavar="[REAL] [GENERATED] | LEARNED.json [MODEL]")
 @click.option("--metrics", type=NAMES, default="fid", show_default=True, help="Names that `fewstep metrics` lists.")
 @click.option(
@@ -95,21 +113,34 @@ def eval_command(sets: tuple[str, ...], metrics: Sequence[str], model: str | Non
 
     source = click.get_current_context().get_parameter_source
     said = (name for name in ("nfes", "seed", "number", "metrics") if source(name) is ParameterSource.COMMANDLINE)
-    run_eval(sets, metrics, model, how, frozenset(said))
+    if how["save_stats"]:
+        raise ValueError("statistics are written by another command: fewstep stats IMAGES --out REF.npz")
+    if how["input1"] or how["input2"]:
+        sets = tuple(each for each in peers.sets_of(how, sets) if each is not None)
+    run_eval(sets, metrics, model, peers.translated(how), frozenset(said))
 
 
-@click.command("stats")
-@click.argument("source")
-@click.option("--out", required=True, metavar="REF.npz", help="Statistics that this library and its peers read.")
+@click.command("stats", cls=peers.Command)
+@click.argument("source", required=False)
+@click.option("--known", is_flag=True, help="List published statistics, which are references by name; fetches nothing.")
+@click.option("--out", metavar="REF.npz", help="Statistics that this library and its peers read.")
 @click.option("--features", is_flag=True, help="Keep every feature vector too: for kid, prdc, fid_inf ...")
 @click.option("--half", is_flag=True, help="These in float16, half the size.")
 @click.option("--spatial", is_flag=True, help="Also for sFID.")
 @click.option("--name", default="", help="What the images are, in words  [default: where they are]")
 @click.option("--number", type=click.IntRange(2), help="Look at the first so many images.")
-def stats_command(source: str, out: str, **how: Any) -> None:
+def stats_command(source: str | None, out: str | None, known: bool, **how: Any) -> None:
     """Mean and covariance of the features of SOURCE as a file, to be compared with later: `fewstep fid REF.npz IMAGES`."""
-    from fewstep.eval.commands.one_set import write_statistics
+    from fewstep.eval.commands.one_set import list_known, write_statistics
 
+    if known:
+        list_known()
+        return
+    source = source or how["input1"] or how["input2"]
+    for name, value in (("argument 'SOURCE'", source), ("option '--out'", out)):
+        if value is None:
+            raise click.UsageError(f"Missing {name}.", click.get_current_context())
+    assert source is not None and out is not None
     write_statistics(source, out, how)
 
 

@@ -122,7 +122,12 @@ def _with_prompts(ctx: click.Context, _: click.Parameter, call: Sequence[str]) -
 # What a pipeline is called with, and where.
 SEED = click.option("--seed", default=0, show_default=True, help="Seed of the first image; image i has seed + i.")
 CONDITIONS = (
-    click.option("--classes", type=NUMBERS, metavar="0,1,...", help="Class labels, taken in turn by seed  [default of our own pipelines: all]"),
+    click.option(
+        "--classes",
+        type=NUMBERS,
+        metavar="0,1,...",
+        help="Class labels, taken in turn by seed  [default of our own pipelines: all]",
+    ),
     click.option("--prompt", help="Text, for a pipeline that takes one."),
     click.option(
         "--prompts",

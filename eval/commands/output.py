@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from fewstep.arguments import parsed
+from fewstep.eval.commands.peers import translated
 from fewstep.eval.group.launching import launched
 from fewstep.output.places import kept, prove_file, prove_folder
 
@@ -17,9 +18,10 @@ from fewstep.output.places import kept, prove_file, prove_folder
 def evaluating(how: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `evaluate` among those of a command: what was said, and nothing else."""
     names = ("extractor", "protocol", "weights", "download", "fast", "device", "batch_size", "workers", "skip_bad")
-    others = ("key", "limit", "resume", "number", "processes", "wait")
+    others = ("layer", "compile", "key", "limit", "resume", "number", "processes", "wait")
+    how = translated(how)
     said = {name: how[name] for name in (*names, *others) if how.get(name)}
-    return {**said, "progress": True}
+    return {**said, "progress": not how["silent"]}
 
 
 def metric_options(texts: Iterable[str]) -> dict[str, dict[str, Any]]:

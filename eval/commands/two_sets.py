@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from fewstep.eval.commands.one_set import write_statistics
 from fewstep.eval.commands.output import check_outputs, evaluating, is_first, metric_options, tell
 from fewstep.eval.gaussian.statfile import holds_statistics
 from fewstep.eval.images.sources import holds_images, image_set, of_arrays
@@ -17,7 +18,10 @@ from fewstep.output.pictures import save_image, tile
 
 
 def evaluate_sets(real: str | None, generated: str, metrics: Sequence[str], how: Mapping[str, Any]) -> None:
-    """Evaluate two sets and tell; `how` are the options of the command."""
+    """Evaluate two sets and tell; `how` are the options of the command: with save_stats the second is where statistics go."""
+    if real is not None and how.get("save_stats"):
+        write_statistics(real, generated, how)
+        return
     check_outputs(how)
     options = metric_options(how.get("metric_options", ()))
     report = evaluate(real, generated, metrics, options=options, **evaluating(how))

@@ -27,6 +27,7 @@ from fewstep.eval.extractors.layout import BLOCKS, STAGES, Block
 from fewstep.eval.extractors.resize import PROTOCOLS
 from fewstep.lazy import optional
 
+MAIN = ("64", "192", "768", "2048")  # layers of which distances are taken
 _SFID = 7  # channels of Mixed_6d that sFID reads
 
 
@@ -48,6 +49,8 @@ class InceptionV3(Extractor):
             it gains little on a CPU.
         device: where it runs; None is the CPU.
         download: fetch the weights (91 MB) where they are not found.
+        layer: "64", "192", "768" or "2048", of which Frechet distances, KID, precision and recall are; of others than 2048 they
+            are named after it, FD-inception-64.
 
     Raises:
         ValueError, FileNotFoundError: an unknown protocol; weights that are absent, damaged or another network's.
@@ -70,8 +73,14 @@ class InceptionV3(Extractor):
         compile: bool = False,
         device: str | torch.device | None = None,
         download: bool = False,
+        *,
+        layer: str | int | None = None,
     ) -> None:
         super().__init__()
+        main = "2048" if layer is None else str(layer)
+        if main not in MAIN:
+            raise unknown("layer of inception", main, MAIN)
+        self.parts = {**self.parts, "main": main}
         if protocol not in PROTOCOLS:
             raise unknown("protocol", protocol, PROTOCOLS)
         state, self.published = load_weights(weights, _plain().state_dict(), download)

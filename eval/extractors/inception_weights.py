@@ -15,18 +15,16 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import sys
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.error import URLError
 
 import torch
 from torch import Tensor
 
 from fewstep.eval.extractors.layout import BLOCKS, STAGES
-from fewstep.output.files import whole
+from fewstep.eval.published.fetching import fetched
 
 VARIABLE = "FEWSTEP_INCEPTION"
 # sha256 of the published files: of both .pth, and of the TorchScript.
@@ -36,6 +34,7 @@ NAMES = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6
 SCRIPT = "inception-2015-12-05.pt"
 LARGEST = 1 << 30  # bytes of a file that is taken for weights; the published ones have 91 MiB
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{NAMES[0]}"
+SCRIPT_URL = f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{SCRIPT}"
 
 State = Mapping[str, Tensor]
 
@@ -73,7 +72,7 @@ def load_weights(weights: str | os.PathLike[str] | State | None, expected: State
         path = Path(named)
         if not path.is_file():
             told = "" if weights else f" (the environment variable {VARIABLE})"
-            raise FileNotFoundError(f"no file {str(path)!r}{told}; it should be {NAMES[0]}.")
+            raise FileNotFoundError(f"no file {str(path)!r}{told}; it should be {NAMES[0]}. {_facts()}")
         return _read(path, expected)
     damaged = []
     for path in (p for p in places() if p.is_file()):
@@ -82,13 +81,19 @@ def load_weights(weights: str | os.PathLike[str] | State | None, expected: State
         except ValueError as error:
             damaged.append(str(error))
     if download:
-        return _read(_fetched(places()[0]), expected)
+        remedy = "Bring the file here another way and name it with --weights PATH."
+        return _read(fetched(URL, places()[0], DIGEST, remedy), expected)
     searched = ", ".join(str(p) for p in places())
     raise FileNotFoundError(
         f"the Inception weights {NAMES[0]} are not on this machine; searched the environment variable {VARIABLE} and "
-        f"{searched}. {''.join(e + ' ' for e in damaged)}Name the file (--weights PATH; clean-fid's {SCRIPT} too), or allow "
-        "the download of 91 MB (--download)."
+        f"{searched}. {''.join(e + ' ' for e in damaged)}{_facts()} Bring it here and name it (--weights PATH; "
+        f"clean-fid's {SCRIPT} too), or allow the download (--download)."
     )
+
+
+def _facts() -> str:
+    """Of the published files, for somebody who has to bring one here."""
+    return f"It has 91 MiB, the sha256 {DIGEST}, and is published at {URL} ({SCRIPT}: sha256 {SCRIPT_DIGEST}, at {SCRIPT_URL})."
 
 
 def _read(path: Path, expected: State) -> Weights:
@@ -111,18 +116,6 @@ def _read(path: Path, expected: State) -> Weights:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{path} cannot be read as weights ({reason}); fetch it again.") from error
     return Weights(_checked(state, expected, str(path)), True)
-
-
-def _fetched(target: Path) -> Path:
-    """The file from its release page; its hash is checked before it gets its name."""
-    try:
-        with whole(target) as temporary:
-            torch.hub.download_url_to_file(URL, str(temporary), DIGEST, progress=sys.stderr.isatty())
-    except (URLError, OSError, RuntimeError) as error:
-        raise FileNotFoundError(
-            f"cannot fetch {URL} ({error}). Bring the file here another way and name it with --weights PATH."
-        ) from error
-    return target
 
 
 def _checked(state: State, expected: State, source: str) -> State:

@@ -116,6 +116,12 @@ class CLIP(_Transformer):
         return {"projected": embedding / embedding.norm(dim=1, keepdim=True)}
 
 
+def _published(weights: str | PathLike[str]) -> str:
+    """Where a model of the hub is published, for somebody who has to bring it here."""
+    known = weights in (DINOV2_WEIGHTS, CLIP_WEIGHTS)
+    return f"It is published at https://huggingface.co/{weights} (config.json, model.safetensors). " if known else ""
+
+
 def _loaded(kind: str, weights: str | PathLike[str], download: bool) -> Any:
     """The tower in float32: from this machine where it is here, else from the hub if that is allowed."""
     try:
@@ -131,6 +137,6 @@ def _loaded(kind: str, weights: str | PathLike[str], download: bool) -> Any:
             reason = str(error).strip().splitlines()[0]
     raise FileNotFoundError(
         f"the model {str(weights)!r} is {'neither' if download else 'not'} on this machine"
-        f"{' nor could it be fetched' if download else ''} ({reason}). Give a folder that holds its config.json and weights "
-        f"(--weights DIR){'' if download else ', or allow the download (--download)'}."
+        f"{' nor could it be fetched' if download else ''} ({reason}). {_published(weights)}Give a folder "
+        f"that holds its config.json and weights (--weights DIR){'' if download else ', or allow the download (--download)'}."
     )

@@ -53,12 +53,27 @@ def pivoted_cholesky(cov: Tensor, block: int = 128) -> Tensor:
 
 
 def factor_of(cov: Tensor) -> Tensor:
-    """L (d, r) with L L^T = cov: lower triangular (d, d) where cov is safely positive definite, else pivoted, on the CPU."""
+    """L (d, r) with L L^T = cov: lower triangular (d, d) where cov is safely positive definite, else pivoted, on the CPU.
+
+    ValueError where it is not semidefinite: a factor would be one of another matrix.
+    """
     L, failed = torch.linalg.cholesky_ex(cov)
     safe = 10 * len(cov) * EPS * cov.diagonal().max()
     if not failed and L.diagonal().min() ** 2 > safe:
         return L
+    require_semidefinite(cov)
     return pivoted_cholesky(cov.cpu()).to(cov.device)
+
+
+def require_semidefinite(cov: Tensor) -> None:
+    """ValueError where a matrix is no covariance, whatever its rounding.
+
+    C + s I has a Cholesky factor, s = 5e-7 d^(1/2) max C_ii: what float32 entries can be off by.
+    """
+    C = cov.clone()
+    C.diagonal().add_(ROUNDING * len(C) ** 0.5 * C.diagonal().max())
+    if C.any() and torch.linalg.cholesky_ex(C)[1]:
+        raise ValueError("the covariance is not semidefinite, which every covariance is: it was changed or damaged.")
 
 
 def centred(rows: Tensor) -> Tensor:
@@ -130,18 +145,14 @@ class Gaussian:
         return cls(m, symmetric, _factor_checked(_real(factor, device), symmetric))
 
     def check(self) -> None:
-        """ValueError where the covariance is not semidefinite, whatever its rounding.
+        """ValueError where the covariance is not semidefinite, whatever its rounding; looked at once."""
+        if self.given_cov is not None:
+            _ = self._semidefinite
 
-        C + s I has a Cholesky factor, s = 5e-7 d^(1/2) max C_ii: what float32 entries can be off by.
-        """
-        if self.given_cov is None:
-            return
-        C = self.given_cov.clone()
-        C.diagonal().add_(ROUNDING * len(C) ** 0.5 * C.diagonal().max())
-        if C.any() and torch.linalg.cholesky_ex(C)[1]:
-            raise ValueError(
-                "the covariance is not semidefinite, which every covariance is: it was changed or damaged."
-            )
+    @cached_property
+    def _semidefinite(self) -> bool:
+        require_semidefinite(self.cov)
+        return True
 
     @classmethod
     def of_rows(cls, rows: Tensor) -> Gaussian:
@@ -168,6 +179,14 @@ class Gaussian:
     def factor(self) -> Tensor:
         """(d, r) with L L^T = cov."""
         return factor_of(self.cov) if self.given_factor is None else self.given_factor
+
+    @cached_property
+    def defect(self) -> Tensor:
+        """At least |cov - L L^T|_1, the sum of the singular values of what the factor has lost; 0 where it was given alone."""
+        if self.given_cov is None:
+            return self.trace * 0
+        lost = (self.cov - self.factor @ self.factor.T).norm()
+        return self.dim**0.5 * lost + 2 * self.dim * EPS * self.trace
 
     @property
     def dim(self) -> int:

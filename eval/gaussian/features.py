@@ -37,9 +37,14 @@ class Meta:
 
 
 def of_published(real: Meta, generated: Meta) -> bool | None:
-    """Whether two sets of one extractor were made with published weights: what one of equal hash knows, both know."""
-    told = {real.published, generated.published} - {None}
-    return True in told and (real.hash == generated.hash or False not in told) if told else None
+    """Whether both sets were made with published weights; None where it is not known of one of them.
+
+    What one of equal hash knows, both know.
+    """
+    told = (real.published, generated.published)
+    if real.hash and real.hash == generated.hash:
+        return True if True in told else False if False in told else None
+    return False if False in told else None if None in told else True
 
 
 @dataclass
@@ -59,6 +64,16 @@ class Features:
     rows: dict[str, np.ndarray] = field(default_factory=dict)
     meta: Meta = field(default_factory=Meta)
     layers: dict[str, str] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """ValueError where statistics that were given are of no covariance."""
+        for part, statistics in self.statistics.items():
+            if statistics.known is None:
+                continue
+            try:
+                statistics.known.check()
+            except ValueError as error:
+                raise ValueError(f"{self.meta.source or 'features'}, {part}: {error}") from error
 
 
 def content_of(features: Features) -> str:

@@ -26,6 +26,7 @@ from fewstep.eval.gaussian.arrayfile import BYTES, arrays_in, members, write_arr
 from fewstep.eval.gaussian.covariance import Gaussian
 from fewstep.eval.gaussian.features import Features, Meta
 from fewstep.eval.gaussian.statistics import FeatureStatistics
+from fewstep.eval.published.known import KNOWN, named, place_of
 from fewstep.output.places import kept
 from fewstep.output.seal import SEAL, Damaged
 from fewstep.version import __version__
@@ -48,13 +49,17 @@ def bundled() -> dict[str, Path]:
 
 
 def located(path: str | PathLike[str]) -> Path:
-    """The file itself: a path, or the name of bundled statistics where no such path exists."""
+    """The file itself: a path, or the name of bundled or known statistics where no such path exists."""
     given = Path(path).expanduser()
+    if (name := named(path)) is not None:
+        return KNOWN[name].path
     return given if given.exists() else bundled().get(str(path), given)
 
 
 def holds_statistics(path: str | PathLike[str]) -> bool:
     """Whether a file has moments or feature vectors in it, by its name and the names of its arrays."""
+    if named(path) is not None:
+        return True
     file = located(path)
     if not file.is_file() or file.suffix.lower() not in SUFFIXES:
         return False
@@ -63,15 +68,22 @@ def holds_statistics(path: str | PathLike[str]) -> bool:
     return bool(members(file, REMEDY).keys() & {"mu", *ROWS})
 
 
-def load(path: str | PathLike[str], device: Any = None) -> Features:
-    """Statistics and features of a file of any known layout.
+def load(path: str | PathLike[str], device: Any = None, download: bool = False) -> Features:
+    """Statistics and features of a file of any known layout, or of bundled or known statistics by name.
+
+    download: of known statistics that are not on this machine.
 
     Raises:
         ValueError: no such file, an unknown layout, a pickle, broken or unfit arrays.
     """
+    if (name := named(path)) is not None:
+        return _published(name, load(place_of(name, download), device))
     file = located(path)
     if not file.is_file():
-        raise ValueError(f"{path} does not exist; bundled statistics are: {', '.join(bundled()) or 'none'}.")
+        raise ValueError(
+            f"{path} does not exist; bundled statistics are: {', '.join(bundled()) or 'none'}; fewstep stats --known lists "
+            "published ones."
+        )
     if file.suffix.lower() == ".pkl":
         raise ValueError(
             f"{file} is a pickle, which could run code; save its mu and sigma as .npz: np.savez(F, mu=, sigma=)."
@@ -91,6 +103,18 @@ def load(path: str | PathLike[str], device: Any = None) -> Features:
         if isinstance(error, Damaged):
             raise
         raise ValueError(f"{file}: {error}") from error
+
+
+def _published(name: str, found: Features) -> Features:
+    """Known statistics under what their publisher tells of them: they are of Inception's published weights."""
+    known = KNOWN[name]
+    found.meta = Meta("inception", known.protocol, source=f"{name} ({known.images})", published=True)
+    if found.n is None and known.n is not None:
+        found.n = known.n
+        found.statistics = {
+            part: FeatureStatistics.of(statistics.gaussian(), known.n) for part, statistics in found.statistics.items()
+        }
+    return found
 
 
 def _of_tensor(file: Path) -> Features:
@@ -143,7 +167,7 @@ def _of_arrays(file: Path, arrays: dict[str, np.ndarray], device: Any) -> Featur
             factor = arrays.get("factor") if part == "main" else None
             try:
                 gaussian = Gaussian.of(arrays[mu], arrays[sigma], factor, device)
-                if SEAL not in arrays:
+                if SEAL not in arrays or factor is None:  # a factor proves it
                     gaussian.check()
             except ValueError as error:
                 raise ValueError(f"{mu} and {sigma}: {error}") from error

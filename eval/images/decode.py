@@ -1,8 +1,9 @@
 """One image of any kind -> uint8 (3, H, W): the rules are here, and what breaks them is refused by name.
 
 Grey is repeated, palettes are looked up, CMYK is converted without a profile and EXIF orientation is ignored (as all
-evaluation tools do). An alpha channel that is opaque everywhere is dropped. More than 8 bits, transparency and animation are
-refused: what they should become is a choice, and the choice moves the value. So are images that would take more memory than a
+evaluation tools do). An alpha channel that is opaque everywhere is dropped. Of a GIF or another file that holds an animation
+or pages the first is taken where the caller can tell of it, else it is refused; so are more than 8 bits and transparency: what
+they should become is a choice, and the choice moves the value. So are images that would take more memory than a
 limit, before any of it is taken, and whatever is no ordinary file.
 """
 
@@ -24,9 +25,14 @@ from torch import Tensor
 
 from fewstep.lazy import optional
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".tga", ".avif", ".jxl", ".npy"),
+)
+LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif")
 # Told apart by their contents; none of them is drawn by another program, as Pillow does with PostScript.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "JPEG2000", "PPM", "TGA")
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "JPEG2000", "PPM", "TGA", "AVIF", "JXL")
+PLUGINS = {".jxl": "pillow-jxl-plugin", ".avif": "pillow 11.3 or later"}  # what brings a decoder that Pillow may lack
 LIMIT = 192  # MiB that a decoded image, 3 bytes a pixel, or its file may take: 8192 x 8192
 RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
 _DEEP = "has more than 8 bits a channel; convert it to 8 bits by the rule that the other set was made with"
@@ -60,7 +66,9 @@ def whole_npy(stream: Any, length: int) -> Header:
     return header
 
 
-def decode(data: bytes, suffix: str, value_range: Any = None, limit: int = LIMIT) -> Tensor:
+def decode(
+    data: bytes, suffix: str, value_range: Any = None, limit: int = LIMIT, told: set[str] | None = None
+) -> Tensor:
     """The bytes of an image file -> uint8 (3, H, W).
 
     Args:
@@ -68,6 +76,7 @@ def decode(data: bytes, suffix: str, value_range: Any = None, limit: int = LIMIT
         suffix: ".npy" for an array (H, W), (H, W, C) or (C, H, W); all others are told apart by their contents.
         value_range: of floats in an array, see `quantised`.
         limit: MiB that it may take when it is decoded.
+        told: gets "first" where the image is the first of several in the file; None refuses such files.
 
     Raises:
         BadImage: unreadable, truncated, empty, too large, or against the rules above.
@@ -84,8 +93,10 @@ def decode(data: bytes, suffix: str, value_range: Any = None, limit: int = LIMIT
         raise BadImage(_DEEP)
     Image.init()
     known = [name for name in FORMATS if name in Image.OPEN]
+    if suffix in PLUGINS and Image.registered_extensions().get(suffix) not in known:
+        raise BadImage(f"is {suffix}, which Pillow reads here only with {PLUGINS[suffix]}: install it, or save as .png")
     with _reading(), Image.open(BytesIO(data), formats=known) as picture:
-        return from_picture(picture, limit)
+        return from_picture(picture, limit, told)
 
 
 def check_size(count: int, limit: int) -> None:
@@ -130,11 +141,13 @@ def decode_file(path: str | os.PathLike[str], value_range: Any = None, limit: in
     return decode(contents_of(path, limit), Path(path).suffix.lower(), value_range, limit)
 
 
-def from_picture(picture: Any, limit: int = LIMIT) -> Tensor:
-    """A PIL image -> uint8 (3, H, W)."""
+def from_picture(picture: Any, limit: int = LIMIT, told: set[str] | None = None) -> Tensor:
+    """A PIL image -> uint8 (3, H, W). told: as of `decode`."""
     check_size(3 * math.prod(picture.size), limit)
     if getattr(picture, "is_animated", False) and picture.format != "MPO":  # a photograph with a preview is still one
-        raise BadImage(f"is animated or has pages ({picture.n_frames}); save the one that is meant")
+        if told is None:
+            raise BadImage(f"is animated or has pages ({picture.n_frames}); save the one that is meant")
+        told.add("first")
     bits = getattr(picture, "tag_v2", {}).get(258, (8,))
     if picture.mode[:1] in "IF" or max(np.atleast_1d(bits)) > 8:
         raise BadImage(_DEEP)
@@ -187,7 +200,7 @@ def quantised(x: Tensor, value_range: Any = None) -> Tensor:
     It is what diffusers does to make pictures, so that arrays and the saved files of them have one value.
 
     Raises:
-        BadImage: NaN or infinity; floats without a range, or so far out of it that it must be another.
+        BadImage: NaN or infinity; floats without a range, or more than 1 % of them outside it, where it must be another.
     """
     if x.dtype == torch.uint8:
         return x
@@ -197,17 +210,36 @@ def quantised(x: Tensor, value_range: Any = None) -> Tensor:
     if not torch.isfinite(x).all():
         raise BadImage("holds NaN or infinity; the model or its decoder failed there (half precision often does)")
     low, high = map(float, value_range)
-    seen = (float(x.min()), float(x.max()))
-    if seen[0] < low - 5 * (high - low) or seen[1] > high + 5 * (high - low):
-        raise BadImage(
-            f"has values from {seen[0]:g} to {seen[1]:g}, which is not the range ({low:g}, {high:g}) that was given"
-        )
+    _require_fit(x, low, high)
     x = x if x.dtype == torch.float64 else x.float()
     if low < 0:
         x = x / 2 + 0.5
     if high == 1:
         x = x.clamp(0, 1) * 255
     return x.round().clamp(0, 255).to(torch.uint8)
+
+
+def _require_fit(x: Tensor, low: float, high: float) -> None:
+    """BadImage where more than 1 % of the values lie outside, by more than two levels of 8 bits: networks overshoot."""
+    if not x.numel():
+        return
+    least, most = float(x.min()), float(x.max())
+
+    def outside(low: float, high: float) -> float:
+        slack = 2 / 255 * (high - low)
+        if least >= low - slack and most <= high + slack:
+            return 0.0
+        return float(((x < low - slack) | (x > high + slack)).double().mean())
+
+    if (share := outside(low, high)) > 0.01 or least < low - 5 * (high - low) or most > high + 5 * (high - low):
+        fits = next((r for r in RANGES if outside(*r) <= 0.01), None)
+        remedy = (
+            f"range=({fits[0]:g}, {fits[1]:g}) fits" if fits else "none of the three ranges fits: scale or clamp them"
+        )
+        raise BadImage(
+            f"has values from {least:g} to {most:g}, {100 * share:.3g} % of them outside the range ({low:g}, {high:g}) that "
+            f"was given; {remedy}"
+        )
 
 
 def checked_range(value_range: Any, dtype: Any) -> None:

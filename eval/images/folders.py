@@ -4,19 +4,47 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 import zipfile
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from torch import Tensor
 
-from fewstep.eval.images.decode import LIMIT, SUFFIXES, BadImage, check_size, checked_range, contents_of, decode
+from fewstep.eval.images.decode import (
+    LIMIT,
+    LOSSY,
+    SUFFIXES,
+    BadImage,
+    check_size,
+    checked_range,
+    contents_of,
+    decode,
+)
 from fewstep.eval.images.image_sets import ImageSet, digest
 
 LOOKED_INTO = 16  # files of a folder by which copies are told from others
-_JPEG = (".jpg", ".jpeg")
+# What lies beside images and is none; files of other suffixes may have been meant, and are told when they are left out.
+_BESIDE = (
+    "",
+    ".json",
+    ".jsonl",
+    ".txt",
+    ".csv",
+    ".tsv",
+    ".md",
+    ".html",
+    ".xml",
+    ".yaml",
+    ".yml",
+    ".log",
+    ".npz",
+    ".pt",
+    ".py",
+)
 
 
 def opened(path: Path, **how: Any) -> ImageSet:
@@ -62,7 +90,11 @@ class Files(ImageSet):
 
     def image(self, index: int) -> Tensor:
         file = self.files[index]
-        return decode(self._read(file), suffix(file), self.range, self.limit)
+        told: set[str] = set()
+        found = decode(self._read(file), suffix(file), self.range, self.limit, told)
+        if told:
+            self._first.add(index)
+        return found
 
     def _read(self, file: str) -> bytes:
         try:
@@ -74,9 +106,11 @@ class Files(ImageSet):
             raise BadImage(f"cannot be read ({reason})") from error
 
     def _lossy(self) -> bool | None:
-        """JPEG by suffix; of webp files, which may be either, the first is asked."""
-        if any(suffix(file) in _JPEG for file in self.files):
+        """JPEG by suffix; of webp files, which may be either, the first is asked; of other formats that may be, nobody."""
+        if any(suffix(file) in LOSSY for file in self.files):
             return True
+        if any(suffix(file) in (".avif", ".jxl", ".jp2", ".j2k") for file in self.files):
+            return None
         webp = next((file for file in self.files if suffix(file) == ".webp"), None)
         try:
             return webp is not None and b"VP8 " in self._read(webp)
@@ -117,7 +151,7 @@ class Folder(Paths):
     """All images of a folder and of those below it, linked ones too, in natural order; hidden ones are left out."""
 
     def __init__(self, path: Path, **how: Any) -> None:
-        super().__init__(sorted(_below(path), key=natural), str(path), path, **how)
+        super().__init__(images_among(_below(path), str(path)), str(path), path, **how)
 
 
 class Zip(Files):
@@ -130,7 +164,7 @@ class Zip(Files):
             names = [info.filename for info in self.archive.infolist() if not info.is_dir()]
         except Exception as error:  # a zip that is none raises what it likes
             raise ValueError(f"{path} is no readable .zip ({error}); was it downloaded whole?") from error
-        super().__init__(str(path), sorted(filter(_wanted, names), key=natural), **how)
+        super().__init__(str(path), images_among(names, str(path)), **how)
 
     @property
     def archive(self) -> zipfile.ZipFile:
@@ -164,14 +198,29 @@ def natural(file: str) -> tuple[Any, ...]:
     return [[int(s) if k % 2 else s for k, s in enumerate(part)] for part in parts], file
 
 
-def _wanted(file: str) -> bool:
-    """An image by its suffix; hidden files, and what some systems put beside the real ones, are not."""
-    path = PurePosixPath(file)
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith((".", "__MACOSX")) for part in path.parts)
+def images_among(names: Iterable[str], where: str) -> list[str]:
+    """The images by their suffixes, in natural order. What is left out and may have been meant is warned of, by suffix.
+
+    Hidden files, and what some systems put beside the real ones, are neither.
+    """
+    wanted, left = [], Counter[str]()
+    for file in names:
+        if any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(file).parts):
+            continue
+        if suffix(file) in SUFFIXES:
+            wanted.append(file)
+        elif suffix(file) not in _BESIDE:
+            left[suffix(file)] += 1
+    if left:
+        told = ", ".join(f"{count} {name}" for name, count in left.most_common(8))
+        if not wanted:
+            raise ValueError(f"{where} holds no images ({', '.join(SUFFIXES)}), but {told}: save them as .png")
+        warnings.warn(f"{where}: files left out, not read as images: {told}", stacklevel=4)
+    return sorted(wanted, key=natural)
 
 
 def _below(root: Path) -> Iterator[str]:
-    """Names of images relative to root, each folder visited once however it is linked."""
+    """Names of files relative to root, each folder visited once however it is linked."""
 
     def refuse(error: OSError) -> None:
         raise ValueError(f"{error.filename} in {root} cannot be listed ({error.strerror}): allow it, or take it away")
@@ -183,5 +232,4 @@ def _below(root: Path) -> Iterator[str]:
             folders.clear()
             continue
         seen.add((stat.st_dev, stat.st_ino))
-        names = ((Path(folder) / file).relative_to(root).as_posix() for file in files)
-        yield from filter(_wanted, names)
+        yield from ((Path(folder) / file).relative_to(root).as_posix() for file in files)

@@ -27,12 +27,16 @@ Fetched = Iterable[tuple[int, Tensor | BadImage]]
 
 @dataclass
 class Block:
-    """What came of a range of images: the usable ones with their indices, and what is wrong with the others."""
+    """What came of a range of images: the usable ones with their indices, and what is wrong with the others.
+
+    black: all over. first: of a file that holds several, an animation or pages.
+    """
 
     indices: list[int] = field(default_factory=list)
     images: list[Tensor] = field(default_factory=list)
     bad: dict[int, tuple[str, str]] = field(default_factory=dict)
     black: list[int] = field(default_factory=list)
+    first: list[int] = field(default_factory=list)
 
 
 class ImageSet(ABC):
@@ -53,6 +57,8 @@ class ImageSet(ABC):
         self.name, self.count, self.lossy, self.skip_bad = name, count, lossy, skip_bad
         self._bad: dict[int, tuple[str, str]] = {}
         self._black: set[int] = set()
+        self._counted: set[int] = set()
+        self._first: set[int] = set()  # put there by `image`, in whichever process it runs
 
     @property
     @abstractmethod
@@ -100,6 +106,8 @@ class ImageSet(ABC):
             found.images.append(image)
             if not image.any():
                 found.black.append(i)
+            if i in self._first:
+                found.first.append(i)
         return found
 
     def read(self, blocks: Iterable[range]) -> Iterator[Images]:
@@ -117,10 +125,11 @@ class ImageSet(ABC):
 
     def watched(self, blocks: Iterable[Block]) -> Iterator[Images]:
         """The images of the blocks; a bad one raises, or is counted and warned of at the end."""
-        skipped, black = len(self._bad), len(self._black)
+        skipped, black, counted = len(self._bad), len(self._black), set(self._counted)
         for block in blocks:
             self._bad.update(block.bad)
             self._black.update(block.black)
+            self._counted.update(block.first)
             if block.bad and not self.skip_bad:
                 label, reason = next(iter(block.bad.values()))
                 raise ValueError(f"{label} {reason}. To pass over and count such images: skip_bad=True (--skip-bad)")
@@ -132,6 +141,13 @@ class ImageSet(ABC):
             warnings.warn(
                 f"{self.name}: images that are black all over: {len(self._black)}. A safety checker does that, or NaN in "
                 "a decoder of half precision",
+                stacklevel=2,
+            )
+
+        if new := sorted(self._counted - counted):
+            warnings.warn(
+                f"{self.name}: files that hold an animation or pages, of which the first was taken: {len(self._counted)}, "
+                f"{self.label(new[0])} among them",
                 stacklevel=2,
             )
 

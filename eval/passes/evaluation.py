@@ -47,14 +47,16 @@ def evaluate(
 
     Args:
         real: folder, .zip, .npz (images, or statistics in any peer's layout), tensor, array, Dataset, iterable of images,
-            name of bundled statistics ("mnist"), Features, or None where no metric needs it (inception score).
+            name of bundled statistics ("mnist") or of published ones ("cifar10-edm"; fewstep stats --known lists them),
+            Features, or None where no metric needs it (inception score).
         generated: the same, or a diffusers pipeline (then also solver=, nfe=, number= or seeds=, classes= ...).
         metrics: names that `fewstep metrics` lists; `fewstep.eval.metric` adds others.
         extractor: "inception", "digits", "dinov2", "clip", a name that `fewstep.eval.register_extractor` added, or an
             Extractor; None: the reference's, else inception.
         options: of metrics by name, e.g. {"kid": {"subsets": 50}}.
         device: where the network runs; None is a GPU where there is one.
-        how: of the extractor: protocol ("tf", "pytorch-fid", "clean"), weights (a path), download, fast (bf16);
+        how: of the extractor: protocol ("tf", "pytorch-fid", "clean"), weights (a path), layer, download (of its weights, and
+            of published statistics), fast (bf16);
             of the pass: batch_size, workers, progress, resume (folder), number (of generated images); where several processes
             run, processes: "shared", all are given the same images and each looks at a part; "own", each is given generated
             images of its own, which are added up; "alone", this one evaluates without the others; and wait, the seconds that
@@ -75,7 +77,7 @@ def evaluate(
     if real is None and question.comparing:
         raise ValueError(f"{question.comparing} compare with real images: give `real`.")
     begun = time.monotonic()
-    sides = Side.of(real), Side.of(generated)
+    sides = Side.of(real, how.get("download", False)), Side.of(generated, how.get("download", False))
     planner = Planner.begun(*sides, extractor, device, how)
 
     def plans() -> list[Plan | None]:
@@ -115,7 +117,7 @@ def stats(
     if out is not None:
         prove_file(out, "`out`")
     network, device, spatial = how.pop("extractor", None), how.pop("device", None), how.pop("spatial", False)
-    side = Side.of(source)
+    side = Side.of(source, how.get("download", False))
     planner = Planner.begun(Side(None), side, network, device, how)
     parts, vectors = ("main", "spatial") if spatial else ("main",), ("main",) if rows else ()
     with random_state_kept(), planner.processes.guarded():

@@ -20,7 +20,7 @@ from fewstep.eval.passes.processes import Facts, Processes
 
 # Arguments of `evaluate` for the extractor, when it is given by name; for the pass over images; and for sets of images, both
 # sides alike. Whatever else is given is for a pipeline that draws.
-OF_EXTRACTOR = ("protocol", "weights", "download", "fast", "compile")
+OF_EXTRACTOR = ("protocol", "weights", "download", "fast", "compile", "layer")
 OF_PASS = ("batch_size", "workers", "progress", "resume", "number", "processes", "wait")
 OF_IMAGES = ("skip_bad", "range", "key", "layout", "limit")
 
@@ -44,12 +44,24 @@ class Side:
     features: Features | None = None
 
     @classmethod
-    def of(cls, source: Any) -> Side:
+    def of(cls, source: Any, download: bool = False) -> Side:
         if isinstance(source, Features):
+            source.check()
             return cls(source, source)
         if isinstance(source, (str, os.PathLike)) and holds_statistics(source):
-            return cls(located(source), load(source))
+            return cls(located(source), load(source, download=download))
         return cls(source)
+
+    @property
+    def layer(self) -> str | None:
+        """The layer of its main features, where it exists already and says so."""
+        return None if self.features is None else self.features.layers.get("main")
+
+    @property
+    def dim(self) -> int | None:
+        """The dimension of its main features, where they exist already."""
+        main = None if self.features is None else self.features.statistics.get("main")
+        return None if main is None else main.dim
 
     @property
     def draws(self) -> bool:
@@ -73,6 +85,7 @@ class Planner:
     of_images: dict[str, Any]
     of_generation: dict[str, Any]
     reference: Meta | None
+    dim: int | None = None  # of main features that exist already
 
     @classmethod
     def begun(cls, real: Side, generated: Side, network: Any, device: Any, how: dict[str, Any]) -> Planner:
@@ -86,17 +99,22 @@ class Planner:
                 f"{', '.join(sorted(rest))}: only a pipeline that draws images takes that; for sets that exist there are "
                 f"{', '.join(named)}."
             )
+        if "download" in of_extractor and isinstance(network, Extractor):
+            del of_extractor["download"]  # it was of the statistics
         metas = [side.features.meta for side in (real, generated) if side.features is not None]
         reference = next((meta for meta in metas if meta.extractor), None)
         if network is None:
             network = reference.extractor if reference else "inception"
             if reference and network == "inception":
                 of_extractor.setdefault("protocol", reference.protocol)
+                if layer := next((side.layer for side in (real, generated) if side.layer), None):
+                    of_extractor.setdefault("layer", layer)
         if device is None and isinstance(network, Extractor):
             device = str(network.device)  # it stays where its owner put it
         share, wait = of_pass.pop("processes", None), of_pass.pop("wait", None)
         processes = Processes.current(device, "shared" if share is None else share, wait)
-        return cls(processes, network, of_extractor, of_pass, of_images, rest, reference)
+        dim = next((side.dim for side in (real, generated) if side.dim is not None), None)
+        return cls(processes, network, of_extractor, of_pass, of_images, rest, reference, dim)
 
     def extractor(self, together: bool = True) -> Extractor:
         """Made once, on this process's device; refused where the reference was made with another one.
@@ -113,6 +131,10 @@ class Planner:
             self.network = made = made.to(self.processes.device)
         if self.reference is not None:
             comparable(self.reference, Meta(made.name, made.protocol, made.hash, source="this extractor"))
+        if self.dim not in (None, dim := made.layers[made.parts["main"]]):
+            raise ValueError(
+                f"features of {self.dim} and {dim} dimensions cannot be compared: use one extractor and layer (--layer)."
+            )
         return made
 
     def plan(self, side: Side, moments: Sequence[str], rows: Sequence[str], real: bool) -> Plan:

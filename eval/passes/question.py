@@ -13,7 +13,7 @@ from fewstep.eval.metrics.registry import METRICS, Metric
 from fewstep.eval.passes.plan import comparable
 from fewstep.eval.passes.processes import Processes
 from fewstep.eval.report.evaluation_report import Report
-from fewstep.eval.report.remarks import notes
+from fewstep.eval.report.remarks import notes, precision_of
 from fewstep.eval.report.result import Result
 
 
@@ -111,6 +111,7 @@ def _told(result: Result, metric: Metric, real: Features, generated: Features) -
     """The result with what it was measured under."""
     part = (*metric.statistics, *metric.rows)[0]
     meta = generated.meta
+    other = real.meta if metric.real else meta
     return result.under(
         n=result.n or generated.n,
         n_real=real.n if metric.real else None,
@@ -118,7 +119,7 @@ def _told(result: Result, metric: Metric, real: Features, generated: Features) -
         protocol=meta.protocol,
         layer=generated.layers.get(part, ""),
         hash=meta.hash,
-        precision=meta.precision,
-        published=of_published(real.meta, meta),
+        precision=precision_of(other, meta),
+        published=of_published(other, meta),
         higher_is_better=result.higher_is_better or metric.higher_is_better,
     )

@@ -10,11 +10,14 @@ from typing import Any
 _SHARED = {"is": "IS", "is_inf": "IS-inf", "kid": "KID", "kid_full": "KID-full"}
 _FAMILY = {**_SHARED, "fid": "FD", "fid_inf": "FD-inf", "sfid": "sFD"}
 _INCEPTION = {**_SHARED, "fid": "FID", "fid_inf": "FID-inf", "sfid": "sFID"}
+# The layers that metrics of Inception were published with: pool, spatial, logits. Others are named.
+_USUAL = ("", "2048", "sfid", "logits_unbiased", "logits")
 # Measured image by image on shared noise (eval/compare), beside the registered ones, whose names these cannot be.
 PAIRED = ("rmse", "psnr", "lpips")
 # Metrics of which more is better; of all others that come with the library, less.
 HIGHER = frozenset({"is", "is_inf", "precision", "recall", "density", "coverage", "psnr"})
 _FIXED = {"rmse": "RMSE", "psnr": "PSNR", "lpips": "LPIPS", "cmmd": "CMMD"}
+UNKNOWN = "(features unknown)"
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,8 @@ class Result:
         method: how `error` and `interval` were found, e.g. "influences of 2048 of the generated images, first order".
         n, n_real: numbers of images (None: not recorded in the file, or no reference at all).
         extractor, protocol, layer, hash, precision: under what features it was measured.
-        published: whether its weights were the published ones; values of Inception with others are not called FID. None:
-            not known.
+        published: whether the weights of both sides are known to be the published ones, which alone makes a value of
+            Inception FID. None: not known of one of them.
         details: other numbers that belong to it: error bound, slope, k, splits, seeds ...
         higher_is_better: direction; known of the library's own metrics, and told by those that others register.
         groups: what each group of samples adds to the value, to first order (jackknife pseudo-values): for paired differences.
@@ -62,12 +65,17 @@ class Result:
 
     @property
     def label(self) -> str:
-        """What people call it: "FID", "FD-digits", "KID" ..."""
+        """What people call it: "FID", "FD-digits", "KID" ...; "FD (features unknown)" where nobody recorded of what it is."""
         if self.metric in _FIXED:
             return _FIXED[self.metric]
-        if self.extractor in ("inception", "") and self.published is not False:
+        family = _FAMILY.get(self.metric, self.metric)
+        if not self.extractor:
+            return f"{family} {UNKNOWN}"
+        layer = f"-{self.layer}" if self.extractor == "inception" and self.layer not in _USUAL else ""
+        if self.extractor == "inception" and self.published and not layer:
             return _INCEPTION.get(self.metric, self.metric)
-        return f"{_FAMILY.get(self.metric, self.metric)}-{self.extractor or 'inception'}"
+        unknown = " (weights unknown)" if self.extractor == "inception" and self.published is None else ""
+        return f"{family}-{self.extractor}{layer}{unknown}"
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -80,7 +88,8 @@ class Result:
         counts = " vs ".join(str(n) for n in (self.n, self.n_real) if n is not None)
         weights = f"weights {self.hash}; " if self.published is False else ""
         return (
-            f"{self.label} {self.value:.6g}{sure} (N {counts or 'unknown'}; {self.protocol}; {weights}{self.precision})"
+            f"{self.label} {self.value:.6g}{sure} (N {counts or 'unknown'}; {self.protocol or 'protocol unknown'}; "
+            f"{weights}{self.precision})"
         )
 
     def under(self, **facts: Any) -> Result:

@@ -217,7 +217,9 @@ class Source:
             self.pipe = load_pipeline(str(model), chosen_device(device), getattr(torch, dtype))
         else:
             self.pipe = model if device is None else model.to(chosen_device(device))
-        many = getattr(self.pipe, "null_class", None) if isinstance(model, str | Path) else None  # pipelines of this library
+        many = (
+            getattr(self.pipe, "null_class", None) if isinstance(model, str | Path) else None
+        )  # pipelines of this library
         if many is not None and classes is None and "class_labels" not in (call or {}):
             classes = range(many)
         self.wishes: dict[str, Any] = {"classes": classes, "prompt": prompt, "guidance": guidance}

@@ -44,7 +44,9 @@ def main(solvers: str, nfe: str, every: int, keep: bool) -> None:
     names = solvers.split(",")
     configs = dict(list(distinct().items())[::every])
     places = [(c, int(n)) for c in configs for n in nfe.split(",")]
-    found = np.array([[_errors(configs[c], n, name) for name in ("auto", *names)] for c, n in places])  # (place, name, data)
+    found = np.array(
+        [[_errors(configs[c], n, name) for name in ("auto", *names)] for c, n in places]
+    )  # (place, name, data)
     best, ddim = found[:, 1:].min(1), found[:, 1 + names.index("ddim")]
     hindsight = np.array([of[_nearest(of[1:] / least) + 1] for of, least in zip(found, best, strict=True)])
     rows = [_row(f"`{name}`", found[:, i], best, ddim) for i, name in enumerate(("auto", *names))]

@@ -35,12 +35,12 @@ def test_arrays_of_every_layout(tmp_path: Path) -> None:
 
 def test_floats_round_as_pictures_do() -> None:
     x = torch.tensor([0, 0.5 / 255, 1.5 / 255, 2.5 / 255, 0.5, 1, 1.2, -0.3], dtype=torch.float64)
-    x = x.view(1, 1, 2, 4).expand(1, 3, 2, 4)
+    x = torch.cat([x, torch.full((392,), 0.5, dtype=torch.float64)]).view(1, 1, 20, 20).expand(1, 3, 20, 20)
     levels = [0, 0, 2, 2, 128, 255, 255, 0]  # half to even, then clamped
     for array, how in ((x, (0, 1)), (2 * x - 1, (-1, 1)), (255 * x, (0, 255))):
         for dtype in (torch.float64, torch.float32):
             found = drawn(image_set(array.to(dtype), range=how, layout="NCHW"))[1][0]
-            off = found[0].flatten().int() - torch.tensor(levels)
+            off = found[0].flatten()[:8].int() - torch.tensor(levels)
             assert off.abs().max() <= (0 if how != (-1, 1) else 1)
     exact = torch.arange(256, dtype=torch.float32).view(1, 1, 16, 16)
     for array in (exact / 255, (exact / 255).half(), (exact / 255).numpy()):
@@ -50,7 +50,8 @@ def test_floats_round_as_pictures_do() -> None:
 def test_float_images_equal_those_that_diffusers_writes() -> None:
     from diffusers.image_processor import VaeImageProcessor
 
-    x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    x = 0.35 * torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert x.abs().max() > 1  # some lie outside
     pictures = VaeImageProcessor().postprocess(x, output_type="pil")
     assert_same(image_set(x, range=(-1, 1)), np.stack([np.asarray(p) for p in pictures]))
 
@@ -67,7 +68,7 @@ def test_float_images_equal_those_that_diffusers_writes() -> None:
         (np.zeros((2, 3, 0, 8), np.uint8), {}, r"has the shape \(2, 3, 0, 8\)"),
         (np.zeros((2, 7, 8, 8), np.uint8), {}, r"has the shape \(7, 8, 8\); expected"),
         (np.zeros((2, 8), np.uint8), {}, r"has the shape \(2, 8\); images are"),
-        (np.full((2, 3, 8, 8), 200.0), {"range": (0, 1)}, r"values from 200 to 200, which is not the range \(0, 1\)"),
+        (np.full((2, 3, 8, 8), 200.0), {"range": (0, 1)}, r"values from 200 to 200, 100 % of them outside"),
         (np.full((2, 3, 8, 8), np.nan), {"range": (0, 1)}, "image 0 of .* holds NaN or infinity"),
         (torch.full((2, 3, 8, 8), torch.inf), {"range": (-1, 1)}, "image 0 of .* holds NaN or infinity"),
     ],

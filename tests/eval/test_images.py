@@ -206,14 +206,6 @@ def tiff16() -> bytes:
     return b"II*\0" + struct.pack("<I", at + 6) + bytes(range(24)) + struct.pack("<3H", 16, 16, 16) + ifd
 
 
-def test_animated_images_are_refused(tmp_path: Path) -> None:
-    frames = [Image.fromarray(pixels) for pixels in PIXELS[:3]]
-    for name in ("a.png", "a.webp", "a.tiff"):
-        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
-        with pytest.raises(ValueError, match=r"is animated or has pages \(3\); save the one"):
-            one(tmp_path / name)
-
-
 def test_orientation_is_ignored_and_cmyk_converted(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

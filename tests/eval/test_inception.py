@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from late import Late
 from random_inception import random_state, smooth_images
 
+from fewstep import eval as fe
 from fewstep.eval.extractors import extractor
 
 inception = Late("fewstep.eval.extractors.inception")  # slow to import, as torchvision is
@@ -190,6 +191,20 @@ def test_compiled_gives_the_same_numbers_for_any_number_of_images(state, ours):
     compiled, images = inception.InceptionV3(state, compile=True), smooth_images(8, 32, 32)
     found, expected = compiled(images, ["2048", "sfid"]), ours(images, ["2048", "sfid"])
     assert all(apart(found[layer], expected[layer]) < 1e-5 for layer in found)
+
+
+def test_another_layer_may_be_the_main_one_and_is_in_the_name(state, ours, tmp_path):
+    """pytorch-fid's dims; a file of statistics says its layer, which is then taken without being named."""
+    images, how = smooth_images(4, 16, 16), {"weights": state, "progress": False}
+    network = inception.InceptionV3(state, layer=64)
+    assert torch.equal(network(images), ours(images, ["64"])["64"]) and ours.parts["main"] == "2048"
+    fe.stats(images, tmp_path / "ref.npz", extractor=network, progress=False)
+    found = fe.fid(tmp_path / "ref.npz", images.flip(3), **how)
+    assert found.layer == "64" and found.label == "FD-inception-64" and "layer 64" in " ".join(found.features)
+    with pytest.raises(ValueError, match="64 and 2048 dimensions.*--layer"):
+        fe.fid(tmp_path / "ref.npz", images, layer="2048", **how)
+    with pytest.raises(ValueError, match="unknown layer of inception '65'"):
+        inception.InceptionV3(state, layer=65)
 
 
 def test_bad_requests_are_named(state, ours):

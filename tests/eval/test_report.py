@@ -16,7 +16,7 @@ from fewstep.eval.report.result import Result
 
 def fid(value: float = 1 / 3, **facts: object) -> Result:
     usual = {"n": 50_000, "n_real": 60_000, "extractor": "inception", "protocol": "tf", "layer": "2048", "hash": "ab12"}
-    return Result("fid", value, **{**usual, **facts})  # type: ignore[arg-type]
+    return Result("fid", value, **{**usual, "published": True, **facts})  # type: ignore[arg-type]
 
 
 def kid() -> Result:
@@ -27,7 +27,7 @@ def kid() -> Result:
         "path": Path("a"),
         "x": np.inf,
     }
-    under = {"n": 50_000, "n_real": 60_000, "extractor": "inception"}
+    under = {"n": 50_000, "n_real": 60_000, "extractor": "inception", "published": True}
     return Result("kid", 0.01, 1e-3, (0.008, 0.012), "U-statistic", details=details, **under)
 
 

@@ -202,8 +202,9 @@ def test_a_torchscript_is_not_searched_for_where_everybody_writes(machine, scrip
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     (tmp_path / SCRIPT).symlink_to(script[0])
     machine[0].with_name(SCRIPT).symlink_to(script[0])
-    with pytest.raises(FileNotFoundError, match=f"clean-fid's {SCRIPT} too"):
+    with pytest.raises(FileNotFoundError, match=f"clean-fid's {SCRIPT} too") as caught:
         load_weights(None, expected)
+    assert all(fact in str(caught.value) for fact in (weights.NAMES[0], "91 MiB", weights.DIGEST, weights.URL))
 
 
 def test_a_torchscript_is_known_by_its_sha256(script, expected, monkeypatch):
@@ -235,7 +236,7 @@ def features(published, seed, hash="abc"):
 @pytest.mark.parametrize(
     ("real", "generated", "label"),
     [(True, True, "FID"), (False, False, "FD-inception"), (True, None, "FID"), (None, False, "FD-inception"),
-     (True, False, "FID"), (None, None, "FID")],
+     (True, False, "FID"), (None, None, "FD-inception (weights unknown)")],
 )  # fmt: skip
 def test_only_published_weights_give_what_is_called_fid(real, generated, label):
     """Weights of one hash are the same: what one side knows of them, both know."""
@@ -244,6 +245,8 @@ def test_only_published_weights_give_what_is_called_fid(real, generated, label):
     told = [report.table(), str(report["fid"]), report.to_json()]
     if label == "FID":
         assert report["kid_full"].label == "KID-full" and "weights abc" not in told[1]
+    elif real is generated is None:
+        assert report["kid_full"].label == "KID-full-inception (weights unknown)" and "FID " not in told[1]
     else:
         assert report["kid_full"].label == "KID-full-inception"
         assert all("abc" in text and "FID " not in text.replace("not FID", "") for text in told[:2])

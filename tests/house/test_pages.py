@@ -22,7 +22,7 @@ import pages
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *DOCS]}
 LONG = ("learn", "evaluation", "gradients", "guidance", "adaptive", "stochastic")  # pages that take more than seconds
-COMMANDS = 27
+COMMANDS = 28
 slowly = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in PAGES]
 
 

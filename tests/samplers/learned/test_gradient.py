@@ -67,7 +67,7 @@ def test_every_method_improves_and_is_repeatable(name: str) -> None:
     """Forty small steps lower the validation score of a good fixed recipe, and do so the same way twice."""
     fn, options = METHOD_CASES[name]
     made = small()
-    begin = start(made)
+    begin = start(made, "ddim" if fn is tta else "dpmpp_2m")  # times alone mend little of a second-order solver
     found = fn(made, begin, **options)
     assert made.judge(found) < 0.97 * made.judge(begin)
     assert made.best_score == made.judge(found) and made.best is not None and same(made.best, found)
@@ -86,9 +86,10 @@ def test_what_each_method_moves() -> None:
     """Nothing but what it says: network times, the grid, or weights that keep the solver's own grid."""
     made = small()
     begin = start(made)
-    shown = tta(made, begin, **QUICK)
-    assert np.array_equal(shown.W, begin.W) and np.array_equal(shown.times, begin.times)
-    assert shown.model_times[0] == begin.model_times[0] and (shown.model_times != begin.model_times).any()
+    first = start(made, "ddim")
+    shown = tta(made, first, **QUICK)
+    assert np.array_equal(shown.W, first.W) and np.array_equal(shown.times, first.times)
+    assert shown.model_times[0] == first.model_times[0] and (shown.model_times != first.model_times).any()
     moved = ld3(made, begin, decoupled=False, **{**QUICK, "steps": (40, 1)})
     assert same(moved, build("dpmpp_2m", begin.schedule, grid=moved.times))
     weighed = s4s(made, begin, alternating=False, **QUICK)

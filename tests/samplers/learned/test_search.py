@@ -57,7 +57,9 @@ class TestS3:
         start = base(t)
         choices = space(SMALL["solvers"], SMALL["grids"], SMALL["switches"])
         assert len(choices) == len(set(choices)) == 160
-        there = [c for c in choices if (c.solver, dict(c.options).get("form")) != ("deis", "x0")]  # a form that it has not
+        there = [
+            c for c in choices if (c.solver, dict(c.options).get("form")) != ("deis", "x0")
+        ]  # a form that it has not
         every = [train_score(t, compiled(choice, start, t)) for choice in there]
         found = METHODS.find("s3").fn(t, start, **SMALL, evaluations=1000)
         assert train_score(t, found) == min(every)

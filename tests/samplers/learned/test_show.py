@@ -332,7 +332,11 @@ def test_estimate_of_every_method(name: str) -> None:
     options = {"nodes": 8} if name == "brute" else {"size": 3} if name == "filter" else {}
     seeds: dict[str, Any] = {"seeds": range(128), "guard_seeds": range(1000, 1032)}
     plan = planned(None, solver="epd" if name == "epd" else "dpmpp_2m", nfe=4, method=[(name, options)], **seeds)
-    problem = (lambda: Problem(smooth(), **{**HOW, "shape": (2, 6, 6)})) if name == "filter" else lambda: Problem(ring(), **HOW)
+    problem = (
+        (lambda: Problem(smooth(), **{**HOW, "shape": (2, 6, 6)}))
+        if name == "filter"
+        else lambda: Problem(ring(), **HOW)
+    )
     told = sum(cost.evaluations for cost in extrapolated(plan, lambda: stand_in(problem())))
     counted = sum(cost.evaluations for cost in rehearse(plan, problem()))
     assert told == pytest.approx(counted, rel=0.3)

@@ -1,0 +1,1 @@
+"""What others published: statistics by name, and how files are fetched where that is allowed."""
