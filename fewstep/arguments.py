@@ -126,7 +126,7 @@ CONDITIONS = (
         "--classes",
         type=NUMBERS,
         metavar="0,1,...",
-        help="Class labels, taken in turn by seed  [default of our own pipelines: all]",
+        help="Class labels, taken in turn by seed  [our pipelines: all]",
     ),
     click.option("--prompt", help="Text, for a pipeline that takes one."),
     click.option(

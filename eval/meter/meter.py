@@ -64,7 +64,7 @@ class Meter:
                 f"a Meter takes no {', '.join(odd)}: it counts what it is given, and `state_dict` keeps it"
             )
         self.question = Question.of(metrics, options)
-        self._side = Side.of(reference)
+        self._side = Side.of(reference, how.get("download", False))
         if reference is not None and not self.question.comparing:
             raise ValueError(f"{self.question.told} compares with no real images: leave `reference` away")
         with random_state_kept():

@@ -1,4 +1,4 @@
-"""What `auto` chooses against the best of many on problems that its rule was not made from: `python tests/benchmarks/auto_choice.py`.
+"""`auto` against the best of many, on problems that its rule was not made from: `python tests/benchmarks/auto_choice.py`.
 
 A cell is a published config, a number of evaluations and a mixture. The last row may choose for each config and number of
 evaluations, knowing all the errors: more than that no rule can do which looks at the config alone.
