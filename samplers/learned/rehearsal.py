@@ -27,6 +27,7 @@ from fewstep.samplers.schedule.base import NoiseSchedule
 from fewstep.samplers.schedule.outputs import prediction_coefficients
 
 SHAPE = (2,)  # of the stand-in's samples
+SIDE = 8  # most of an image
 WIDTH = 0.3  # of its two modes, at -1 and 1
 
 
@@ -106,13 +107,18 @@ class _Counted:
 
 
 def stand_in(problem: Problem, gradients: bool = True) -> Problem:
-    """The problem with the mixture in the place of the network: the same schedule, prediction, ends and batches."""
+    """The problem with the mixture in the place of the network: the same schedule, prediction, ends and batches.
+
+    Of images it has small ones, with as many channels: what filters cost is counted by them.
+    """
     network = _network(problem.schedule, problem.prediction)
     fn = network if gradients else lambda x, tau: network(x.detach(), tau.detach())
     denoiser = Denoiser(fn, problem.schedule, problem.prediction)
     denoiser.t_start = problem.t_start  # type: ignore[attr-defined]
     how: dict[str, Any] = {"batch_size": problem.batch_size, "dtype": torch.float64, "device": "cpu"}
-    found = Problem(denoiser, shape=SHAPE, guidance=problem.guidance, **how)
+    images = len(problem.shape) == 3
+    shape = (problem.shape[0], *(min(side, SIDE) for side in problem.shape[1:])) if images else SHAPE
+    found = Problem(denoiser, shape=shape, guidance=problem.guidance, **how)
     found.numbers = problem.numbers  # which decides what auto does
     return found
 
