@@ -91,14 +91,13 @@ KNOWN = {
         layout="a pickle: fid (mu, sigma), fd_dinov2 (mu, sigma)",
     ),
     "ffhq64-edm": Known(
-        "FFHQ, 64x64", f"{_EDM}/ffhq-64x64.npz", n=70_000, size="33571316 bytes",
-        sha256="c78359df3b784dd472ff1ec53beefd9aeae9dace7df592128ed6b9d0c9f09c47",
+        "FFHQ, 64x64", f"{_EDM}/ffhq-64x64.npz", n=70_000, size=_PAIR
     ),
     "ffhq256-clean": _clean("FFHQ, 256x256", "ffhq_clean_trainval70k_256", 70_000),
     "ffhq1024-clean": _clean("FFHQ, 1024x1024", "ffhq_clean_trainval70k_1024", 70_000),
     "afhqv2-64-edm": Known("AFHQv2, 64x64", f"{_EDM}/afhqv2-64x64.npz", size=_PAIR),
     "lsun-bedroom256-adm": _adm(
-        "LSUN bedroom, 256x256", "lsun/bedroom/VIRTUAL_lsun_bedroom256.npz", size="1054074338 bytes"
+        "LSUN bedroom, 256x256", "lsun/bedroom/VIRTUAL_lsun_bedroom256.npz"
     ),
     "lsun-cat256-adm": _adm("LSUN cat, 256x256", "lsun/cat/VIRTUAL_lsun_cat256.npz"),
     "lsun-horse256-adm": _adm("LSUN horse, 256x256", "lsun/horse/VIRTUAL_lsun_horse256.npz"),
