@@ -34,7 +34,8 @@ class Sweep:
 
     @property
     def places(self) -> list[tuple[str, int]]:
-        return [(solver, n) for solver in self.solvers for n in self.nfes]
+        known = {solver: Contender(solver).nfes for solver in self.solvers}
+        return [(s, n) for s, nfes in known.items() for n in self.nfes if nfes is None or n in nfes]
 
     def evaluated(
         self,

@@ -152,12 +152,14 @@ def contenders(
 ) -> list[Contender]:
     """Every solver that is meant, each read once; ValueError for what is wrong with one, before anything else is loaded.
 
-    An unknown solver, grid or option, nfe < 1. Among several, those with a grid of their own keep it.
+    An unknown solver, grid or option, nfe < 1. Among several, those with a grid of their own keep it, and artefacts and
+    tables run at those of the nfe that they have.
     """
     found = [Contender(solver) for solver in solvers]
     for one in found:
         alone = len(found) == 1 or isinstance(one.plays, Named)
-        one.check(nfes, grid if alone else None, options if alone else {})
+        has = [n for n in nfes if alone or one.nfes is None or n in one.nfes]
+        one.check(has or nfes, grid if alone else None, options if alone else {})
     if grid is not None:
         find(grid)
     for nfe in nfes:

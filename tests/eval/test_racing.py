@@ -90,6 +90,7 @@ def test_files_run_first_and_solvers_bound_by_a_name_lead_together() -> None:
     assert [str(n) for n in first] == ["demo", "uni_pc on uniform", "uni_pc on karras"] and second == [names[2]]
 
 
+@pytest.mark.slow
 def test_a_race_on_a_network_recommends_what_the_whole_comparison_does() -> None:
     names = [f"{solver} on {grid}" for solver in ("unipc", "ddim", "heun") for grid in ("uniform", "karras")]
     how = {"nfe": (4,), "pairs": 8, "metrics": ("rmse",), "reference": {"nfe": 30}}

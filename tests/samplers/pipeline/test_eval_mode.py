@@ -3,9 +3,15 @@
 import pytest
 import torch
 
-from fewstep import load_demo_pipeline
+import fewstep
 from fewstep.samplers.pipeline.eval_mode import in_eval_mode, modules_of
-from fewstep.samplers.pipeline.source import Source
+
+
+def source():
+    """Of pipelines: slow to import."""
+    from fewstep.samplers.pipeline import source
+
+    return source
 
 
 class Merging(torch.nn.Linear):
@@ -48,22 +54,22 @@ def test_what_has_networks():
 
 
 def test_a_batch_is_drawn_without_dropout():
-    pipe = load_demo_pipeline()
+    pipe = fewstep.load_demo_pipeline()
     for module in pipe.unet.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.5
-    want = Source(pipe, classes=[1, 2]).batches([0, 1])[0].draw(solver="ddim", nfe=2)
+    want = source().Source(pipe, classes=[1, 2]).batches([0, 1])[0].draw(solver="ddim", nfe=2)
     pipe.unet.train()
     pipe.unet.mid_block.eval()
     modes = [m.training for m in pipe.unet.modules()]
-    assert torch.equal(Source(pipe, classes=[1, 2]).batches([0, 1])[0].draw(solver="ddim", nfe=2), want)
+    assert torch.equal(source().Source(pipe, classes=[1, 2]).batches([0, 1])[0].draw(solver="ddim", nfe=2), want)
     with pytest.raises(ValueError, match="nfe"):
-        Source(pipe, classes=[1, 2]).batches([0, 1])[0].draw(solver="ddim", nfe=0)
+        source().Source(pipe, classes=[1, 2]).batches([0, 1])[0].draw(solver="ddim", nfe=0)
     assert [m.training for m in pipe.unet.modules()] == modes
 
 
 def test_a_pipeline_is_loaded_without_touching_the_global_generator():
     before = torch.get_rng_state()
-    load_demo_pipeline()
-    Source("demo")
+    fewstep.load_demo_pipeline()
+    source().Source("demo")
     assert torch.equal(before, torch.get_rng_state())
