@@ -65,9 +65,9 @@ def compare(solvers: Sequence[str] | None, nfes: Sequence[int], **how: Any) -> N
     fewstep compare MODEL --prompt "a fox" --budget 20m --out page.html
     fewstep compare MODEL --solvers deis,unipc --grid uniform,karras --learned mine.json
 
-    Every solver starts from the same noise and is compared image by image with a run of 200 evaluations, whose own error is
-    told; recommendations come with paired 95 % intervals. A stochastic solver is compared with its own long run on the same
-    Brownian paths; a solver that chooses its steps has in each column its best run that spent no more.
+    Every solver starts from the same noise and is compared image by image with a run of 100 to 200 evaluations, whose own
+    error is told; recommendations come with paired 95 % intervals. A stochastic solver is compared with its own long run on
+    the same Brownian paths; a solver that chooses its steps has in each column its best run that spent no more.
     """
     from fewstep.eval.compare.comparison import compare_solvers
 

@@ -21,7 +21,7 @@ from fewstep.eval.shared_noise.measures import MEASURES, check_measures, image_e
 from fewstep.eval.shared_noise.paired_cells import Cells
 from fewstep.eval.shared_noise.racing import Race
 from fewstep.eval.shared_noise.solver_errors import longer
-from fewstep.eval.shared_noise.trials import Trials, check_reference, told
+from fewstep.eval.shared_noise.trials import Trials, check_reference, long_enough, told
 from fewstep.samplers.noise.random_state import random_state_kept
 from fewstep.samplers.pipeline.contenders import Contender, contenders
 from fewstep.samplers.pipeline.source import Source
@@ -29,6 +29,7 @@ from fewstep.samplers.pipeline.source import Source
 _PRECISION = {"float16": "fp16", "bfloat16": "bf16"}
 # An error below this many times the reference's change from half as many evaluations says much of the reference.
 _TRUSTED = 3.0
+_CHECKED = 8  # images by which the reference is checked
 Watch = Callable[[Sequence[Any], str], Iterable[Any]]
 
 
@@ -57,8 +58,9 @@ def paired(
             their steps, the best run that spent no more than an nfe.
         nfe: network evaluations. pairs: images; image i starts from seed + i in every run.
         grid: one for those that name none, "auto" for each solver's best of a few, None for the model's own.
-        reference: solver, nfe and grid of the long run, or some of them; else 200 evaluations of dpmpp_3m on karras. A run of
-            half as many evaluations checks it, and a note says which errors are too small to be told from its own.
+        reference: solver, nfe and grid of the long run, or some of them; else dpmpp_3m on karras at ten times the most
+            evaluations, 100 to 200. A run of half as many, of the first images, checks it, and a note says which errors are
+            too small to be told from its own.
         metrics: "rmse", "psnr", "lpips".
         options: of the solvers.
         state: a folder in which samples are kept, so that an interrupted comparison goes on and a longer list draws only
@@ -79,13 +81,14 @@ def paired(
     options = dict(options or {})
     found = _checked(solvers, nfe, pairs, grid, metrics, options, reference)
     source = model if isinstance(model, Source) else Source(model, **how)
+    long = {**long_enough(nfe), **(reference or {})}
     seeds = range(seed, seed + pairs)
     kept = None if state is None else Kept(Path(state), source, seeds)
     facts = {"protocol": "paired", "precision": _PRECISION.get(str(how.get("dtype")), "fp32")}
     cells, race = Cells(metrics, **facts), Race(found, nfe, seconds)
     shift = usual = None
     for block in race.rounds(seeds):
-        trials = Trials(source, block, dict(reference) if reference else None, kept, longer(nfe))
+        trials = Trials(source, block, long, kept, longer(nfe))
         if not race.done and not all(name.stochastic for name in found):
             shift, usual = _shift(trials), trials.usual_grid
             cells.refer(trials.reference["nfe"], trials.truth())
@@ -156,9 +159,10 @@ def _checked(
 
 
 def _shift(trials: Trials) -> float:
-    """Mean RMSE between the reference and the same solver at half the evaluations."""
-    half = trials.draw(**{**trials.reference, "nfe": max(1, trials.reference["nfe"] // 2)}).x0
-    return float(image_errors(half, trials.truth()).mean())
+    """Mean RMSE between the reference and the same solver at half the evaluations, of the first images."""
+    few = Trials(trials.source, trials.seeds[:_CHECKED], trials.reference, trials.kept)
+    half = few.draw(**{**trials.reference, "nfe": max(1, trials.reference["nfe"] // 2)}).x0
+    return float(image_errors(half, trials.truth()[: len(half)]).mean())
 
 
 def _notes(
