@@ -69,7 +69,7 @@ def test_ctrl_c_says_which_command_goes_on(arguments: list[str], said: str, tmp_
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests run in the background hear no Ctrl-C
     )
     try:
-        process.communicate(timeout=6)
+        process.communicate(timeout=15)  # into the work, past the imports
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
     try:
