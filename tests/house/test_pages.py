@@ -62,7 +62,7 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             arguments += ["-n", "8", "--guard", "8", "--teacher-nfe", "24", "--no-cache"]
         arguments += ["--nfe", "3"] if "--estimate" in line else []
         arguments += ["--nfe", "2", "--grid", "uniform"] if " compare " in line or "--model" in line else []
-        arguments += ["--budget", "1s"] if "--budget" in line else []
+        arguments += ["--budget", "1s"] if " compare " in line and "--budget" in line else []
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, f"{line}: {result.output}"
 
