@@ -22,8 +22,8 @@ from fewstep.eval.shared_noise.trials import Trials
 from fewstep.samplers.pipeline.contenders import Contender
 from fewstep.samplers.pipeline.source import Source
 
-SHOWN = 4  # images of a cell that are looked at
-MOST_SHOWN = 240  # pictures for which cells are decoded, the best of every nfe first
+SHOWN = 4  # images of a cell that are looked at, where these are no more than
+MOST_SHOWN = 240  # pictures that are decoded
 
 
 class Cells:
@@ -103,12 +103,19 @@ class Cells:
         )
 
     def pictures(self, source: Source, seeds: Sequence[int]) -> dict[tuple[str, int], list[Image]]:
-        """The first images of the cells, the best of every nfe first while there are many, and of the reference."""
-        place = {cell: k for k, cell in enumerate(sorted(self.means, key=self.means.__getitem__))}
-        order = sorted(self._first, key=lambda cell: place.get(cell, -1))
-        trials = Trials(source, seeds[:SHOWN])
-        shown = order[: MOST_SHOWN // SHOWN]
-        return {(str(name), nfe): trials.images(self._first[name, nfe]) for name, nfe in shown}
+        """The first images of all cells and references; of many cells fewer, and of very many the best names' alone."""
+        each = max(1, min(SHOWN, MOST_SHOWN // len(self._first)))
+        trials, room = Trials(source, seeds[:each]), MOST_SHOWN // each
+        best: dict[str, float] = {name: 0.0 for name, _ in self._first}  # references go first
+        for nfe in {nfe for _, nfe in self.means}:
+            column = sorted((mean, name) for (name, n), mean in self.means.items() if n == nfe)
+            for place, (_, name) in enumerate(column, 1):
+                best[name] = min(best[name] or place, place)
+        shown: list[tuple[str, int]] = []
+        for name in sorted(best, key=best.__getitem__):
+            cells = [cell for cell in self._first if cell[0] == name]
+            shown += cells if len(shown) + len(cells) <= room else []
+        return {(str(name), nfe): trials.images(self._first[name, nfe][:each]) for name, nfe in shown}
 
 
 def result(metric: str, errors: np.ndarray) -> Result:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from fewstep import Denoiser, NoiseSchedule, sample
 from fewstep.cli import main
-from fewstep.eval.shared_noise import solver_errors, trials
+from fewstep.eval.shared_noise import paired_cells, solver_errors, trials
 from fewstep.eval.shared_noise.kept_samples import Drawn
 from fewstep.eval.shared_noise.pairs import paired
 from fewstep.output.files import whole
@@ -214,6 +214,19 @@ def test_compare_as_one_page(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
     assert "30 evaluations of dpmpp_2m on uniform" in page and page.count("data:image/png;base64,") == 2 * 5
     assert len(page) < 400_000
+
+
+def test_many_cells_are_all_looked_at_and_very_many_by_whole_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sheet has rows of all columns: fewer images of each cell first, then fewer solvers, the worst first."""
+    how: dict[str, Any] = {"nfe": (2, 3), "pairs": 4, "metrics": ("rmse",), "reference": {"nfe": 8}}
+    for most, each, solvers in ((40, 4, {"ddim", "heun"}), (10, 2, {"ddim", "heun"}), (4, 1, {"heun"})):
+        monkeypatch.setattr(paired_cells, "MOST_SHOWN", most)
+        found = paired("demo", ("ddim", "heun"), **how)
+        best = {found.best("rmse", n) for n in (2, 3)}
+        shown = {name for name, _ in found.samples} - {"reference"}
+        assert {len(images) for images in found.samples.values()} == {each} and ("reference", 8) in found.samples
+        assert len(shown) == len(solvers) and (len(solvers) == 2 or shown <= best)
+        assert all((name, n) in found.samples for name in shown for n in (2, 3))
 
 
 def test_a_resumed_comparison_draws_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
