@@ -5,7 +5,7 @@ Light to import: eval/cli.py makes its options from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -90,13 +90,6 @@ class Command(click.Command):
             if name in TOLD and not ctx.resilient_parsing:
                 raise click.UsageError(f"{name} is not an option here; {TOLD[name]}.", ctx=ctx) from error
             raise
-
-
-def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A command with these options."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
 
 
 def translated(how: Mapping[str, Any]) -> dict[str, Any]:

@@ -155,6 +155,22 @@ class Points:
             metric, nfe, first, second, *difference(a, b, among), higher_is_better=self.higher_is_better(metric)
         )
 
+    def to_best(self, metric: str, nfe: int, solver: str) -> Difference | None:
+        """How far a solver is from the best of its field, with the interval of one comparison among all of that field.
+
+        None where it is the best, or nothing pairs the two.
+        """
+        field = self.field(metric, nfe, solver)
+        best = self.first_of(metric, field)
+        return None if best in (None, solver) else self.difference(metric, nfe, solver, str(best), len(field))
+
+    def equals_best(self, metric: str, nfe: int, solver: str) -> bool:
+        """Whether a solver is the best of its field, or was measured beside it and cannot be told apart from it."""
+        apart = self.to_best(metric, nfe, solver)
+        if apart is not None:
+            return not apart.sure
+        return solver == self.first_of(metric, self.field(metric, nfe, solver))
+
     def differences(self, metric: str) -> list[Difference]:
         """Those of all pairs of solvers at every nfe."""
         pairs = [(a, b) for k, a in enumerate(self.solvers) for b in self.solvers[k + 1 :]]

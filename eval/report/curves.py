@@ -46,7 +46,7 @@ class Curves(Points):
             (i, j)
             for i, solver in enumerate(self.solvers)
             for j, nfe in enumerate(self.nfes, 1)
-            if self._equals_best(metric, nfe, solver)
+            if self.equals_best(metric, nfe, solver)
         }
         head = ["solver", *(f"nfe {n}" for n in self.nfes), *(["order"] if any(orders) else [])]
         return Table(head, rows, best=frozenset(marked), caption=self.title(metric))
@@ -55,12 +55,6 @@ class Curves(Points):
         results = [self.result(metric, solver, nfe) for solver in self.solvers]
         halves = [(r.interval[1] - r.interval[0]) / 2 if r and r.interval else None for r in results]
         return shown([None if r is None else r.value for r in results], halves)
-
-    def _equals_best(self, metric: str, nfe: int, solver: str) -> bool:
-        """Whether a solver is the best one of an nfe or cannot be told apart from it."""
-        best = self.first_of(metric, self.field(metric, nfe, solver))
-        apart = None if best is None else self.difference(metric, nfe, solver, best)
-        return solver == best or (apart is not None and not apart.sure)
 
     def recommendations(self, metric: str = "") -> list[Advice]:
         """Which solver to take at each nfe by a metric, the first where none is named; see `recommendation.Advice`."""
@@ -74,7 +68,7 @@ class Curves(Points):
         own = (note for point in self.points for note in point.report.notes)
         return [
             "*: the best of its column, and what cannot be told apart from it (the paired 95 % interval of their "
-            "difference on shared seeds contains 0)",
+            "difference on shared seeds, corrected for how many are compared, contains 0)",
             *(f"±: half of the 95 % interval of {', '.join(labels)}: {method}" for method, labels in ways.items()),
             *self.notes,
             *dict.fromkeys(own),

@@ -89,15 +89,13 @@ def _point(points: Points, point: Point, place: dict[str, int], sheet: Sheet) ->
 
 
 def _value(points: Points, metric: str, point: Point) -> dict[str, Any]:
-    result = point.report[metric]
-    best = points.first_of(metric, points.field(metric, point.nfe, point.solver))
-    apart = None if best in (None, point.solver) else points.difference(metric, point.nfe, point.solver, str(best))
+    result, apart = point.report[metric], points.to_best(metric, point.nfe, point.solver)
     low, high = result.interval or (None, None)
     return {
         "value": result.value,
         "low": low,
         "high": high,
-        "marked": best == point.solver or (apart is not None and not apart.sure),
+        "marked": points.equals_best(metric, point.nfe, point.solver),
         "apart": apart and {"value": apart.value, "half": (apart.interval[1] - apart.interval[0]) / 2},
     }
 

@@ -69,14 +69,14 @@ class Advice:
 
 
 def recommend(points: Points, metric: str = "rmse") -> list[Advice]:
-    """One for each nfe and kind; of other metrics than errors of single images there are no ratios."""
+    """One for each nfe, and where errors are of single images one for each kind; other metrics have no ratios."""
     found = []
     for nfe in points.nfes:
-        for kind in (FLOW, STOCHASTIC):
-            column = points.field(metric, nfe)
-            field = {name: r for name, r in column.items() if points.stochastic(name) == (kind == STOCHASTIC)}
-            if field:
-                found.append(_advice(points, metric, nfe, kind, field))
+        fields: dict[str, Mapping[str, Result]] = {}
+        for name in points.field(metric, nfe):
+            apart = metric in PAIRED and points.stochastic(name)
+            fields.setdefault(STOCHASTIC if apart else FLOW, points.field(metric, nfe, name))
+        found += [_advice(points, metric, nfe, kind, fields[kind]) for kind in (FLOW, STOCHASTIC) if kind in fields]
     return found
 
 
@@ -86,8 +86,9 @@ def _advice(points: Points, metric: str, nfe: int, kind: str, field: Mapping[str
     own = field[best]
     sign = -1 if points.higher_is_better(metric) else 1
     others = sorted((name for name in field if name != best), key=lambda name: sign * field[name].value)
-    behind = [name for name in others if _behind(points, metric, nfe, name, best, len(field))]
-    alike = tuple(name for name in others if name not in behind)
+    apart = {name: points.to_best(metric, nfe, name) for name in others}
+    behind = [name for name, far in apart.items() if far is not None and far.sure]
+    alike = tuple(name for name, far in apart.items() if far is not None and not far.sure)
     fixed = [name for name in others if points.entrant(name)["kind"] != "learned"]
     learned = points.entrant(best)["kind"] == "learned"
     against = points.first_of(metric, {name: field[name] for name in (fixed if learned else behind)})
@@ -100,12 +101,6 @@ def _advice(points: Points, metric: str, nfe: int, kind: str, field: Mapping[str
         nfe, kind, own.label, str(best), own.value, own.interval, None if against is None else str(against), value, sure,
         tuple(map(str, alike)), labels, learned, line(points, best),
     )  # fmt: skip
-
-
-def _behind(points: Points, metric: str, nfe: int, name: str, best: str, among: int) -> bool:
-    """Whether one is certainly worse than the best."""
-    apart = points.difference(metric, nfe, name, best, among)
-    return apart is not None and apart.better == best
 
 
 def _range(interval: tuple[float, float], form: str = ".3g") -> str:

@@ -65,6 +65,16 @@ def test_noise_has_a_best_of_its_own() -> None:
     assert (flow.best, noisy.best, noisy.against) == ("ddim", "er_sde", "sa_solver") and "with noise" in noisy.text
 
 
+def test_metrics_of_sets_have_one_field_and_what_nothing_pairs_is_not_called_alike() -> None:
+    found = Curves(
+        [Point(name, 6, Report([Result("cmmd", value)])) for name, value in (("ddim", 0.2), ("er_sde", 0.1))],
+        {"entrants": {"er_sde": {"kind": "stochastic"}}},
+    )
+    (advice,) = found.recommendations()
+    assert (advice.best, advice.alike, advice.against) == ("er_sde", (), None) and "within noise" not in advice.text
+    assert found.table("cmmd").best == {(1, 1)}
+
+
 def test_who_was_dropped_early_is_not_best_for_easy_images() -> None:
     errors = drawn({"deis": 0.1, "ddim": 0.3})
     errors["deis"][:4] *= 0.1
