@@ -35,22 +35,16 @@ function startFilter() {
   whenChanged("filter", choose);
 }
 
-// A file opened from disk may have no clipboard; then the line is selected and copied as people did before.
-async function copied(code) {
-  try {
-    await navigator.clipboard.writeText(code.textContent);
-    return true;
-  } catch {
-    getSelection().selectAllChildren(code);
-    return document.execCommand("copy");
-  }
+// The line is selected and copied as people did before clipboards, which answers at once and in a file opened from disk too;
+// only where that is not allowed the clipboard is asked, which may take its time or never answer.
+function copy(button) {
+  const code = button.parentElement.querySelector("code");
+  getSelection().selectAllChildren(code);
+  const done = document.execCommand("copy");
+  button.textContent = done ? "Copied" : "Selected";
+  if (!done) navigator.clipboard?.writeText(code.textContent).then(() => { button.textContent = "Copied"; }, () => {});
+  setTimeout(() => { button.textContent = "Copy"; }, 1500);
 }
 function startCopying() {
-  for (const button of all(".copy")) {
-    button.addEventListener("click", async () => {
-      const done = await copied(button.parentElement.querySelector("code"));
-      button.textContent = done ? "Copied" : "Selected";
-      setTimeout(() => { button.textContent = "Copy"; }, 1500);
-    });
-  }
+  for (const button of all(".copy")) button.addEventListener("click", () => copy(button));
 }
