@@ -33,7 +33,7 @@ def evaluate_model(model: str, metrics: Sequence[str], how: Mapping[str, Any]) -
     )  # fmt: skip
     if not is_first(how):
         return
-    tell(told, told.text(), how, told.pictures)
+    tell(told, told.text(), how)
     if how["out"]:
         for path in told.write(how["out"]):
             click.echo(f"wrote {path}", err=True)

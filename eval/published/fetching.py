@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from pathlib import Path
@@ -25,12 +24,3 @@ def fetched(url: str, target: str | os.PathLike[str], sha256: str | None, remedy
     except (URLError, OSError, RuntimeError) as error:
         raise FileNotFoundError(f"cannot fetch {url} ({error}). {remedy}") from error
     return Path(target)
-
-
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Of a file's bytes, read piece by piece."""
-    made = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while piece := stream.read(1 << 20):
-            made.update(piece)
-    return made.hexdigest()

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
-from fewstep.eval.published.fetching import fetched, sha256_of
+from fewstep.eval.published.fetching import fetched
 from fewstep.output.files import whole
+from fewstep.output.seal import digest_of_file
 
 _EDM = "https://nvlabs-fi-cdn.nvidia.com/edm/fid-refs"
 _ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches"
@@ -136,7 +137,7 @@ def place_of(name: str, download: bool = False) -> Path:
                 f"download=True), bring the file to {known.path}, or make your own: {known.recipe}"
             )
         return _fetched(known, beside)
-    found, expected = sha256_of(known.path), known.sha256
+    found, expected = digest_of_file(known.path), known.sha256
     if not expected and beside.is_file():
         expected = beside.read_text().split()[0] if beside.read_text().split() else ""
     if expected and found != expected:
@@ -153,7 +154,7 @@ def _fetched(known: Known, beside: Path) -> Path:
     remedy = f"Bring the file to {known.path}, or make your own: {known.recipe}"
     path = fetched(known.url, known.path, known.sha256 or None, remedy)
     if not known.sha256:
-        found = sha256_of(path)
+        found = digest_of_file(path)
         _remember(beside, found, path.name)
         print(f"{path}: sha256 {found}, of which none is published; it is kept beside it", file=sys.stderr, flush=True)
     return path
