@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fewstep.checks import unknown
 from fewstep.eval.extractors.precision import exact_arithmetic
+from fewstep.eval.feed.end_to_end import together
 from fewstep.lazy import optional
 
 
@@ -80,13 +81,7 @@ class Extractor(nn.Module, ABC):
         """The network's input on its own device; neighbours of one size are prepared together."""
         if isinstance(images, Tensor):
             return self.prepare(_checked(images).to(self.device, non_blocking=True))
-        runs: list[list[Tensor]] = []
-        for image in images:
-            if runs and runs[-1][0].shape == image.shape:
-                runs[-1].append(image)
-            else:
-                runs.append([image])
-        batches = [_checked(torch.stack(run)).to(self.device, non_blocking=True) for run in runs]
+        batches = [_checked(run).to(self.device, non_blocking=True) for run in together(images)]
         return torch.cat([self.prepare(batch) for batch in batches])
 
     @property

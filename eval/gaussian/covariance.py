@@ -161,11 +161,18 @@ class Gaussian:
         return cls(x.mean(0), None, centred_(x).div_((len(x) - 1) ** 0.5).T)
 
     def to(self, device: Any) -> Gaussian:
-        """On another device."""
-        if self.mean.device == torch.device(device):
+        """On another device; made once, with what is found there."""
+        place = torch.device(device)
+        if self.mean.device == place:
             return self
-        parts = [None if part is None else part.to(device) for part in (self.given_cov, self.given_factor)]
-        return Gaussian(self.mean.to(device), *parts)
+        if place not in self._elsewhere:
+            parts = [None if part is None else part.to(place) for part in (self.given_cov, self.given_factor)]
+            self._elsewhere[place] = Gaussian(self.mean.to(place), *parts)
+        return self._elsewhere[place]
+
+    @cached_property
+    def _elsewhere(self) -> dict[torch.device, Gaussian]:
+        return {}
 
     @cached_property
     def cov(self) -> Tensor:

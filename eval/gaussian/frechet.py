@@ -6,9 +6,10 @@ With any factors C_i = L_i L_i^T the last trace is the nuclear norm of L_1^T L_2
 
     tr (C_1 C_2)^(1/2) = sum of sqrt(eigenvalues of L_1^T C_2 L_1),
 
-a symmetric problem: Cholesky and `eigvalsh`. What its rounding can do to the sum of roots is bounded from the eigenvalues;
-where that says too little, or where a covariance is singular, the singular values of L_1^T L_2 are taken, whose error is eps,
-not its root. What a factor itself has lost, E = C - L L^T, moves the sum of roots by at most (|E|_1 tr C)^(1/2), C the other
+a symmetric problem: Cholesky and `eigvalsh`, of as many rows as the thinner factor has columns. What its rounding can do to
+the sum of roots is bounded from the eigenvalues; where that says too little, as where covariances are singular in different
+directions, the singular values of L_1^T L_2 are taken, whose error is eps, not its root, and which take several times as
+long. What a factor itself has lost, E = C - L L^T, moves the sum of roots by at most (|E|_1 tr C)^(1/2), C the other
 covariance, since |A^(1/2) - B^(1/2)|_F^2 <= |A - B|_1 (Powers and Stormer, 1970): nothing where the samples are the factor.
 """
 
@@ -58,21 +59,30 @@ def roots_of_eigenvalues(M: Tensor, error: Tensor) -> tuple[Tensor, Tensor] | No
 
     as long as every lam is larger than its error; None where it is not.
     """
-    if M.diagonal().min() <= error:  # no eigenvalue is larger than the smallest entry of the diagonal: no need to look
+    if not len(M) or M.diagonal().min() <= error:  # no eigenvalue is larger than the smallest entry of the diagonal: no need to look
         return None
     lam = torch.linalg.eigvalsh(M)
     return (lam.sqrt().sum(), error * lam.reciprocal().sum().sqrt()) if lam[0] > 2 * error else None
 
 
 def root_trace(a: Gaussian, b: Gaussian) -> tuple[Tensor, Tensor]:
-    """tr (C_a C_b)^(1/2) and a bound on its error; the side whose factor is known to be thin, else `a`, is factored first."""
-    inner, outer = (b, a) if b.thin and not a.thin else (a, b)
-    if inner.factor.shape[1] == inner.dim and not outer.thin:
-        # What |L|^2 |C| rounds to; ten times eps |M| was seen, which is smaller.
-        error = 16 * EPS * inner.trace * outer.cov.norm()
-        found = roots_of_eigenvalues(congruence(inner.factor, outer.cov), error)
-        if found is not None and found[1] <= TOLERANCE * (a.trace + b.trace):
-            return found
+    """tr (C_a C_b)^(1/2) and a bound on its error; the side whose factor is known to be thinner, else `a`, is factored first."""
+    inner, outer = (b, a) if b.thin and not (a.thin and a.factor.shape[1] <= b.factor.shape[1]) else (a, b)
+    L = inner.factor
+    if outer.thin:  # few samples on both sides: the smaller of the two Gram matrices
+        M = L.T @ outer.factor
+        M, size = M @ M.T, outer.trace
+    else:
+        M, size = congruence(L, outer.cov), outer.cov.norm()
+    # What |L|^2 |C| rounds to; ten times eps |M| was seen, which is smaller.
+    found = roots_of_eigenvalues(M, 16 * EPS * inner.trace * size)
+    if found is not None:
+        cross, bound = found
+        for side, other in ((inner, outer), (outer, inner)):  # a triangular factor loses less than its product rounds
+            if side.thin:
+                bound = bound + (side.defect * other.trace).sqrt()
+        if bound <= TOLERANCE * (a.trace + b.trace):
+            return cross, bound
     sigma = torch.linalg.svdvals(a.factor.T @ b.factor)
     largest = sigma.max() if len(sigma) else sigma.sum()  # of nothing, where all images are one
     rounding = a.dim**0.5 * EPS * (sigma.sum() + len(sigma) * largest + (a.trace * b.trace).sqrt())

@@ -4,7 +4,7 @@ Chunks of rows are merged by their moments (n, mean m, scatter S = sum of (x - m
 
     delta = m_b - m_a,   n = n_a + n_b,   m = m_a + delta n_b / n,   S = S_a + S_b + delta delta^T n_a n_b / n
 
-all in one d x d matrix, however many rows there are.
+all in one d x d matrix, however many rows there are. It lies where the rows are: what came from a file moves to them.
 
 Reference: Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, Chan, Golub and LeVeque, 1979.
 """
@@ -43,8 +43,23 @@ class Moments:
         """The rows that wait, (waiting, d) float64."""
         return torch.zeros(0, self.dim).double() if self.chunk is None else self.chunk[: self.waiting]
 
+    @property
+    def place(self) -> torch.device | None:
+        """The device of what it holds; None while that is nothing."""
+        held = self.scatter if self.scatter is not None else self.chunk
+        return None if held is None else held.device
+
+    def to(self, device: torch.device) -> None:
+        """Go on on another device."""
+        if self.place not in (None, device):
+            moved = (None if part is None else part.to(device) for part in (self.mean, self.scatter, self.chunk))
+            self.mean, self.scatter, self.chunk = moved
+
     def add(self, rows: Tensor) -> None:
         """Take rows (B, d)."""
+        if not len(rows):
+            return
+        self.to(rows.device)
         if self.chunk is None:
             self.chunk = torch.empty(CHUNK, self.dim, dtype=torch.float64, device=rows.device)
         for part in _cut(rows, CHUNK - self.waiting):
@@ -67,7 +82,7 @@ class Moments:
             self.mean = torch.zeros_like(mean)
             self.scatter = torch.zeros(self.dim, self.dim, dtype=torch.float64, device=mean.device)
         total = self.merged + n
-        delta = mean.to(self.mean.device) - self.mean
+        delta = mean - self.mean
         self.scatter.addr_(delta, delta, alpha=self.merged * n / total)
         self.mean = self.mean + delta * (n / total)
         self.merged = total
@@ -75,11 +90,17 @@ class Moments:
 
     def merge(self, other: Moments) -> None:
         """Add what `other` has seen; it is left as it was."""
+        place = self.place or other.place
+        if place is None:
+            return
+        if place.type == "cpu" and other.place is not None:  # the other one is where the work is done
+            place = other.place
+        self.to(place)
         if other.mean is not None and other.scatter is not None and other.merged:
-            matrix = self._shifted(other.merged, other.mean)
-            matrix += other.scatter.to(matrix.device)
+            matrix = self._shifted(other.merged, other.mean.to(place))
+            matrix += other.scatter.to(place)
         if other.waiting:
-            self.add(other.rows())
+            self.add(other.rows().to(place))
 
     def done(self) -> tuple[Tensor, Tensor]:
         """mean (d,) and scatter (d, d), of all rows; the matrix itself, no copy."""

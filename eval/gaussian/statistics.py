@@ -6,6 +6,7 @@ While there are no more rows than dimensions the sample has them all, and there 
 
 from __future__ import annotations
 
+import copy
 from os import PathLike
 from typing import Any
 
@@ -88,6 +89,8 @@ class FeatureStatistics:
             )
         self._counted()
         other._counted()
+        if self.place.type == "cpu":
+            self.place = other.place
         if not (other.few() and self.few(other.n)):
             self._streaming().merge(other.all_moments())
         self.sketch.merge(other.sketch)
@@ -147,6 +150,15 @@ class FeatureStatistics:
                 self.moments = Moments(self.dim)  # its matrix becomes the covariance
                 self.known = Gaussian(mean, symmetric_(scatter).div_(self.n - 1))
         return self.known
+
+    def on(self, device: torch.device) -> FeatureStatistics:
+        """The same for work on another device, to which its Gaussian is moved once; itself where that is there."""
+        there = torch.device("cpu") if device.type == "mps" else device  # has no float64
+        if self.gaussian().mean.device == there:
+            return self
+        other = copy.copy(self)
+        other.known, other.place = self.gaussian().to(there), there
+        return other
 
     def _enough(self, n: int) -> None:
         if self.n < n:

@@ -9,9 +9,12 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fewstep.checks import unknown
+from fewstep.eval.feed.ahead import Batch
+from fewstep.eval.feed.quantising import batch_of_levels
 from fewstep.eval.images.decode import (
     LIMIT,
     BadImage,
@@ -64,6 +67,20 @@ class Array(ImageSet):
 
     def image(self, index: int) -> Tensor:
         return from_array(self.array[index], self.range, self.layout)
+
+    def whole(self, blocks: Iterable[range], device: torch.device) -> Iterator[Batch] | None:
+        """Slices as they are, which become 8 bits on the device."""
+        if device.type == "cpu":
+            return None
+        axis = 3 if self.layout == "HWC" else 1
+
+        def make(raw: Tensor) -> tuple[Tensor, Tensor]:
+            return batch_of_levels(raw, self.range, axis)
+
+        return (Batch(np.arange(b.start, b.stop), [self._slice(b)], make) for b in blocks)
+
+    def _slice(self, block: range) -> Tensor:
+        return as_tensor(self.array[block.start : block.stop]).detach()
 
     @property
     def fingerprint(self) -> str:

@@ -23,6 +23,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
+from fewstep.eval.feed.quantising import FAR, RANGES, SHARE, levels, slack
 from fewstep.lazy import optional
 
 SUFFIXES = (
@@ -34,7 +35,6 @@ LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif")
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "JPEG2000", "PPM", "TGA", "AVIF", "JXL")
 PLUGINS = {".jxl": "pillow-jxl-plugin", ".avif": "pillow 11.3 or later"}  # what brings a decoder that Pillow may lack
 LIMIT = 192  # MiB that a decoded image, 3 bytes a pixel, or its file may take: 8192 x 8192
-RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
 _DEEP = "has more than 8 bits a channel; convert it to 8 bits by the rule that the other set was made with"
 _CLEAR = "is transparent in places; put it on the background that it belongs on and save it as RGB"
 
@@ -211,12 +211,7 @@ def quantised(x: Tensor, value_range: Any = None) -> Tensor:
         raise BadImage("holds NaN or infinity; the model or its decoder failed there (half precision often does)")
     low, high = map(float, value_range)
     _require_fit(x, low, high)
-    x = x if x.dtype == torch.float64 else x.float()
-    if low < 0:
-        x = x / 2 + 0.5
-    if high == 1:
-        x = x.clamp(0, 1) * 255
-    return x.round().clamp(0, 255).to(torch.uint8)
+    return levels(x, value_range)
 
 
 def _require_fit(x: Tensor, low: float, high: float) -> None:
@@ -226,13 +221,14 @@ def _require_fit(x: Tensor, low: float, high: float) -> None:
     least, most = float(x.min()), float(x.max())
 
     def outside(low: float, high: float) -> float:
-        slack = 2 / 255 * (high - low)
-        if least >= low - slack and most <= high + slack:
+        room = slack(low, high)
+        if least >= low - room and most <= high + room:
             return 0.0
-        return float(((x < low - slack) | (x > high + slack)).double().mean())
+        return float(((x < low - room) | (x > high + room)).double().mean())
 
-    if (share := outside(low, high)) > 0.01 or least < low - 5 * (high - low) or most > high + 5 * (high - low):
-        fits = next((r for r in RANGES if outside(*r) <= 0.01), None)
+    width = FAR * (high - low)
+    if (share := outside(low, high)) > SHARE or least < low - width or most > high + width:
+        fits = next((r for r in RANGES if outside(*r) <= SHARE), None)
         remedy = (
             f"range=({fits[0]:g}, {fits[1]:g}) fits" if fits else "none of the three ranges fits: scale or clamp them"
         )

@@ -68,7 +68,7 @@ class Files(ImageSet):
         limit: MiB that one image may take.
     """
 
-    parallel = True
+    parallel = anywhere = True
 
     def __init__(
         self, name: str, files: Sequence[str], range: Any = None, skip_bad: bool = False, limit: int = LIMIT

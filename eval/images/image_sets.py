@@ -3,7 +3,8 @@
     ImageSet.read(blocks) -> (indices, [uint8 (3, H, W), ...]) of each block
 
 A set knows how to make image i; reading cuts it into blocks and keeps count of what was passed over (reading.py does the
-same in workers). Sources of unknown length can only be read from end to end: `stream`.
+same in workers). Sources of unknown length can only be read from end to end: `stream`. Sets whose images lie in one tensor, or
+are made on the network's device, give whole blocks of it: `whole`; what is wrong with one is found there and told later.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ import json
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from fewstep.eval.feed.ahead import Batch
+from fewstep.eval.feed.quantising import BLACK, UNUSABLE
 from fewstep.eval.images.decode import BadImage
 
 Images = tuple[np.ndarray, list[Tensor]]
@@ -50,6 +55,7 @@ class ImageSet(ABC):
     """
 
     parallel = False  # whether workers make reading faster
+    anywhere = False  # whether any process may read it, unasked: files, not what somebody's code makes
 
     def __init__(self, name: str, count: int | None = None, lossy: bool | None = None, skip_bad: bool = False) -> None:
         if count == 0:
@@ -58,6 +64,7 @@ class ImageSet(ABC):
         self._bad: dict[int, tuple[str, str]] = {}
         self._black: set[int] = set()
         self._counted: set[int] = set()
+        self._told_later = False
         self._first: set[int] = set()  # put there by `image`, in whichever process it runs
 
     @property
@@ -123,17 +130,60 @@ class ImageSet(ABC):
         n = self.count or 0
         return self.read(range(k, min(k + size, n)) for k in range(0, n, size))
 
+    def whole(self, blocks: Iterable[range], device: torch.device) -> Iterator[Batch] | None:
+        """The blocks as batches for that device, without a look at single images; None where they must be looked at here.
+
+        What is wrong with them is for `usable` to say, from the codes.
+        """
+        return None
+
+    def usable(self, indices: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Which of these images can be used. codes: what was found of each on a device, see quantising.py.
+
+        Raises:
+            ValueError: one that cannot, by name, unless `skip_bad`.
+        """
+        found = Block(black=indices[codes == BLACK].tolist())
+        for i in indices[codes == UNUSABLE].tolist():
+            try:
+                self.image(i)
+                reason = "cannot be used"
+            except BadImage as error:  # in its own words
+                reason = str(error)
+            found.bad[i] = (self.label(i), reason)
+        self._counted_in(found)
+        return codes != UNUSABLE
+
     def watched(self, blocks: Iterable[Block]) -> Iterator[Images]:
         """The images of the blocks; a bad one raises, or is counted and warned of at the end."""
+        with self.telling():
+            for block in blocks:
+                self._counted_in(block)
+                yield np.array(block.indices, np.int64), block.images
+
+    def _counted_in(self, block: Block) -> None:
+        self._bad.update(block.bad)
+        self._black.update(block.black)
+        self._counted.update(block.first)
+        if block.bad and not self.skip_bad:
+            label, reason = next(iter(block.bad.values()))
+            raise ValueError(f"{label} {reason}. To pass over and count such images: skip_bad=True (--skip-bad)")
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """What is wrong with images that are read in this block is told at its end, in warnings; within another such block, then."""
+        if self._told_later:
+            yield
+            return
+        self._told_later = True
+        try:
+            yield from self._telling()
+        finally:
+            self._told_later = False
+
+    def _telling(self) -> Iterator[None]:
         skipped, black, counted = len(self._bad), len(self._black), set(self._counted)
-        for block in blocks:
-            self._bad.update(block.bad)
-            self._black.update(block.black)
-            self._counted.update(block.first)
-            if block.bad and not self.skip_bad:
-                label, reason = next(iter(block.bad.values()))
-                raise ValueError(f"{label} {reason}. To pass over and count such images: skip_bad=True (--skip-bad)")
-            yield np.array(block.indices, np.int64), block.images
+        yield
         if len(self._bad) > skipped:
             label, reason = self.skipped[0]
             warnings.warn(f"{self.name}: images passed over: {len(self._bad)}. {label} {reason}", stacklevel=2)

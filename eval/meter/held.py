@@ -49,7 +49,7 @@ class Held:
     @property
     def n(self) -> int:
         """Images and features of this process."""
-        return len(self.images) + (0 if self.shard is None else len(self.shard.indices))
+        return len(self.images) + (0 if self.shard is None else self.shard.count)
 
     @property
     def dims(self) -> dict[str, int]:

@@ -10,17 +10,22 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch.profiler import record_function
 
 from fewstep.checks import whole
 from fewstep.eval.extractors.base import Extractor
+from fewstep.eval.feed.ahead import Batch, ahead
+from fewstep.eval.feed.end_to_end import together
+from fewstep.eval.feed.waiting import Doubt
 from fewstep.eval.gaussian.features import Features, Meta
-from fewstep.eval.images.image_sets import ImageSet, digest
-from fewstep.eval.images.reading import read
+from fewstep.eval.images.image_sets import Images, ImageSet, digest
+from fewstep.eval.images.reading import batches_of
 from fewstep.eval.passes.gathering import gathered
 from fewstep.eval.passes.processes import Processes
 from fewstep.eval.passes.resuming import going_on
@@ -38,7 +43,7 @@ def collect(
     rows: Sequence[str] = (),
     kept: int | None = None,
     batch_size: int = 64,
-    workers: int = 0,
+    workers: int | None = None,
     number: int | None = None,
     processes: Processes | None = None,
     resume: str | Path | None = None,
@@ -51,7 +56,7 @@ def collect(
         statistics: parts ("main", "logits", "spatial") whose mean, covariance and a sample are kept, streaming.
         rows: parts whose feature vectors are kept, in a memory-mapped file.
         kept: feature vectors of a uniform sample beside the moments, for error bars; None: as `FeatureStatistics`.
-        batch_size, workers: images at once, and processes that decode them.
+        batch_size, workers: images at once, and processes that decode them; None: as many as help, none on a CPU.
         number: take the first so many images.
         processes: this process among others; None finds out.
         resume: a folder in which the state is kept, and found again after an interruption.
@@ -64,7 +69,8 @@ def collect(
         ValueError: fewer than 2 images, a part that the extractor lacks, features that are not finite.
     """
     whole("batch_size", batch_size)
-    whole("workers", workers, 0)
+    if workers is not None:
+        whole("workers", workers, 0)
     processes = processes or Processes(extractor.device)
     dims = {part: dimension(extractor, part) for part in {*statistics, *rows}}
     wanted = Wanted({part: dims[part] for part in statistics}, {part: dims[part] for part in rows}, kept)
@@ -95,12 +101,18 @@ def require_readable(images: ImageSet, processes: Processes, again: bool = False
 
 
 def extracted(
-    extractor: Extractor, shard: Shard, indices: np.ndarray, pictures: Any, passed: Iterable[int] = ()
+    extractor: Extractor,
+    shard: Shard,
+    numbers: np.ndarray,
+    pictures: Any,
+    passed: Iterable[int] = (),
+    doubt: Doubt | None = None,
 ) -> None:
     """Add the features of some images to what a process has seen; passed: others, that could not be used."""
     layers = {part: extractor.parts[part] for part in {*shard.statistics, *shard.rows}}
-    features = extractor(pictures, sorted(set(layers.values())))
-    shard.add(indices, {part: features[layer] for part, layer in layers.items()}, passed)
+    with record_function("fewstep.feed.extract"):
+        features = extractor(pictures, sorted(set(layers.values())))
+    shard.add(numbers, {part: features[layer] for part, layer in layers.items()}, passed, doubt)
 
 
 def dimension(extractor: Extractor, part: str) -> int:
@@ -142,42 +154,46 @@ def _run(
     *,
     number: int | None,
     batch_size: int,
-    workers: int,
+    workers: int | None,
     progress: bool,
 ) -> None:
     """Read this process's share of what is left and add its features to the shard."""
+    device = extractor.device
     if left is None:
         batches, total = _first_of(images.stream(batch_size), number), number
-        blocks = None
     else:
         blocks = blocks_of(left, batch_size)
         if not processes.own:
             blocks = blocks[processes.rank :: processes.size]
-        batches, total = read(images, blocks, workers), sum(map(len, blocks))
+        batches, total = batches_of(images, blocks, device, workers), sum(map(len, blocks))
     saved = time.monotonic()
-    for k, (indices, pictures) in enumerate(_told(batches, images.name, total, progress and processes.first)):
-        passed = [] if blocks is None else sorted(set(blocks[k]) - set(indices.tolist()))
-        if len(indices):
-            extracted(extractor, shard, processes.numbers(indices), pictures, processes.numbers(passed))
-        elif passed:
-            shard.skipped.append(processes.numbers(passed))
-        if shard.path is not None and time.monotonic() - saved > SAVE_EVERY:
-            shard.save()
-            saved = time.monotonic()
+    told = _told(batches, images.name, total, progress and processes.first)
+    with images.telling(), closing(ahead(told, device)) as there:
+        for batch in there:
+            numbers, passed = processes.numbers(batch.indices), processes.numbers(batch.passed)
+            doubt = None if batch.codes is None else Doubt(batch.indices, batch.codes, images.usable)
+            if len(numbers):
+                extracted(extractor, shard, numbers, batch.pictures, passed, doubt)
+            elif len(passed):
+                shard.skipped.append(passed)
+            if shard.path is not None and time.monotonic() - saved > SAVE_EVERY:
+                shard.save()
+                saved = time.monotonic()
+        shard.settle()  # before its images are told of
     if shard.path is not None:
         shard.save()
 
 
-def _first_of(batches: Iterator[Any], number: int | None) -> Iterator[Any]:
+def _first_of(batches: Iterator[Images], number: int | None) -> Iterator[Batch]:
     """Of a stream, the first `number` images."""
     for indices, pictures in batches:
         keep = indices < (number if number is not None else np.inf)
-        yield indices[keep], [picture for picture, kept in zip(pictures, keep, strict=True) if kept]
+        yield Batch(indices[keep], together([picture for picture, kept in zip(pictures, keep, strict=True) if kept]))
         if not keep.all():
             return
 
 
-def _told(batches: Iterator[Any], label: str, total: int | None, progress: bool) -> Iterator[Any]:
+def _told(batches: Iterator[Batch], label: str, total: int | None, progress: bool) -> Iterator[Batch]:
     """The batches, with rate and remaining time: a bar on a terminal, elsewhere a line every ten seconds."""
     if not progress:
         yield from batches
@@ -187,10 +203,10 @@ def _told(batches: Iterator[Any], label: str, total: int | None, progress: bool)
     bar = tqdm(total=total, unit="img", desc=label, leave=False, disable=not sys.stderr.isatty())
     begun = spoken = time.monotonic()
     done = 0
-    for indices, pictures in batches:
-        yield indices, pictures
-        done += len(indices)
-        bar.update(len(indices))
+    for batch in batches:
+        yield batch
+        done += len(batch.indices)
+        bar.update(len(batch.indices))
         now = time.monotonic()
         if bar.disable and now - spoken > 10:
             rate = done / (now - begun)

@@ -22,6 +22,8 @@ def gathered(
 ) -> Features:
     """All shards of all processes as one; the statistics of `mine` are used up. layers: of the extractor, by part."""
     own = [mine, *earlier]
+    for shard in own:
+        shard.settle()
     if processes.own:
         require_distinct(processes.gather(_print(own)))
     for shard in own[1:]:

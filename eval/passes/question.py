@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
 
 from fewstep.checks import unknown
 from fewstep.eval.gaussian.features import Features, of_published
@@ -67,6 +69,7 @@ class Question:
     def _report(self, processes: Processes, real: Features, generated: Features, seconds: float | None) -> Report:
         begun = time.monotonic()
         comparable(real.meta, generated.meta)
+        real, generated = (_on(side, processes.device) for side in (real, generated))
         results = []
         for m in self.wanted:
             chosen = dict(self.options[m.name])
@@ -80,6 +83,14 @@ class Question:
             "seconds": {"features": round(seconds or 0.0, 2), "metrics": round(time.monotonic() - begun, 2)},
         }
         return Report(results, about, notes(results, real.meta, generated.meta))
+
+
+def _on(features: Features, device: torch.device) -> Features:
+    """The same with its moments on the device where metrics are computed: those of a file are on the CPU."""
+    counted = {part: of for part, of in features.statistics.items() if of.known is not None or of.n > 1}
+    return replace(
+        features, statistics={**features.statistics, **{part: of.on(device) for part, of in counted.items()}}
+    )
 
 
 def _checked_options(wanted: Sequence[Metric], options: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from fewstep.eval.feed.waiting import Doubt, Waiting
 from fewstep.eval.gaussian.arrayfile import arrays_in, write_arrays
 from fewstep.eval.gaussian.statistics import FeatureStatistics
 from fewstep.output.files import not_written
@@ -100,23 +101,46 @@ class Shard:
         alone = path is None and bool(wanted.rows)
         self._temporary = TemporaryDirectory(prefix="fewstep-", ignore_cleanup_errors=True) if alone else None
         stem = path.with_suffix("") if path else Path(self._temporary.name if self._temporary else "") / "rows"
+        self.waiting = Waiting()
         self.seen: list[np.ndarray] = []
         self.skipped: list[np.ndarray] = []
         self.statistics = {part: FeatureStatistics(dim, wanted.kept) for part, dim in wanted.statistics.items()}
         self.rows = {part: RowFile(stem.with_name(f"{stem.name}-{part}.f32"), dim) for part, dim in wanted.rows.items()}
 
     @property
+    def count(self) -> int:
+        """Samples seen; of those that wait, all."""
+        return sum(map(len, self.seen)) + self.waiting.count
+
+    @property
     def indices(self) -> np.ndarray:
         """Samples seen, in the order of their rows."""
+        self.settle()
         return np.concatenate([np.zeros(0, np.int64), *self.seen])
 
     @property
     def missing(self) -> np.ndarray:
         """Samples that could not be used."""
+        self.settle()
         return np.concatenate([np.zeros(0, np.int64), *self.skipped])
 
-    def add(self, indices: np.ndarray, features: Mapping[str, Any], skipped: Iterable[int] = ()) -> None:
-        """Features {part: (B, d)} of samples `indices` (B,)."""
+    def add(
+        self, indices: np.ndarray, features: Mapping[str, Any], skipped: Iterable[int] = (), doubt: Doubt | None = None
+    ) -> None:
+        """Features {part: (B, d)} of samples `indices` (B,); on a device they wait there for others.
+
+        doubt: what is not known yet of their images.
+        """
+        self.skipped.append(np.array(sorted(skipped), np.int64))
+        self.waiting.add(indices, features, doubt)
+        if self.waiting.full:
+            self.settle()
+
+    def settle(self) -> None:
+        """Count what waits. ValueError: an image that cannot be used, features that are not finite."""
+        if not self.waiting.count:
+            return
+        indices, features, passed = self.waiting.taken()
         for part, statistics in self.statistics.items():
             statistics.update(features[part], indices)
         for part, file in self.rows.items():
@@ -124,12 +148,14 @@ class Shard:
             if part not in self.statistics and not np.isfinite(block).all():
                 raise ValueError(f"features of samples {indices[0]} to {indices[-1]} are NaN or infinite.")
             file.append(block)
-        self.seen.append(np.asarray(indices, np.int64))
-        self.skipped.append(np.array(sorted(skipped), np.int64))
+        self.seen.append(indices)
+        self.skipped.append(passed)
 
     def snapshot(self) -> Shard:
         """What has been seen until now, of which the statistics may be used up; feature vectors are read where they lie."""
+        self.settle()
         other = copy.copy(self)
+        other.waiting = Waiting()
         other.seen, other.skipped = list(self.seen), list(self.skipped)
         other.statistics = copy.deepcopy(self.statistics)
         return other
@@ -143,6 +169,8 @@ class Shard:
         def renamed(index: np.ndarray) -> np.ndarray:
             return index if anew is None else np.array([anew[int(i)] for i in index], np.int64)
 
+        self.settle()
+        other.settle()
         for part, statistics in other.statistics.items():
             if statistics.sketch.whole:
                 statistics = copy.deepcopy(statistics)
