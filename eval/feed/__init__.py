@@ -1,1 +1,1 @@
-"""Images on their way to a network: decoded beside it, copied while it works, quantised where it is; features on their way back."""
+"""Images on their way to a network, decoded beside it and quantised where it is, and features on their way back."""

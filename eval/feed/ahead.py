@@ -30,7 +30,7 @@ class Batch:
 
     Attributes:
         indices: which they are (B,).
-        parts: uint8 (n, 3, H, W) one after another, each of one size; or one tensor of raw images, which `make` turns into that.
+        parts: uint8 (n, 3, H, W) one after another, each of one size; or a tensor of raw images for `make`.
         make: raw images -> (pixels, codes), on whatever device they are; see quantising.py.
         passed: images that were passed over, for they cannot be used.
         codes: of each image, (B,) on the device; None where nothing is left to be found out.
@@ -81,7 +81,9 @@ class CudaLane:
     def bring(self, parts: list[Tensor]) -> tuple[list[Tensor], torch.cuda.Event]:
         if any(part.device == self.device for part in parts):  # made by work that may not be done yet
             self.stream.wait_stream(torch.cuda.current_stream(self.device))
-        staged = [part.pin_memory() if part.device.type == "cpu" else part for part in parts]  # as it is where it is pinned
+        staged = [
+            part.pin_memory() if part.device.type == "cpu" else part for part in parts
+        ]  # as it is where it is pinned
         with torch.cuda.stream(self.stream):
             found = [part.to(self.device, non_blocking=True) for part in staged]
             return found, self.stream.record_event()

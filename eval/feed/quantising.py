@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 
 RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
-FINE, BLACK, UNUSABLE = 0, 1, 2  # codes of an image
-SHARE, FAR = 0.01, 5  # of the values may lie outside a range, for networks overshoot; none by more than 5 times its width
+FINE, BLACK, UNUSABLE = 0, 1, 2  # codes of an image, uint8
+SHARE, FAR = (
+    0.01,
+    5,
+)  # of the values may lie outside a range, for networks overshoot; none by more than 5 times its width
 
 
 def slack(low: float, high: float) -> float:
@@ -52,12 +55,12 @@ def batch_of_levels(x: Tensor, value_range: Any = None, channels: int = 1) -> tu
         unusable |= (pixels[:, -1].flatten(1) < 255).any(1)
         pixels = pixels[:, :-1]
     pixels = pixels.expand(-1, 3, -1, -1).contiguous()
-    return pixels, torch.where(unusable, UNUSABLE, black(pixels))
+    return pixels, black(pixels).masked_fill_(unusable, UNUSABLE)
 
 
 def black(pixels: Tensor) -> Tensor:
     """The code of each image (B, 3, H, W): BLACK where it is so all over, else FINE."""
-    return torch.where(pixels.flatten(1).any(1), FINE, BLACK)
+    return (pixels.flatten(1).amax(1) == 0).to(torch.uint8) * BLACK
 
 
 def _fits(x: Tensor, low: float, high: float) -> Tensor:

@@ -83,7 +83,9 @@ def _judged(batches: list[Batch]) -> np.ndarray:
     told = iter(np.split(codes, np.cumsum([len(doubt.images) for doubt in doubts])[:-1]))
     return np.concatenate(
         [
-            np.ones(len(batch.numbers), bool) if batch.doubt is None else batch.doubt.judge(batch.doubt.images, next(told))
+            np.ones(len(batch.numbers), bool)
+            if batch.doubt is None
+            else batch.doubt.judge(batch.doubt.images, next(told))
             for batch in batches
         ]
     )

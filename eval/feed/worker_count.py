@@ -31,7 +31,7 @@ def worker_count(images: int, block_bytes: int, *, cores: int | None = None, roo
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: of its affinity, of its control group, and divided among the processes of this machine."""
+    """Cores that this process may use: of its affinity and control group, shared with the other processes of this machine."""
     mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(mine, quota()) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1)))
 

@@ -59,14 +59,16 @@ def roots_of_eigenvalues(M: Tensor, error: Tensor) -> tuple[Tensor, Tensor] | No
 
     as long as every lam is larger than its error; None where it is not.
     """
-    if not len(M) or M.diagonal().min() <= error:  # no eigenvalue is larger than the smallest entry of the diagonal: no need to look
+    if (
+        not len(M) or M.diagonal().min() <= error
+    ):  # no eigenvalue is larger than the smallest entry of the diagonal: no need to look
         return None
     lam = torch.linalg.eigvalsh(M)
     return (lam.sqrt().sum(), error * lam.reciprocal().sum().sqrt()) if lam[0] > 2 * error else None
 
 
 def root_trace(a: Gaussian, b: Gaussian) -> tuple[Tensor, Tensor]:
-    """tr (C_a C_b)^(1/2) and a bound on its error; the side whose factor is known to be thinner, else `a`, is factored first."""
+    """tr (C_a C_b)^(1/2) and a bound on its error; the side whose factor is known to be thinner, else `a`, comes first."""
     inner, outer = (b, a) if b.thin and not (a.thin and a.factor.shape[1] <= b.factor.shape[1]) else (a, b)
     L = inner.factor
     if outer.thin:  # few samples on both sides: the smaller of the two Gram matrices

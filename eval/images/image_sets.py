@@ -171,7 +171,7 @@ class ImageSet(ABC):
 
     @contextmanager
     def telling(self) -> Iterator[None]:
-        """What is wrong with images that are read in this block is told at its end, in warnings; within another such block, then."""
+        """What is wrong with images that are read in this block is told in warnings at its end, or of the one it is within."""
         if self._told_later:
             yield
             return

@@ -76,9 +76,7 @@ class _Packed:
     def opened(self) -> Block:
         """The block with its images, which are views."""
         parts = self.pixels.split([shape.numel() for shape in self.shapes])
-        return replace(
-            self.block, images=[part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
-        )
+        return replace(self.block, images=[part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)])
 
 
 def _blocks_of_workers(images: ImageSet, blocks: Iterable[range], workers: int, pinned: bool) -> Iterator[Block]:
