@@ -6,9 +6,10 @@ NEWEST ?= $(PYTHON)
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+GPU_ARGS ?=
 BIN := .venv/bin
 
-.PHONY: help demo test lint slow docs bench dist floor ceiling audit
+.PHONY: help demo test lint slow docs bench gpu dist floor ceiling audit
 .DELETE_ON_ERROR:
 
 help:
@@ -18,6 +19,7 @@ help:
 	@echo "make slow   the long tests"
 	@echo "make docs   the documentation as a site, in site/; its notebooks are run"
 	@echo "make bench  measure the tables of the documentation anew, hours (BENCH_ARGS=--list: which; '--again adaptive')"
+	@echo "make gpu    what needs a GPU: its tests, then times and memory in at most 8 minutes, into gpu.json and gpu.md (GPU_ARGS=features)"
 	@echo "make dist   wheel and sdist in dist/, checked by twine, installed into .venv-dist and tried in an empty folder"
 	@echo "make floor  the tests on the oldest releases that pyproject.toml declares, in .venv-floor"
 	@echo "make ceiling the tests on the newest releases, pre-releases too, in .venv-ceiling"
@@ -46,6 +48,11 @@ docs: .venv/installed-docs
 # One table after another; stopped, it goes on where it was.
 bench: .venv/installed-dev
 	$(BIN)/python tests/benchmarks/bench.py $(BENCH_ARGS)
+
+# On a machine without a GPU the tests are skipped, and the sizes are those of a test.
+gpu: .venv/installed-dev
+	$(BIN)/python -m pytest -m gpu -rs $(PYTEST_ARGS)
+	$(BIN)/python tests/benchmarks/gpu.py $(GPU_ARGS)
 
 # What is tried is the wheel, where nothing of this folder is in reach.
 dist: .venv/installed-dev
