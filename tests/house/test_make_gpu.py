@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +31,33 @@ def written(tmp_path: Path, *arguments: str, before: str = "") -> dict[str, Any]
     return told
 
 
-def test_figures_of_small_sizes_without_diffusers(tmp_path: Path) -> None:
-    """Steps, distances and windows, where nothing is installed that they do not need."""
-    absent = "sys.modules.update(diffusers=None, torchvision=None, torch_fidelity=None)"
-    told = written(tmp_path, "steps", "distances", "parallel", "features", before=absent)
-    parts = told["parts"]
+def test_figures_of_small_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps, distances and windows, and in words what is not installed."""
+    for module in ("gpu_parts.steps", "gpu_parts.measuring"):
+        monkeypatch.setattr(import_module(module), "find_spec", lambda name: None if name != "scipy" else True)
+    out = tmp_path / "gpu.json"
+    done = CliRunner().invoke(
+        gpu.main, ["steps", "distances", "parallel", "features", "--device", "cpu", "--out", str(out)]
+    )
+    assert done.exit_code == 0, done.output
+    check_small(json.loads(out.read_text()))
+
+
+def check_small(told: dict[str, Any]) -> None:
     assert told["device"] == "CPU" and "nothing about speed" in told["sizes"]
-    assert [part["ended"] for part in parts.values()] == [
+    assert [part["ended"] for part in told["parts"].values()] == [
         "", "", "", "left out: torchvision is not installed (pip install torchvision)",
     ]  # fmt: skip
-    rows = {row["what"]: row for part in parts.values() for row in part["rows"]}
+    rows = {row["what"]: row for part in told["parts"].values() for row in part["rows"]}
     assert rows["dpmpp_2m, a step"]["value"] > 0 and "3.9 tensor operations" in rows["dpmpp_2m, a step"]["note"]
     assert "diffusers is not installed" in rows["diffusers' schedulers"]["note"]
     assert {"Frechet, d = 32", "prdc, 400 images of each set", "picard, window 6"} <= rows.keys()
+
+
+@pytest.mark.slow
+def test_nothing_is_imported_that_is_not_needed(tmp_path: Path) -> None:
+    absent = "sys.modules.update(diffusers=None, torchvision=None, torch_fidelity=None)"
+    check_small(written(tmp_path, "steps", "distances", "parallel", "features", before=absent))
 
 
 @pytest.mark.slow
