@@ -1,6 +1,7 @@
 """Feature rows, checked once and read block by block; no metric makes a whole N x N matrix.
 
-The rows are float32 arrays, possibly memory-mapped; everything is computed from them in float64.
+The rows are float32 arrays, possibly memory-mapped; everything is computed from them in float64. On a GPU they lie as they are
+where there is room for them, so that a pass over all pairs of blocks sends each row there once.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def same_dimension(metric: str, real: int, generated: int) -> None:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Rows as float64 blocks on a device.
+    """Rows as float64 blocks on a device, made there of the rows themselves where these fit.
 
     Attributes:
         array: (n, d), possibly memory-mapped.
@@ -95,10 +96,29 @@ class Blocks:
 
     def __getitem__(self, part: slice | np.ndarray) -> Tensor:
         """These rows, in float64, on the device."""
-        wide = np.array(self.array[part], dtype=np.float64)
+        if self.resident is not None:
+            index = part if isinstance(part, slice) else torch.from_numpy(np.asarray(part)).to(self.place)
+            wide = self.resident[index].double()
+            return wide if self._shift is None else wide.sub_(self._shift)
+        rows = np.array(self.array[part], dtype=np.float64)
         if self.shift is not None:
-            wide -= self.shift
-        return torch.from_numpy(wide).to(self.place)
+            rows -= self.shift
+        return torch.from_numpy(rows).to(self.place)
+
+    @cached_property
+    def resident(self) -> Tensor | None:
+        """All rows on the device, as precise as they are; None on a CPU, and where they would take half of what is free."""
+        if self.place.type == "cpu" or self.array.nbytes > free_bytes(self.place) // 2:
+            return None
+        first = torch.from_numpy(np.array(self.array[:1]))
+        held = torch.empty(self.array.shape, dtype=first.dtype, device=self.place)
+        for part in self.parts():
+            held[part] = torch.from_numpy(np.array(self.array[part])).to(self.place)
+        return held
+
+    @cached_property
+    def _shift(self) -> Tensor | None:
+        return None if self.shift is None else torch.from_numpy(np.asarray(self.shift, np.float64)).to(self.place)
 
     def taken(self, index: np.ndarray) -> Iterator[Tensor]:
         """The rows of an index (k,), in its order, a block at a time."""
@@ -108,6 +128,14 @@ class Blocks:
     def filled(self, value: float, *dims: int) -> Tensor:
         """float64 (n, *dims) of one value, on the device."""
         return torch.full((len(self), *dims), value, dtype=torch.float64, device=self.place)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of a device that nobody uses: what torch holds and does not use, too."""
+    if device.type != "cuda":
+        return 0
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
 def tiles(x: Blocks, y: Blocks, function: Callable[[Tensor, Tensor], T]) -> Iterator[tuple[slice, slice, T]]:

@@ -75,16 +75,19 @@ def discrepancy(x: Blocks, y: Blocks, kernel: Kernel) -> Discrepancy:
 
 
 def _side(x: Blocks, f: Tensor, kernel: Kernel) -> Side:
-    m, row, squares, diagonal = len(x), x.filled(0), 0.0, 0.0
+    m, row = len(x), x.filled(0)
+    squares: Tensor | float = 0.0
+    diagonal: Tensor | float = 0.0
     for i, j, k in half_tiles(x, kernel):
         h = k - f[i, None] - f[None, j]
         if i == j:
-            diagonal += float(k.diagonal().sum())
+            diagonal = diagonal + k.diagonal().sum()
             h.fill_diagonal_(0)
         else:
             row[j] += h.sum(0)
         row[i] += h.sum(1)
-        squares += (1 if i == j else 2) * float(h.square().sum())
+        squares = squares + (1 if i == j else 2) * h.square().sum()
+    squares, diagonal = float(squares), float(diagonal)  # once, and not a tile
     pairs = m * (m - 1)
     mean = float(row.sum()) / pairs
     row -= (m - 1) * mean  # sums of h - mean: no variance changes, and no digits are lost below

@@ -26,6 +26,7 @@ from fewstep.eval.feed.end_to_end import together
 from fewstep.eval.feed.quantising import UNUSABLE, batch_of_levels
 from fewstep.eval.gaussian.moments import Moments
 from fewstep.eval.images.reading import automatic, batches_of
+from fewstep.eval.metrics import blocks
 from fewstep.eval.passes.collect import collect, extracted
 from fewstep.eval.passes.shards import Shard, Wanted
 
@@ -108,8 +109,8 @@ def test_the_same_of_inception_on_a_gpu_that_is_not_there(monkeypatch: pytest.Mo
 def test_whole_batches_are_the_images_one_by_one(array: Any, how: dict[str, Any]) -> None:
     """As a device that is no CPU is given them, computed on this one."""
     images = fe.image_set(array, **how)
-    blocks = [range(0, 4), range(4, 9)]
-    whole = [batch.made() for batch in batches_of(images, blocks, torch.device("cuda"))]
+    ranges = [range(0, 4), range(4, 9)]
+    whole = [batch.made() for batch in batches_of(images, ranges, torch.device("cuda"))]
     assert torch.equal(torch.cat([batch.parts[0] for batch in whole]), torch.stack([images.image(i) for i in range(9)]))
     assert [batch.indices.tolist() for batch in whole] == [[0, 1, 2, 3], [4, 5, 6, 7, 8]]
     assert all(batch.codes is not None and not batch.codes.any() for batch in whole)
@@ -264,11 +265,11 @@ def test_workers_are_as_many_as_cores_images_and_room(tmp_path: Path, monkeypatc
 def test_workers_come_by_themselves_for_a_gpu_and_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fewstep.eval.images.reading.worker_count", lambda images, size: (images, size))
     folder = fe.image_set(written(tmp_path))
-    blocks = [range(0, 4), range(4, 7)]
-    assert automatic(folder, blocks, torch.device("cuda")) == (7, 4 * 3 * 12 * 10)
-    assert automatic(folder, blocks, torch.device("cpu")) == 0 and automatic(folder, [], torch.device("cuda")) == 0
+    ranges = [range(0, 4), range(4, 7)]
+    assert automatic(folder, ranges, torch.device("cuda")) == (7, 4 * 3 * 12 * 10)
+    assert automatic(folder, ranges, torch.device("cpu")) == 0 and automatic(folder, [], torch.device("cuda")) == 0
     own = fe.image_set(torch.utils.data.TensorDataset(torch.zeros(7, 3, 4, 4, dtype=torch.uint8)))
-    assert own.parallel and automatic(own, blocks, torch.device("cuda")) == 0
+    assert own.parallel and automatic(own, ranges, torch.device("cuda")) == 0
 
 
 def test_moments_of_a_file_go_on_where_the_rows_are() -> None:
@@ -314,3 +315,25 @@ def test_two_workers_decode_almost_twice_as_fast(tmp_path: Path) -> None:
         return sum(len(batch.indices) for batch in batches) / (time.perf_counter() - began)
 
     assert max(rate(2) / rate(1) for _ in range(3)) > 1.3
+
+
+def test_rows_lie_on_the_device_and_are_sent_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of KID, precision and recall; computed on a CPU that is taken for another device."""
+    rows = RANDOM.standard_normal((23, 4)).astype(np.float32)
+    shift = rows.mean(0, dtype=np.float64)
+    index = np.array([3, 3, 22, 0])
+    plain = blocks.Blocks(rows, 5, None, shift)
+    with fake_gpu() as device:
+        monkeypatch.setattr(blocks, "free_bytes", lambda place: 10**6)
+        monkeypatch.setattr(blocks.Blocks, "place", property(lambda self: device))
+        there = blocks.Blocks(rows, 5, None, shift)
+        assert there.resident is not None and there.resident.device == device and there.resident.dtype == torch.float32
+        assert there[slice(5, 10)].dtype == torch.float64 and there[index].shape == (4, 4)
+        monkeypatch.setattr(blocks, "free_bytes", lambda place: 0)
+        assert blocks.Blocks(rows, 5).resident is None
+    monkeypatch.undo()
+    held = blocks.Blocks(rows, 5, None, shift)
+    held.__dict__["resident"] = torch.from_numpy(rows.copy())
+    for part in (slice(5, 10), index):
+        assert torch.equal(held[part], plain[part])
+    assert torch.equal(held.resident, torch.from_numpy(rows)) and plain.resident is None
