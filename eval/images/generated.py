@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from fewstep.eval.feed.ahead import Batch
+from fewstep.eval.feed.quantising import batch_of_levels, black
+from fewstep.eval.feed.stopwatch import Stopwatch
 from fewstep.eval.images.decode import from_picture
 from fewstep.eval.images.image_sets import Fetched, ImageSet, digest
 from fewstep.eval.images.sobol import DIMENSIONS, Sobol
 from fewstep.output.pictures import save_image
 from fewstep.output.places import prove_folder
+from fewstep.samplers.pipeline.calls import gives_tensors
 from fewstep.samplers.pipeline.contenders import contenders
 from fewstep.samplers.pipeline.source import Source
 
@@ -26,7 +29,8 @@ class Generated(ImageSet):
         Generated("demo", solver="dpmpp_2m", nfe=5, number=1000)
 
     A block is drawn in batches of `batch_size`; images of another batch size may differ by a level here and there, as
-    floating-point sums do.
+    floating-point sums do. Images stay on the device that made them, without pictures of PIL, where the pipeline gives them as
+    tensors; those that are kept in files do not.
 
     Args:
         model: folder or hub id of a pipeline, "demo", a pipeline, or a `Source` (which then has `how` already).
@@ -41,7 +45,7 @@ class Generated(ImageSet):
 
     Attributes:
         seeds: one an image.
-        seconds: time spent drawing so far, by the clock.
+        seconds: time spent drawing so far, by the clock, on a GPU by its own.
         evaluations: of the network, a mean an image drawn so far.
 
     Raises:
@@ -78,7 +82,7 @@ class Generated(ImageSet):
         self.source = model if isinstance(model, Source) else Source(model, **how)
         self.model = model if isinstance(model, str) else type(self.source.pipe).__name__
         super().__init__(self._told(), len(self.seeds), lossy=False)
-        self.seconds, self._spent, self._drawn = 0.0, 0, 0
+        self._watch, self._spent, self._drawn = Stopwatch(), 0, 0
 
     def _told(self) -> str:
         nfe = self.spec["nfe"]
@@ -86,6 +90,10 @@ class Generated(ImageSet):
         words += [f"grid {self.spec['grid']}"] if self.spec["grid"] else []
         words += [f"Sobol noise in up to {DIMENSIONS} dimensions"] if self.start else []
         return ", ".join([*words, f"seeds {self.seeds[0]} to {self.seeds[-1]}"])
+
+    @property
+    def seconds(self) -> float:
+        return self._watch.seconds
 
     @property
     def evaluations(self) -> float:
@@ -96,24 +104,45 @@ class Generated(ImageSet):
 
     def fetch(self, block: range) -> Fetched:
         """The images of a block, drawn batch by batch."""
-        size = 1 if self.adaptive else self.source.batch_size
-        for k in range(0, len(block), size):
-            part = block[k : k + size]
-            yield from zip(part, map(from_picture, self._pictures([self.seeds[i] for i in part])), strict=True)
+        for part in self._parts(block):
+            drawn = self._pictures([self.seeds[i] for i in part])
+            images = drawn.cpu() if isinstance(drawn, torch.Tensor) else map(from_picture, drawn)
+            yield from zip(part, images, strict=True)
 
-    def _pictures(self, seeds: Sequence[int]) -> Sequence[Any]:
-        """The pipeline's own pictures of one batch."""
-        began = time.perf_counter()
-        (batch,) = self.source.batches(seeds, self.adaptive, self.start)
-        x0, info = batch.run(**self.spec)
-        pictures = batch.images(x0)
-        self.seconds += time.perf_counter() - began
+    def whole(self, blocks: Iterable[range], device: torch.device) -> Iterator[Batch] | None:
+        """Batches as they are drawn, which never leave the device."""
+        if device.type == "cpu" or not self._tensors:
+            return None
+        return (
+            Batch(np.array(part), [self._pictures([self.seeds[i] for i in part])], _with_codes)
+            for block in blocks
+            for part in self._parts(block)
+        )
+
+    def _parts(self, block: range) -> list[range]:
+        """What is drawn together."""
+        size = 1 if self.adaptive else self.source.batch_size
+        return [block[k : k + size] for k in range(0, len(block), size)]
+
+    @property
+    def _tensors(self) -> bool:
+        return self.keep is None and gives_tensors(self.source.pipe) and "output_type" not in self.source.calls.given
+
+    def _pictures(self, seeds: Sequence[int]) -> Any:
+        """One batch: uint8 (B, 3, H, W) where it was made, or the pipeline's own pictures."""
+        with self._watch.running(torch.device(self.source.pipe.device)):
+            (batch,) = self.source.batches(seeds, self.adaptive, self.start, tensors=self._tensors)
+            x0, info = batch.sampled(**self.spec)
+            if batch.tensors:
+                drawn: Any = batch_of_levels(batch.decoded(x0).nan_to_num(), (0, 1))[0]
+            else:
+                drawn = batch.images(x0)
         self._spent += info.nfe * len(seeds)
         self._drawn += len(seeds)
         if self.keep is not None:
-            for seed, picture in zip(seeds, pictures, strict=True):
+            for seed, picture in zip(seeds, drawn, strict=True):
                 save_image(picture, self.keep / f"{seed:06d}.png")
-        return pictures
+        return drawn
 
     def answers(self) -> np.ndarray | None:
         """x0 of two network evaluations from the first seed; None where it is another one when it is asked for again."""
@@ -128,6 +157,11 @@ class Generated(ImageSet):
         seeds = str(self.seeds) if isinstance(self.seeds, range) else list(self.seeds)
         spec = {**self.spec, "solver": self.spec["solver"].identity}
         return digest(_identity(self.source.pipe), self.source.content, spec, start, seeds)
+
+
+def _with_codes(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a safety checker, or NaN in a decoder, has left black can be used, and is told."""
+    return pixels, black(pixels)
 
 
 def _seeds(number: int | None, seeds: Sequence[int] | None) -> Sequence[int]:

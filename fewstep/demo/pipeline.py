@@ -46,6 +46,7 @@ class ClassConditionalPipeline(DiffusionPipeline):
     unet: UNet2DModel | DiTTransformer2DModel
     scheduler: Any
     classes = "classes"  # what sentences call them
+    gives_tensors = True  # "pt" has the values that pictures are made of
     model_cpu_offload_seq = "unet"  # type: ignore[assignment]  # diffusers declares it as None
     _callback_tensor_inputs = ["latents"]
 
@@ -226,5 +227,5 @@ OWN = {kind.__name__: kind for kind in (ClassConditionalPipeline, DigitsPipeline
 
 def _picture(array: np.ndarray) -> Image.Image:
     """(H, W, C) in [0, 1] as a grey or colour picture."""
-    pixels = (array * 255 + 0.5).astype(np.uint8)
+    pixels = np.rint(array * 255).astype(np.uint8)
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

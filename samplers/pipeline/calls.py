@@ -22,6 +22,7 @@ from torch import Tensor
 from fewstep.checks import unknown
 from fewstep.samplers.pipeline.encoding import COUNTS
 
+SHORT = {"classes": "class_labels", "prompt": "prompt", "guidance": "guidance_scale"}  # forms of arguments of a call
 SEEDS = "it is made of the seeds"
 TAKEN = {
     "generator": SEEDS, "latents": SEEDS, "batch_size": "it is that of the seeds",
@@ -194,3 +195,49 @@ def _hashed(array: Any) -> dict[str, Any]:
         "shape": list(array.shape),
         "sha256": hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16],
     }
+
+
+def call_arguments(pipe: Any, wishes: Mapping[str, Any]) -> dict[str, Any]:
+    """What the pipeline is called with, by seed, out of what the user said.
+
+    wishes: classes and prompt (several are used in turn, by seed) and guidance, each None where the user said nothing, and
+    call, any arguments of the pipeline's own call, of which those are short forms.
+
+    Raises:
+        ValueError: something the pipeline does not take, the lack of something it cannot do without, or both forms of one.
+    """
+    accepted = inspect.signature(pipe.__call__).parameters
+    kind = type(pipe).__name__
+    call: dict[str, Any] = dict(wishes.get("call") or {})
+    for wish, parameter in SHORT.items():
+        if wishes[wish] is None:
+            continue
+        if parameter not in accepted:
+            raise ValueError(f"{kind} takes no {parameter}: leave --{wish} away")
+        if parameter in call:
+            raise ValueError(f"{parameter} is said twice, as `{wish}` and in `call`: leave one of them away")
+        if wish == "classes":
+            call[parameter] = [int(label) for label in wishes[wish]]
+        else:
+            call[parameter] = wishes[wish] if isinstance(wishes[wish], str | float | int) else list(wishes[wish])
+    if "class_labels" in accepted and "class_labels" not in call:
+        raise ValueError(f"{kind} draws classes: say which with --classes, for example --classes 0,1,2")
+    if "prompt" in accepted and not words_in(call):
+        raise ValueError(f'{kind} draws from a text: give one with --prompt "..."')
+    return call
+
+
+def words_in(call: Mapping[str, Any]) -> bool:
+    """Whether a call says what to draw: in words, or by their embeddings."""
+    return any(name.startswith(("prompt", "image_embeds")) and value is not None for name, value in call.items())
+
+
+def gives_tensors(pipe: Any) -> bool:
+    """Whether output_type="pt" gives the images in [0, 1] of which the pipeline's pictures are made: some give other values.
+
+    Known of this library's pipelines, and of those whose image processor is diffusers' common one.
+    """
+    process = getattr(type(getattr(pipe, "image_processor", None)), "postprocess", None)
+    common = getattr(process, "__qualname__", "") == "VaeImageProcessor.postprocess"
+    takes = "output_type" in inspect.signature(type(pipe).__call__).parameters
+    return takes and (common or bool(getattr(pipe, "gives_tensors", False)))

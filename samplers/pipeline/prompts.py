@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fewstep.samplers.pipeline.source import Source, words_in
+from fewstep.samplers.pipeline.calls import words_in
+from fewstep.samplers.pipeline.source import Source
 
 FILE = Path(__file__).with_name("prompts.txt")
 

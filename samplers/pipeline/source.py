@@ -14,7 +14,7 @@ from PIL.Image import Image
 
 from fewstep.devices import chosen_device, loaded_in
 from fewstep.samplers.noise.random_state import random_state_kept
-from fewstep.samplers.pipeline.calls import Calls, described
+from fewstep.samplers.pipeline.calls import SHORT, Calls, call_arguments, described, gives_tensors, words_in
 from fewstep.samplers.pipeline.contenders import Contender
 from fewstep.samplers.pipeline.encoding import Encoded
 from fewstep.samplers.pipeline.eval_mode import in_eval_mode
@@ -22,8 +22,6 @@ from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.sampling.loop import sample
 from fewstep.samplers.sampling.watching import Info
 from fewstep.samplers.validity.domain import adapters_of, scales_of, weights_of
-
-SHORT = {"classes": "class_labels", "prompt": "prompt", "guidance": "guidance_scale"}  # forms of arguments of a call
 
 
 def load_pipeline(model: str, device: torch.device, dtype: torch.dtype) -> Any:
@@ -90,52 +88,23 @@ def kind_of(folder: Path) -> Any:
     return diffusers.DiffusionPipeline
 
 
-def call_arguments(pipe: Any, wishes: Mapping[str, Any]) -> dict[str, Any]:
-    """What the pipeline is called with, by seed, out of what the user said.
-
-    wishes: classes and prompt (several are used in turn, by seed) and guidance, each None where the user said nothing, and
-    call, any arguments of the pipeline's own call, of which those are short forms.
-
-    Raises:
-        ValueError: something the pipeline does not take, the lack of something it cannot do without, or both forms of one.
-    """
-    accepted = inspect.signature(pipe.__call__).parameters
-    kind = type(pipe).__name__
-    call: dict[str, Any] = dict(wishes.get("call") or {})
-    for wish, parameter in SHORT.items():
-        if wishes[wish] is None:
-            continue
-        if parameter not in accepted:
-            raise ValueError(f"{kind} takes no {parameter}: leave --{wish} away")
-        if parameter in call:
-            raise ValueError(f"{parameter} is said twice, as `{wish}` and in `call`: leave one of them away")
-        if wish == "classes":
-            call[parameter] = [int(label) for label in wishes[wish]]
-        else:
-            call[parameter] = wishes[wish] if isinstance(wishes[wish], str | float | int) else list(wishes[wish])
-    if "class_labels" in accepted and "class_labels" not in call:
-        raise ValueError(f"{kind} draws classes: say which with --classes, for example --classes 0,1,2")
-    if "prompt" in accepted and not words_in(call):
-        raise ValueError(f'{kind} draws from a text: give one with --prompt "..."')
-    return call
-
-
-def words_in(call: Mapping[str, Any]) -> bool:
-    """Whether a call says what to draw: in words, or by their embeddings."""
-    return any(name.startswith(("prompt", "image_embeds")) and value is not None for name, value in call.items())
-
-
 class Batch:
-    """Some seeds, their x_T and the pipeline as a denoiser for them. start: makes another x_T out of the pipeline's own.
+    """Some seeds, their x_T and the pipeline as a denoiser for them. start: makes another x_T of the pipeline's own.
 
-    What it does by itself it does with the pipeline's networks in eval mode.
+    What it does by itself it does with the pipeline's networks in eval mode. tensors: decode to these in place of pictures,
+    where the pipeline gives the same values in them.
     """
 
-    def __init__(self, source: "Source", seeds: Sequence[int], start: "Start | None" = None) -> None:
+    def __init__(
+        self, source: "Source", seeds: Sequence[int], start: "Start | None" = None, tensors: bool = False
+    ) -> None:
         self.seeds, self.guidance, self.pipe = list(seeds), source.wishes["guidance"], source.pipe
         call = source.calls.together(self.seeds)
         if "batch_size" in source.calls.accepted and "class_labels" not in call and not words_in(call):
             call["batch_size"] = len(self.seeds)
+        self.tensors = tensors and "output_type" not in call and gives_tensors(source.pipe)
+        if self.tensors:
+            call["output_type"] = "pt"
         self.denoiser: Any = Denoiser.from_pipeline(source.pipe, **call)
         loop: Any = self.denoiser.fn
         loop.encoded = source.encoded
@@ -147,16 +116,21 @@ class Batch:
     def __str__(self) -> str:
         return f"seeds {self.seeds[0]} to {self.seeds[-1]}"
 
-    @torch.no_grad()
     def run(self, **how: Any) -> tuple[torch.Tensor, Info]:
-        """x0 (B, *shape) on the CPU and what the run did, by `sample` with these solver, nfe, grid and options.
+        """x0 (B, *shape) on the CPU and what the run did; as `sampled`."""
+        x0, info = self.sampled(**how)
+        return x0.cpu(), info
+
+    @torch.no_grad()
+    def sampled(self, **how: Any) -> tuple[torch.Tensor, Info]:
+        """x0 (B, *shape) where it was made and what the run did, by `sample` with these solver, nfe, grid and options.
 
         A solver may be a learned artefact or a table, by its file; grid and options are not meant for it.
         """
         told = Contender(how.pop("solver")).run(how, self.guidance) if "solver" in how else how
         with in_eval_mode(self.pipe):
             x0, info = sample(self.denoiser, self.x_T, noise_seeds=self.seeds, return_info=True, **told)
-        return x0.cpu(), info
+        return x0, info
 
     def draw(self, **how: Any) -> torch.Tensor:
         """x0 (B, *shape) on the CPU."""
@@ -167,6 +141,13 @@ class Batch:
         """x0 (B, *shape) as the pipeline's own pictures."""
         with in_eval_mode(self.pipe):
             return list(self.denoiser.decode(x0.to(self.x_T.device)))
+
+    @torch.no_grad()
+    def decoded(self, x0: torch.Tensor) -> torch.Tensor:
+        """x0 (B, *shape) as images (B, C, H, W) in [0, 1], which stay where they are made; of a batch with `tensors`."""
+        with in_eval_mode(self.pipe):
+            found: torch.Tensor = self.denoiser.decode(x0)
+        return found
 
 
 Start = Callable[[Batch], torch.Tensor]
@@ -274,10 +255,12 @@ class Source:
         guidance = {name: sorted({one[name] for one in each if name in one}) for name in each[0]}
         return {"guidance": guidance, "adapters": adapters_of(self.pipe), "weights": weights_of(self.pipe)}
 
-    def batches(self, seeds: Sequence[int], alone: bool = False, start: Start | None = None) -> list[Batch]:
+    def batches(
+        self, seeds: Sequence[int], alone: bool = False, start: Start | None = None, tensors: bool = False
+    ) -> list[Batch]:
         """The seeds in batches of at most `batch_size` that can be drawn together; alone: of one, for adaptive solvers."""
         size = 1 if alone or not self.shares else self.batch_size
-        return [Batch(self, part, start) for part in self.calls.alike(seeds, size)]
+        return [Batch(self, part, start, tensors) for part in self.calls.alike(seeds, size)]
 
     @cached_property
     def shares(self) -> bool:

@@ -81,6 +81,31 @@ def test_a_pipeline_in_colour_is_read_as_it_is_saved(tmp_path: Path) -> None:
     assert any(not torch.equal(image[0], image[1]) for image in found)
 
 
+@pytest.mark.parametrize("name", ["demo", pytest.param("sd", marks=pytest.mark.slow)])
+def test_images_as_tensors_are_the_pictures(
+    name: str, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a look at a picture, and as batches that stay where they were made."""
+    made: Any = source
+    if name == "sd":
+        pipe, call = PIPELINES["sd"].make()
+        call = {key: value for key, value in call.items() if key not in ("output_type", "generator")}
+        made = Source(pipe, batch_size=4, call=call)
+    pictures = drawn(Generated(made, nfe=2, number=6, keep=tmp_path))
+    monkeypatch.setattr("fewstep.eval.images.generated.from_picture", None)
+    monkeypatch.setattr("PIL.Image.fromarray", None)
+    assert_equal(drawn(Generated(made, nfe=2, number=6)), pictures)
+    images = Generated(made, nfe=2, number=6)
+    assert images.whole([range(6)], torch.device("cpu")) is None
+    whole = images.whole([range(6)], torch.device("cuda"))
+    assert whole is not None
+    batches = [batch.made() for batch in whole]
+    assert [batch.indices.tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5]]
+    assert_equal([image for batch in batches for image in batch.parts[0]], pictures)
+    assert all(batch.codes is not None and not batch.codes.any() for batch in batches)
+    assert Generated(made, nfe=2, number=6, keep=tmp_path).whole([range(6)], torch.device("cuda")) is None
+
+
 def test_an_image_depends_on_its_seed_alone(source: Source) -> None:
     seven = drawn(Generated(source, nfe=3, seeds=range(7)))
     assert_equal(seven, drawn(Generated(source, nfe=3, number=7)))
