@@ -8,7 +8,9 @@ A batch is as large as one of `evaluate`, so that however the images come the ne
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ import torch
 from torch import Tensor
 
 from fewstep.eval.extractors.base import Extractor
+from fewstep.eval.feed.quantising import BLACK, UNUSABLE
+from fewstep.eval.feed.waiting import Doubt
 from fewstep.eval.images.image_sets import digest
 from fewstep.eval.passes.collect import dimension, extracted
 from fewstep.eval.passes.processes import Processes
@@ -35,6 +39,7 @@ class Held:
     Attributes:
         given: images so far, of all processes that share them. print: what tells them from others, where they are shared.
         lossy: whether any of them was; None: not known.
+        skip_bad: images that cannot be used are passed over.
     """
 
     def __init__(self, parts: Parts, processes: Processes, batch_size: int) -> None:
@@ -42,6 +47,8 @@ class Held:
         self.shard: Shard | None = None
         self.numbers: list[int] = []
         self.images: list[Tensor] = []
+        self.codes: list[Tensor | None] = []  # of those that wait on a device, see quantising.py
+        self.skip_bad = False
         self.given = self.epoch = 0
         self.print = ""
         self.lossy: bool | None = False
@@ -98,18 +105,56 @@ class Held:
                 )
         self.shard.add(numbers, {part: features[part] for part in needed})
 
-    def wait(self, numbers: Sequence[int], images: Sequence[Tensor], extractor: Extractor) -> None:
-        """Images that are looked at when there are enough of them for a batch."""
+    def wait(
+        self, numbers: Sequence[int], images: Sequence[Tensor], extractor: Extractor, codes: Tensor | None = None
+    ) -> None:
+        """Images that are looked at when there are enough for a batch; codes: what is wrong with each, on the device."""
         self.numbers += [int(number) for number in numbers]
         self.images += images
+        self.codes += [None] * len(images) if codes is None else list(codes)
         if self.shard is None:
             self.shard = self.of_dims({part: dimension(extractor, part) for part in {*self.parts[0], *self.parts[1]}})
         while len(self.images) >= self.batch_size:
             self._look(self.shard, self.batch_size, extractor)
-            del self.numbers[: self.batch_size], self.images[: self.batch_size]
+            for waiting in (self.numbers, self.images, self.codes):
+                del waiting[: self.batch_size]
+        rest = len(self.images) - min(len(images), len(self.images))
+        self.images[rest:] = [image.clone() for image in self.images[rest:]]  # whoever gave them may write there again
 
     def _look(self, shard: Shard, count: int, extractor: Extractor) -> None:
-        extracted(extractor, shard, np.array(self.numbers[:count], np.int64), self.images[:count])
+        numbers = np.array(self.numbers[:count], np.int64)
+        extracted(extractor, shard, numbers, self.images[:count], doubt=self._doubt(numbers))
+
+    def _doubt(self, numbers: np.ndarray) -> Doubt | None:
+        """What nobody has read yet of the images that have waited longest."""
+        codes = self.codes[: len(numbers)]
+        known = next((code for code in codes if code is not None), None)
+        if known is None:
+            return None
+        each = [torch.zeros_like(known) if code is None else code for code in codes]
+        return Doubt(numbers, torch.stack(each), self._usable)
+
+    def _usable(self, numbers: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Which of these images can be used; ValueError for one that cannot, unless such are passed over."""
+        bad, black = numbers[codes == UNUSABLE], numbers[codes == BLACK]
+        if len(bad) and not self.skip_bad:
+            raise ValueError(
+                f"image {bad[0]} of a Meter is not finite, has more than 1 % of its values outside the range that was given, "
+                "or is transparent in places. To pass over such images: skip_bad=True"
+            )
+        if len(bad):
+            warnings.warn(f"a Meter: images passed over: {len(bad)}, number {bad[0]} among them", stacklevel=2)
+        if len(black):
+            warnings.warn(f"a Meter: images that are black all over: {len(black)}", stacklevel=2)
+        return codes != UNUSABLE
+
+    def _settle(self) -> None:
+        """Read what is not known of the images that wait, and let go of those that cannot be used."""
+        doubt = self._doubt(np.array(self.numbers, np.int64))
+        if doubt is not None:
+            usable = self._usable(doubt.images, doubt.codes.cpu().numpy())
+            self.numbers, self.images = (list(compress(held, usable)) for held in (self.numbers, self.images))
+            self.codes = [None] * len(self.images)
 
     def rest(self, extractor: Extractor | None) -> list[Shard]:
         """What waits, looked at, as a shard by itself."""
@@ -143,6 +188,7 @@ class Held:
 
     def state(self) -> dict[str, Any]:
         """All of it, as tensors, numbers and words."""
+        self._settle()
         arrays = {} if self.shard is None else self.shard.everything()
         processes = self.processes
         return {
@@ -163,6 +209,7 @@ class Held:
         self.given, self.epoch = int(state["given"]), int(state["epoch"])
         self.print, self.lossy = str(state["print"]), state["lossy"]
         self.numbers, self.images = state["numbers"].tolist(), list(state["images"])
+        self.codes = [None] * len(self.images)
         if list(state["place"]) != [self.processes.share, self.processes.rank, self.processes.size]:
             self.given, self.epoch = 0, self.epoch + 1
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fewstep.eval.extractors.base import Extractor
+from fewstep.eval.feed.ahead import ahead
 from fewstep.eval.gaussian.features import Features, Meta
 from fewstep.eval.images.image_sets import digest
 from fewstep.eval.images.reading import read
@@ -141,7 +142,14 @@ class Meter:
         numbers, places = held.numbered(images.count, index)
         if held.processes.share == "shared" and held.processes.size > 1:
             held.share(images.content)
-        for found, pictures in read(images, blocks_of(places, held.batch_size)):
+        blocks = blocks_of(places, held.batch_size)
+        whole = images.whole(blocks, extractor.device)
+        if whole is not None:
+            held.skip_bad = held.skip_bad or images.skip_bad
+            for batch in ahead(whole, extractor.device):
+                held.wait(numbers[batch.indices].tolist(), list(batch.pictures), extractor, batch.codes)
+            return
+        for found, pictures in read(images, blocks):
             held.wait(numbers[found].tolist(), pictures, extractor)
 
     @contextmanager

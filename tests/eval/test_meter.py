@@ -10,6 +10,7 @@ from PIL import Image
 from tiny_features import EXTRACTOR, REFERENCE, D
 
 from fewstep import eval as fe
+from fewstep.eval.images.arrays import Array
 from fewstep.eval.meter.meter import Meter
 
 IMAGES = torch.randint(0, 255, (300, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -233,3 +234,31 @@ BAD = [
 def test_bad_input(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+def test_images_of_a_device_stay_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a network on a GPU is given them, computed on a CPU: the report of the images one by one, and the same refusals."""
+    images = torch.rand(50, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    images[7, 0, 3, 3] = float("nan")
+    images[11] = 0.0
+    one = fe.Meter("mnist", ("fid",), batch_size=16, range=(0, 1), skip_bad=True)
+    with pytest.warns(UserWarning, match="passed over: 1"):
+        one.update(images)
+    chosen = Array.whole
+    monkeypatch.setattr(Array, "whole", lambda self, blocks, device: chosen(self, blocks, torch.device("cuda")))
+    monkeypatch.setattr("fewstep.eval.feed.waiting.Waiting.full", property(lambda self: self.count >= 30))
+    monkeypatch.setattr(Array, "image", None)  # none is looked at by itself
+    other = fe.Meter("mnist", ("fid",), batch_size=16, range=(0, 1), skip_bad=True)
+    with pytest.warns(UserWarning, match="passed over|black"):
+        for start in (0, 3, 20):
+            other.update(buffer := images[start : {0: 3, 3: 20, 20: 50}[start]].clone())
+            buffer.zero_()
+        again = fe.Meter("mnist", ("fid",), batch_size=16, range=(0, 1), skip_bad=True)
+        again.load_state_dict(other.state_dict())
+        found = [float(meter.compute()["fid"]) for meter in (one, other, again)]
+    assert one.compute()["fid"].n == other.compute()["fid"].n == again.compute()["fid"].n == 49
+    assert found[1:] == pytest.approx(found[0], rel=1e-6) and found[1] == found[2]  # other images share a batch
+    strict = fe.Meter("mnist", ("fid",), range=(0, 1))
+    strict.update(images)
+    with pytest.raises(ValueError, match="image 7 of a Meter is not finite"):
+        strict.compute()
