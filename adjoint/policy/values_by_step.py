@@ -63,9 +63,11 @@ def _check_alike(one: Tableau, other: Tableau, names: Sequence[str]) -> None:
     told = f"{one.name}: {' and '.join(f'`{name}`' for name in names)} cannot differ from step to step: "
     if one.groups != other.groups or not all(np.array_equal(a, b) for a, b in zip(one.nodes, other.nodes, strict=True)):
         raise ValueError(told + "it changes where the network is asked. Take flow_sde, ddim or dpmpp_2m_sde")
-    if one.forms != other.forms or one.filters is not None or one.cache is not None:
-        raise ValueError(told + "it changes what rows combine. Take flow_sde, ddim or dpmpp_2m_sde")
     begins = set(accumulate(one.groups))
+    changed = {k for k in range(one.nfe) if one.forms[k] != other.forms[k]}
+    past = {k - j for t in (one, other) for k in range(t.nfe) for j in range(1, t.history) if t.W[k, :, 2 + j].any()}
+    if changed & past or one.filters is not None or one.cache is not None:
+        raise ValueError(told + "it changes what rows combine. Take flow_sde, ddim or dpmpp_2m_sde")
     for table in (one, other):
         for k in range(1, table.nfe):
             ended = np.array_equal(table.W[k - 1, 0], table.W[k - 1, 1])
@@ -79,9 +81,11 @@ def spliced(tables: Sequence[Tableau], options: Mapping[str, Any]) -> Tableau:
     H, Z = max(t.history for t in tables), max(t.slots for t in tables)
     W = np.zeros((first.nfe, 2, 2 + H + Z + first.constant, *first.W.shape[3:]))
     spans = np.full((first.nfe, Z, 3), np.nan)
+    forms = list(first.forms)
     k = 0
     for table, calls in zip(tables, first.groups, strict=True):
         h, z, rows = table.history, table.slots, slice(k, k + calls)
+        forms[rows] = table.forms[rows]
         W[rows, :, : 2 + h] = table.W[rows, :, : 2 + h]
         W[rows, :, 2 + H : 2 + H + z] = table.W[rows, :, 2 + h : 2 + h + z]
         if first.constant:
@@ -91,6 +95,6 @@ def spliced(tables: Sequence[Tableau], options: Mapping[str, Any]) -> Tableau:
         k += calls
     conserves = min((t.conserves for t in tables), key=len)
     return replace(
-        first, W=W, spans=spans if Z else None, history=H, slots=Z, conserves=conserves, options=dict(options),
+        first, forms=tuple(forms), W=W, spans=spans if Z else None, history=H, slots=Z, conserves=conserves, options=dict(options),
         order=min(t.order for t in tables),
     )  # fmt: skip
