@@ -95,6 +95,6 @@ def spliced(tables: Sequence[Tableau], options: Mapping[str, Any]) -> Tableau:
         k += calls
     conserves = min((t.conserves for t in tables), key=len)
     return replace(
-        first, forms=tuple(forms), W=W, spans=spans if Z else None, history=H, slots=Z, conserves=conserves, options=dict(options),
-        order=min(t.order for t in tables),
+        first, forms=tuple(forms), W=W, spans=spans if Z else None, history=H, slots=Z, conserves=conserves,
+        options=dict(options), order=min(t.order for t in tables),
     )  # fmt: skip

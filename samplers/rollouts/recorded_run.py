@@ -125,7 +125,9 @@ class Trajectory:
     def take(self, index: Any) -> Trajectory:
         """The samples that an index of the batch chooses (a slice, a list, a mask): a minibatch."""
         if isinstance(index, int):
-            raise ValueError(f"a minibatch is chosen by a slice, a list or a mask; got {index}: [{index}] for one sample")
+            raise ValueError(
+                f"a minibatch is chosen by a slice, a list or a mask; got {index}: [{index}] for one sample"
+            )
         mu = None if self.mu is None else self.mu[index]
         return replace(
             self, states=tuple(x[index] for x in self.states), drawn=tuple(x[index] for x in self.drawn), mu=mu
@@ -171,8 +173,8 @@ class Trajectory:
         got = [tuple(m.shape) for m in means]
         if got != [shape] * len(rows):
             raise ValueError(
-                f"`{name}` holds means of another table or shape: {len(got)} of {sorted(set(got))}; expected {len(rows)}, one a "
-                f"row, of {shape}: trajectory.means(denoiser) gives them"
+                f"`{name}` holds means of another table or shape: {len(got)} of {sorted(set(got))}; expected {len(rows)}, "
+                f"one a row, of {shape}: trajectory.means(denoiser) gives them"
             )
 
     def _known(self, denoiser: Denoiser) -> Known:
@@ -222,6 +224,8 @@ class Recorder:
         self.states.append(after.input)
         return after
 
-    def finished(self, dtype: torch.dtype, post: Post | None, mu: Tensor | None = None, silent: str = "played") -> Trajectory:
+    def finished(
+        self, dtype: torch.dtype, post: Post | None, mu: Tensor | None = None, silent: str = "played"
+    ) -> Trajectory:
         """The run, when all its rows have been taken."""
         return Trajectory(self.tableau, tuple(self.states), tuple(self.drawn), dtype, post, mu, silent)

@@ -18,6 +18,7 @@ from torch import Tensor
 from fewstep.samplers.config.known_classes import changed
 from fewstep.samplers.noise.draws import Noise
 from fewstep.samplers.noise.sources import GeneratorNoise, source
+from fewstep.samplers.rollouts.in_a_scheduler import Recording
 from fewstep.samplers.run.ownership import version
 from fewstep.samplers.run.step import State, Step, first_state, like_state
 from fewstep.samplers.scheduler.binding import DONE, Bound, Following, Seen, bind
@@ -25,7 +26,6 @@ from fewstep.samplers.scheduler.config import Adopting, described, key_with
 from fewstep.samplers.scheduler.diffusers_parts import SchedulerMixin, SchedulerOutput, StepTuple
 from fewstep.samplers.scheduler.model import Model, model
 from fewstep.samplers.scheduler.noising import Noising
-from fewstep.samplers.scheduler.recording import Recording
 from fewstep.samplers.scheduler.tensors import angles, model_clock, numbers, public_sigmas
 from fewstep.samplers.scheduler.timetable import Timetable, same_times, timetable
 from fewstep.samplers.validity.in_pipeline import InDomain

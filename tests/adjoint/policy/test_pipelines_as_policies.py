@@ -39,7 +39,7 @@ def test_a_loop_of_others_is_a_rollout(name: str, solver: str, options: dict[str
     assert torch.equal(t.sample, latents) or t.sample.numel() == latents.numel()
     denoiser = Denoiser.from_pipeline(pipe, **{k: v for k, v in call.items() if k != "num_inference_steps"})
     with torch.no_grad():
-        assert (t.log_prob(denoiser) - t.log_prob()).abs().max() <= 1e-4 * t.size
+        assert bool((t.ratio(denoiser) == 1).all())
     same = adjoint.rollout(denoiser, t.states[0], t.tableau, generator=torch.Generator().manual_seed(5))
     assert same.rows == t.rows and bool((same.ratio(denoiser) == 1).all())
     network = getattr(pipe, "unet", None) or pipe.transformer

@@ -78,7 +78,10 @@ def test_log_prob_is_the_density_of_the_noise_carried_to_the_states(tables: list
             assert (run(z.flatten()) - there).abs().max() <= 1e-10 * (1 + there.abs().max()), name
             volume = torch.linalg.slogdet(jacobian(run, z.flatten()))[1]
             wanted = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum() - volume
-            assert abs(float(t.log_prob(denoiser).detach().sum() - wanted)) <= 1e-10 * (1 + abs(float(wanted))), (name, options)
+            assert abs(float(t.log_prob(denoiser).detach().sum() - wanted)) <= 1e-10 * (1 + abs(float(wanted))), (
+                name,
+                options,
+            )
 
 
 @every
@@ -264,7 +267,9 @@ def test_windows_of_noise() -> None:
         t = adjoint.rollout(denoiser, start(), name, 8, noise_seeds=range(4), **{option: window})
         calls = {}
         for silent in ("played", "given"):
-            replay = adjoint.rollout(denoiser, start(), name, 8, noise_seeds=range(4), silent=silent, **{option: window})
+            replay = adjoint.rollout(
+                denoiser, start(), name, 8, noise_seeds=range(4), silent=silent, **{option: window}
+            )
             assert bool((replay.ratio(denoiser) == 1).all())
             network.zero_grad()
             denoiser.nfe = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,6 @@ from torch import Tensor
 from fewstep.samplers.rollouts.noisy_rows import NoisyRows
 from fewstep.samplers.rollouts.recorded_run import Recorder, Trajectory
 from fewstep.samplers.run.step import State, Step
-from fewstep.samplers.scheduler.binding import Bound
 
 
 class Recording:
@@ -20,7 +20,7 @@ class Recording:
     """
 
     records: bool = False
-    _bound: Bound | None
+    _bound: Any
     _returned: Tensor | None
     _record: Recorder | None = None
 
@@ -30,7 +30,6 @@ class Recording:
             return step.__call__(state, output, noises)  # step(): torch 2.6 guards its id
         with torch.no_grad():
             if self._record is None:
-                assert self._bound is not None
                 if step.index:
                     raise ValueError("`records` was set within a run, whose first rows are lost: set it before the run")
                 self._record = Recorder(self._bound.tableau, NoisyRows.of(self._bound.tableau), state)
@@ -45,7 +44,9 @@ class Recording:
         """
         kept = self._record
         if kept is None or self._bound is None or self._returned is None:
-            raise ValueError("no run was recorded: set scheduler.records = True before it, and read `trajectory` after it")
+            raise ValueError(
+                "no run was recorded: set scheduler.records = True before it, and read `trajectory` after it"
+            )
         if len(kept.states) <= kept.tableau.nfe:
             raise ValueError(
                 f"the run has taken {len(kept.states) - 1} of its {kept.tableau.nfe} steps: read `trajectory` after the last"
