@@ -87,7 +87,7 @@ def called(denoiser: Denoiser, x: Tensor, step: Step) -> Tensor:
     before = _generators(x.device)
     if torch.is_grad_enabled():
         with set_checkpoint_early_stop(False):  # stopping in the middle of a suspended pipeline would end it
-            output: Tensor = checkpoint(denoiser.call, x, step.model_time, step, use_reentrant=False)
+            output: Tensor = checkpoint(Repeated(denoiser, step), x, use_reentrant=False)
     else:
         output = denoiser.call(x, step.model_time, step)
     if not all(map(torch.equal, before, _generators(x.device))):
@@ -99,6 +99,27 @@ def called(denoiser: Denoiser, x: Tensor, step: Step) -> Tensor:
                 "so that two log-probabilities are of two networks. Call .eval() on it, for the rollout and for the replay"
             )
     return output
+
+
+class Repeated:
+    """The call of a row, made once for its output and again on the way back, which must find the same network."""
+
+    def __init__(self, denoiser: Denoiser, step: Step):
+        self.denoiser, self.step = denoiser, step
+        self.first: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The output, compared with the first one."""
+        output = self.denoiser.call(x, self.step.model_time, self.step)
+        now = output.detach()
+        if self.first is None:
+            self.first = now
+        elif (now - self.first).norm() > 32 * torch.finfo(now.dtype).eps * self.first.norm():
+            raise ValueError(
+                f"the network has changed between log_prob() and backward() (row {self.step.index}): its weights were moved, or "
+                "an adapter or dropout switched, so that its gradient would be of another one. Call backward() first"
+            )
+        return output
 
 
 def _generators(device: torch.device) -> list[Tensor]:

@@ -176,7 +176,7 @@ def test_policy_gradient_of_a_gaussian_model(name: str) -> None:
     assert t.rows == (0, 1, 2, 3)
     mean = played(t.tableau, denoiser, x_T[:1], t.rows, torch.zeros(4, 1, 1, dtype=torch.float64))[-1]
     (slope,) = torch.autograd.grad(mean, theta)
-    wanted = float(-2 * (mean - 2) * slope)
+    wanted = float(-2 * (mean.detach() - 2) * slope)
     A = adjoint.advantages(-(t.sample - 2).square().squeeze(1), scale="none")
     log_prob = t.log_prob(denoiser)
     for loss, times in ((adjoint.reinforce(log_prob, A), 1), (adjoint.clipped(log_prob, t.log_prob(), A), len(t.rows))):
@@ -316,6 +316,17 @@ def test_bad_replays() -> None:
         t.log_prob(denoiser, rows=[7])
     with pytest.raises(ValueError, match="must be a Denoiser"):
         t.log_prob(print)  # type: ignore[arg-type]
+
+
+def test_weights_that_move_before_the_way_back_are_refused() -> None:
+    """Else the gradient would be silently that of another network."""
+    network, denoiser = model()
+    t = adjoint.rollout(denoiser, start(), "ddpm", 4, noise_seeds=range(4))
+    loss = t.log_prob(denoiser).sum()
+    with torch.no_grad():
+        network.b += 1e-6
+    with pytest.raises(ValueError, match="changed between log_prob"):
+        loss.backward()
 
 
 def test_dropout_is_refused() -> None:
