@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import weakref
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
-from fewstep import Denoiser, NoiseSchedule, adjoint, sample
+from fewstep import Denoiser, NoiseSchedule, adjoint, build, sample
 from fewstep.samplers.run.lowering import lower
 from fewstep.samplers.run.step import first_state
 
@@ -344,3 +345,21 @@ def test_dropout_is_refused() -> None:
     network.eval()
     idle = Denoiser(lambda x, tau: network(x) + 0 * torch.rand(()), VP)
     assert bool((t.ratio(idle) == 1).all())
+
+
+def test_weights_by_element_and_processes_with_a_mean() -> None:
+    """A table whose weights are arrays of one sample's shape is the scalar one; a process that reverts to a mean has ratio 1."""
+    _, denoiser = model()
+    table = build("dpmpp_2m_sde", VP, 4)
+    wide = dataclasses.replace(table, W=np.broadcast_to(table.W[..., None], (*table.W.shape, 3)).copy())
+    runs = [adjoint.rollout(denoiser, start(), one, noise_seeds=range(4)) for one in (table, wide)]
+    for a, b in (
+        (runs[0].sample, runs[1].sample),
+        (runs[0].log_prob(), runs[1].log_prob(denoiser)),
+        (runs[0].kl(denoiser, model(seed=3)[1]), runs[1].kl(denoiser, model(seed=3)[1])),
+    ):
+        assert torch.allclose(a, b, rtol=1e-12)
+    reverting = Denoiser(Small(), NoiseSchedule.mean_reverting(), "epsilon")
+    t = adjoint.rollout(reverting, start(), "dpmpp_2m_sde", 4, noise_seeds=range(4), mu=torch.full((3,), 0.5).double())
+    assert bool((t.ratio(reverting) == 1).all())
+    assert bool((t.take(slice(2)).ratio(reverting) == 1).all())
