@@ -10,6 +10,11 @@ from fewstep.adjoint.inversion.inverting import invert as invert
 from fewstep.adjoint.inversion.noise_encoding import encode as encode
 from fewstep.adjoint.likelihood.log_density import log_likelihood as log_likelihood
 from fewstep.adjoint.likelihood.quantised_bits import bits_per_dim as bits_per_dim
+from fewstep.adjoint.policy.objectives import advantages as advantages
+from fewstep.adjoint.policy.objectives import clipped as clipped
+from fewstep.adjoint.policy.objectives import reinforce as reinforce
+from fewstep.adjoint.policy.stochastic_run import rollout as rollout
+from fewstep.samplers.rollouts.recorded_run import Trajectory as Trajectory
 
 __all__ = [
     "sample",
@@ -23,4 +28,9 @@ __all__ = [
     "encode",
     "log_likelihood",
     "bits_per_dim",
+    "rollout",
+    "Trajectory",
+    "advantages",
+    "reinforce",
+    "clipped",
 ]

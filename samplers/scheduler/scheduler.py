@@ -18,6 +18,7 @@ from torch import Tensor
 from fewstep.samplers.config.known_classes import changed
 from fewstep.samplers.noise.draws import Noise
 from fewstep.samplers.noise.sources import GeneratorNoise, source
+from fewstep.samplers.rollouts.in_a_scheduler import Recording
 from fewstep.samplers.run.ownership import version
 from fewstep.samplers.run.step import State, Step, first_state, like_state
 from fewstep.samplers.scheduler.binding import DONE, Bound, Following, Seen, bind
@@ -30,7 +31,7 @@ from fewstep.samplers.scheduler.timetable import Timetable, same_times, timetabl
 from fewstep.samplers.validity.in_pipeline import InDomain
 
 
-class Scheduler(SchedulerMixin, Adopting, Following, InDomain, Noising):  # type: ignore[misc]
+class Scheduler(SchedulerMixin, Adopting, Following, InDomain, Noising, Recording):  # type: ignore[misc]
     """Any table solver as a diffusers scheduler: `pipe.scheduler = Scheduler.from_config(pipe.scheduler.config, "unipc")`.
 
     The state is x_t = alpha_t x0 + sigma_t eps of the model's own schedule: unit noise for VP and flow models, sigma_max
@@ -110,8 +111,7 @@ class Scheduler(SchedulerMixin, Adopting, Following, InDomain, Noising):  # type
         self._returned: Tensor | None = None
         self._version: int | None = None
         self._noise: Noise | None = None  # of this run, where it remembers
-        self._scaled = False
-        self._named = ""  # how its first timestep was told
+        self._scaled, self._record, self._named = False, None, ""  # how its first timestep was told
         self._seen: Seen | None = None  # by the network, as scale_model_input handed it out
 
     def __len__(self) -> int:
@@ -227,7 +227,7 @@ class Scheduler(SchedulerMixin, Adopting, Following, InDomain, Noising):  # type
         if sample is not self._returned or (self._version is not None and sample._version != self._version):
             state = self._entered(sample)
         noises = self._draw(step, state.input, generator, variance_noise) if step.draws else ()
-        after = step.__call__(state, like_state(model_output, sample), noises)  # step(): torch 2.6 guards its id
+        after = self._taken(step, state, like_state(model_output, sample), noises)
         self._step, self._state = step.next or DONE, after
         previous = self._returned = after.input.to(sample.dtype)
         self._version = None if previous is after.input else version(previous)
@@ -282,7 +282,7 @@ class Scheduler(SchedulerMixin, Adopting, Following, InDomain, Noising):  # type
 
     def __getstate__(self) -> dict[str, Any]:
         bound = None if self._bound is None else (self._bound.begin, self._bound.device, self._bound.dtype)
-        rebuilt = ("_model", "_table", "_bound", "_step", "_read", "_seen")
+        rebuilt = ("_model", "_table", "_bound", "_step", "_read", "_seen", "_record")
         return {**{k: v for k, v in self.__dict__.items() if k not in rebuilt}, "at": (bound, self.step_index)}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ f and g are infinite where alpha = 0, and the step into sigma = 0 is not small: 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import expm1, inf, isfinite, pi, sin, sqrt
+from math import cos, expm1, inf, isfinite, pi, sin, sqrt
 from typing import Any
 
 import numpy as np
@@ -121,12 +121,15 @@ _DIFFUSION: dict[str, Callable[[float], float]] = {
     "sin2": lambda r: sin(pi * r) ** 2,
     "g2": lambda r: 2 * r / (1 - r) if r < 1 else inf,
 }
+_NAMED = (*_DIFFUSION, "grpo", "cps")
 
 
-def _diffusion(w: Any, scale: float) -> Callable[[float], float]:
-    """The function scale w(r), its values checked."""
+def _diffusion(w: Any, scale: float, second: float) -> Callable[[float], float]:
+    """The function scale w(r), its values checked; second: r of the second node."""
     if callable(w) or isinstance(w, str):
-        fn = w if callable(w) else _DIFFUSION[opt.one_of("flow_sde", "w", w, _DIFFUSION)]
+        if not callable(w):
+            opt.one_of("flow_sde", "w", w, _NAMED)
+        fn = w if callable(w) else _DIFFUSION.get(w, lambda r: r / (1 - (r if r < 1 else second)))
     else:
         constant = opt.number("flow_sde", "w", w, 1e6)
         fn = lambda r: constant  # noqa: E731
@@ -136,7 +139,7 @@ def _diffusion(w: Any, scale: float) -> Callable[[float], float]:
         if not value >= 0 or (r < 1 and not isfinite(value)):
             raise ValueError(
                 f"flow_sde: `w` must be finite and at least 0 for 0 < t < 1; got w({r:.6g}) = {value!r}. Known names: "
-                f"{', '.join(_DIFFUSION)}"
+                f"{', '.join(_NAMED)}"
             )
         return value
 
@@ -150,11 +153,16 @@ def flow_sde(path: Path, *, w: str | float | Callable[[float], float] = "t", sca
     """Euler steps of a flow with free diffusion w(t) >= 0, whose marginals are those of the flow. Weak order 1, 1 evaluation.
 
     x' = x - dt v + (w/2) dt score + sqrt(w dt) z,   v = eps - x0,  score = -eps / t,  t from 1 (noise) to 0 (data).
-    w: "t", "sin2" (sin^2 pi t), "g2" (2t/(1-t): with scale = tau^2 the variance-controlled SDE), a number or a function of
-    t; times `scale`. Schedules other than flows follow it in t = sigma/(alpha+sigma), y = x/(alpha+sigma). Where a step would
-    take more than all of eps away (w dt >= 2 t t', so where w is infinite), all of it is drawn anew; the last step is x0.
+    w: "t", "sin2" (sin^2 pi t), "g2" (2t/(1-t): with scale = tau^2 the variance-controlled SDE), a number (DanceGRPO) or a
+    function of t; times `scale`. Flow-GRPO's are "grpo", t/(1-t), with scale = a^2 of its noise level a (0.7), the second time
+    in the place of t = 1; "cps" keeps the coefficients instead, x' = (1-t') x0 + t' cos(q) eps + t' sin(q) z, q = scale pi/2.
+    Schedules other than flows follow it in t = sigma/(alpha+sigma), y = x/(alpha+sigma). Where a step would take more than
+    all of eps away (w dt >= 2 t t', so where w is infinite), all of it is drawn anew; the last step is x0.
     """
-    diffusion = _diffusion(w, opt.number("flow_sde", "scale", scale, 1e6))
+    scale = opt.number("flow_sde", "scale", scale, 1.0 if w == "cps" else 1e6)
+    if w == "cps":
+        return _kept_coefficients(path, 0.5 * pi * scale)
+    diffusion = _diffusion(w, scale, path.nodes[1].r)
     rows = []
     for s, t in zip(path.nodes[:-1], path.nodes[1:], strict=True):
         r, after, S = s.r, t.r, t.S
@@ -168,3 +176,20 @@ def flow_sde(path: Path, *, w: str | float | Callable[[float], float] = "t", sca
             terms[noise(s, t)] = S * sqrt(2 * r * k)
         rows.append(Row(s, "flow", terms))
     return Solution(rows, 1, conserves="x0")
+
+
+def _kept_coefficients(path: Path, q: float) -> Solution:
+    """Coefficients-Preserving Sampling: of every new eps, the part t' sin(q) is drawn anew, the last one but for none.
+
+    Reference: Coefficients-Preserving Sampling for Reinforcement Learning with Flow Matching; Wang, Yu; 2025;
+    arXiv:2509.05952.
+    """
+    rows = []
+    for s, t in zip(path.nodes[:-1], path.nodes[1:], strict=True):
+        r, after, S = s.r, t.r, t.S
+        kept = after * cos(q)
+        terms: dict[Any, float] = {INPUT: S / s.S * (1 - after + kept), 0: S * (kept * (1 - r) - (1 - after) * r)}
+        if after and q:
+            terms[noise(s, t)] = S * after * sin(q)
+        rows.append(Row(s, "flow", terms))
+    return Solution(rows, 1)

@@ -89,6 +89,17 @@ def test_finetuning_towards_a_reward(tmp_path, last):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("method", "reward"), [("grpo", "ink"), ("ddpo", "slant"), ("exact", "ink")])
+def test_policy_gradients(tmp_path, method, reward):
+    sizes = ("--rounds", 2, "--classes", 2, "--group", 3, "--nfe", 3, "--held-out", 10, "--images", 20)
+    arguments = ("--method", method, "--reward", reward, "--out", tmp_path / "rows.png", *sizes)
+    output = run("policy_gradients", *arguments)
+    assert len(numbers(r"FD-digits ([\d.]+)", output)) == 2
+    (gain,) = numbers(rf"{method}: ([+-][\d.]+)", output)
+    assert gain != 0 and Image.open(tmp_path / "rows.png").width == 302
+
+
+@pytest.mark.slow
 def test_auditing_the_classifier(tmp_path):
     output = run("audit_classifier", "--images", 4, "--steps", 6, "--nfe", 4, "--out", tmp_path / "audit.png")
     found, random = numbers(r": +(\d+) of", output)

@@ -157,7 +157,7 @@ def test_weak_order_of_options(name: str, options: dict[str, Any], order: int) -
         ("euler_maruyama", {"tau": -1}, "`tau` must be 0..10; got -1"),
         ("reverse_diffusion", {"tau": 11.0}, "`tau` must be 0..10; got 11"),
         ("ddpm", {"variance": "learned"}, "`variance` must be one of 'small', 'large'.*got 'learned'"),
-        ("flow_sde", {"w": "g"}, "`w` must be one of 't', 'sin2', 'g2'; got 'g'"),
+        ("flow_sde", {"w": "g"}, "`w` must be one of 't', 'sin2', 'g2', 'grpo', 'cps'; got 'g'"),
         ("flow_sde", {"w": lambda t: -t}, "`w` must be finite and at least 0"),
         ("flow_sde", {"scale": -1}, "`scale` must be"),
         ("er_sde", {"phi": "sde6"}, "`phi` must be one of 'ode', .*; got 'sde6'"),
