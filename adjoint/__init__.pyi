@@ -10,6 +10,10 @@ from fewstep.adjoint.inversion.inverting import invert as invert
 from fewstep.adjoint.inversion.noise_encoding import encode as encode
 from fewstep.adjoint.likelihood.log_density import log_likelihood as log_likelihood
 from fewstep.adjoint.likelihood.quantised_bits import bits_per_dim as bits_per_dim
+from fewstep.adjoint.tuning.losses.loss_entry import LOSSES as LOSSES
+from fewstep.adjoint.tuning.losses.loss_entry import tuning_loss as tuning_loss
+from fewstep.adjoint.tuning.tuned_model import Tuned as Tuned
+from fewstep.adjoint.tuning.tuning import tune as tune
 
 __all__ = [
     "sample",
@@ -23,4 +27,8 @@ __all__ = [
     "encode",
     "log_likelihood",
     "bits_per_dim",
+    "tune",
+    "Tuned",
+    "LOSSES",
+    "tuning_loss",
 ]
