@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewstep.adjoint.gradient.sampling import METHODS
-from fewstep.adjoint.tuning.data_features import Eyes, features_of
+from fewstep.adjoint.tuning.losses.data_features import Eyes, features_of
 from fewstep.adjoint.tuning.losses.loss_entry import JUDGES, Term, terms_of
 from fewstep.adjoint.tuning.trained_weights import KINDS
 from fewstep.adjoint.tuning.tuning_run import Course
@@ -86,8 +86,8 @@ class Asked:
 
 
 def asked(
-    loss: Any, *, weights: str, judge: str, data: Any, reward: Any, seeds: Sequence[int], guard_seeds: Sequence[int], method: str,
-    accelerator: Any, course: Mapping[str, Any],
+    loss: Any, *, weights: str, judge: str, data: Any, reward: Any, seeds: Sequence[int], guard_seeds: Sequence[int],
+    method: str, accelerator: Any, course: Mapping[str, Any],
 ) -> Asked:  # fmt: skip
     """Everything that can be known to be wrong without the model; arguments as of `tune`."""
     for name, value, known in (("weights", weights, KINDS), ("judge", judge, JUDGES), ("method", method, EXACT)):

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.adjoint.tuning.data_features import Eyes
 from fewstep.adjoint.tuning.losses.by_reward import rewarded
+from fewstep.adjoint.tuning.losses.data_features import Eyes
 from fewstep.adjoint.tuning.losses.loss_entry import Term
 from fewstep.adjoint.tuning.losses.loss_scene import Drawn
 from fewstep.eval.gaussian.covariance import Gaussian
@@ -78,7 +78,8 @@ def report(judge: Judge, before: Drawn, after: Drawn, floor: float) -> dict[str,
     a, b = after.errors, before.errors
     test = compared(a, b, floor)
     found: dict[str, Any] = {
-        "decided_by": judge.decides, "samples": len(a), "before": {"error": summary(b)}, "after": {"error": summary(a)}, "test": test,
+        "decided_by": judge.decides, "samples": len(a), "test": test,
+        "before": {"error": summary(b)}, "after": {"error": summary(a)},
     }  # fmt: skip
     found["sure"] = certain(test)
     if judge.decides != "error":

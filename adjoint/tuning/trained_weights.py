@@ -123,7 +123,8 @@ def networks_to_train(model: Any, networks: Any = None) -> dict[str, Module]:
         if names:
             raise unknown("network of this pipeline", missing[0], there)
         raise ValueError(
-            f"which of the pipeline's networks is stepped is not known: name it, tune(..., networks='NAME'), of {', '.join(there)}"
+            "which of the pipeline's networks is stepped is not known: name it, tune(..., networks='NAME'), of "
+            + ", ".join(there)
         )
     return {name: there[name] for name in names}
 

@@ -168,8 +168,8 @@ def lines(tuned: Tuned) -> list[str]:
     test = report["test"]["rms"]
     numbers = sum(v.numel() for v in tuned.tensors.values())
     found = [
-        f"{tuned.status}: {t.name} at {t.nfe} evaluations, {numbers:,} weights ({tuned.kind}), decided by {report['decided_by']} on "
-        f"{report['samples']} untouched seeds",
+        f"{tuned.status}: {t.name} at {t.nfe} evaluations, {numbers:,} weights ({tuned.kind}), decided by "
+        f"{report['decided_by']} on {report['samples']} untouched seeds",
         f"  error to the teacher  {report['before']['error']['rms']:.4g} -> {report['after']['error']['rms']:.4g}, ratio "
         f"{test['ratio']:.3g} [{test['interval'][0]:.3g}, {test['interval'][1]:.3g}]",
     ]

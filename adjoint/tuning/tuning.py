@@ -82,12 +82,13 @@ def tune(
 
     Args:
         model: as of `learn`. solver, nfe, grid, solver_options: the table, as of `sample`; a learned one too.
-        loss: what is lowered, a name in adjoint.LOSSES, a sum "pairs+error", [(name, {"weight": 0.1, ...}), ...] or {name: weight}.
+        loss: what is lowered, a name in adjoint.LOSSES, a sum "pairs+error", {name: weight}, or [(name, {"weight": 0.1}), ...]
+            with options of each.
         weights: "all" of the network that is stepped, "lora" (low-rank parts of `rank` at the layers whose names have a word of
             `targets`), or "trainable", those that require a gradient. networks: the Module that a Denoiser's function calls,
             or names of a pipeline's components.
-        data: for "mmd" and FD: what `fewstep.eval` reads, floats (N, *shape) as samples are, or "teacher", the ends of its runs.
-            extractor: by name, or a function of images, differentiable; None: their numbers. reward: images -> (B,).
+        data: for "mmd" and FD: what `fewstep.eval` reads, floats (N, *shape) as samples are, or "teacher", the ends of its
+            runs. extractor: by name, or a function of images, differentiable; None: their numbers. reward: images -> (B,).
         judge: "loss", what the first loss measures decides, or "error", to the teacher.
         shape, guidance, teacher, cache, classes, prompt, call, batch_size, device, dtype: as of `learn`.
         seeds: learned on, seven eighths, and looked at on the way, the rest. guard_seeds: untouched ones, which decide.

@@ -2,8 +2,8 @@
 
     w <- w - lr(step) Adam(clip(sum of weight_i grad loss_i)),      m <- d m + (1 - d) w
 
-The average m is what is looked at and kept. Everything that is drawn is drawn by step, so that a run that was interrupted goes on
-to the same weights.
+The average m is what is looked at and kept. Everything that is drawn is drawn by step, so that a run that was interrupted
+goes on to the same weights.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class Descent:
                 lost = 0 if self._one() else lost + 1
                 if lost >= LOST:
                     raise ValueError(
-                        f"the loss is not finite in {LOST} steps one after another, from step {self.step - LOST + 1} on: take a "
-                        f"smaller `lr` than {self.course.lr:g}"
+                        f"the loss is not finite in {LOST} steps one after another, from step {self.step - LOST + 1} on: take "
+                        f"a smaller `lr` than {self.course.lr:g}"
                     )
                 self.spent = before + time.monotonic() - began
                 if self.step % self.course.every == 0 or self.step == self.course.steps or self._late():

@@ -1,7 +1,7 @@
 """The error that a table can see of itself: its step with x0 held, against the same with x0 on a line through the last two.
 
-In u = x / alpha and rho = sigma / alpha the flow is d(u / rho) = x0 d(1 / rho). With slope s = (D_k - D_{k-1}) / (rho_k - rho_{k-1})
-of the predicted x0 the two differ over a step by
+In u = x / alpha and rho = sigma / alpha the flow is d(u / rho) = x0 d(1 / rho). With the slope of the predicted x0,
+s = (D_k - D_{k-1}) / (rho_k - rho_{k-1}), the two differ over a step by
 
     e_k = alpha_{k+1} s [rho_{k+1} (1 + log(rho_k / rho_{k+1})) - rho_k],
 
@@ -26,8 +26,8 @@ ROWS = ("all", "random")
 
 @tuning_loss(
     "error",
-    reference="Opening the Blackbox: Accelerating Neural Differential Equations by Regularizing Internal Solver Heuristics, Pal, "
-    "Ma, Shah, Rackauckas, 2021, arXiv:2105.03918; Locally Regularized Neural Differential Equations, Pal, Edelman, "
+    reference="Opening the Blackbox: Accelerating Neural Differential Equations by Regularizing Internal Solver Heuristics, "
+    "Pal, Ma, Shah, Rackauckas, 2021, arXiv:2105.03918; Locally Regularized Neural Differential Equations, Pal, Edelman, "
     "Rackauckas, 2023, arXiv:2303.02262",
     alone=False,
 )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fewstep.adjoint.gradient.sampling import sample
-from fewstep.adjoint.tuning.data_features import Eyes
+from fewstep.adjoint.tuning.losses.data_features import Eyes
 from fewstep.samplers.learned.problem.problem import Part, Problem
 from fewstep.samplers.learned.yardsticks.decoding import decoded
 from fewstep.samplers.run.per_sample import wide

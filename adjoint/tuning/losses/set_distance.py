@@ -69,7 +69,8 @@ def values(drawn: Drawn, *, kernel: str = "energy", **_: Any) -> Tensor:
 def mmd(scene: Scene, *, kernel: str = "energy", most: int = 2048) -> Tensor:
     """Distance of the features of a batch to those of data, without bias.
 
-    kernel: "energy", -|x - y|; "gauss", of five widths; "cubic", that of KID. most: rows of data beside a batch, others each time.
+    kernel: "energy", -|x - y|; "gauss", of five widths; "cubic", that of KID. most: rows of data beside a batch, others
+    each time.
     """
     data = scene.around.data
     assert data is not None

@@ -60,7 +60,7 @@ class Eyes:
 
 
 def features_of(data: Any, eyes: Eyes) -> Tensor:
-    """(N, d) features of data: float tensors (N, *shape) as samples are, in -1 to 1, by `eyes`; all else as `fe.stats` reads it.
+    """(N, d) features of data: floats (N, *shape) as samples are, in -1 to 1, by `eyes`; all else as `fe.stats` reads it.
 
     Raises:
         ValueError: nothing, fewer than 8, features that are not finite, or data that only an extractor by name can read.
