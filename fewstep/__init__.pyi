@@ -2,6 +2,7 @@
 from fewstep import adjoint as adjoint
 from fewstep import eval as eval
 from fewstep import samplers as samplers
+from fewstep.adjoint.tuning.tuning import tune as tune
 from fewstep.demo.loading import load_demo_pipeline as load_demo_pipeline
 from fewstep.samplers.artefact.artefact import Artefact as Artefact
 from fewstep.samplers.artefact.loading import load as load
@@ -26,6 +27,7 @@ __all__ = [
     "load",
     "Artefact",
     "learn",
+    "tune",
     "load_demo_pipeline",
     "load_demo_artefact",
 ]

@@ -22,6 +22,7 @@ COMMANDS = {
     "compare": "fewstep.eval.compare.command",
     "learn": "fewstep.samplers.learned.commands",
     "show": "fewstep.samplers.learned.commands",
+    "tune": "fewstep.adjoint.commands.tune_options",
     "fid": "fewstep.eval.cli",
     "eval": "fewstep.eval.cli",
     "stats": "fewstep.eval.cli",

@@ -12,6 +12,7 @@ from fewstep.samplers.building.compiling import build
 from fewstep.samplers.run.checks import validate_place
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.table.tableau import Tableau
+from fewstep.samplers.validity.bound_weights import meet_bound
 from fewstep.samplers.validity.domain import checked_policy, departures, meet
 
 
@@ -28,10 +29,13 @@ def table_for(denoiser: Denoiser, solver: Any, spec: dict[str, Any], options: di
     if isinstance(plays, Named):
         nfe = 10 if spec["nfe"] is None and spec["grid"] is None else spec["nfe"]
         grid = plays.grid if spec["grid"] is None else spec["grid"]
-        return build(plays.entry, denoiser.schedule, **{**spec, "nfe": nfe, "grid": grid}, **options)
+        table = build(plays.entry, denoiser.schedule, **{**spec, "nfe": nfe, "grid": grid}, **options)
+        meet_bound(denoiser.fn, table)
+        return table
     if any(given is not None for given in spec.values()) or options:
         raise ValueError("a Tableau is already compiled: pass nfe, grid, t_start, t_end and options to build() instead")
     validate_place(plays, denoiser)
+    meet_bound(denoiser.fn, plays)
     return plays
 
 
@@ -58,4 +62,5 @@ def learned_table(
     table = artefact.table(nfe, guidance, shape=x.shape[1:], outside=outside, **model)
     del seen["shape"]  # of which the artefact has told
     meet(departures(artefact.domain(guidance), seen), policy)
+    meet_bound(denoiser.fn, table)
     return table

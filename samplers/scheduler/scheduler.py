@@ -163,7 +163,7 @@ class Scheduler(SchedulerMixin, Adopting, Following, InDomain, Noising, Recordin
         if original_inference_steps is not None:
             changes["original_inference_steps"] = original_inference_steps
         self._run_key = key_with(self._read, **changes) if changes else self._key
-        self._table = timetable(self._run_key, *self._asked)
+        self._table = self._with_own_weights(timetable(self._run_key, *self._asked))
         self.timesteps = self._table.timesteps.to(device, copy=True)
         self.sigmas = self._table.sigmas.clone()
         self.num_inference_steps = self._table.tableau.nfe

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from fewstep.samplers.validity.bound_weights import meet_bound
 from fewstep.samplers.validity.domain import adapters_of, checked_policy, departures, meet, scales_of, weights_of
 
+T = TypeVar("T")
 DEPTH = 6  # of helpers between a pipeline's call and its scheduler
 
 
@@ -60,6 +62,12 @@ class InDomain:
             seen["weights"] = weights_of(pipe)
         meet(departures(domain, seen), policy)
         return {}
+
+    def _with_own_weights(self, table: T) -> T:
+        """The timetable, with a warning where the pipeline's weights were tuned for another table than it plays."""
+        if (said := calling_pipeline(self)) is not None:
+            meet_bound(said[0], table.tableau)  # type: ignore[attr-defined]
+        return table
 
     def _meet(self, sample: Tensor) -> None:
         """Shape and dtype of the first state of a run, which nobody knows before."""

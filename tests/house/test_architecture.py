@@ -36,6 +36,7 @@ DOORS = {  # conveniences that stand on a higher floor than their class: found b
 }
 HELP, EXTRA, SLOW = "--help must not import it", "an optional extra", "slow to import, seldom needed"
 INSIDE = {  # imports within functions: file -> why
+    "adjoint/commands/tune_options.py": HELP,
     "adjoint/likelihood/log_density.py": SLOW,
     "adjoint/optimise/noise_space.py": SLOW,
     "eval/cli.py": HELP,
@@ -75,7 +76,7 @@ INSIDE = {  # imports within functions: file -> why
     "samplers/schedule/poisson.py": SLOW,
     "samplers/table/statistics.py": SLOW,
 }
-MOST_INSIDE, MOST_FILES, MOST_LINES, MEDIAN_LINES, MOST_POSITIONAL = 64, 10, 300, 120, 7
+MOST_INSIDE, MOST_FILES, MOST_LINES, MEDIAN_LINES, MOST_POSITIONAL = 65, 10, 300, 120, 7
 
 
 def circle(edges: Mapping[str, set[str]]) -> list[str]:

@@ -22,7 +22,7 @@ import pages
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *DOCS]}
 LONG = ("learn", "evaluation", "gradients", "guidance", "adaptive", "stochastic")  # pages that take more than seconds
-COMMANDS = 28
+COMMANDS = 31
 slowly = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in PAGES]
 
 
@@ -60,6 +60,8 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             arguments += ["-n", "8" if "drawn" in line or " eval " in line else "2"]
         if " learn " in line and "--estimate" not in line:
             arguments += ["-n", "8", "--guard", "8", "--teacher-nfe", "24", "--no-cache"]
+        if " tune " in line and "--losses" not in line:
+            arguments += "--steps 2 --batch 4 -n 8 --guard 8 --teacher-nfe 6 --lr 1e-3 --ema 0.1 --every 1 --judge error".split()
         arguments += ["--nfe", "3"] if "--estimate" in line else []
         arguments += ["--nfe", "2", "--grid", "uniform"] if " compare " in line or "--model" in line else []
         arguments += ["--budget", "1s"] if " compare " in line and "--budget" in line else []
