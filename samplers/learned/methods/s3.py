@@ -58,13 +58,13 @@ def s3(
     solvers: Sequence[str] = (*SOLVER_NAMES, MIXED),
     grids: Sequence[Any] | None = None,
     switches: Mapping[str, Sequence[Any]] | None = None,
-    evaluations: int = 200,
-    samples: int = 64,
+    evaluations: int = 400,
+    samples: int = 128,
     seed: int = 0,
 ) -> Tableau:
     """The best of many solvers on many grids, found by evolution with a learned predictor; may be another solver's table.
 
-    With "mixed" among the solvers half of the evaluations go to free choices at every step: form, order, which history,
+    With "mixed" among the solvers three quarters of the evaluations go to free choices at every step: form, order, which history,
     corrector, clock and time of each evolve from what was best for whole runs, where there are three steps or more.
     Network evaluations a sample: `evaluations` x nfe. A space of no more choices than that is looked at completely.
 
@@ -85,7 +85,7 @@ def s3(
     whole("evaluations", evaluations, hint="It counts the tables that are run")
     free = MIXED in names and start.nfe > 2 and evaluations > 1
     choices = space([name for name in names if name != MIXED] or SOLVER_NAMES, given, axes)
-    first = min(evaluations - evaluations // 2 * free, len(choices))
+    first = min(evaluations - evaluations * 3 // 4 * free, len(choices))
     ran = _Ran(task, task.some_parts(samples), evaluations if free else first)
     rng = np.random.default_rng(seed)
     search = _Evolution(choices, rng)
