@@ -16,7 +16,7 @@ import numpy as np
 from fewstep.samplers.building.compiling import compile_path
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.building.solver_entry import SOLVERS
-from fewstep.samplers.learned.problem.coordinate import Coordinate
+from fewstep.samplers.grids.coordinate import Coordinate
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.solvers.mixed_steps import PER_STEP, WEIGHTS, Step
 from fewstep.samplers.table.tableau import Tableau
