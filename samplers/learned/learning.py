@@ -21,7 +21,7 @@ from fewstep.samplers.learned.tasks.each_guidance import drawn_from, under_each
 from fewstep.samplers.learned.tasks.learner_task import Progress
 from fewstep.samplers.learned.tasks.measuring import room
 from fewstep.samplers.learned.tasks.soundness import require_sound
-from fewstep.samplers.learned.worth.lattice import Lattice
+from fewstep.samplers.learned.lattice import Lattice
 from fewstep.samplers.learned.worth.surface import tested_between
 from fewstep.samplers.learned.worth.transfer import checked_transfer, measured_elsewhere
 from fewstep.samplers.learned.yardsticks.yardstick import require_fit
@@ -124,7 +124,7 @@ def learn(
                 if not any(stage.get("interrupted") for one in learned for stage in one.stages):
                     learned = _with(learned, run.table(n))
             if lattice is not None:
-                lattice.learn(run)
+                lattice.learn(problem, run.teacher, run.memo)
             if places:
                 own = {"solver": plan.solver, "options": plan.options}
                 learned = measured_elsewhere(learned, problem, places, plan.teacher, **own)

@@ -72,9 +72,17 @@ def cascade(lattice: Mapping[tuple[int, float], Sequence[float] | Array]) -> Cas
     }
     empty = Cascade((), **ranges)
     powers = np.stack([empty._powers(i, n, g) for i, n, g, _ in known])
-    fitted = np.linalg.lstsq(powers, values, rcond=1e-10)[0].reshape(POWERS)
+    told = _told(len({i / n for i, n, _, _ in known}), len(set(g)), len(set(n)))
+    fitted = np.zeros(POWERS)
+    fitted[told] = np.linalg.lstsq(powers[:, told.ravel()], values, rcond=1e-10)[0]
     nested = tuple(tuple(tuple(map(float, row)) for row in plane) for plane in fitted)
     return Cascade(nested, **ranges)
+
+
+def _told(*values: int) -> Array:
+    """Which powers so many different values on each axis can tell apart: two know no square, which would share the constant."""
+    steps, scales, lengths = (np.arange(most) < known for most, known in zip(POWERS, values, strict=True))
+    return np.asarray(steps[:, None, None] & scales[None, :, None] & lengths)
 
 
 def covers(told: Mapping[str, Any] | None, nfe: Any, guidance: float | None) -> bool:

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from fewstep.samplers.building.compiling import build
-from fewstep.samplers.learned.learning_run import Run
 from fewstep.samplers.learned.methods.dc import learned_ratios
 from fewstep.samplers.learned.planning import Plan
+from fewstep.samplers.learned.problem.problem import Problem
 from fewstep.samplers.learned.problem.recipes import recipes
+from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.learned.tasks.screening import LIKELY
 from fewstep.samplers.learned.yardsticks.yardstick import judge_of
@@ -64,13 +65,13 @@ class Lattice:
     def time(self) -> str:
         return str(self.options.get("time", "t"))
 
-    def learn(self, run: Run) -> None:
+    def learn(self, problem: Problem, teacher: Teacher, memo: dict[Any, Any]) -> None:
         """Ratios under one guidance, for every number of evaluations."""
-        plan, problem = self.plan, run.problem
+        plan = self.plan
         judged = judge_of(plan.loss, plan.judge)
         guidance = 0.0 if problem.guidance is None else float(problem.guidance)
         for n in plan.nfes:
-            task = Task(problem, run.teacher, n, plan.train, plan.valid, loss=plan.loss, judged=judged, memo=run.memo)
+            task = Task(problem, teacher, n, plan.train, plan.valid, loss=plan.loss, judged=judged, memo=memo)
             self.tasks[n, guidance] = task
         if not self.base:
             self.base = self._begun(guidance)
