@@ -20,6 +20,8 @@ from fewstep.eval.passes.evaluation import stats as stats
 from fewstep.eval.report.curves import Curves as Curves
 from fewstep.eval.report.evaluation_report import Report as Report
 from fewstep.eval.report.result import Result as Result
+from fewstep.eval.score.gap_report import ScoreGap as ScoreGap
+from fewstep.eval.score.gap_report import score_gap as score_gap
 from fewstep.eval.shared_noise.pairs import paired as paired
 
 __all__ = [
@@ -45,4 +47,6 @@ __all__ = [
     "paired",
     "curve",
     "Curves",
+    "score_gap",
+    "ScoreGap",
 ]

@@ -76,7 +76,7 @@ def fid_command(real: str | None, generated: str | None, **how: Any) -> None:
 
 
 @click.command("eval", cls=peers.Command)
-@click.argument("sets", nargs=-1, metavar="[REAL] [GENERATED] | LEARNED.json [MODEL]")
+@click.argument("sets", nargs=-1, metavar="[REAL] [GENERATED] | LEARNED.json [MODEL] | MODEL --gap")
 @click.option("--metrics", type=NAMES, default="fid", show_default=True, help="Names that `fewstep metrics` lists.")
 @click.option(
     "--metric-option", "metric_options", multiple=True, metavar="METRIC.KEY=VALUE", help="E.g. kid.subset_size=500."
@@ -89,6 +89,7 @@ def fid_command(real: str | None, generated: str | None, **how: Any) -> None:
 @click.option("--grid", help="Of --model: a name that `fewstep grids` lists.")
 @click.option("-n", "--number", type=click.IntRange(2), help="Generated images  [default: all; of --model: 1000]")
 @click.option("--against", type=NAMES, default=(), metavar="A,B,...", help="Of LEARNED.json: other solvers to beat.")
+@click.option("--gap", is_flag=True, help="Of MODEL: how far it is from being a score, and its ODE from its SDE.")
 @click.option("--out", metavar="DIR", help="Of --model: folder for curves, sheet, page and values.")
 def eval_command(sets: tuple[str, ...], metrics: Sequence[str], model: str | None, **how: Any) -> None:
     """Metrics of GENERATED against REAL, or of images that --model draws with solvers at several evaluations.
@@ -108,6 +109,12 @@ def eval_command(sets: tuple[str, ...], metrics: Sequence[str], model: str | Non
     What `fewstep learn` wrote is compared with the best fixed recipe of its solver, and of those --against it, by the errors
     to a long run on 256 fresh seeds from 5000 on; exit code 1 where it is certainly worse. MODEL: the one it was learned on.
     `fewstep eval demo` is of the embedded artefact.
+
+    \b
+    fewstep eval demo --gap
+
+    Without data: the residual of the Fokker-Planck equation and the skew part of the Jacobian at several levels, zero for a
+    true score, and whether an ODE and an SDE draw from one law.
     """
     from fewstep.eval.commands.run_eval import run_eval
 

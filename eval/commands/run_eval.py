@@ -9,6 +9,7 @@ from typing import Any
 from fewstep.eval.commands.learned_check import check_learned
 from fewstep.eval.commands.model_curves import evaluate_model
 from fewstep.eval.commands.output import check_outputs
+from fewstep.eval.commands.score_report import report_gap
 from fewstep.eval.commands.two_sets import evaluate_sets
 
 
@@ -17,6 +18,9 @@ def run_eval(
 ) -> None:
     """Do it; `how` are the options of the command, `said` the names of those that were given."""
     check_outputs(how)
+    if how["gap"]:
+        report_gap((*sets, *([] if model is None else [model])), how, said)
+        return
     if sets and (sets[0].endswith(".json") or (sets[0] == "demo" and not Path("demo").exists())):
         check_learned(sets, model, metrics, how, said)
         return

@@ -172,7 +172,8 @@ class Artefact:
             if strict:
                 raise self.refusal(schedule, prediction)
             fitting = self.remapped(schedule, prediction)
-        found = table_at(fitting.tables, nfe, guidance, outside, self.model.get("between") or ())
+        cascade = self.model.get("cascade") if fitting is self or fitting.schedule == self.schedule else None
+        found = table_at(fitting.tables, nfe, guidance, outside, self.model.get("between") or (), cascade)
         self._check_shape(found, shape)
         return found
 

@@ -51,11 +51,7 @@ def base_of(table: Tableau) -> Tableau:
 
 def widened(table: Tableau, history: int) -> Tableau:
     """The same table with room for `history` outputs, at least as many as it has."""
-    extra = history - table.history
-    if extra <= 0:
-        return table
-    cut = M + table.history
-    return replace(table, W=np.insert(table.W, [cut] * extra, 0.0, axis=2), history=history)
+    return table.widened(history)
 
 
 def same_weights(table: Tableau, base: Tableau) -> bool:

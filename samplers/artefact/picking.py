@@ -13,6 +13,7 @@ from fewstep.samplers.artefact.file import nfes
 from fewstep.samplers.artefact.learned_table import Learned
 from fewstep.samplers.building.compiling import build
 from fewstep.samplers.building.resuming import boundaries
+from fewstep.samplers.ratios.cascade import covers, foretold
 from fewstep.samplers.table.tableau import Tableau
 
 
@@ -22,12 +23,17 @@ def table_at(
     guidance: float | None,
     outside: str,
     verdicts: Sequence[Mapping[str, Any]] = (),
+    cascade: Mapping[str, Any] | None = None,
 ) -> Tableau:
     """The table for so many evaluations and a guidance scale; `outside` as in `Artefact.table`.
 
     verdicts: what learning found between two scales: {"nfe", "guidance": [low, high], "at", "holds", ...}.
+    cascade: of dynamic compensation, see `ratios/cascade.py`: it has a table where none was learned, within its ranges.
     """
     known = nfes(tables)
+    if (nfe, guidance) not in [(t.nfe, t.guidance) for t in tables] and covers(cascade, nfe, guidance):
+        assert cascade is not None and nfe is not None
+        return foretold(cascade, tables[0].tableau.schedule, nfe, guidance)
     if nfe is None and len(known) > 1:
         raise ValueError(f"this artefact has tables for {_listed('nfe', known)}: say which, nfe=")
     if nfe is None or nfe in known:

@@ -7,6 +7,7 @@ DPMPP = "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Models; Lu e
 DEIS = "Fast Sampling of Diffusion Models with Exponential Integrator; Zhang, Chen; 2022; arXiv:2204.13902"
 PNDM = "Pseudo Numerical Methods for Diffusion Models on Manifolds; Liu et al.; 2022; arXiv:2202.09778"
 UNIPC = "UniPC: A Unified Predictor-Corrector Framework for Fast Sampling; Zhao et al.; 2023; arXiv:2302.04867"
+USF = "A Unified Sampling Framework for Solver Searching of Diffusion ODEs; Liu et al.; 2023; arXiv:2312.07243"
 RES = "Improved Order Analysis and Design of Exponential Integrator for Diffusion; Zhang et al.; 2023; arXiv:2308.02157"
 STORK = "STORK: Faster Diffusion and Flow Matching Sampling; Tan et al.; 2025; arXiv:2505.24210"
 CAB = "Adams-Bashforth in the rectified coordinate y = x/(alpha+sigma), dy/dr = eps - x0"

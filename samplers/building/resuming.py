@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -40,8 +41,16 @@ def resume(table: Tableau, begin: int, entry: Entry | None = None) -> Tableau:
     times = table.times[[*calls, table.nfe]]
     shown = table.model_times[calls]
     moved = len(groups) - len(table.groups)  # numbers of the steps change by as much
+    options = {name: _later(name, value, table, len(groups), entry) for name, value in table.options.items()}
     landings = {step + moved: node for step, node in table.jumps.items() if step + moved >= 0}
-    return compile_path(entry, table.schedule, times, groups, shown, table.options, landings=landings)
+    return compile_path(entry, table.schedule, times, groups, shown, options, landings=landings)
+
+
+def _later(name: str, value: Any, table: Tableau, steps: int, entry: Entry) -> Any:
+    """An option for the last so many steps: those of a list that has one value for each step of the table."""
+    if name not in entry.per_step or not isinstance(value, list | tuple) or len(value) != len(table.groups):
+        return value
+    return (*value[:1] * (steps - len(value)), *value[-steps:])
 
 
 def _compiler(table: Tableau) -> Entry | None:

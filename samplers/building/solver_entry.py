@@ -22,6 +22,7 @@ FAMILIES = (
     "solvers.classical_rk",
     "solvers.sigma_averages",
     "solvers.unipc",
+    "solvers.mixed_steps",
     "solvers.implicit_rk",
     "solvers.dpm_solver_v3",
     "solvers.stork",
@@ -53,7 +54,7 @@ class Entry:
     combine. kind: "tableau", or "driver" for one that chooses its steps as it goes. options: keyword options with their
     defaults. calls: network calls of a full step (or a function of the options). main: of nfe evaluations, those that go
     along the grid, where others are spent on the way. adaptive: a driver whose nfe is a limit, not a plan. bound: options
-    whose defaults a folk name changed.
+    whose defaults a folk name changed. per_step: options that may be a list with one value a step of the grid.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Entry:
     adaptive: bool = False
     bound: tuple[tuple[str, Any], ...] = ()
     again: Callable[[Mapping[str, Any], int, float], bool] | None = None
+    per_step: tuple[str, ...] = ()
 
     def with_defaults(self, options: Mapping[str, Any]) -> Entry:
         """This entry with other defaults, as a folk name has it; the entry itself where there are none."""

@@ -21,6 +21,7 @@ from fewstep.samplers.learned.tasks.each_guidance import drawn_from, under_each
 from fewstep.samplers.learned.tasks.learner_task import Progress
 from fewstep.samplers.learned.tasks.measuring import room
 from fewstep.samplers.learned.tasks.soundness import require_sound
+from fewstep.samplers.learned.lattice import Lattice
 from fewstep.samplers.learned.worth.surface import tested_between
 from fewstep.samplers.learned.worth.transfer import checked_transfer, measured_elsewhere
 from fewstep.samplers.learned.yardsticks.yardstick import require_fit
@@ -108,6 +109,7 @@ def learn(
     learned: list[Learned] = []
     facts: dict[str, Any] = {}
     drawn: dict[str, Any] = {}
+    lattice = Lattice.asked(plan)
     proved(cache, resume)
     with drawn_from(model), shown(progress) as tell, ExitStack() as locks:
         for problem in under_each(model, plan.guidances, **how):
@@ -121,6 +123,8 @@ def learn(
             for n in plan.nfes:
                 if not any(stage.get("interrupted") for one in learned for stage in one.stages):
                     learned = _with(learned, run.table(n))
+            if lattice is not None:
+                lattice.learn(problem, run.teacher, run.memo)
             if places:
                 own = {"solver": plan.solver, "options": plan.options}
                 learned = measured_elsewhere(learned, problem, places, plan.teacher, **own)
@@ -132,6 +136,8 @@ def learn(
         learned = _alike(learned)
         if len(plan.guidances) > 1 and not isinstance(model, Mapping):
             facts["between"] = tested_between(learned, problem, plan.valid, plan.teacher, cache)
+    if lattice is not None:
+        facts["cascade"] = lattice.told()
     if plan.guidances != (None,):
         drawn["guidance"] = list(plan.guidances)
         facts["domain"].setdefault("guidance", {})["guidance_scale"] = list(plan.guidances)

@@ -56,6 +56,7 @@ def _order_list(path: Path, form: str, order: int | Sequence[int], taper: bool |
     order=4,
     prediction="x0",
     again=asks_again,
+    per_step=("order",),
     reference=ref.UNIPC,
     aliases=("UniPCMultistepScheduler", "unipc_bh2"),
 )

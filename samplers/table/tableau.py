@@ -15,7 +15,7 @@ on what it belongs to. The constant is the mean of a mean-reverting process, els
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -148,6 +148,18 @@ class Tableau:
     def target_times(self) -> np.ndarray:
         """(nfe,) where each call is meant to lead, in the network's unit: the second time of a flow map."""
         return target_times(self)
+
+    @cached_property
+    def both(self) -> np.ndarray:
+        """(nfe,) whether a row writes the same into carry and input."""
+        return np.array([np.array_equal(lines[0], lines[1]) for lines in self.W])
+
+    def widened(self, history: int) -> Tableau:
+        """The same table with room for `history` outputs, at least as many as it has."""
+        extra = history - self.history
+        if extra <= 0:
+            return self
+        return replace(self, W=np.insert(self.W, [2 + self.history] * extra, 0.0, axis=2), history=history)
 
     def draws(self, k: int) -> tuple[Draw, ...]:
         """The noises that row k reads, the one after network call k."""

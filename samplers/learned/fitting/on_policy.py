@@ -17,7 +17,7 @@ from torch import Tensor
 from fewstep.checks import whole
 from fewstep.samplers.artefact.corrections import INPUT, M, widened
 from fewstep.samplers.building.compiling import build
-from fewstep.samplers.learned.problem.coordinate import Coordinate
+from fewstep.samplers.grids.coordinate import Coordinate
 from fewstep.samplers.learned.problem.problem import Part
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.run.denoiser import clock as time_dtype

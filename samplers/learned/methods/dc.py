@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from fewstep.samplers.learned.fitting.on_policy import OnPolicy
-from fewstep.samplers.learned.parameters.cascade import Cascade
-from fewstep.samplers.learned.parameters.compensation import Compensation, compensated
+from fewstep.samplers.ratios.cascade import Cascade
+from fewstep.samplers.ratios.compensation import Compensation, compensated
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task, enough
 from fewstep.samplers.schedule.base import Array
@@ -54,14 +54,16 @@ def dc(
     *,
     time: str = "t",
     bounds: tuple[float, float] = (0.5, 1.5),
-    cascade: Cascade | Mapping[str, Any] | None = None,
+    cascade: bool | Cascade | Mapping[str, Any] | None = None,
 ) -> Tableau:
     """Dynamic compensation: one ratio a step by which the newest output is moved along the parabola of the last three.
 
     Args:
         task: Task. start: deterministic table of one call a step. time: coordinate of the parabola, "t" (that of the
             schedule, as published for discrete ones) or "lam". bounds: of the ratios.
-        cascade: Cascade or its content: the ratios are its own for the problem's guidance, and nothing is learned.
+        cascade: True: `learn` over several evaluations or guidances also fits their ratios by one smooth function (CPR of
+            the paper), so that the artefact has a table for those between. Cascade or its content: the ratios are its own for
+            the problem's guidance, and nothing is learned.
 
     Raises:
         ValueError: an option outside its range, steps of several calls, noise, fewer samples than ratios.
@@ -71,7 +73,7 @@ def dc(
     """
     if not (len(bounds) == 2 and -np.inf < bounds[0] <= 1 <= bounds[1] < np.inf):
         raise ValueError(f"dc: `bounds` must be two finite numbers around 1, such as (0.5, 1.5); got {bounds!r}")
-    if cascade is None:
+    if cascade is None or isinstance(cascade, bool):
         ratios = learned_ratios(task, start, time, (float(bounds[0]), float(bounds[1])))
     else:
         known = cascade if isinstance(cascade, Cascade) else Cascade(**cascade)

@@ -1,9 +1,11 @@
-"""s3: which solver, order, prediction, corrector and grid, among everything that is registered."""
+"""s3: which solver, order, prediction, corrector and grid, for the whole run and then for every step of it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,12 +16,14 @@ from fewstep.samplers.building.names import checked_options, solver_of
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.grids.making import make_grid
 from fewstep.samplers.learned.search.evolution import Choice, _Evolution, space
+from fewstep.samplers.learned.search.free_steps import PARENTS, FreeSteps, like
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task, score
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.table.tableau import Tableau
 
 SOLVER_NAMES = ("dpmpp_2m", "dpmpp_3m", "unipc", "deis", "ipndm_v", "cab", "abnorsett", "res_multistep")
+MIXED = "mixed"  # among the solvers: then each step chooses for itself
 GRID_NAMES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("uniform", {}),
     ("quadratic", {}),
@@ -51,15 +55,17 @@ def s3(
     task: Task,
     start: Tableau,
     *,
-    solvers: Sequence[str] = SOLVER_NAMES,
+    solvers: Sequence[str] = (*SOLVER_NAMES, MIXED),
     grids: Sequence[Any] | None = None,
     switches: Mapping[str, Sequence[Any]] | None = None,
-    evaluations: int = 200,
-    samples: int = 64,
+    evaluations: int = 400,
+    samples: int = 128,
     seed: int = 0,
 ) -> Tableau:
     """The best of many solvers on many grids, found by evolution with a learned predictor; may be another solver's table.
 
+    With "mixed" among the solvers three quarters of the evaluations go to free choices at every step: form, order, which history,
+    corrector, clock and time of each evolve from what was best for whole runs, where there are three steps or more.
     Network evaluations a sample: `evaluations` x nfe. A space of no more choices than that is looked at completely.
 
     Args:
@@ -77,27 +83,73 @@ def s3(
         if solver_of(name)[0].kind != "tableau":
             raise ValueError(f"`solvers`: {name!r} chooses its steps as it goes and has no table; leave it out")
     whole("evaluations", evaluations, hint="It counts the tables that are run")
-    choices, parts = space(names, given, axes), task.some_parts(samples)
-    search = _Evolution(choices, np.random.default_rng(seed))
-    began, told, reason = time.monotonic(), float("inf"), ""
-    while len(search.errors) < min(evaluations, len(choices)):
-        for i in search.next(min(evaluations, len(choices)) - len(search.errors)):
-            try:
-                table = compiled(choices[i], start, task)
-                search.errors[i], search.tables[i] = score(task.errors(table, parts, task.loss)), table
-            except (
-                ValueError
-            ) as error:  # no such order at this end, no eps at alpha = 0, options that exclude each other
-                search.errors[i], reason = float("inf"), str(error)
-        best = search.best
-        if search.errors[best] < told:
-            told = search.errors[best]
-            task.offer(search.tables[best], len(search.errors), min(evaluations, len(choices)))
-        if task.seconds is not None and time.monotonic() - began > task.seconds:
-            break
-    if not np.isfinite(search.errors[search.best]):
-        raise ValueError(f"none of the {len(search.errors)} choices runs here: {reason or 'no result is finite'}")
-    return search.tables[search.best]
+    free = MIXED in names and start.nfe > 2 and evaluations > 1
+    choices = space([name for name in names if name != MIXED] or SOLVER_NAMES, given, axes)
+    first = min(evaluations - evaluations * 3 // 4 * free, len(choices))
+    ran = _Ran(task, task.some_parts(samples), evaluations if free else first)
+    rng = np.random.default_rng(seed)
+    search = _Evolution(choices, rng)
+    while len(search.errors) < first and not ran.late:
+        for i in search.next(first - len(search.errors)):
+            search.errors[i], table = ran.of(partial(compiled, choices[i], start, task))
+            if table is not None:
+                search.tables[i] = table
+        ran.tell()
+    if ran.table is None or not np.isfinite(ran.error):
+        raise ValueError(f"none of the {len(search.errors)} choices runs here: {ran.reason or 'no result is finite'}")
+    if free:
+        _free(ran, sorted(search.tables, key=lambda i: (search.errors[i], i)), search, FreeSteps(start, rng))
+    return ran.table
+
+
+def _free(ran: _Ran, ranked: Sequence[int], search: _Evolution, steps: FreeSteps) -> None:
+    """Go on with choices of each step, from the best of whole runs."""
+    known = dict.fromkeys(one for i in ranked if (one := like(search.tables[i])) is not None)
+    round_ = list(known)[: min(PARENTS, ran.most - ran.count)]
+    while round_ and not ran.late:
+        for one in round_:
+            steps.errors[one], _ = ran.of(partial(one.compiled, steps.start))
+        ran.tell()
+        round_ = steps.next(ran.most - ran.count)
+
+
+@dataclass(eq=False)
+class _Ran:
+    """Tables that were run on some training samples: how many, and the best."""
+
+    task: Task
+    parts: Sequence[Any]
+    most: int
+    count: int = 0
+    error: float = float("inf")
+    told: float = float("inf")
+    table: Tableau | None = None
+    reason: str = ""
+    began: float = field(default_factory=time.monotonic)
+
+    def of(self, make: Callable[[], Tableau]) -> tuple[float, Tableau | None]:
+        """Error of the table that is made; infinite where it cannot be: no such order at this end, no eps at alpha = 0."""
+        self.count += 1
+        try:
+            table = make()
+            error = score(self.task.errors(table, self.parts, self.task.loss))
+        except ValueError as refused:
+            self.reason = str(refused)
+            return float("inf"), None
+        if error < self.error or self.table is None:
+            self.error, self.table = error, table
+        return error, table
+
+    def tell(self) -> None:
+        """Offer the best, where it is new."""
+        if self.error < self.told and self.table is not None:
+            self.told = self.error
+            self.task.offer(self.table, self.count, self.most)
+
+    @property
+    def late(self) -> bool:
+        """Whether the time is over."""
+        return self.task.seconds is not None and time.monotonic() - self.began > self.task.seconds
 
 
 def _registered(name: Any) -> str:

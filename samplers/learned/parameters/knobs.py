@@ -23,7 +23,7 @@ from fewstep.samplers.artefact.corrections import base_of, on_times, widened
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.learned.parameters.bases import coef_basis, reach, state_basis
 from fewstep.samplers.learned.playing.arithmetic import quick
-from fewstep.samplers.learned.problem.coordinate import Coordinate
+from fewstep.samplers.grids.coordinate import Coordinate
 from fewstep.samplers.run.compiled import Compiled
 from fewstep.samplers.run.free_row import Coefficients
 from fewstep.samplers.schedule.base import Array, Nodes

@@ -38,7 +38,7 @@ def quick(table: Tableau, times: Array) -> Tableau:
 
 def shared_lines(table: Tableau) -> np.ndarray:
     """(nfe,) whether a row writes the same into carry and input."""
-    return np.array([np.array_equal(lines[0], lines[1]) for lines in table.W])
+    return table.both
 
 
 def corrected(table: Tableau, delta: Array, state: Array | None = None, consistent: bool | None = None) -> Tableau:

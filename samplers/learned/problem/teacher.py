@@ -19,7 +19,7 @@ from torch import Tensor
 from fewstep.samplers.building.compiling import build
 from fewstep.samplers.building.names import solver_of
 from fewstep.samplers.building.solver_entry import SOLVERS
-from fewstep.samplers.learned.problem.coordinate import Coordinate
+from fewstep.samplers.grids.coordinate import Coordinate
 from fewstep.samplers.learned.problem.fingerprint import Answers, steady
 from fewstep.samplers.learned.problem.kept_runs import file_of, folder_of, limit, made_room, read, write
 from fewstep.samplers.learned.problem.problem import Part, Problem, squared_errors

@@ -14,7 +14,7 @@ from fewstep.output.files import whole
 from fewstep.output.page import Table, write_page
 from fewstep.output.pictures import COLOURS
 from fewstep.samplers.artefact.corrections import base_of
-from fewstep.samplers.learned.problem.coordinate import Coordinate
+from fewstep.samplers.grids.coordinate import Coordinate
 from fewstep.samplers.learned.report.showing import elsewhere, figures, measures, steps, words
 from fewstep.samplers.learned.report.views import View, weights
 from fewstep.samplers.table.tableau import Tableau

@@ -15,9 +15,9 @@ from torch import Tensor
 from fewstep.samplers import NoiseSchedule, Tableau, build, sample
 from fewstep.samplers.coefficients.weights import lagrange_row
 from fewstep.samplers.learned.methods.dc import dc, learned_ratios
-from fewstep.samplers.learned.parameters.cascade import Cascade, cascade
-from fewstep.samplers.learned.parameters.compensation import compensated
-from fewstep.samplers.learned.problem.coordinate import Coordinate
+from fewstep.samplers.ratios.cascade import Cascade, cascade
+from fewstep.samplers.ratios.compensation import compensated
+from fewstep.samplers.grids.coordinate import Coordinate
 from fewstep.samplers.learned.tasks.learner_entry import METHODS
 from fewstep.samplers.schedule.base import Node
 

@@ -15,7 +15,7 @@ from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.grids.grid_entry import GRIDS
 from fewstep.samplers.learned.methods.ays import _costs
 from fewstep.samplers.learned.methods.s3 import compiled
-from fewstep.samplers.learned.problem.coordinate import Coordinate
+from fewstep.samplers.grids.coordinate import Coordinate
 from fewstep.samplers.learned.search.evolution import space
 from fewstep.samplers.learned.search.shortest_path import shortest
 from fewstep.samplers.learned.tasks.learner_entry import METHODS

@@ -10,7 +10,7 @@ import torch
 from learned_problems import ring, sixteen
 
 from fewstep.samplers import Denoiser, NoiseSchedule, build
-from fewstep.samplers.learned.problem.coordinate import Coordinate
+from fewstep.samplers.grids.coordinate import Coordinate
 from fewstep.samplers.learned.problem.kept_runs import write
 from fewstep.samplers.learned.problem.problem import Problem, squared_errors
 from fewstep.samplers.learned.problem.teacher import Teacher

@@ -13,9 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from fewstep.samplers.artefact.corrections import CARRY, INPUT, M, widened
-from fewstep.samplers.learned.playing.arithmetic import shared_lines
-from fewstep.samplers.learned.problem.coordinate import Coordinate
+from fewstep.samplers.building.resuming import CARRY, INPUT, M
+from fewstep.samplers.grids.coordinate import Coordinate
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.table.tableau import Tableau
 
@@ -35,7 +34,7 @@ class Compensation:
             raise ValueError(f'dc: `time` must be "t" or "lam"; got {time!r}')
         t, n = base.times, base.nfe
         s = t if time == "t" else Coordinate(base.schedule, float(t[0]), float(t[-1])).c(t)
-        self.base, self._s, self._both = widened(base, n), s, shared_lines(base)
+        self.base, self._s, self._both = base.widened(n), s, base.both
         self.free = [i for i in range(2, n) if base.forms[i] == base.forms[i - 1] == base.forms[i - 2]]
         self.moved = np.zeros((n, n))  # Lambda, over m_0 ..
 

@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from fewstep.samplers.schedule.base import Array
+from fewstep.samplers.building.compiling import build
+from fewstep.samplers.ratios.compensation import compensated
+from fewstep.samplers.schedule.base import Array, NoiseSchedule
+from fewstep.samplers.table.tableau import Tableau
 
 POWERS = (4, 3, 3)  # of a cascade in step / nfe, guidance and nfe
 
@@ -69,6 +72,37 @@ def cascade(lattice: Mapping[tuple[int, float], Sequence[float] | Array]) -> Cas
     }
     empty = Cascade((), **ranges)
     powers = np.stack([empty._powers(i, n, g) for i, n, g, _ in known])
-    fitted = np.linalg.lstsq(powers, values, rcond=1e-10)[0].reshape(POWERS)
+    told = _told(len({i / n for i, n, _, _ in known}), len(set(g)), len(set(n)))
+    fitted = np.zeros(POWERS)
+    fitted[told] = np.linalg.lstsq(powers[:, told.ravel()], values, rcond=1e-10)[0]
     nested = tuple(tuple(tuple(map(float, row)) for row in plane) for plane in fitted)
     return Cascade(nested, **ranges)
+
+
+def _told(*values: int) -> Array:
+    """Which powers so many different values on each axis can tell apart: two know no square, which would share the constant."""
+    steps, scales, lengths = (np.arange(most) < known for most, known in zip(POWERS, values, strict=True))
+    return np.asarray(steps[:, None, None] & scales[None, :, None] & lengths)
+
+
+def covers(told: Mapping[str, Any] | None, nfe: Any, guidance: float | None) -> bool:
+    """Whether what an artefact tells of a cascade is for so many evaluations and this guidance scale.
+
+    told: "cascade", its content; "base", of what it moves: "solver", "options", "grid", "ends" and "time" of the parabola;
+    "guided", whether guidance was part of it; "holds".
+    """
+    if not told or not told["holds"] or isinstance(nfe, bool) or nfe is None or not float(nfe).is_integer():
+        return False
+    known = Cascade(**told["cascade"])
+    scale = known.guidance[0] if guidance is None else guidance
+    if told["guided"] != (guidance is not None):
+        return False
+    return known.nfe[0] <= nfe <= known.nfe[1] and known.guidance[0] <= scale <= known.guidance[1]
+
+
+def foretold(told: Mapping[str, Any], schedule: NoiseSchedule, nfe: int, guidance: float | None) -> Tableau:
+    """The table of an artefact's cascade: its base solver, moved by the ratios for this place."""
+    base, known = told["base"], Cascade(**told["cascade"])
+    t_start, t_end = base["ends"]
+    table = build(base["solver"], schedule, int(nfe), base["grid"], t_start=t_start, t_end=t_end, **base["options"])
+    return compensated(table, known.ratios(int(nfe), known.guidance[0] if guidance is None else guidance), base["time"])
