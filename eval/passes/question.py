@@ -44,7 +44,12 @@ class Question:
         """The parts of which moments, and of which feature vectors, are needed on one side."""
         on_side = [metric for metric in self.wanted if metric.real or not real]
         moments = {part for metric in on_side for part in metric.statistics}
-        rows = {part for metric in on_side if metric.real_rows or not real for part in metric.rows}
+        rows = {
+            part
+            for metric in on_side
+            if not real or metric.vectors_of_real(self.options[metric.name])
+            for part in metric.rows
+        }
         return tuple(sorted(moments)), tuple(sorted(rows))
 
     def require_enough(self, real: int | None, generated: int | None) -> None:
@@ -52,7 +57,8 @@ class Question:
         for m in self.wanted:
             fewest = m.fewest({**m.options, **self.options[m.name]})
             # Of the real side only where its single images count.
-            for side, n, counts in (("real", real, m.real and m.rows and m.real_rows), ("generated", generated, True)):
+            of_real = m.real and m.rows and m.vectors_of_real(self.options[m.name])
+            for side, n, counts in (("real", real, of_real), ("generated", generated, True)):
                 if counts and n is not None and n < fewest:
                     raise ValueError(
                         f"{m.name} needs at least {fewest} images; the {side} set has {n}: give more, or {m.remedy}."

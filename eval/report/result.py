@@ -8,8 +8,8 @@ from typing import Any
 
 # Names with other extractors than Inception: nobody shall take FD-digits for FID.
 _SHARED = {"is": "IS", "is_inf": "IS-inf", "kid": "KID", "kid_full": "KID-full"}
-_FAMILY = {**_SHARED, "fid": "FD", "fid_inf": "FD-inf", "sfid": "sFD"}
-_INCEPTION = {**_SHARED, "fid": "FID", "fid_inf": "FID-inf", "sfid": "sFID"}
+_FAMILY = {**_SHARED, "fid": "FD", "fid_inf": "FD-inf", "fid_debiased": "FD-debiased", "sfid": "sFD"}
+_INCEPTION = {**_SHARED, "fid": "FID", "fid_inf": "FID-inf", "fid_debiased": "FID-debiased", "sfid": "sFID"}
 # The layers that metrics of Inception were published with: pool, spatial, logits. Others are named.
 _USUAL = ("", "2048", "sfid", "logits_unbiased", "logits")
 # Measured image by image on shared noise (eval/compare), beside the registered ones, whose names these cannot be.
