@@ -63,8 +63,11 @@ METRICS: Registry[Metric] = Registry(
         "fewstep.eval.metrics.inception_score",
         "fewstep.eval.metrics.prdc",
         "fewstep.eval.metrics.extrapolated",
-        "fewstep.eval.metrics.debiased",
         "fewstep.eval.metrics.cmmd",
+        "fewstep.eval.metrics.debiased",
+        "fewstep.eval.metrics.energy",
+        "fewstep.eval.metrics.sliced",
+        "fewstep.eval.metrics.fscore",
     ),
     register="@fewstep.eval.metric(name)",
 )

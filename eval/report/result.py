@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 # Names with other extractors than Inception: nobody shall take FD-digits for FID.
-_SHARED = {"is": "IS", "is_inf": "IS-inf", "kid": "KID", "kid_full": "KID-full"}
+_SHARED = {"is": "IS", "is_inf": "IS-inf", "kid": "KID", "kid_full": "KID-full", "mind": "MIND"}
 _FAMILY = {**_SHARED, "fid": "FD", "fid_inf": "FD-inf", "fid_debiased": "FD-debiased", "sfid": "sFD"}
 _INCEPTION = {**_SHARED, "fid": "FID", "fid_inf": "FID-inf", "fid_debiased": "FID-debiased", "sfid": "sFID"}
 # The layers that metrics of Inception were published with: pool, spatial, logits. Others are named.
@@ -15,7 +15,7 @@ _USUAL = ("", "2048", "sfid", "logits_unbiased", "logits")
 # Measured image by image on shared noise (eval/compare), beside the registered ones, whose names these cannot be.
 PAIRED = ("rmse", "psnr", "lpips")
 # Metrics of which more is better; of all others that come with the library, less.
-HIGHER = frozenset({"is", "is_inf", "precision", "recall", "density", "coverage", "psnr"})
+HIGHER = frozenset({"is", "is_inf", "precision", "recall", "density", "coverage", "psnr", "f_score"})
 _FIXED = {"rmse": "RMSE", "psnr": "PSNR", "lpips": "LPIPS", "cmmd": "CMMD"}
 UNKNOWN = "(features unknown)"
 
