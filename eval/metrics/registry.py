@@ -33,6 +33,7 @@ class Metric:
         options: names and defaults of what `compute` takes.
         fewest: number of images a set needs, given the options. remedy: what to do where it has fewer.
         reference: the paper.
+        score: of a mean over scores of single images, what makes the score from the options.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Metric:
     fewest: Callable[[Mapping[str, Any]], int] = lambda options: 2
     remedy: str = "another metric"
     reference: str = ""
+    score: Callable[..., Any] | None = None
 
     def vectors_of_real(self, options: Mapping[str, Any]) -> bool:
         """Whether the real set's feature vectors are needed with these options."""
@@ -68,6 +70,7 @@ METRICS: Registry[Metric] = Registry(
         "fewstep.eval.metrics.energy",
         "fewstep.eval.metrics.sliced",
         "fewstep.eval.metrics.fscore",
+        "fewstep.eval.scores.clip_score",
     ),
     register="@fewstep.eval.metric(name)",
 )

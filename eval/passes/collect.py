@@ -99,7 +99,7 @@ def extracted(
 ) -> None:
     """Add the features of some images to what a process has seen; passed: others, that could not be used."""
     layers = {part: extractor.parts[part] for part in {*shard.statistics, *shard.rows}}
-    features = extractor(pictures, sorted(set(layers.values())))
+    features = extractor.numbered(pictures, sorted(set(layers.values())), indices)
     shard.add(indices, {part: features[layer] for part, layer in layers.items()}, passed)
 
 
@@ -114,7 +114,8 @@ def dimension(extractor: Extractor, part: str) -> int:
 
 def _key(images: ImageSet, extractor: Extractor, wanted: Wanted, number: int | None) -> str:
     made_by = (extractor.name, extractor.protocol, extractor.hash, extractor.precision)
-    return digest(images.fingerprint, made_by, asdict(wanted), number)
+    more = [extractor.more] if hasattr(extractor, "more") else []  # of scores
+    return digest(images.fingerprint, made_by, asdict(wanted), number, *more)
 
 
 def undone(count: int, seen: Sequence[np.ndarray]) -> np.ndarray:

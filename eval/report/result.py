@@ -16,7 +16,14 @@ _USUAL = ("", "2048", "sfid", "logits_unbiased", "logits")
 PAIRED = ("rmse", "psnr", "lpips")
 # Metrics of which more is better; of all others that come with the library, less.
 HIGHER = frozenset({"is", "is_inf", "precision", "recall", "density", "coverage", "psnr", "f_score"})
-_FIXED = {"rmse": "RMSE", "psnr": "PSNR", "lpips": "LPIPS", "cmmd": "CMMD"}
+_FIXED = {
+    "rmse": "RMSE",
+    "psnr": "PSNR",
+    "lpips": "LPIPS",
+    "cmmd": "CMMD",
+    "clip_score": "CLIP-score",
+    "pick_score": "PickScore",
+}
 UNKNOWN = "(features unknown)"
 
 
@@ -68,6 +75,8 @@ class Result:
         """What people call it: "FID", "FD-digits", "KID" ...; "FD (features unknown)" where nobody recorded of what it is."""
         if self.metric in _FIXED:
             return _FIXED[self.metric]
+        if self.extractor == self.metric:  # a score of single images, which is of no extractor
+            return self.metric
         family = _FAMILY.get(self.metric, self.metric)
         if not self.extractor:
             return f"{family} {UNKNOWN}"

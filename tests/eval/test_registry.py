@@ -34,6 +34,8 @@ OWN_METRICS = [
     "sliced",
     "mind",
     "f_score",
+    "clip_score",
+    "pick_score",
 ]
 OWN_EXTRACTORS = ["inception", "digits", "dinov2", "clip"]
 
