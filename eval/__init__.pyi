@@ -16,17 +16,20 @@ from fewstep.eval.metrics.registry import METRICS as METRICS
 from fewstep.eval.metrics.registry import metric as metric
 from fewstep.eval.passes.evaluation import evaluate as evaluate
 from fewstep.eval.passes.evaluation import fid as fid
+from fewstep.eval.passes.evaluation import score as score
 from fewstep.eval.passes.evaluation import stats as stats
 from fewstep.eval.report.curves import Curves as Curves
 from fewstep.eval.report.evaluation_report import Report as Report
 from fewstep.eval.report.result import Result as Result
 from fewstep.eval.score.gap_report import ScoreGap as ScoreGap
 from fewstep.eval.score.gap_report import score_gap as score_gap
+from fewstep.eval.scores.score_entry import register_score as register_score
 from fewstep.eval.shared_noise.pairs import paired as paired
 
 __all__ = [
     "fid",
     "evaluate",
+    "score",
     "Meter",
     "stats",
     "Report",
@@ -42,6 +45,7 @@ __all__ = [
     "EXTRACTORS",
     "metric",
     "METRICS",
+    "register_score",
     "image_set",
     "Generated",
     "paired",

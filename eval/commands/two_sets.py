@@ -24,7 +24,9 @@ def evaluate_sets(real: str | None, generated: str, metrics: Sequence[str], how:
         return
     check_outputs(how)
     options = metric_options(how.get("metric_options", ()))
-    report = evaluate(real, generated, metrics, options=options, **evaluating(how))
+    said = (how.get("call") or {}).get("prompt") or how.get("prompt")
+    prompts = {"prompts": said} if said else {}
+    report = evaluate(real, generated, metrics, options=options, **prompts, **evaluating(how))
     if is_first(how):
         tell(report, report.table(), how, lambda folder: _sheets(real, generated, how, folder))
 

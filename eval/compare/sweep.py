@@ -49,7 +49,8 @@ class Sweep:
         how = {"batch_size": self.source.batch_size, **how, "processes": self.processes}
         if real is not None:
             wanted = [metric for metric in map(METRICS.find, metrics) if metric.real]
-            rows = any(metric.rows and metric.real_rows for metric in wanted)
+            options = how.get("options") or {}
+            rows = any(metric.rows and metric.vectors_of_real(options.get(metric.name, {})) for metric in wanted)
             spatial = any("spatial" in metric.statistics for metric in wanted)
             shared = {name: value for name, value in how.items() if name != "options"}
             real = stats(real, rows=rows, spatial=spatial, **shared)

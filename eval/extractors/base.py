@@ -77,6 +77,11 @@ class Extractor(nn.Module, ABC):
         features = {layer: torch.cat([part[layer].float() for part in parts]) for layer in wanted}
         return features[wanted[0]] if layers is None else features
 
+    def numbered(self, images: Any, layers: Sequence[str], numbers: Any) -> dict[str, Tensor]:
+        """{layer: (B, d)} of images that have these numbers (B,); what follows from a number too is given by subclasses."""
+        found: dict[str, Tensor] = self(images, layers)
+        return found
+
     def _prepared(self, images: Tensor | list[Tensor]) -> Tensor:
         """The network's input on its own device; neighbours of one size are prepared together."""
         if isinstance(images, Tensor):

@@ -69,7 +69,7 @@ class DINOv2(_Transformer):
         device: str | torch.device | None = None,
         download: bool = False,
     ) -> None:
-        tower = _loaded("Dinov2Model", weights, download)
+        tower = of_transformers("Dinov2Model", weights, download)
         super().__init__(tower, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), device)
         self.published = None if weights == DINOV2_WEIGHTS else False  # any others are told by their hash
         self.layers = {"cls": tower.config.hidden_size}
@@ -105,7 +105,7 @@ class CLIP(_Transformer):
         device: str | torch.device | None = None,
         download: bool = False,
     ) -> None:
-        tower = _loaded("CLIPVisionModelWithProjection", weights, download)
+        tower = of_transformers("CLIPVisionModelWithProjection", weights, download)
         mean, deviation = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
         super().__init__(tower, tower.config.image_size, mean, deviation, device)
         self.published = None if weights == CLIP_WEIGHTS else False
@@ -122,17 +122,24 @@ def _published(weights: str | PathLike[str]) -> str:
     return f"It is published at https://huggingface.co/{weights} (config.json, model.safetensors). " if known else ""
 
 
-def _loaded(kind: str, weights: str | PathLike[str], download: bool) -> Any:
-    """The tower in float32: from this machine where it is here, else from the hub if that is allowed."""
+def of_transformers(kind: str, weights: str | PathLike[str], download: bool) -> Any:
+    """A model in float32, or a processor: from this machine where it is here, else from the hub if that is allowed.
+
+    Raises:
+        ValueError: transformers is not installed. FileNotFoundError: it is not here, or cannot be fetched.
+    """
     try:
         import transformers
     except ImportError as error:
-        raise ValueError("DINOv2 and CLIP features need the package transformers: pip install transformers.") from error
+        raise ValueError(
+            "DINOv2, CLIP and their like need the package transformers: pip install transformers."
+        ) from error
     cls = getattr(transformers, kind)
     for local in (True, False) if download else (True,):
         try:
             with random_state_kept():
-                return cls.from_pretrained(str(weights), local_files_only=local).float()
+                found = cls.from_pretrained(str(weights), local_files_only=local)
+                return found.float() if isinstance(found, torch.nn.Module) else found
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
     raise FileNotFoundError(

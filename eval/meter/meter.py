@@ -20,6 +20,7 @@ from fewstep.eval.passes.plan import Planner, Side, comparable
 from fewstep.eval.passes.processes import Facts
 from fewstep.eval.passes.question import Question
 from fewstep.eval.report.evaluation_report import Report
+from fewstep.eval.scores.scoring import prompts_of
 from fewstep.samplers.noise.random_state import random_state_kept
 from fewstep.samplers.pipeline.eval_mode import in_eval_mode
 
@@ -60,6 +61,7 @@ class Meter:
         processes: Any = "own",
         **how: Any,
     ) -> None:
+        self._words: dict[int, str] = {}  # prompts of images that wait
         if odd := sorted({"number", "resume"} & set(how)):
             raise ValueError(
                 f"a Meter takes no {', '.join(odd)}: it counts what it is given, and `state_dict` keeps it"
@@ -70,6 +72,8 @@ class Meter:
             raise ValueError(f"{self.question.told} compares with no real images: leave `reference` away")
         with random_state_kept():
             self._planner = Planner.begun(self._side, Side(None), extractor, device, {**how, "processes": processes})
+            self._planner.scores, self._planner.featured = self.question.scores, self.question.featured
+            self._planner.words = self._words
             real = self.question.needs(True)
             self._plan = None if reference is None else self._planner.plan(self._side, *real, real=True)
             if self._planner.of_extractor.get("download"):
@@ -91,7 +95,7 @@ class Meter:
     def __repr__(self) -> str:
         return f"<Meter of {self.question.told}: {self.n} images>"
 
-    def update(self, images: Any, real: bool = False, *, index: Any = None, **how: Any) -> Meter:
+    def update(self, images: Any, real: bool = False, *, index: Any = None, prompts: Any = None, **how: Any) -> Meter:
         """Count images, or features; returns itself.
 
         Args:
@@ -100,6 +104,7 @@ class Meter:
             real: whether they belong to the reference, where none was given.
             index: a number for each of them, in all processes together; it decides their order where that matters (the
                 subsets of KID). None: in turn, the k-th of rank r being k size + r where each process has its own.
+            prompts: of these images, one each or one text for all, where a score needs them.
             how: range, layout ... of these images, else as they were said of all.
 
         Raises:
@@ -124,10 +129,10 @@ class Meter:
                 if len(places):
                     held.add({part: rows[places] for part, rows in features.items()}, numbers[places])
             else:
-                self._read([images] if one_image(images) else images, held, index, how)
+                self._read([images] if one_image(images) else images, held, index, prompts, how)
         return self
 
-    def _read(self, source: Any, held: Held, index: Any, how: Mapping[str, Any]) -> None:
+    def _read(self, source: Any, held: Held, index: Any, prompts: Any, how: Mapping[str, Any]) -> None:
         """Images that are shown to the network as soon as there is a batch of them."""
         side = Side(source)
         given = {"device": None, **how} if side.draws else how
@@ -137,9 +142,11 @@ class Meter:
         if images.count is None:
             for _, pictures in images.stream(held.batch_size):
                 numbers, _ = held.numbered(len(pictures), None)
+                self._words |= prompts_of(numbers, prompts)
                 held.wait(numbers.tolist(), pictures, extractor)
             return
         numbers, places = held.numbered(images.count, index)
+        self._words |= prompts_of(numbers, prompts)
         if held.processes.share == "shared" and held.processes.size > 1:
             held.share(images.content)
         blocks = blocks_of(places, held.batch_size)
@@ -151,6 +158,8 @@ class Meter:
             return
         for found, pictures in read(images, blocks):
             held.wait(numbers[found].tolist(), pictures, extractor)
+        for number in self._words.keys() - set(held.numbers):
+            del self._words[number]
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
@@ -274,6 +283,7 @@ class Meter:
         return {
             "question": self.question.told,
             "extractor": [meta.extractor, meta.protocol, meta.hash],
+            "prompts": dict(self._words),
             **{name: self._held[real].state() for real, name in SIDES.items()},
         }
 
@@ -297,4 +307,5 @@ class Meter:
             held[real].take(state[name])
             if held[real].images:
                 self._extractor()
+        self._words |= state.get("prompts", {})
         self._held = held

@@ -10,7 +10,10 @@ a U-statistic of order two, whose variance for m samples is known in closed form
 
     Var = [ 4 (m - 2) zeta_1 + 2 zeta_2 ] / (m (m - 1)),   zeta_1 = Var E(h | x),   zeta_2 = Var h.
 
-Both are estimated without bias from the row sums and the sum of squares of h.
+Both are estimated without bias from the row sums and the sum of squares of h. Where the y's are a sample too their variance,
+given the x's, is added, and what both have of the cross term is taken off once:
+
+    Var = Var_x + Var_y - 4 zeta_xy / (m n),   zeta_xy = Var( k(x, y) - f(x) - g(y) ).
 """
 
 from __future__ import annotations
@@ -44,16 +47,24 @@ class Side:
 
 @dataclass(frozen=True)
 class Discrepancy:
-    """MMD^2 of x and y; `cross` is the mean of k(x, y)."""
+    """MMD^2 of x and y; `cross` is the mean of k(x, y), and `mixed` the variance of what k(x, y) is beyond f(x) + g(y)."""
 
     x: Side
     y: Side
     cross: float
+    mixed: float
 
     @property
     def unbiased(self) -> float:
         """The U-statistic; it may be negative."""
         return self.x.mean + self.y.mean + 2 * self.cross
+
+    @property
+    def error(self) -> float:
+        """Standard error of `unbiased`, of both sides' sampling."""
+        shared = 4 * self.mixed / (len(self.x.influence) * len(self.y.influence))
+        one, other = self.x.error**2, self.y.error**2
+        return max(one + other - shared, one, other) ** 0.5
 
     @property
     def biased(self) -> float:
@@ -67,11 +78,17 @@ class Discrepancy:
 
 def discrepancy(x: Blocks, y: Blocks, kernel: Kernel) -> Discrepancy:
     """MMD^2 from all pairs of rows; each set needs at least four."""
-    f_x, f_y = x.filled(0), y.filled(0)
+    f_x, f_y, shift, squares = x.filled(0), y.filled(0), None, 0.0
     for i, j, k in tiles(x, y, kernel):
         f_x[i] += k.sum(1) / len(y)
         f_y[j] += k.sum(0) / len(x)
-    return Discrepancy(_side(x, f_x, kernel), _side(y, f_y, kernel), float(f_x.mean()))
+        shift = k.mean() if shift is None else shift  # no digits are lost in what follows
+        squares += float((k - shift).square().sum())
+    mean, pairs = f_x.mean(), len(x) * len(y)
+    of_pairs = squares / pairs - float((mean - (shift if shift is not None else 0)) ** 2)
+    mixed = of_pairs - float(f_x.var(correction=0) + f_y.var(correction=0))
+    unbiased_mixed = max(mixed, 0.0) * pairs / ((len(x) - 1) * (len(y) - 1))
+    return Discrepancy(_side(x, f_x, kernel), _side(y, f_y, kernel), float(mean), unbiased_mixed)
 
 
 def _side(x: Blocks, f: Tensor, kernel: Kernel) -> Side:

@@ -58,7 +58,10 @@ def _result(name: str, part: str, real: Features, generated: Features, interval:
     return plain.under(
         error=error,
         interval=(max(low, 0.0), high),
-        method=f"influences of {len(kept)} of the generated images, first order",
+        method=(
+            f"influences of {len(kept)} of the generated images, first order; covers what is expected of {n} images, which "
+            "more would lower: fid_debiased is of infinitely many"
+        ),
         # Of k kept samples the groups' means vary like 1 / k, of all n like 1 / n.
         groups=group_means(distance.value + sqrt(len(kept) / n) * (phi - phi.mean())),
     )

@@ -88,8 +88,8 @@ def kid_full(
 ) -> list[Result]:
     """KID from all pairs of images: unbiased, no subsets, and with a standard error in closed form.
 
-    `error` is of the generated side's sampling, the real images as they are; `details["error_real"]` is of the real side's;
-    together they are at most sqrt(error^2 + error_real^2).
+    `error` is of the sampling of both sides, and the interval covers the distance of the distributions that they are from;
+    `details` has the error of each side with the other as it is, "error_generated" and "error_real".
     Where both sets have one distribution the estimate is skewed, and its 95 % interval covers some 91 %.
 
     Args:
@@ -105,15 +105,15 @@ def kid_full(
     whole("kid_full.block", block, 1)
     x, y = both(real, generated, "main", "kid_full", 4)
     found = discrepancy(Blocks(y, block, device), Blocks(x, block, device), polynomial(x.shape[1], degree, gamma, coef))
-    value, error = found.unbiased, found.x.error
+    value, error = found.unbiased, found.error
     return [
         Result(
             "kid_full",
             value,
             error,
             normal_interval(value, error),
-            "variance of the U-statistic over generated images",
-            details={"error_real": found.y.error},
+            "covers the distance of the distributions: variance of the U-statistic over the images of both sides",
+            details={"error_generated": found.x.error, "error_real": found.y.error},
             groups=group_means(value + found.x.influence),
         )
     ]

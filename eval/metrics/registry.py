@@ -26,12 +26,14 @@ class Metric:
 
     Attributes:
         statistics: parts of which mean and covariance are needed, of both sets.
-        rows: parts of which every feature vector is needed, of the generated set and, where `real_rows`, of the real one.
+        rows: parts of which every feature vector is needed, of the generated set and, where `real_rows`, of the real one;
+            a function of the options where it depends on them.
         real: whether there is a real set at all (the inception score has none).
         higher_is_better: direction.
         options: names and defaults of what `compute` takes.
         fewest: number of images a set needs, given the options. remedy: what to do where it has fewer.
         reference: the paper.
+        score: of a mean over scores of single images, what makes the score from the options.
     """
 
     name: str
@@ -40,12 +42,18 @@ class Metric:
     statistics: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()
     real: bool = True
-    real_rows: bool = True
+    real_rows: bool | Callable[[Mapping[str, Any]], bool] = True
     higher_is_better: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     fewest: Callable[[Mapping[str, Any]], int] = lambda options: 2
     remedy: str = "another metric"
     reference: str = ""
+    score: Callable[..., Any] | None = None
+
+    def vectors_of_real(self, options: Mapping[str, Any]) -> bool:
+        """Whether the real set's feature vectors are needed with these options."""
+        wanted = self.real_rows
+        return wanted({**self.options, **options}) if callable(wanted) else wanted
 
 
 METRICS: Registry[Metric] = Registry(
@@ -58,6 +66,11 @@ METRICS: Registry[Metric] = Registry(
         "fewstep.eval.metrics.prdc",
         "fewstep.eval.metrics.extrapolated",
         "fewstep.eval.metrics.cmmd",
+        "fewstep.eval.metrics.debiased",
+        "fewstep.eval.metrics.energy",
+        "fewstep.eval.metrics.sliced",
+        "fewstep.eval.metrics.fscore",
+        "fewstep.eval.scores.clip_score",
     ),
     register="@fewstep.eval.metric(name)",
 )

@@ -111,7 +111,7 @@ def extracted(
     """Add the features of some images to what a process has seen; passed: others, that could not be used."""
     layers = {part: extractor.parts[part] for part in {*shard.statistics, *shard.rows}}
     with record_function("fewstep.feed.extract"):
-        features = extractor(pictures, sorted(set(layers.values())))
+        features = extractor.numbered(pictures, sorted(set(layers.values())), numbers)
     shard.add(numbers, {part: features[layer] for part, layer in layers.items()}, passed, doubt)
 
 
@@ -126,7 +126,8 @@ def dimension(extractor: Extractor, part: str) -> int:
 
 def _key(images: ImageSet, extractor: Extractor, wanted: Wanted, number: int | None) -> str:
     made_by = (extractor.name, extractor.protocol, extractor.hash, extractor.precision)
-    return digest(images.fingerprint, made_by, asdict(wanted), number)
+    more = [extractor.more] if hasattr(extractor, "more") else []  # of scores
+    return digest(images.fingerprint, made_by, asdict(wanted), number, *more)
 
 
 def undone(count: int, seen: Sequence[np.ndarray]) -> np.ndarray:

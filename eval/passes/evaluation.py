@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from typing import Any
 from fewstep.eval.extractors.base import Extractor
 from fewstep.eval.gaussian.features import Features
 from fewstep.eval.gaussian.statfile import save
+from fewstep.eval.metrics.registry import Metric
 from fewstep.eval.passes.plan import Plan, Planner, Side
 from fewstep.eval.passes.question import Question
 from fewstep.eval.report.evaluation_report import Report
 from fewstep.eval.report.result import Result
+from fewstep.eval.scores.score_entry import score_metric
 from fewstep.output.places import prove_file
 from fewstep.samplers.noise.random_state import random_state_kept
 
@@ -36,11 +38,12 @@ def fid(real: Any, generated: Any, **how: Any) -> Result:
 def evaluate(
     real: Any,
     generated: Any,
-    metrics: Sequence[str] = ("fid",),
+    metrics: Sequence[str | Metric] = ("fid",),
     *,
     extractor: str | Extractor | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     device: Any = None,
+    prompts: Any = None,
     **how: Any,
 ) -> Report:
     """Metrics of a generated set against a real one, in one pass over each.
@@ -55,6 +58,7 @@ def evaluate(
             Extractor; None: the reference's, else inception.
         options: of metrics by name, e.g. {"kid": {"subsets": 50}}.
         device: where the network runs; None is a GPU where there is one.
+        prompts: of the generated images, one each in their order, or one text for all; clip_score and its kin need them.
         how: of the extractor: protocol ("tf", "pytorch-fid", "clean"), weights (a path), layer, download (of its weights, and
             of published statistics), fast (bf16);
             of the pass: batch_size, workers, progress, resume (folder), number (of generated images); where several processes
@@ -79,6 +83,7 @@ def evaluate(
     begun = time.monotonic()
     sides = Side.of(real, how.get("download", False)), Side.of(generated, how.get("download", False))
     planner = Planner.begun(*sides, extractor, device, how)
+    planner.scores, planner.featured, planner.words = question.scores, question.featured, prompts
 
     def plans() -> list[Plan | None]:
         found = [
@@ -92,6 +97,41 @@ def evaluate(
         a, b = (None if plan is None else plan.run() for plan in planner.agreed(f"evaluate {question.told}", plans))
         assert b is not None
         return question.report(planner.processes, a, b, time.monotonic() - begun)
+
+
+def score(images: Any, prompts: Any = None, scores: Any = ("clip_score",), **how: Any) -> Report:
+    """Scores of single images, with their prompts or without: the mean of each, its interval and the spread.
+
+        fe.score("generated/", prompts, ("clip_score",))
+        fe.score(images, scores={"brightness": lambda images: images.float().mean((1, 2, 3))})
+        fe.score(images, prompts, scores={"mine": (model, processor)})  # of transformers
+
+    Args:
+        images: what `evaluate` takes as `generated`, a pipeline too.
+        prompts: one an image in their order, or one text for all.
+        scores: names that `fewstep metrics` lists, of `fewstep.eval.register_score`; a function (images) or (images, prompts)
+            -> (B,), images being uint8 (B, 3, H, W), or a list where sizes differ; a model and a processor of transformers;
+            or several of these by names of yours.
+        how: as of `evaluate`.
+
+    Raises:
+        ValueError: other than one prompt an image, or one number an image.
+    """
+    if isinstance(scores, str) or not isinstance(scores, (Mapping, list, tuple)) or _is_pair(scores):
+        scores = [scores] if isinstance(scores, str) else {"score": scores}
+    named: list[Any] = list(scores)
+    if isinstance(scores, Mapping):
+        named = [score_metric(name, _giving(made)) for name, made in scores.items()]
+    return evaluate(None, images, named, prompts=prompts, **how)
+
+
+def _is_pair(scores: Any) -> bool:
+    """Whether it is (model, processor), and not names."""
+    return isinstance(scores, tuple) and not all(isinstance(one, str) for one in scores)
+
+
+def _giving(made: Any) -> Callable[[], Any]:
+    return lambda: made
 
 
 def stats(

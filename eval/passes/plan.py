@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from fewstep.eval.images.image_sets import ImageSet
 from fewstep.eval.images.sources import holds_images, image_set, is_pipeline, of_arrays
 from fewstep.eval.passes.collect import collect, require_readable
 from fewstep.eval.passes.processes import Facts, Processes
+from fewstep.eval.scores.score_entry import Scorer
+from fewstep.eval.scores.scoring import Scoring, checked_prompts
+from fewstep.samplers.noise.random_state import random_state_kept
 
 # Arguments of `evaluate` for the extractor, when it is given by name; for the pass over images; and for sets of images, both
 # sides alike. Whatever else is given is for a pipeline that draws.
@@ -86,6 +89,9 @@ class Planner:
     of_generation: dict[str, Any]
     reference: Meta | None
     dim: int | None = None  # of main features that exist already
+    scores: Mapping[str, Callable[[bool], Scorer]] = field(default_factory=dict)  # told whether to download
+    featured: bool = True  # whether features are needed, and not scores alone
+    words: Any = ()  # prompts by the numbers of the images
 
     @classmethod
     def begun(cls, real: Side, generated: Side, network: Any, device: Any, how: dict[str, Any]) -> Planner:
@@ -121,6 +127,10 @@ class Planner:
 
         together: all processes come, and the first one goes ahead.
         """
+        if isinstance(self.network, Scoring):
+            return self.network
+        if not self.featured:
+            return self._scoring(None, together)
         if not isinstance(self.network, Extractor):
             with self.processes.first_goes_ahead() if together else nullcontext():
                 self.network = extractor(self.network, **self.of_extractor)
@@ -135,11 +145,26 @@ class Planner:
             raise ValueError(
                 f"features of {self.dim} and {dim} dimensions cannot be compared: use one extractor and layer (--layer)."
             )
-        return made
+        return self._scoring(made, together) if self.scores else made
+
+    def _scoring(self, base: Extractor | None, together: bool) -> Extractor:
+        """The scores beside the features of `base`. ValueError: a score needs prompts, and there are none."""
+        download = bool(self.of_extractor.get("download"))
+        with self.processes.first_goes_ahead() if together else nullcontext(), random_state_kept():
+            made = {name: make(download) for name, make in self.scores.items()}
+        for name, one in made.items():
+            if one.prompted and not isinstance(self.words, dict) and not self.words:
+                raise ValueError(
+                    f"{name} is of images and their prompts: give prompts= (--prompts FILE), one an image in their order"
+                )
+        self.network = Scoring(base, made, self.words).eval().to(self.processes.device)
+        return self.network
 
     def plan(self, side: Side, moments: Sequence[str], rows: Sequence[str], real: bool) -> Plan:
         """How one side's features will be had: they exist as far as needed, or its images are there to be looked at."""
         found = side.features
+        if not real and self.scores:
+            self._check_scored(side)
         if found is None:
             return Plan(self, None, self.images(side), tuple(moments), tuple(rows), real)
         no_rows = tuple(part for part in rows if part not in found.rows)
@@ -154,6 +179,19 @@ class Planner:
                 "write the file again with all features (fewstep stats --features) or for sFID (--spatial)."
             )
         return Plan(self, found, None, (), (), real)
+
+    def _check_scored(self, side: Side) -> None:
+        """ValueError: features without images, or other than one prompt an image."""
+        if side.features is not None:
+            raise ValueError(f"{', '.join(self.scores)}: scores are of images, and these are features; give the images")
+        if not isinstance(self.words, dict):
+            images = self.images(side)
+            number = self.of_pass.get("number")
+            self.words = checked_prompts(
+                self.words, min((k for k in (images.count, number) if k is not None), default=None)
+            )
+            if self.processes.own and not isinstance(self.words, dict):
+                self.words = dict(zip(self.processes.numbers(range(len(self.words))).tolist(), self.words, strict=True))
 
     def agreed(self, question: str, make: Callable[[], Sequence[Plan | None]]) -> Sequence[Plan | None]:
         """The plans that `make` makes, of a real side (if any) and of a generated one, when all processes ask the same."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,15 +27,34 @@ class Question:
     options: Mapping[str, Mapping[str, Any]]
 
     @classmethod
-    def of(cls, metrics: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None) -> Question:
+    def of(cls, metrics: Sequence[str | Metric], options: Mapping[str, Mapping[str, Any]] | None) -> Question:
         """ValueError for a metric that is not there or named twice, and for an option that none of them takes."""
-        wanted = tuple(METRICS.find(name) for name in metrics)
+        wanted = tuple(name if isinstance(name, Metric) else METRICS.find(name) for name in metrics)
         return cls(wanted, _checked_options(wanted, options or {}))
 
     @property
     def told(self) -> str:
         """The question in words."""
         return ", ".join(f"{m.name} {dict(self.options[m.name]) or ''}".rstrip() for m in self.wanted)
+
+    @property
+    def scores(self) -> dict[str, Callable[[bool], Any]]:
+        """What makes the score of each metric that is a mean of one; it is told whether weights may be downloaded."""
+
+        def making(m: Metric) -> Callable[[bool], Any]:
+            def make(download: bool) -> Any:
+                assert m.score is not None
+                may = {"download": True} if download and "download" in m.options else {}
+                return m.score(**{**may, **self.options[m.name]})
+
+            return make
+
+        return {m.name: making(m) for m in self.wanted if m.score is not None}
+
+    @property
+    def featured(self) -> bool:
+        """Whether any metric needs an extractor's features."""
+        return any(m.score is None for m in self.wanted)
 
     @property
     def comparing(self) -> str:
@@ -46,7 +65,12 @@ class Question:
         """The parts of which moments, and of which feature vectors, are needed on one side."""
         on_side = [metric for metric in self.wanted if metric.real or not real]
         moments = {part for metric in on_side for part in metric.statistics}
-        rows = {part for metric in on_side if metric.real_rows or not real for part in metric.rows}
+        rows = {
+            part
+            for metric in on_side
+            if not real or metric.vectors_of_real(self.options[metric.name])
+            for part in metric.rows
+        }
         return tuple(sorted(moments)), tuple(sorted(rows))
 
     def require_enough(self, real: int | None, generated: int | None) -> None:
@@ -54,7 +78,8 @@ class Question:
         for m in self.wanted:
             fewest = m.fewest({**m.options, **self.options[m.name]})
             # Of the real side only where its single images count.
-            for side, n, counts in (("real", real, m.real and m.rows and m.real_rows), ("generated", generated, True)):
+            of_real = m.real and m.rows and m.vectors_of_real(self.options[m.name])
+            for side, n, counts in (("real", real, of_real), ("generated", generated, True)):
                 if counts and n is not None and n < fewest:
                     raise ValueError(
                         f"{m.name} needs at least {fewest} images; the {side} set has {n}: give more, or {m.remedy}."
@@ -120,6 +145,8 @@ def _computed(metric: Metric, real: Features, generated: Features, options: Mapp
 
 def _told(result: Result, metric: Metric, real: Features, generated: Features) -> Result:
     """The result with what it was measured under."""
+    if metric.score is not None:
+        return result.under(n=generated.n, extractor=metric.name, higher_is_better=metric.higher_is_better)
     part = (*metric.statistics, *metric.rows)[0]
     meta = generated.meta
     other = real.meta if metric.real else meta

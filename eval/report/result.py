@@ -7,16 +7,23 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 # Names with other extractors than Inception: nobody shall take FD-digits for FID.
-_SHARED = {"is": "IS", "is_inf": "IS-inf", "kid": "KID", "kid_full": "KID-full"}
-_FAMILY = {**_SHARED, "fid": "FD", "fid_inf": "FD-inf", "sfid": "sFD"}
-_INCEPTION = {**_SHARED, "fid": "FID", "fid_inf": "FID-inf", "sfid": "sFID"}
+_SHARED = {"is": "IS", "is_inf": "IS-inf", "kid": "KID", "kid_full": "KID-full", "mind": "MIND"}
+_FAMILY = {**_SHARED, "fid": "FD", "fid_inf": "FD-inf", "fid_debiased": "FD-debiased", "sfid": "sFD"}
+_INCEPTION = {**_SHARED, "fid": "FID", "fid_inf": "FID-inf", "fid_debiased": "FID-debiased", "sfid": "sFID"}
 # The layers that metrics of Inception were published with: pool, spatial, logits. Others are named.
 _USUAL = ("", "2048", "sfid", "logits_unbiased", "logits")
 # Measured image by image on shared noise (eval/compare), beside the registered ones, whose names these cannot be.
 PAIRED = ("rmse", "psnr", "lpips")
 # Metrics of which more is better; of all others that come with the library, less.
-HIGHER = frozenset({"is", "is_inf", "precision", "recall", "density", "coverage", "psnr"})
-_FIXED = {"rmse": "RMSE", "psnr": "PSNR", "lpips": "LPIPS", "cmmd": "CMMD"}
+HIGHER = frozenset({"is", "is_inf", "precision", "recall", "density", "coverage", "psnr", "f_score"})
+_FIXED = {
+    "rmse": "RMSE",
+    "psnr": "PSNR",
+    "lpips": "LPIPS",
+    "cmmd": "CMMD",
+    "clip_score": "CLIP-score",
+    "pick_score": "PickScore",
+}
 UNKNOWN = "(features unknown)"
 
 
@@ -68,6 +75,8 @@ class Result:
         """What people call it: "FID", "FD-digits", "KID" ...; "FD (features unknown)" where nobody recorded of what it is."""
         if self.metric in _FIXED:
             return _FIXED[self.metric]
+        if self.extractor == self.metric:  # a score of single images, which is of no extractor
+            return self.metric
         family = _FAMILY.get(self.metric, self.metric)
         if not self.extractor:
             return f"{family} {UNKNOWN}"

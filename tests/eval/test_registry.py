@@ -19,7 +19,24 @@ import fewstep.registry
 from fewstep import eval as fe
 from fewstep.cli import main
 
-OWN_METRICS = ["fid", "sfid", "kid", "kid_full", "is", "prdc", "fid_inf", "is_inf", "cmmd"]
+OWN_METRICS = [
+    "fid",
+    "sfid",
+    "kid",
+    "kid_full",
+    "is",
+    "prdc",
+    "fid_inf",
+    "is_inf",
+    "cmmd",
+    "fid_debiased",
+    "energy",
+    "sliced",
+    "mind",
+    "f_score",
+    "clip_score",
+    "pick_score",
+]
 OWN_EXTRACTORS = ["inception", "digits", "dinov2", "clip"]
 
 

@@ -1,0 +1,1 @@
+"""Scores of single images, with their prompts or without: CLIP score, and any function or transformers model."""
