@@ -151,10 +151,13 @@ def flow_sde(path: Path, *, w: str | float | Callable[[float], float] = "t", sca
 
     x' = x - dt v + (w/2) dt score + sqrt(w dt) z,   v = eps - x0,  score = -eps / t,  t from 1 (noise) to 0 (data).
     w: "t", "sin2" (sin^2 pi t), "g2" (2t/(1-t): with scale = tau^2 the variance-controlled SDE), a number or a function of
-    t; times `scale`. Schedules other than flows follow it in t = sigma/(alpha+sigma), y = x/(alpha+sigma). Where a step would
+    t; times `scale`. Between two laws of data (NoiseSchedule.interpolant) v and the score are fields of their own, of a
+    TwoFields denoiser, and every w has the law of the interpolant. Schedules other than flows follow it in t = sigma/(alpha+sigma), y = x/(alpha+sigma). Where a step would
     take more than all of eps away (w dt >= 2 t t', so where w is infinite), all of it is drawn anew; the last step is x0.
     """
     diffusion = _diffusion(w, opt.number("flow_sde", "scale", scale, 1e6))
+    if path.schedule.kind == "two-sided":
+        return _between(path, diffusion)
     rows = []
     for s, t in zip(path.nodes[:-1], path.nodes[1:], strict=True):
         r, after, S = s.r, t.r, t.S
@@ -168,3 +171,20 @@ def flow_sde(path: Path, *, w: str | float | Callable[[float], float] = "t", sca
             terms[noise(s, t)] = S * sqrt(2 * r * k)
         rows.append(Row(s, "flow", terms))
     return Solution(rows, 1, conserves="x0")
+
+
+def _between(path: Path, diffusion: Callable[[float], float]) -> Solution:
+    """x' = x - dt (v - (w/2) score) + sqrt(w dt) z between two laws of data; v as its parts of x0 and x1."""
+    rows = []
+    for s, t in zip(path.nodes[:-1], path.nodes[1:], strict=True):
+        dt, w = s.t - t.t, diffusion(s.t)
+        if not isfinite(w):
+            raise ValueError(
+                f'flow_sde: `w` must be finite between two laws of data; got w({s.t:.6g}) = {w!r}, take "t"'
+            )
+        velocity = path.schedule.velocity(s.t)  # type: ignore[attr-defined]
+        terms: dict[Any, float] = {INPUT: 1.0, 0: -dt}
+        if w:
+            terms[noise(s, t)] = sqrt(w * dt)
+        rows.append(Row(s, (*velocity, -0.5 * w) if w else velocity, terms))
+    return Solution(rows, 1, conserves="")
