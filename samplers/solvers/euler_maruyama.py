@@ -151,9 +151,9 @@ def flow_sde(path: Path, *, w: str | float | Callable[[float], float] = "t", sca
 
     x' = x - dt v + (w/2) dt score + sqrt(w dt) z,   v = eps - x0,  score = -eps / t,  t from 1 (noise) to 0 (data).
     w: "t", "sin2" (sin^2 pi t), "g2" (2t/(1-t): with scale = tau^2 the variance-controlled SDE), a number or a function of
-    t; times `scale`. Between two laws of data (NoiseSchedule.interpolant) v and the score are fields of their own, of a
-    TwoFields denoiser, and every w has the law of the interpolant. Schedules other than flows follow it in t = sigma/(alpha+sigma), y = x/(alpha+sigma). Where a step would
+    t; times `scale`. Schedules other than flows follow it in t = sigma/(alpha+sigma), y = x/(alpha+sigma). Where a step would
     take more than all of eps away (w dt >= 2 t t', so where w is infinite), all of it is drawn anew; the last step is x0.
+    Between two laws of data v and score are the fields of a TwoFields denoiser, and every finite w has the interpolant's law.
     """
     diffusion = _diffusion(w, opt.number("flow_sde", "scale", scale, 1e6))
     if path.schedule.kind == "two-sided":
