@@ -38,6 +38,7 @@ from fewstep.samplers.guidance.polyak_step import dreamguider as dreamguider
 from fewstep.samplers.guidance.posterior import dps as dps
 from fewstep.samplers.guidance.posterior import exact_covariance as exact_covariance
 from fewstep.samplers.guidance.posterior import pigdm as pigdm
+from fewstep.samplers.guidance.posterior_draw import daps as daps
 from fewstep.samplers.noise.field import GaussianField as GaussianField
 from fewstep.samplers.run.guided import Guided as Guided
 
@@ -55,6 +56,7 @@ __all__ = [
     "intervals",
     "fkc",
     "dps",
+    "daps",
     "pigdm",
     "exact_covariance",
     "lgd",
