@@ -19,6 +19,8 @@ from fewstep.samplers.guidance.guidance_entry import GUIDANCE as GUIDANCE
 from fewstep.samplers.guidance.guidance_entry import method as method
 from fewstep.samplers.guidance.hooks import callback as callback
 from fewstep.samplers.guidance.hooks import replacement as replacement
+from fewstep.samplers.guidance.latent import psld as psld
+from fewstep.samplers.guidance.latent import resample as resample
 from fewstep.samplers.guidance.loss_guidance import energy as energy
 from fewstep.samplers.guidance.loss_guidance import lgd as lgd
 from fewstep.samplers.guidance.operator_base import Operator as Operator
@@ -57,6 +59,8 @@ __all__ = [
     "fkc",
     "dps",
     "daps",
+    "psld",
+    "resample",
     "pigdm",
     "exact_covariance",
     "lgd",
