@@ -21,8 +21,8 @@ from fewstep.eval.passes.evaluation import stats as stats
 from fewstep.eval.report.curves import Curves as Curves
 from fewstep.eval.report.evaluation_report import Report as Report
 from fewstep.eval.report.result import Result as Result
-from fewstep.eval.score.gap_report import ScoreGap as ScoreGap
-from fewstep.eval.score.gap_report import score_gap as score_gap
+from fewstep.eval.gap.gap_report import ScoreGap as ScoreGap
+from fewstep.eval.gap.gap_report import score_gap as score_gap
 from fewstep.eval.scores.score_entry import register_score as register_score
 from fewstep.eval.shared_noise.pairs import paired as paired
 

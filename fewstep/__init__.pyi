@@ -8,6 +8,7 @@ from fewstep.samplers.artefact.artefact import Artefact as Artefact
 from fewstep.samplers.artefact.loading import load as load
 from fewstep.samplers.artefact.loading import load_demo_artefact as load_demo_artefact
 from fewstep.samplers.building.compiling import build as build
+from fewstep.samplers.interpolants.fields import TwoFields as TwoFields
 from fewstep.samplers.learned.learning import learn as learn
 from fewstep.samplers.run.denoiser import Denoiser as Denoiser
 from fewstep.samplers.sampling.loop import sample as sample
@@ -21,6 +22,7 @@ __all__ = [
     "adjoint",
     "NoiseSchedule",
     "Denoiser",
+    "TwoFields",
     "Scheduler",
     "sample",
     "build",

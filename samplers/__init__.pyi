@@ -14,6 +14,7 @@ from fewstep.samplers.drivers.driven_run import Outcome as Outcome
 from fewstep.samplers.drivers.driven_run import Task as Task
 from fewstep.samplers.grids.grid_entry import GRIDS as GRIDS
 from fewstep.samplers.grids.grid_entry import grid as grid
+from fewstep.samplers.interpolants.fields import TwoFields as TwoFields
 from fewstep.samplers.learned.tasks.learner_entry import learner as learner
 from fewstep.samplers.noise.sources import NoiseSource as NoiseSource
 from fewstep.samplers.run.denoiser import Denoiser as Denoiser
@@ -40,6 +41,7 @@ __all__ = [
     "Learned",
     "Statistics",
     "Denoiser",
+    "TwoFields",
     "NoiseSource",
     "Scheduler",
     "sample",

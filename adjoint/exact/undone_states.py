@@ -34,7 +34,7 @@ class Undone(Recall):
     post: Post | None = None
 
     def __post_init__(self) -> None:
-        if self.tableau.schedule.kind == "mean-reverting":
+        if self.tableau.schedule.has_mean:
             raise ValueError('method="reversible" does not go on mean-reverting schedules: take "checkpoint"')
         if sum(not block.exact for block in self.blocks) > MOST_KEPT:
             blocks(self.tableau)  # says which row, and why

@@ -112,7 +112,7 @@ class _Rehearsal:
         actor = Denoiser(network, self.denoiser.schedule, self.denoiser.prediction)
         small = (1, *self.shape[1:]) if table.elementwise else (*(1 for _ in self.shape[1:]), PROBE)
         x_T = torch.zeros(small, dtype=self.dtype, requires_grad=True)
-        mu = torch.zeros_like(x_T) if table.schedule.kind == "mean-reverting" else None
+        mu = torch.zeros_like(x_T) if table.schedule.has_mean else None
         how = {**how, "method": method, "last": last, "slots": slots, "mu": mu}
         with warnings.catch_warnings(), torch.enable_grad(), saving() as saved:
             warnings.simplefilter("ignore")  # the run itself will say it

@@ -108,7 +108,7 @@ def invert(
     if not isinstance(tol, (int, float)) or not tol >= 0:  # infinity too: one iteration
         raise ValueError(f"`tol` must be a number, at least 0; got {tol!r}")
     table = table_for(denoiser, solver, {"nfe": nfe, "grid": grid, "t_start": t_start, "t_end": t_end}, solver_options)
-    if table.stochastic or table.schedule.kind == "mean-reverting":
+    if table.stochastic or table.schedule.has_mean:
         raise ValueError(
             f"{table.name} draws noise, or reverts to a mean: invert goes back along an ODE solver such as bdia or alf, and "
             "adjoint.encode finds the noises of an SDE solver"

@@ -48,7 +48,7 @@ def check_likelihood(
     refuse_transforms(x, str(trace), "a likelihood")
     check_batch(x)
     validate(denoiser, x, "end", prior=prior)
-    if denoiser.schedule.kind == "mean-reverting":
+    if denoiser.schedule.has_mean:
         raise ValueError("likelihoods on mean-reverting schedules are not there: the flow depends on mu")
     if torch.is_inference_mode_enabled():
         raise ValueError("a trace needs gradients through the network: use torch.no_grad(), not torch.inference_mode()")

@@ -61,7 +61,7 @@ class NoiseSpace:
         self.denoiser, self.loss, self.seeds = denoiser, loss, seeds
         self.prior, self.hold = positive("prior", prior, zero=True), hold
         self.table = table = _table(denoiser, x_T, solver, ends, options)
-        if table.schedule.kind == "mean-reverting":
+        if table.schedule.has_mean:
             raise ValueError(
                 "a mean-reverting schedule starts from an image, not from noise: differentiate adjoint.sample"
             )

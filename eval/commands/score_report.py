@@ -7,7 +7,7 @@ from typing import Any
 
 from fewstep.arguments import watched
 from fewstep.eval.commands.output import tell
-from fewstep.eval.score.gap_report import score_gap
+from fewstep.eval.gap.gap_report import score_gap
 
 
 def report_gap(models: Sequence[str], how: Mapping[str, Any], said: frozenset[str]) -> None:

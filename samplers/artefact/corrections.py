@@ -155,7 +155,7 @@ def remapped(table: Tableau, schedule: NoiseSchedule) -> Tableau:
     """
     _movable(table)
     old, times = table.schedule, boundaries(table)
-    if "mean-reverting" in (old.kind, schedule.kind):
+    if old.has_mean or schedule.has_mean:
         raise ValueError("a table of a mean-reverting schedule belongs to it: learn one for this schedule")
     moved = np.asarray(schedule.t_of_lam(np.clip(old.lam(times), *schedule.lam([schedule.t_max, schedule.t_end]))))
     for i, (was, now) in ((0, (old.t_max, schedule.t_max)), (-1, (old.t_end, schedule.t_end))):

@@ -31,7 +31,7 @@ def analytic_start(table: Tableau) -> Tableau:
     z = slice(M + table.history, M + table.history + table.slots)
     if table.nfe < 2:
         raise ValueError("`afs` saves the first of at least two network calls; ask for one more")
-    if table.elementwise or table.filters is not None or table.schedule.kind == "mean-reverting":
+    if table.elementwise or table.filters is not None or table.schedule.has_mean:
         raise ValueError(f"`afs` knows no first answer for {table.name!r} on {type(table.schedule).__name__}")
     if table.W[0, CARRY, z].any() and not np.array_equal(table.W[0, CARRY], table.W[0, INPUT]):
         raise ValueError(f"`afs` cannot be put into {table.name!r}: its stages share the noise of the first one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -14,6 +15,8 @@ from fewstep.samplers.building.path import Path, Solution
 from fewstep.samplers.building.solver_entry import Entry
 from fewstep.samplers.grids.making import check_times, make_grid
 from fewstep.samplers.schedule.base import Node, NoiseSchedule
+from fewstep.samplers.schedule.outputs import score_weight
+from fewstep.samplers.table.row import Row, noise
 from fewstep.samplers.table.tableau import Tableau
 
 
@@ -76,10 +79,11 @@ def build(
     if nfe is None:
         if not explicit:
             raise ValueError("`nfe` is missing: give the number of network evaluations, or an explicit grid of times")
-        intervals = len(grid) - 1
+        pin = int(leaves_pin(schedule, grid[0]))
+        intervals = len(grid) - 1 - pin
         calls = entry.calls(chosen) if callable(entry.calls) else entry.calls
         short = int(calls > 1 and schedule.sigma(float(grid[-1])) == 0 and "end" in entry.singular_ends)
-        groups = (calls,) * (intervals - short) + (1,) * short
+        groups = (1,) * pin + (calls,) * (intervals - short) + (1,) * short
         nfe = sum(groups)
     nfe = evaluations("nfe", nfe)
     if explicit:
@@ -89,6 +93,9 @@ def build(
         last = float(schedule.t_end if t_end is None else t_end)
     if groups is not None and sum(groups) != nfe:
         raise ValueError(f"`groups` {tuple(groups)} spend {sum(groups)} evaluations; expected nfe = {nfe}")
+    if groups is None and leaves_pin(schedule, first):
+        ends = False, bool(schedule.sigma(last) == 0)
+        groups = (1, *entry.groups(nfe - 1, *ends, chosen)) if nfe > 1 else (1,)
     if groups is None:
         ends = bool(schedule.alpha(first) == 0), bool(schedule.sigma(last) == 0)
         groups = entry.groups(nfe, *ends, chosen, None if explicit else float(schedule.lam(first)))
@@ -122,11 +129,14 @@ def compile_path(
     """Rows of `entry` along given boundaries; `model_times` (one a boundary, the end may be missing) are kept exactly."""
     columns = schedule.nodes(np.asarray(times, float))
     nodes = tuple(Node(*map(float, row)) for row in zip(*columns, strict=True))
-    solution = entry.solution(Path(schedule, nodes, groups, landings, nfe), options)
+    path = Path(schedule, nodes, groups, landings, nfe)
+    solution = entry.solution(path, options) if nodes[0].S else out_of_pin(entry, path, options)
     if not isinstance(solution, Solution):
         raise ValueError(
             f"solver {entry.name!r} returned {type(solution).__name__}; expected a Solution(rows, order) from its function"
         )
+    if schedule.kind == "two-sided":
+        require_scored(entry.name, schedule, solution)
     shown = schedule.model_time(np.array([row.at.t for row in solution.rows]))
     if model_times is not None:
         known = [float(tau) for tau in model_times]
@@ -145,3 +155,38 @@ def compile_path(
     )  # fmt: skip
     table.__dict__["compiled_by"] = entry  # of this table, not of one that somebody makes out of it
     return table
+
+
+def leaves_pin(schedule: NoiseSchedule, t: float) -> bool:
+    """Whether nothing is left at time t but the given end: alpha = sigma = 0."""
+    return schedule.kind == "bridge" and bool(schedule.alpha(t) == 0)
+
+
+def out_of_pin(entry: Entry, path: Path, options: Mapping[str, Any]) -> Solution:
+    """A solver on a bridge from its pinned end: the first row draws all of the noise, and the solver goes on from there.
+
+        x_t = alpha_t x0 + beta_t mu + sigma_t z
+
+    No ODE leaves a pin: every sample would be the same. The row of mu is added where the table is packed.
+    """
+    s, t = path.nodes[:2]
+    drawn = {noise(s, t): t.sigma} if t.sigma else {}
+    first = Row(s, "x0", {0: t.alpha, **drawn})
+    if len(path.nodes) == 2:
+        return Solution([first], 1)
+    rest = replace(path, nodes=path.nodes[1:], groups=path.groups[1:], nfe=None if path.nfe is None else path.nfe - 1)
+    found = entry.solution(rest, options)
+    jumps = {step + 1: node for step, node in found.jumps.items()}
+    return replace(
+        found, rows=[first, *found.rows], groups=(1, *(found.groups or rest.groups)), jumps=jumps, order=found.order
+    )
+
+
+def require_scored(name: str, schedule: NoiseSchedule, solution: Solution) -> None:
+    """ValueError for rows that draw noise between two laws of data as if the start were Gaussian."""
+    drawn = any(isinstance(register, tuple) for row in solution.rows for register in row.input)
+    if drawn and not any(score_weight(row.form) for row in solution.rows):
+        raise ValueError(
+            f"{name!r} takes the start of {type(schedule).__name__} for noise, which it is not: its own would change the law. "
+            'Take an ODE solver, or "flow_sde", whose noise comes with the score of the law between'
+        )

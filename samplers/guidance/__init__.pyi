@@ -19,6 +19,8 @@ from fewstep.samplers.guidance.guidance_entry import GUIDANCE as GUIDANCE
 from fewstep.samplers.guidance.guidance_entry import method as method
 from fewstep.samplers.guidance.hooks import callback as callback
 from fewstep.samplers.guidance.hooks import replacement as replacement
+from fewstep.samplers.guidance.latent import psld as psld
+from fewstep.samplers.guidance.latent import resample as resample
 from fewstep.samplers.guidance.loss_guidance import energy as energy
 from fewstep.samplers.guidance.loss_guidance import lgd as lgd
 from fewstep.samplers.guidance.operator_base import Operator as Operator
@@ -38,6 +40,7 @@ from fewstep.samplers.guidance.polyak_step import dreamguider as dreamguider
 from fewstep.samplers.guidance.posterior import dps as dps
 from fewstep.samplers.guidance.posterior import exact_covariance as exact_covariance
 from fewstep.samplers.guidance.posterior import pigdm as pigdm
+from fewstep.samplers.guidance.posterior_draw import daps as daps
 from fewstep.samplers.noise.field import GaussianField as GaussianField
 from fewstep.samplers.run.guided import Guided as Guided
 
@@ -55,6 +58,9 @@ __all__ = [
     "intervals",
     "fkc",
     "dps",
+    "daps",
+    "psld",
+    "resample",
     "pigdm",
     "exact_covariance",
     "lgd",

@@ -24,6 +24,8 @@ HOMES = (
     "fewstep.samplers.guidance.classifier_gradient",
     "fewstep.samplers.guidance.experts",
     "fewstep.samplers.guidance.posterior",
+    "fewstep.samplers.guidance.posterior_draw",
+    "fewstep.samplers.guidance.latent",
     "fewstep.samplers.guidance.loss_guidance",
     "fewstep.samplers.guidance.data_consistency",
     "fewstep.samplers.guidance.polyak_step",

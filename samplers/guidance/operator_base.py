@@ -145,12 +145,19 @@ def adjoint_residual(operator: Operator, y: Tensor) -> float:
 
 
 def as_operator(given: Any) -> Operator:
-    """An operator of an operator, or of a pair (A, A^T) of functions."""
+    """An operator of an operator, of a pair (A, A^T) of functions, or of an object that has A, and A_adjoint where linear.
+
+    The last are the physics of deepinv, and whatever is written like them; one without A_adjoint counts as not linear.
+    """
     if isinstance(given, Operator):
         return given
     if isinstance(given, tuple) and len(given) == 2:
         return Operator(*given)
+    forward, name = getattr(given, "A", None), type(given).__name__
+    if callable(forward):
+        adjoint = getattr(given, "A_adjoint", None)
+        return Operator(forward, adjoint if callable(adjoint) else None, linear=callable(adjoint), name=name)
     raise ValueError(
-        f"`operator` must be an Operator or a pair (forward, transpose) of functions; got {type(given).__name__}. "
-        "guidance.Operator(forward, shape=...) makes one of a single function"
+        f"`operator` must be an Operator, a pair (forward, transpose) of functions, or an object with A and A_adjoint; got "
+        f"{name}. guidance.Operator(forward, shape=...) makes one of a single function"
     )

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.checks import positive
+from fewstep.checks import positive, whole
+from fewstep.samplers.guidance.accumulated_step import Accumulated, by_time
+from fewstep.samplers.guidance.accumulated_step import views as views_of
 from fewstep.samplers.guidance.guidance_entry import method
 from fewstep.samplers.guidance.measurement import Measurement
 from fewstep.samplers.run.denoiser import Denoiser
@@ -27,8 +29,10 @@ def dreamguider(
     scale: float = 1.0,
     *,
     loss: Map | None = None,
-    augmentations: Sequence[Map] = (),
+    augmentations: Sequence[Map] | int = (),
     prior_std: float = 1.0,
+    published: bool = False,
+    weights: tuple[float, float] = (1.0, 1.0),
 ) -> Denoiser:
     """In the manner of Dreamguider: predicted x0 goes down a loss's gradient, by a length that norms choose.
 
@@ -39,15 +43,16 @@ def dreamguider(
     so that steps shorten as the loss does. Every sample has its own, neither depends on the solver or nfe, nor on a factor
     of the loss.
 
-    The publication takes gradients at predicted x0 and at predicted eps, whose directions are the same, since
-    D = (x - sigma eps) / alpha, weighs them by time, adds them to the state between steps, and takes the length from
-    distance over accumulated gradients. Here they are one shift of x0; its constants and its lengths are not reproduced.
+    published: gradients at predicted x0 and at predicted eps, whose directions are the same, since D = (x - sigma eps) / alpha,
+    weighed by time and by `weights`, on the state between the steps of "ddpm", with distance over accumulated gradients for a
+    length: see accumulated_step.py. The weights c and d are the caller's: what is public does not say their values.
 
     Args:
         measurement, operator, noise_std, prior_std: as in `dps`; L = |y - A D|^2 / 2, L_min = m noise_std^2 / 2 for m numbers
             measured. loss: (B, *shape) -> (B,), at least 0, of clean samples, instead; L_min = 0.
         scale: 1 trusts the spread. augmentations: functions of a batch, differentiable, applied alike to y and A(D) (with
-            `loss`, to D): the losses are averaged. Use ones that draw no random numbers, which would make steps differ.
+            `loss`, to D): the losses are averaged. Use ones that draw no random numbers, which would make steps differ; a number
+            stands for so many translations with a cut-out, of images.
     Cost: the loss's gradient, none of the network. Raises ValueError as `dps`.
 
     Reference: Dreamguider: Improved Training free Diffusion-based Conditional Generation; Nair, Patel; 2024; arXiv:2406.02549.
@@ -56,9 +61,11 @@ def dreamguider(
         raise ValueError("dreamguider needs a measurement and its operator, or a `loss` of clean samples instead")
     known = None if measurement is None else Measurement(measurement, operator, noise_std)
     scale, prior_std = positive("scale", scale, zero=True), positive("prior_std", prior_std)
-    views = list(augmentations) or [lambda u: u]
+    given = views_of(whole("augmentations", augmentations)) if isinstance(augmentations, int) else list(augmentations)
+    views, gone = given or [lambda u: u], Accumulated()
     if not all(map(callable, views)):
         raise ValueError("`augmentations` must be functions of a batch, (B, ...) -> (B, ...)")
+    at_x0, at_eps = (positive("weights", weight, zero=True) for weight in weights)
 
     def value(x0: Tensor) -> Tensor:
         if known is None:
@@ -75,6 +82,9 @@ def dreamguider(
             at = call.x0 if call.x0.requires_grad else call.x0.detach().requires_grad_()
             values = value(at)
             (g,) = torch.autograd.grad(values.sum(), at, create_graph=call.outside)
+        if published:
+            much = by_time(call, at_x0, at_eps) / call.weight
+            return -(scale * much) * gone.length(call, g) * g
         size = norm(g).clamp(min=1e-20)
         reach = scale * (call.spread(prior_std) * g[0].numel()) ** 0.5
         polyak = 2 * beside(values, g).clamp(min=0) / size

@@ -12,15 +12,22 @@ from torch import Tensor
 
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.schedule.base import NoiseSchedule
+from fewstep.samplers.schedule.outputs import score_weight
 from fewstep.samplers.table.tableau import Tableau
 
 
 def mean_for(schedule: NoiseSchedule, x: Tensor, mu: Tensor | None) -> Tensor | None:
-    """The mean of a mean-reverting schedule, in the place and shape of x; ValueError where it is missing or needless."""
-    reverting = schedule.kind == "mean-reverting"
-    if reverting != (mu is not None):
+    """The mu of a schedule that has one, in the place and shape of x; ValueError where it is missing or needless.
+
+    A bridge starts from mu: there x itself stands for it.
+    """
+    if schedule.kind == "bridge" and mu is None:
+        return x
+    if schedule.has_mean != (mu is not None):
         wanted = (
-            "needs `mu`, the mean it reverts to (the degraded image)" if reverting else "has no mean: leave `mu` away"
+            "needs `mu`, the mean it reverts to (the degraded image)"
+            if schedule.has_mean
+            else "has no mean: leave `mu` away"
         )
         raise ValueError(f"{type(schedule).__name__} {wanted}")
     if mu is None:
@@ -76,8 +83,19 @@ def on_schedule(tableau: Tableau, schedule: NoiseSchedule) -> bool:
     )
 
 
+def require_scores(tableau: Tableau, denoiser: Denoiser) -> None:
+    """ValueError for rows that want a score of a denoiser that has none."""
+    if not any(map(score_weight, tableau.forms)) or getattr(denoiser, "has_score", False):
+        return
+    raise ValueError(
+        f"{tableau.name!r} draws noise between two laws of data, which needs the score beside the velocity, and this denoiser "
+        'has one field: give two, TwoFields(fn, schedule, ("velocity", "score")), or take an ODE solver (flow_sde with w=0)'
+    )
+
+
 def validate_place(tableau: Tableau, denoiser: Denoiser) -> None:
     """The table's nodes must lie on the schedule that the network was trained on."""
+    require_scores(tableau, denoiser)
     if not on_schedule(tableau, denoiser.schedule):
         raise ValueError(
             f"the table was compiled for {tableau.schedule!r}, the network belongs to {denoiser.schedule!r}; "

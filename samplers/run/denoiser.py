@@ -70,6 +70,7 @@ class Denoiser:
                 f"`field` must be a guidance.GaussianField, or None for white noise; got {type(field).__name__}"
             )
         prediction_coefficients(prediction, schedule.nodes(np.array([schedule.t_min])))
+        schedule.require(prediction)
         self.fn, self.schedule, self.prediction, self.vector_time = fn, schedule, prediction, vector_time
         self.field, self.two_times = field, two_times
         self.nfe = 0
@@ -107,18 +108,18 @@ class Denoiser:
         return self.call(x, tau)
 
     def x0(self, x: Tensor, t: Any, mu: Tensor | None = None) -> Tensor:
-        """Predicted clean sample at (x, t); `mu` is the mean of a mean-reverting schedule."""
+        """Predicted clean sample at (x, t); `mu` is that of a mean-reverting schedule or a bridge."""
         return self.predict("x0", x, t, mu=mu)
 
     def eps(self, x: Tensor, t: Any, mu: Tensor | None = None) -> Tensor:
-        """Predicted noise at (x, t); `mu` is the mean of a mean-reverting schedule."""
+        """Predicted noise at (x, t); `mu` is that of a mean-reverting schedule or a bridge."""
         return self.predict("eps", x, t, mu=mu)
 
     def predict(self, form: str, x: Tensor, t: Any, post: Any = None, mu: Tensor | None = None) -> Tensor:
         """The output at (x, t) as "x0", "eps" or "flow" (eps - x0), in x's dtype: one network evaluation.
 
         t: a number, or one a sample, (B,), which needs `vector_time` unless they are equal. post: acts on predicted x0.
-        mu: the mean of a mean-reverting schedule, needed unless the output is already what is asked for.
+        mu: of a mean-reverting schedule or a bridge, needed unless the output is already what is asked for.
         """
         times = np.asarray(t, np.float64)
         if times.ndim and (times == times.flat[0]).all():
@@ -142,12 +143,12 @@ class Denoiser:
         """(p, q, r) of m = p x + q o + r mu; r is None on schedules without a mean, and where none is needed."""
         forms = [form] * len(nodes.t)
         p, q = convert(source, forms, nodes)
-        if self.schedule.kind != "mean-reverting":
+        if not self.schedule.has_mean:
             return p, q, None
-        r = mean_weight(source, forms, nodes, p, q)
+        r = mean_weight(p, self.schedule.beta(nodes.t))
         if mu is None and np.any(r):
             raise ValueError(
-                f"{form} from a {source!r} prediction depends on the mean that {type(self.schedule).__name__} reverts to: "
+                f"{form} from a {source!r} prediction depends on the mean, `mu`, of {type(self.schedule).__name__}: "
                 f"pass it, denoiser.{form}(x, t, mu=mu)"
             )
         return p, q, None if mu is None else r

@@ -181,5 +181,7 @@ def check_denoiser(denoiser: Any, name: str = "denoiser") -> None:
         raise ValueError(
             f"`{name}` must be a Denoiser; got {type(denoiser).__name__}. Denoiser.from_pipeline makes one"
         )
-    if denoiser.schedule.kind == "mean-reverting":
-        raise ValueError("guidance has no mean-reverting form: take a VP, VE, EDM or flow schedule")
+    if denoiser.schedule.has_mean or denoiser.schedule.kind == "two-sided":
+        raise ValueError(
+            f"guidance has no form on {denoiser.schedule.kind} schedules: take a VP, VE, EDM or flow schedule"
+        )

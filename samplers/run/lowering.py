@@ -42,9 +42,9 @@ def lower(
 
     Args:
         tableau: what to play. prediction: "epsilon", "sample", "v_prediction" or "flow_prediction".
-        post: maps predicted x0 to x0 (clipping, dynamic thresholding). constant: the mean mu of a mean-reverting
-            schedule, for the const register, which is 1 otherwise. pair: whether carry is wanted after the last row. cached:
-            whether the caller leaves out what the table leaves out.
+        post: maps predicted x0 to x0 (clipping, dynamic thresholding). constant: the mu of a mean-reverting
+            schedule or a bridge, for the const register, which is 1 otherwise. pair: whether carry is wanted after the last
+            row. cached: whether the caller leaves out what the table leaves out.
 
     Raises:
         ValueError: the output says nothing about what a row needs (eps prediction at alpha = 0); a table of whose result
@@ -53,8 +53,8 @@ def lower(
     if not cached:
         require_uncached(tableau)
     if tableau.constant and constant is None:
-        if tableau.schedule.kind == "mean-reverting":
-            needs = f"{type(tableau.schedule).__name__} needs the mean it reverts to, `mu`"
+        if tableau.schedule.has_mean:
+            needs = f"{type(tableau.schedule).__name__} needs the mean it reverts to, or starts from, `mu`"
             raise ValueError(f"{needs}: play it by sample()")
         constant = torch.ones((), dtype=dtype, device=device)
     calls = Nodes(*(c[:-1] for c in tableau.nodes))
@@ -67,8 +67,8 @@ def lower(
             raise ValueError(told)
         warnings.warn(told, stacklevel=2)
     x0 = _predicted_x0(tableau, prediction, calls, strict=post is not None)
-    to_m = np.stack(convert(source := "sample" if post else prediction, tableau.forms, calls))
-    W = _with_mean(tableau, source, to_m)
+    to_m = np.stack(convert("sample" if post else prediction, tableau.forms, calls))
+    W = _with_mean(tableau, to_m)
     keep, live = _needs(tableau, pair)
     if tableau.elementwise:
         kept = [0, *keep]  # history of a row: what the one before keeps
@@ -117,12 +117,11 @@ def _plans(
     return plans
 
 
-def _with_mean(tableau: Tableau, source: Prediction, to_m: Array) -> Array:
+def _with_mean(tableau: Tableau, to_m: Array) -> Array:
     """W with the mean that outputs contain, m = p x + q o + r mu, moved into the const column."""
-    if tableau.schedule.kind != "mean-reverting":
+    if not tableau.schedule.has_mean:
         return tableau.W
-    calls = Nodes(*(c[:-1] for c in tableau.nodes))
-    r = mean_weight(source, tableau.forms, calls, *to_m)
+    r = mean_weight(to_m[0], tableau.schedule.beta(tableau.times[:-1]))
     W = tableau.W.copy()
     for k in range(tableau.nfe):
         for j in range(min(tableau.history, k + 1)):
@@ -140,8 +139,7 @@ def _predicted_x0(tableau: Tableau, prediction: Prediction, calls: Nodes, strict
         calls = Nodes(*(np.where(seen, c, d) for c, d in zip(calls, (0.0, 1.0, 1.0, 0.0), strict=True)))
     x0 = ["x0"] * tableau.nfe
     p, q = convert(prediction, x0, calls)
-    reverting = tableau.schedule.kind == "mean-reverting"
-    r = mean_weight(prediction, x0, calls, p, q) if reverting else np.zeros_like(p)
+    r = mean_weight(p, tableau.schedule.beta(tableau.times[:-1])) if tableau.schedule.has_mean else np.zeros_like(p)
     return np.stack([p, q, r])
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.artefact.choosing import Named, chosen
 from fewstep.samplers.building.compiling import build
-from fewstep.samplers.run.checks import validate_place
+from fewstep.samplers.run.checks import require_scores, validate_place
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.table.tableau import Tableau
 from fewstep.samplers.validity.bound_weights import meet_bound
@@ -30,6 +30,7 @@ def table_for(denoiser: Denoiser, solver: Any, spec: dict[str, Any], options: di
         nfe = 10 if spec["nfe"] is None and spec["grid"] is None else spec["nfe"]
         grid = plays.grid if spec["grid"] is None else spec["grid"]
         table = build(plays.entry, denoiser.schedule, **{**spec, "nfe": nfe, "grid": grid}, **options)
+        require_scores(table, denoiser)
         meet_bound(denoiser.fn, table)
         return table
     if any(given is not None for given in spec.values()) or options:

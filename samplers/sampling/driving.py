@@ -37,6 +37,11 @@ def drive(
             f"{entry.name} draws Gaussian noise and follows scores, and {type(schedule).__name__} has neither: take an ODE "
             'solver, or a table whose noises are jumps of its law, such as "restart", "ddim" with eta or "euler_ancestral"'
         )
+    if entry.stochastic and schedule.kind == "two-sided":
+        raise ValueError(
+            f"{entry.name!r} takes the start of {type(schedule).__name__} for noise, which it is not: take an ODE solver, or "
+            '"flow_sde", whose noise comes with the score of the law between'
+        )
     nfe, ends = spec["nfe"], (spec["t_start"], spec["t_end"])
     nfe = None if nfe is None else evaluations("nfe", nfe, MOST_EVALUATIONS)
     first, last = (

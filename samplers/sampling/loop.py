@@ -71,7 +71,8 @@ def sample(
         generator: torch.Generator, or one a sample, for stochastic solvers; noise_seeds: one int a sample instead, which
             makes a sample's noise the same alone and in any batch.
         noise: "independent" increments, or "brownian": those of one path a sample, so that the same seed gives the same
-            image as nfe grows. mu: mean that the process reverts to, for NoiseSchedule.mean_reverting.
+            image as nfe grows. mu: mean that the process reverts to, for
+            NoiseSchedule.mean_reverting, or image that a bridge starts from (x_T itself where it is left away).
         callback: called after every row with .index .t .x .x0 .nfe. hook: the same, may return a new x, or (tables only) a
             function (B, *shape) -> (B, *shape) for all that the solver carries: the state and outputs of the past.
         progress: show a bar. return_info: return (x0, Info). post: applied to every predicted x0 (e.g. clipping).
@@ -94,6 +95,7 @@ def sample(
         plays, nfe = learned_table(denoiser, plays, x_T, nfe, guidance, policy), None
     elif guidance is not None or policy is not None:
         raise ValueError("`guidance` chooses a table of a learned artefact; other solvers need a guided denoiser only")
+    pinned = mu is None and denoiser.schedule.kind == "bridge"
     mu = mean_for(denoiser.schedule, x_T, mu)
     began = time.perf_counter()
     drawn = source(noise, noise_seeds, generator, x_T.shape[0], denoiser.schedule.jump_scale, denoiser.field)
@@ -103,7 +105,7 @@ def sample(
     if isinstance(plays, Named) and plays.entry.kind == "driver":
         if mu is not None:
             raise ValueError(
-                f"{plays.entry.name!r} does not run on mean-reverting schedules; take a solver that is a table"
+                f"{plays.entry.name!r} does not run on {denoiser.schedule.kind} schedules; take a solver that is a table"
             )
         run = {"noise": drawn, "seeds": noise_seeds, "generator": generator, "post": post, "progress": progress}
         info, x = drive(
@@ -112,6 +114,10 @@ def sample(
     else:
         tableau = table_for(denoiser, plays, spec, solver_options)
         constant = None if mu is None else mu.to(wide)
+        if pinned and tableau.nodes.S[0]:
+            raise ValueError(
+                f"a bridge that starts at t = {tableau.times[0]:.6g}, after its pinned end, needs the image it came from: mu="
+            )
         steps = lower(tableau, denoiser.prediction, x_T.device, wide, post, constant, cached=True)
         begun = x_T.to(wide)
         if solver_options.get("afs"):

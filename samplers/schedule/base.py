@@ -88,7 +88,7 @@ class NoiseSchedule(ABC):
     vectorised; lam is +inf where sigma = 0 and -inf where alpha = 0, and `t_of_lam` takes both.
     """
 
-    kind: ClassVar[str]  # "vp" | "ve" | "flow" | "mean-reverting"
+    kind: ClassVar[str]  # "vp" | "ve" | "flow" | "mean-reverting" | "bridge" | "two-sided"
     default_grid: ClassVar[str]
     num_train_timesteps: int = 1000
     t_max: float = 1.0
@@ -128,6 +128,19 @@ class NoiseSchedule(ABC):
     def node(self, t: Any) -> Node:
         """The same at one time, as Python floats."""
         return Node(*(float(v) for v in self.nodes(float(t))))
+
+    @property
+    def has_mean(self) -> bool:
+        """Whether states hold a given image beside x0 and noise, `mu`: x = alpha x0 + beta mu + sigma eps."""
+        return self.kind in ("mean-reverting", "bridge")
+
+    def beta(self, t: ArrayLike) -> Array:
+        """Weight of the other end, where there is one: of `mu`, or of the x1 of an interpolant."""
+        return np.zeros_like(np.asarray(t, np.float64))[()]
+
+    def require(self, prediction: Any) -> None:
+        """ValueError for a prediction that a network on this schedule cannot have; mostly there is none."""
+        del prediction
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -218,11 +231,29 @@ class NoiseSchedule(ABC):
         """Mean-reverting (IR-SDE): x_t = mu + alpha (x_0 - mu) + sigma eps, sigma(1) about lam_inf; `sample` takes mu."""
         return SCHEDULES["MeanReverting"](float(lam_inf), theta, float(delta))
 
+    @staticmethod
+    def bridge(
+        process: str = "brownian", scale: float = 1.0, beta_min: float = 0.1, beta_max: float = 20.0
+    ) -> NoiseSchedule:
+        """A process pinned at both ends, x_t = alpha x0 + beta mu + sigma eps, from mu (t_max) to data: DDBM, DBIM, I2SB."""
+        return SCHEDULES["Bridge"](process, float(scale), float(beta_min), float(beta_max))
+
+    @staticmethod
+    def interpolant(path: str = "linear", gamma: str = "root", scale: float = 1.0) -> NoiseSchedule:
+        """x_t = alpha x0 + beta x1 + gamma z between any two laws of data; a `TwoFields` denoiser goes with it."""
+        return SCHEDULES["Interpolant"](path, gamma, float(scale))
+
 
 SCHEDULES: Registry[type[Any]] = Registry(
     "schedule class",
     type,
-    [f"fewstep.samplers.schedule.{name}" for name in ("continuous", "discrete", "labelled", "poisson", "reverting")],
+    [
+        *(
+            f"fewstep.samplers.schedule.{name}"
+            for name in ("continuous", "discrete", "labelled", "poisson", "reverting")
+        ),
+        *(f"fewstep.samplers.interpolants.{name}" for name in ("bridge", "two_sided")),
+    ],
     "@schedule_class above a frozen dataclass that is a NoiseSchedule",
 )
 

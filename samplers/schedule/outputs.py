@@ -11,14 +11,20 @@ from fewstep.samplers.schedule.base import Array, Nodes
 
 # what a network returns: a name, or nodes -> (P, Q) of its output P x0 + Q eps
 Prediction = str | Callable[[Nodes], tuple[np.ndarray, np.ndarray]]
-# what a row's m is: a name, or (coefficient of x0, coefficient of eps), numbers or arrays of one sample's shape
-Form = str | tuple[Any, Any]
+# what a row's m is: a name, or (coefficient of x0, coefficient of eps), numbers or arrays of one sample's shape; on a
+# schedule between two laws also a third, of the score, which the denoiser adds
+Form = str | tuple[Any, ...]
 FORMS = {"x0": (1.0, 0.0), "eps": (0.0, 1.0), "flow": (-1.0, 1.0)}
 
 
 def form_pair(form: Form) -> tuple[Any, Any]:
     """(A, B) with m = A x0 + B eps."""
-    return FORMS[form] if isinstance(form, str) else form
+    return FORMS[form] if isinstance(form, str) else (form[0], form[1])
+
+
+def score_weight(form: Form) -> float:
+    """C with m = A x0 + B eps + C score."""
+    return 0.0 if isinstance(form, str) or len(form) < 3 else float(form[2])
 
 
 def prediction_coefficients(prediction: Prediction, nodes: Nodes) -> tuple[np.ndarray, np.ndarray]:
@@ -68,11 +74,9 @@ def convert(prediction: Prediction, forms: Sequence[Form], nodes: Nodes) -> tupl
     return np.where(same, 0.0, top_p / det), np.where(same, 1.0, top_q / det)
 
 
-def mean_weight(prediction: Prediction, forms: Sequence[Form], nodes: Nodes, p: Array, q: Array) -> Array:
-    """r with m = p x + q o + r mu where the process reverts to mu: x - mu and o - P mu take the place of x and o."""
-    A, _ = _pairs(forms)
-    P, _ = prediction_coefficients(prediction, nodes)
-    return A - p - q * _like(P, A)
+def mean_weight(p: Array, beta: Array) -> Array:
+    """r with m = p x + q o + r mu where x holds beta mu: what is left of x without it, r = -p beta."""
+    return -p * _like(beta, p)
 
 
 def _pairs(forms: Sequence[Form]) -> Array:

@@ -71,6 +71,9 @@ class MeanReverting(NoiseSchedule):
     def sigma(self, t: ArrayLike) -> Array:
         return self.lam_inf * np.sqrt(-np.expm1(-2 * self._th(t)))
 
+    def beta(self, t: ArrayLike) -> Array:
+        return -np.expm1(-self._th(t))
+
     def lam(self, t: ArrayLike) -> Array:
         return -np.log(self.lam_inf) - 0.5 * log(np.expm1(2 * self._th(t)))
 

@@ -233,5 +233,5 @@ def _check_place(path: Path, statistics: Statistics) -> None:
             f"dpm_solver_v3: the grid runs over lam = {lam.min():.4g}..{lam.max():.4g}, the statistics over "
             f"{low:.4g}..{high:.4g}: keep the grid between t_start={first:.6g} and t_end={last:.6g}, or estimate them there"
         )
-    if statistics.biased and path.schedule.kind == "mean-reverting":
+    if statistics.biased and path.schedule.has_mean:
         raise ValueError("dpm_solver_v3: on a mean-reverting schedule the statistics must have b = 0")

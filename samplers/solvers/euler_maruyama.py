@@ -158,11 +158,17 @@ def flow_sde(path: Path, *, w: str | float | Callable[[float], float] = "t", sca
     in the place of t = 1; "cps" keeps the coefficients instead, x' = (1-t') x0 + t' cos(q) eps + t' sin(q) z, q = scale pi/2.
     Schedules other than flows follow it in t = sigma/(alpha+sigma), y = x/(alpha+sigma). Where a step would take more than
     all of eps away (w dt >= 2 t t', so where w is infinite), all of it is drawn anew; the last step is x0.
+    Between two laws of data v and score are the fields of a TwoFields denoiser, and every finite w has the interpolant's law.
     """
     scale = opt.number("flow_sde", "scale", scale, 1.0 if w == "cps" else 1e6)
+    between = path.schedule.kind == "two-sided"
     if w == "cps":
+        if between:
+            raise ValueError('flow_sde: w="cps" keeps the coefficients of data and noise; between two laws of data take "t"')
         return _kept_coefficients(path, 0.5 * pi * scale)
-    diffusion = _diffusion(w, scale, path.nodes[1].r)
+    diffusion = _diffusion(w, scale, path.nodes[1].t if between else path.nodes[1].r)
+    if between:
+        return _between(path, diffusion)
     rows = []
     for s, t in zip(path.nodes[:-1], path.nodes[1:], strict=True):
         r, after, S = s.r, t.r, t.S
@@ -193,3 +199,20 @@ def _kept_coefficients(path: Path, q: float) -> Solution:
             terms[noise(s, t)] = S * after * sin(q)
         rows.append(Row(s, "flow", terms))
     return Solution(rows, 1)
+
+
+def _between(path: Path, diffusion: Callable[[float], float]) -> Solution:
+    """x' = x - dt (v - (w/2) score) + sqrt(w dt) z between two laws of data; v as its parts of x0 and x1."""
+    rows = []
+    for s, t in zip(path.nodes[:-1], path.nodes[1:], strict=True):
+        dt, w = s.t - t.t, diffusion(s.t)
+        if not isfinite(w):
+            raise ValueError(
+                f'flow_sde: `w` must be finite between two laws of data; got w({s.t:.6g}) = {w!r}, take "t"'
+            )
+        velocity = path.schedule.velocity(s.t)  # type: ignore[attr-defined]
+        terms: dict[Any, float] = {INPUT: 1.0, 0: -dt}
+        if w:
+            terms[noise(s, t)] = sqrt(w * dt)
+        rows.append(Row(s, (*velocity, -0.5 * w) if w else velocity, terms))
+    return Solution(rows, 1, conserves="")

@@ -26,10 +26,10 @@ MOST = 1e13  # amplification that leaves float64 three digits
 
 
 def prove(table: Any) -> float:
-    """For data that is one point X (and mean M), x(t) = M + alpha (X - M) + sigma E goes exactly from row to row.
+    """For data that is one point X (and given M), x(t) = alpha X + beta M + sigma E goes exactly from row to row.
 
     The state is carried as its coefficients on {X, E, M, z_1, z_2, ...}; the network knows x0 = X and hence
-    eps = (x - alpha X - (1 - alpha) M) / sigma. X must keep alpha, M what is left of one, and the noises together
+    eps = (x - alpha X - beta M) / sigma. X must keep alpha, M beta, and the noises together
     the variance sigma^2, as far as `table.conserves` says; an ODE row that claims "x0 eps" keeps E itself at sigma.
 
     Returns the largest factor by which the table amplifies rounding, 1 where none shows.
@@ -39,22 +39,23 @@ def prove(table: Any) -> float:
     """
     if not table.conserves:
         return 1.0
-    mean, shape = float(table.schedule.kind == "mean-reverting"), table.W.shape[3:]
+    at, shape = table.nodes, table.W.shape[3:]
+    beta = table.schedule.beta(at.t) if table.schedule.has_mean else np.zeros_like(at.t)
     width = 3 + table.slots * table.nfe
-    at, size = table.nodes, np.abs(table.nodes.alpha) + np.abs(table.nodes.sigma)
+    size = np.abs(at.alpha) + np.abs(at.sigma)
     state = np.zeros((2, width, *shape))
-    state[:, :3] = _columns([at.alpha[0], at.sigma[0], mean * (1 - at.alpha[0])], shape)
+    state[:, :3] = _columns([at.alpha[0], at.sigma[0], beta[0]], shape)
     outputs: list[np.ndarray] = []
     growth: list[float] = []
     for k in range(table.nfe):
         x0, drift = np.zeros((2, width, *shape))
-        x0[0], drift[0], drift[2] = 1.0, at.alpha[k], mean * (1 - at.alpha[k])
+        x0[0], drift[0], drift[2] = 1.0, at.alpha[k], beta[k]
         A, B = form_pair(table.forms[k])
         eps = (state[1] - drift) / at.sigma[k] if np.any(B) else 0.0
         outputs = [A * x0 + B * eps, *outputs][: table.history]
         state = _advance(table, k, state, outputs)
         got = [state[1, 0], np.linalg.norm(state[1, [1, *range(3, width)]], axis=0), state[1, 2]]
-        want = [at.alpha[k + 1], at.sigma[k + 1], mean * (1 - at.alpha[k + 1])]
+        want = [at.alpha[k + 1], at.sigma[k + 1], beta[k + 1]]
         if "eps" not in table.conserves:
             got[1] = want[1]
         off = np.abs(np.stack(np.broadcast_arrays(*got)) - _columns(want, shape)).max()

@@ -14,6 +14,7 @@ from fewstep.output.seal import BY_HAND, SEAL, sealed, unsealed
 from fewstep.samplers.blocks.block_cache import BlockCache
 from fewstep.samplers.schedule.as_json import schedule_from_dict, schedule_to_dict
 from fewstep.samplers.schedule.base import Node, NoiseSchedule
+from fewstep.samplers.schedule.outputs import score_weight
 from fewstep.samplers.table.consistency import bounded
 from fewstep.samplers.table.jsonfile import checked, option_of, plain
 from fewstep.samplers.table.tableau import Tableau
@@ -36,7 +37,8 @@ def to_dict(tableau: Tableau) -> dict[str, Any]:
 
 def is_plain(tableau: Tableau) -> bool:
     """Whether a table has nothing that the first release did not know."""
-    return tableau.filters is None and tableau.cache is None and tableau.begins == 1
+    scored = any(map(score_weight, tableau.forms))
+    return tableau.filters is None and tableau.cache is None and tableau.begins == 1 and not scored
 
 
 def from_dict(content: Mapping[str, Any], name: Any) -> Tableau:
@@ -94,7 +96,7 @@ def from_content(content: Mapping[str, Any], schedule: NoiseSchedule | None = No
         nodes=schedule.nodes(np.array(content["times"], float)),
         model_times=np.array(content["model_times"], float),
         W=np.array(content["W"], float),
-        forms=tuple(f if isinstance(f, str) else (np.array(f[0]), np.array(f[1])) for f in content["forms"]),
+        forms=tuple(f if isinstance(f, str) else tuple(map(np.array, f)) for f in content["forms"]),
         order=content["order"],
         history=content["history"],
         slots=content["slots"],

@@ -9,7 +9,7 @@ the row's form), the noises z of the row and optionally one constant. After netw
 A solver family writes rows with `Row`; `Tableau.from_rows` packs them into W (nfe, 2, R), float64, and proves on the spot
 what its family claims to conserve. The sample is `input` after the last row. Entries may be arrays of one sample's shape;
 W is (nfe, 2, R, *shape) then. A noise is an increment of a Brownian path in lam, so that every way of drawing it agrees
-on what it belongs to. The constant is the mean of a mean-reverting process, else 1.
+on what it belongs to. The constant is the mu of a process that has one, else 1.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Tableau:
         name: solver name. schedule: the NoiseSchedule it was compiled for.
         nodes: t, alpha, sigma, lam of every network input and, last, of the returned sample; arrays (nfe + 1,).
         model_times: (nfe,) what the network is shown. W: (nfe, 2, R, *shape).
-        forms: (nfe,) what each m_k is: "x0", "eps", "flow" or a pair of arrays. history: H. slots: Z.
+        forms: (nfe,) what each m_k is: "x0", "eps", "flow" or a pair of arrays (a third: of the score). history: H. slots: Z.
         constant: has a const register. spans: (nfe, Z, 3), start, end and path of every noise; NaN where a row has none.
         conserves: which parts of alpha X + sigma E every row keeps exactly: "x0 eps", "x0" or "".
         order: convergence order as nfe grows (weak order where there is noise).
@@ -89,7 +89,7 @@ class Tableau:
         jumps: Mapping[int, Node] | None = None,
     ) -> Tableau:
         """Pack rows into W. end: the node of what is returned; order, groups, ... as above."""
-        packed = pack(rows, reverting=schedule.kind == "mean-reverting")
+        packed = pack(rows, schedule, end)
         nodes = Nodes(*(np.array([getattr(n, f) for n in (*(r.at for r in rows), end)], float) for f in Nodes._fields))
         if model_times is None:
             model_times = schedule.model_time(nodes.t[:-1])

@@ -67,6 +67,8 @@ TABLES = {  # short ones first
     "frechet": Benchmark("frechet.py", packages=("torchmetrics",)),
     "inception": Benchmark("extractor.py"),
     "posterior": Benchmark("inverse.py"),
+    "restoring_peers_linear": Benchmark("restoring_peers.py --task linear", packages=("azula", "deepinv")),
+    "restoring_peers_digits": Benchmark("restoring_peers.py --task digits", packages=("azula", "deepinv")),
     "classes": Benchmark("class_guidance.py"),
     "picard": Benchmark("picard.py --sweeps"),
     "feynman_kac": Benchmark("feynman_kac.py"),

@@ -31,6 +31,7 @@ METHODS = {
 PUBLISHED = {  # options, solver, evaluations, its options, what is said of it
     "pigdm": ({}, "ddim", 100, {}, "`ddim`, 100"),
     "dps": ({"scale": 0.3}, "euler_ancestral", 400, {}, "scale 0.3, ancestral, 400"),
+    "dreamguider": ({}, "ddpm", 100, {}, "`ddpm`, 100"),
     "dds": ({"gamma": 10.0}, "ddim", 50, {"eta": 0.85}, "gamma 10, 50"),
     "mpgd": ({"scale": 0.1}, "ddim", 50, {}, "scale 0.1, 50; diverges at 0.3"),
 }

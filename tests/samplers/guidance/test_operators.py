@@ -132,3 +132,26 @@ def test_bad_input():
     }.items():
         with pytest.raises(ValueError, match=match):
             make()
+
+
+class Physics:
+    """An operator as deepinv writes one; wrong: whether its adjoint is another's."""
+
+    def __init__(self, wrong: bool = False, linear: bool = True):
+        self.wrong = wrong
+        if linear:
+            self.A_adjoint = lambda y, **_: (2.0 + wrong) * torch.nn.functional.pad(y, (0, 3))
+
+    def A(self, x, **_):
+        return 2.0 * x[:, :2]
+
+
+def test_physics_are_operators_as_they_are():
+    y = torch.tensor([[0.5, -0.2]])
+    known = Measurement(y, Physics(), 0.1)
+    assert known.operator.linear and known.norm == pytest.approx(2.0) and known.operator.name == "Physics"
+    assert not Measurement(y, Physics(linear=False), 0.1).operator.linear
+    with pytest.raises(ValueError, match="transpose of Physics is not its adjoint"):
+        Measurement(y, Physics(wrong=True), 0.1)
+    with pytest.raises(ValueError, match="an object with A and A_adjoint; got dict"):
+        Measurement(y, {}, 0.1)

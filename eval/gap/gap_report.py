@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from fewstep.checks import whole
-from fewstep.eval.score.score_equation import residual
-from fewstep.eval.score.two_laws import Apart, apart
+from fewstep.eval.gap.score_equation import residual
+from fewstep.eval.gap.two_laws import Apart, apart
 from fewstep.output.files import write_text
 from fewstep.output.page import Table, write_page
 from fewstep.samplers.building.compiling import build

@@ -9,8 +9,8 @@ import torch
 from learned_problems import ring
 
 import fewstep.eval as fe
-from fewstep.eval.score.score_equation import residual
-from fewstep.eval.score.two_laws import apart
+from fewstep.eval.gap.score_equation import residual
+from fewstep.eval.gap.two_laws import apart
 from fewstep.samplers import Denoiser, NoiseSchedule
 
 SMALL = {"shape": (2,), "dtype": "float64", "number": 200, "levels": 3, "nfe": (40, 80), "batch_size": 200}
