@@ -42,6 +42,7 @@ from fewstep.samplers.guidance.posterior import exact_covariance as exact_covari
 from fewstep.samplers.guidance.posterior import pigdm as pigdm
 from fewstep.samplers.guidance.posterior_draw import daps as daps
 from fewstep.samplers.noise.field import GaussianField as GaussianField
+from fewstep.samplers.noise.point_field import PointField as PointField
 from fewstep.samplers.run.guided import Guided as Guided
 
 __all__ = [
@@ -76,6 +77,7 @@ __all__ = [
     "noise_prior_penalty",
     "adv_diff",
     "GaussianField",
+    "PointField",
     "diffusion_pde",
     "fun_dps",
     "points",
