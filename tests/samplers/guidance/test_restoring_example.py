@@ -35,3 +35,14 @@ def test_learned_tables_play_guided_pipelines():
         guided = guidance.dps(denoiser, A(clean), A, 0.05)
         away, near = (A(sample(d, -start, artefact, nfe=8) - clean).square().mean() for d in (denoiser, guided))
     assert near < 0.4 * away
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["colour", "inpaint"])
+def test_colour_pictures_are_controlled_by_what_is_known(tmp_path, task):
+    out = tmp_path / "colours.png"
+    output = run("control_colours", "--task", task, "--images", 3, "--nfe", 20, "--out", out)
+    found = {name: (float(e), float(m)) for name, e, m in re.findall(r"(\w+) +error ([\d.]+) +misfit ([\d.]+)", output)}
+    assert found["exact_covariance"][0] <= min(error for error, _ in found.values()) + 0.005
+    assert found["replacement"][1] < 0.01 and found["replacement"][0] < 0.5 * found["nothing"][0]
+    Image.open(out).verify()
