@@ -20,7 +20,9 @@ from fewstep import Denoiser, NoiseSchedule, sample
 from fewstep.samplers import guidance
 
 SIZE, GRAY = 32, (0.299, 0.587, 0.114)
-MIXED = torch.tensor([[0.5, 0.15, 0.05], [0.45, -0.05, -0.1], [0.4, -0.15, 0.1]])  # channels, of three independent fields
+MIXED = torch.tensor(
+    [[0.5, 0.15, 0.05], [0.45, -0.05, -0.1], [0.4, -0.15, 0.1]]
+)  # channels, of three independent fields
 TASKS = {
     "colour": lambda shape: guidance.colour(GRAY),
     "inpaint": lambda shape: guidance.mask(_holes(shape[-2:])),
@@ -99,7 +101,11 @@ def main(folder: str | None, task: str, images: int, nfe: int, out: str) -> None
     x_T = denoiser.schedule.initial_noise(clean.shape, torch.Generator().manual_seed(1))
     hook = guidance.replacement(y, A, denoiser, seeds, fresh=True)
     runs = {"nothing": {}, "replacement": {"hook": hook}} | {
-        name: {"guided": getattr(guidance, name)(denoiser, y, A, **({} if name == "impute" else {"noise_std": 0.01}), **given)}
+        name: {
+            "guided": getattr(guidance, name)(
+                denoiser, y, A, **({} if name == "impute" else {"noise_std": 0.01}), **given
+            )
+        }
         for name, given in METHODS.items()
     }
     rows = {"truth": clean, "measured": y}

@@ -47,8 +47,8 @@ KINDS = {
 OPERATORS = ("", "any", "linear", "pinv")  # that a measurement may come from; "": it takes no measurement
 # of the package `guidance` that are no methods: nothing can be registered by these
 RESERVED = (
-    "GUIDANCE", "method", "Guided", "Operator", "GaussianField", "PointField", "adjoint_residual", "noise_prior_penalty", "callback",
-    "mask", "points", "downsample", "blur", "colour", "matrix", "phase", "fourier", "projection",
+    "GUIDANCE", "method", "Guided", "Operator", "GaussianField", "PointField", "adjoint_residual", "noise_prior_penalty",
+    "callback", "mask", "points", "downsample", "blur", "colour", "matrix", "phase", "fourier", "projection",
 )  # fmt: skip
 F = TypeVar("F", bound=Callable[..., Any])
 

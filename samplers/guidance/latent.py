@@ -58,7 +58,9 @@ def psld(
     _functions(decode=decode, encode=encode)
     A = known.operator
     if not A.linear:
-        raise ValueError(f"{A.name} is not linear, which psld needs: dps(denoiser, y, A @ Operator(decode, ...)) is not")
+        raise ValueError(
+            f"{A.name} is not linear, which psld needs: dps(denoiser, y, A @ Operator(decode, ...)) is not"
+        )
 
     def rows(z: Tensor) -> Tensor:
         image = decode(z)

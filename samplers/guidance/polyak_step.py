@@ -51,8 +51,8 @@ def dreamguider(
         measurement, operator, noise_std, prior_std: as in `dps`; L = |y - A D|^2 / 2, L_min = m noise_std^2 / 2 for m numbers
             measured. loss: (B, *shape) -> (B,), at least 0, of clean samples, instead; L_min = 0.
         scale: 1 trusts the spread. augmentations: functions of a batch, differentiable, applied alike to y and A(D) (with
-            `loss`, to D): the losses are averaged. Use ones that draw no random numbers, which would make steps differ; a number
-            stands for so many translations with a cut-out, of images.
+            `loss`, to D): the losses are averaged. Use ones that draw no random numbers, which would make steps differ; a
+            number stands for so many translations with a cut-out, of images.
     Cost: the loss's gradient, none of the network. Raises ValueError as `dps`.
 
     Reference: Dreamguider: Improved Training free Diffusion-based Conditional Generation; Nair, Patel; 2024; arXiv:2406.02549.

@@ -36,8 +36,8 @@ class PointField:
 
     Cost of a draw: n products with all modes, about (2 / length)^dims. Raises ValueError for points outside the domain.
 
-    Reference: Score-Based Diffusion Models in Function Space; Lim, Kovachki, Baptista, Beckham, Azizzadenesheli, Kossaifi, Voleti,
-    Song, Kreis, Kautz, Pal, Vahdat, Anandkumar; 2023; arXiv:2302.07400.
+    Reference: Score-Based Diffusion Models in Function Space; Lim, Kovachki, Baptista, Beckham, Azizzadenesheli, Kossaifi,
+    Voleti, Song, Kreis, Kautz, Pal, Vahdat, Anandkumar; 2023; arXiv:2302.07400.
     """
 
     field: GaussianField

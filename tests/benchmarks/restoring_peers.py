@@ -116,10 +116,13 @@ def deepinv(name: str, **options: Any) -> Callable[[Task, int], Tensor]:
         image = shape if len(shape) == 3 else (1, 1, shape[0])
         told = (1, 1, len(s))
         physics = dinv.physics.DecomposablePhysics(
-            U=lambda u: (u.flatten(1) @ U.T.to(u)).view(len(u), *told[:2], -1), V=lambda v: (v.flatten(1) @ V.T.to(v)).view(-1, *image),
-            U_adjoint=lambda y: (y.flatten(1) @ U.to(y)).view(len(y), *told), mask=s.view(1, *told),
-            V_adjoint=lambda x: (x.flatten(1) @ V.to(x)).view(len(x), *told), noise_model=dinv.physics.GaussianNoise(task.noise),
-        )  # fmt: skip
+            U=lambda u: (u.flatten(1) @ U.T.to(u)).view(len(u), *told[:2], -1),
+            U_adjoint=lambda y: (y.flatten(1) @ U.to(y)).view(len(y), *told),
+            V=lambda v: (v.flatten(1) @ V.T.to(v)).view(-1, *image),
+            V_adjoint=lambda x: (x.flatten(1) @ V.to(x)).view(len(x), *told),
+            mask=s.view(1, *told),
+            noise_model=dinv.physics.GaussianNoise(task.noise),
+        )
         y = task.y.flatten(1).expand(n, -1).reshape(n, 1, 1, -1)
 
         class Network(torch.nn.Module):
@@ -138,7 +141,7 @@ def deepinv(name: str, **options: Any) -> Callable[[Task, int], Tensor]:
 
 
 def red_diff(task: Task, nfe: int, rate: float = 0.1, weight: float = 0.25) -> Tensor:
-    """RED-diff: mu by Adam on |y - A mu|^2 and weight sigma <eps(mu + sigma e) - e, mu>, sigma falling; Mardani et al., 2023."""
+    """RED-diff: mu by Adam on |y - A mu|^2 and weight sigma <eps(mu + sigma e) - e, mu>, sigma falling (Mardani, 2023)."""
     mu = torch.zeros(task.shape, dtype=task.dtype)
     first, second = torch.zeros_like(mu), torch.zeros_like(mu)
     levels = torch.logspace(float(torch.tensor(HIGH).log10()), float(torch.tensor(LOW).log10()), nfe)

@@ -78,7 +78,10 @@ def test_augmentations_act_on_both_sides() -> None:
 
 def test_the_published_form_descends_between_steps() -> None:
     """By its own lengths, with either gradient or both: nearer to what was measured than without."""
-    data, seen = torch.randn(200, 6, generator=torch.Generator().manual_seed(0)), guidance.mask([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+    data, seen = (
+        torch.randn(200, 6, generator=torch.Generator().manual_seed(0)),
+        guidance.mask([1.0, 1.0, 1.0, 0.0, 0.0, 0.0]),
+    )
     base, y = Gaussian(0.0, 1.0).denoiser(VP), seen(data)
     x_T = starts(VP, 1.0, 200, shape=(6,)).float()
     runs = {

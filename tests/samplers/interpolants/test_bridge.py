@@ -78,11 +78,11 @@ def test_the_posterior_of_a_linear_problem(kind: dict[str, Any], solver: str) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_dbim_has_the_posterior_for_every_eta(eta: float) -> None:
-    bridge, n = NoiseSchedule.bridge(), 20_000
+    bridge, n = NoiseSchedule.bridge(), 10_000
     generator = torch.Generator().manual_seed(3)
-    x0 = sample(PAIRS.denoiser(bridge), PAIRS.mu.expand(n, 4), "ddim", 400, eta=eta, generator=generator)
-    assert float((x0.mean(0) - PAIRS.mean).norm() / PAIRS.mean.norm()) < 0.01
-    assert float((torch.cov(x0.T) - PAIRS.covariance).norm() / PAIRS.covariance.norm()) < 0.03
+    x0 = sample(PAIRS.denoiser(bridge), PAIRS.mu.expand(n, 4), "ddim", 300, eta=eta, generator=generator)
+    assert float((x0.mean(0) - PAIRS.mean).norm() / PAIRS.mean.norm()) < 0.015
+    assert float((torch.cov(x0.T) - PAIRS.covariance).norm() / PAIRS.covariance.norm()) < 0.05
 
 
 @pytest.mark.parametrize("name", NAMES)

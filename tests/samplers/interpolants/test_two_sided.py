@@ -39,12 +39,10 @@ def test_the_other_law_is_reached(solver: str, options: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [{}, {"path": "trigonometric"}, {"gamma": "sin2"}, {"gamma": "quadratic"}])
-@pytest.mark.parametrize(("solver", "options"), [*WAYS, ("heun", {}), ("rk45", {})])
+@pytest.mark.parametrize(("solver", "options"), [*WAYS[2:], ("heun", {})])
 def test_every_interpolant_by_ode_and_sde(kind: dict[str, str], solver: str, options: dict[str, Any]) -> None:
-    n = 10_000
-    nfe = None if solver == "rk45" else 120
-    generator = torch.Generator().manual_seed(2)
-    x0 = sample(denoiser(**kind), LAWS.draw(1, n, seed=1), solver, nfe, generator=generator, **options)
+    n, generator = 5000, torch.Generator().manual_seed(2)
+    x0 = sample(denoiser(**kind), LAWS.draw(1, n, seed=1), solver, 80, generator=generator, **options)
     assert LAWS.distance(x0) < floor(n)
 
 
