@@ -45,7 +45,7 @@ class Task:
     noise: float
     shape: tuple[int, ...]  # with the batch
     told: Callable[[Tensor], str]
-    singular: tuple[Tensor, Tensor, Tensor]  # U (m, k), s (k,), V (d, k) of the operator on flat samples
+    singular: tuple[Tensor, Tensor, Tensor]  # U (m, d), s (d,), V (d, d) of the operator on flat samples, with zeros
     calls: int = 0
 
     def network(self, x: Tensor, sigma: Any) -> Tensor:
@@ -103,7 +103,7 @@ def azula(name: str, **options: Any) -> Callable[[Task, int], Tensor]:
 def backward(task: Task, v: Tensor) -> Tensor:
     """The pseudo-inverse of a measurement."""
     U, s, V = task.singular
-    return (v.flatten(1) @ U / s @ V.T).view(len(v), *task.shape[1:])
+    return (v.flatten(1) @ U * torch.where(s > 0, 1 / s, 0) @ V.T).view(len(v), *task.shape[1:])
 
 
 def deepinv(name: str, **options: Any) -> Callable[[Task, int], Tensor]:
@@ -129,6 +129,9 @@ def deepinv(name: str, **options: Any) -> Callable[[Task, int], Tensor]:
             def forward(self, x: Tensor, sigma: Any, *_: Any, **__: Any) -> Tensor:
                 return task.network(x.reshape(-1, *shape), sigma).view_as(x)
 
+        if name == "DDRM":
+            levels = torch.logspace(*(float(torch.tensor(v).log10()) for v in (HIGH, LOW)), nfe)
+            return dinv.sampling.DDRM(Network(), sigmas=levels, **options)(y.clone(), physics).view(task.shape)
         fidelity = getattr(dinv.sampling, name)(**options)
         sde = diffusion_sde.VarianceExplodingDiffusion(sigma_min=LOW, sigma_max=HIGH, alpha=1.0, dtype=torch.float64)
         solver = sde_solver.AncestralSolver(timesteps=torch.linspace(1, 0, nfe, dtype=torch.float64))
@@ -175,6 +178,7 @@ METHODS: dict[str, tuple[str, Callable[[Task, int], Tensor]]] = {
     "DPS (deepinv), annealed": ("deepinv", deepinv("DPSDataFidelity", guidance="annealed")),
     "PiGDM (deepinv)": ("deepinv", deepinv("PiGDMDataFidelity")),
     "moment matching (deepinv)": ("deepinv", deepinv("MomentMatchingDataFidelity")),
+    "DDRM (deepinv)": ("deepinv", deepinv("DDRM")),
     "RED-diff, formula": ("", red_diff),
 }
 
@@ -182,7 +186,8 @@ METHODS: dict[str, tuple[str, Callable[[Task, int], Tensor]]] = {
 def linear(number: int) -> Task:
     torch.set_default_dtype(torch.float64)
     problem = Linear()
-    U, s, Vh = torch.linalg.svd(problem.A, full_matrices=False)
+    U, s, Vh = torch.linalg.svd(problem.A, full_matrices=True)
+    U, s = (torch.nn.functional.pad(v, (0, problem.d - len(s))) for v in (U, s))
     root = torch.linalg.cholesky(problem.covariance)
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
@@ -215,11 +220,11 @@ def digits(images: int) -> Task:
 
     A = TASKS["inpaint"]()
     known = A(torch.ones(1, 1, 28, 28)).flatten() > 0
-    basis = torch.eye(784)[:, known]
+    basis = torch.eye(784) * known
     y = A(clean + NOISE * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)))
     return Task(
         denoise, A, y, NOISE, tuple(clean.shape), lambda x: f"{psnr(x.float(), clean):.1f}",
-        (basis, torch.ones(basis.shape[1]), basis),
+        (basis, known.float(), torch.eye(784)),
     )  # fmt: skip
 
 

@@ -25,8 +25,8 @@ def denoiser(fields: tuple[str, ...] = ("velocity", "score"), **kind: Any) -> Tw
 
 
 def floor(n: int) -> float:
-    """What a true sample exceeds once in a thousand, along one direction."""
-    return float(np.sqrt(np.log(2 / 1e-3) / (2 * n)))
+    """What a true sample exceeds once in a thousand, along the worst of the eight directions that are looked along."""
+    return float(np.sqrt(np.log(2 * 8 / 1e-3) / (2 * n)))
 
 
 @pytest.mark.parametrize(("solver", "options"), WAYS)
