@@ -10,6 +10,7 @@ which 70 % are missing. Packages that are not installed are left out, and said; 
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -215,7 +216,7 @@ def digits(images: int) -> Task:
         clean = truth(plain, images, None)
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        t = min(float(schedule.t_of_lam(-torch.tensor(max(sigma, 0.02)).log().numpy())), schedule.t_max)
+        t = min(float(schedule.t_of_lam(-math.log(max(sigma, 0.02)))), schedule.t_max)
         return plain.x0(x.float() * float(schedule.alpha(t)), t).to(x)
 
     A = TASKS["inpaint"]()
