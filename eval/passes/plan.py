@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fewstep.eval.classes.labels import Classes, of_numbers
 from fewstep.eval.extractors.base import Extractor
 from fewstep.eval.extractors.extractor_entry import extractor
 from fewstep.eval.gaussian.features import Features, Meta, content_of
@@ -18,7 +19,7 @@ from fewstep.eval.images.sources import holds_images, image_set, is_pipeline, of
 from fewstep.eval.passes.collect import collect, require_readable
 from fewstep.eval.passes.processes import Facts, Processes
 from fewstep.eval.scores.score_entry import Scorer
-from fewstep.eval.scores.scoring import Scoring, checked_prompts
+from fewstep.eval.scores.scoring import Scoring, prompts_for
 from fewstep.samplers.noise.random_state import random_state_kept
 
 # Arguments of `evaluate` for the extractor, when it is given by name; for the pass over images; and for sets of images, both
@@ -92,6 +93,7 @@ class Planner:
     scores: Mapping[str, Callable[[bool], Scorer]] = field(default_factory=dict)  # told whether to download
     featured: bool = True  # whether features are needed, and not scores alone
     words: Any = ()  # prompts by the numbers of the images
+    classes: Classes = field(default_factory=Classes)
 
     @classmethod
     def begun(cls, real: Side, generated: Side, network: Any, device: Any, how: dict[str, Any]) -> Planner:
@@ -164,7 +166,13 @@ class Planner:
         """How one side's features will be had: they exist as far as needed, or its images are there to be looked at."""
         found = side.features
         if not real and self.scores:
-            self._check_scored(side)
+            if found is not None:
+                raise ValueError(
+                    f"{', '.join(self.scores)}: scores are of images, and these are features; give the images"
+                )
+            self.words = prompts_for(self.words, self.images(side).count, self.of_pass.get("number"), self.processes)
+        if self.classes.wanted:
+            self.classes.settle(found, None if found is not None else self.images(side), real)
         if found is None:
             return Plan(self, None, self.images(side), tuple(moments), tuple(rows), real)
         no_rows = tuple(part for part in rows if part not in found.rows)
@@ -179,19 +187,6 @@ class Planner:
                 "write the file again with all features (fewstep stats --features) or for sFID (--spatial)."
             )
         return Plan(self, found, None, (), (), real)
-
-    def _check_scored(self, side: Side) -> None:
-        """ValueError: features without images, or other than one prompt an image."""
-        if side.features is not None:
-            raise ValueError(f"{', '.join(self.scores)}: scores are of images, and these are features; give the images")
-        if not isinstance(self.words, dict):
-            images = self.images(side)
-            number = self.of_pass.get("number")
-            self.words = checked_prompts(
-                self.words, min((k for k in (images.count, number) if k is not None), default=None)
-            )
-            if self.processes.own and not isinstance(self.words, dict):
-                self.words = dict(zip(self.processes.numbers(range(len(self.words))).tolist(), self.words, strict=True))
 
     def agreed(self, question: str, make: Callable[[], Sequence[Plan | None]]) -> Sequence[Plan | None]:
         """The plans that `make` makes, of a real side (if any) and of a generated one, when all processes ask the same."""
@@ -276,6 +271,8 @@ class Plan:
         network = self.planner.extractor()
         processes = self.planner.processes.sharing() if self.real else self.planner.processes
         seen = collect(self.images, network, statistics=self.moments, rows=self.rows, processes=processes, **how)
+        if seen.numbers is not None and (known := self.planner.classes.numbered(processes, self.real)):
+            seen.labels = of_numbers(known, seen.numbers, self.images.name)
         if self.found is None:
             return seen
         return replace(self.found, rows={**self.found.rows, **seen.rows}, layers=seen.layers)

@@ -57,6 +57,11 @@ class Question:
         return any(m.score is None for m in self.wanted)
 
     @property
+    def labelled(self) -> bool:
+        """Whether the class of every image is needed."""
+        return any(m.labelled for m in self.wanted)
+
+    @property
     def comparing(self) -> str:
         """Names of the metrics that compare with real images."""
         return ", ".join(metric.name for metric in self.wanted if metric.real)
@@ -152,7 +157,7 @@ def _told(result: Result, metric: Metric, real: Features, generated: Features) -
     other = real.meta if metric.real else meta
     return result.under(
         n=result.n or generated.n,
-        n_real=real.n if metric.real else None,
+        n_real=(result.n_real or real.n) if metric.real else None,
         extractor=meta.extractor,
         protocol=meta.protocol,
         layer=generated.layers.get(part, ""),

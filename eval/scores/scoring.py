@@ -105,6 +105,16 @@ def checked_prompts(prompts: Any, count: int | None) -> Words:
     return found
 
 
+def prompts_for(given: Any, count: int | None, number: int | None, processes: Any) -> Words:
+    """Prompts of so many images, or of the first `number` of them; by their numbers where each process has its own."""
+    if isinstance(given, dict):
+        return given
+    found = checked_prompts(given, min((k for k in (count, number) if k is not None), default=None))
+    if not processes.own or isinstance(found, dict):
+        return found
+    return dict(zip(processes.numbers(range(len(found))).tolist(), found, strict=True))
+
+
 def prompts_of(numbers: np.ndarray, prompts: Any) -> dict[int, str]:
     """Prompts by the numbers of their images; nothing where none were given. ValueError: other than one an image."""
     found = checked_prompts(prompts, len(numbers))

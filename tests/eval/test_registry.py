@@ -34,6 +34,8 @@ OWN_METRICS = [
     "sliced",
     "mind",
     "f_score",
+    "fid_per_class",
+    "intra_fid",
     "clip_score",
     "pick_score",
 ]
