@@ -22,6 +22,7 @@ from fewstep.eval.passes.plan import Planner, Side, comparable
 from fewstep.eval.passes.processes import Facts
 from fewstep.eval.passes.question import Question
 from fewstep.eval.report.evaluation_report import Report
+from fewstep.eval.video.clips import FRAMES
 from fewstep.samplers.noise.random_state import random_state_kept
 from fewstep.samplers.pipeline.eval_mode import in_eval_mode
 
@@ -69,6 +70,8 @@ class Meter:
             )
         self.question, real_labels = Question.of(metrics, options), how.pop("real_labels", None)
         self._beside = Beside(self.question.labelled)
+        if self.question.clips:
+            how.setdefault("frames", FRAMES)
         self._side = Side.of(reference, how.get("download", False))
         if reference is not None and not self.question.comparing:
             raise ValueError(f"{self.question.told} compares with no real images: leave `reference` away")

@@ -33,6 +33,7 @@ class Metric:
         options: names and defaults of what `compute` takes.
         fewest: number of images a set needs, given the options. remedy: what to do where it has fewer.
         reference: the paper.
+        clips: whether samples are clips of videos.
         labelled: whether the class of every image is needed, of both sides.
         score: of a mean over scores of single images, what makes the score from the options.
     """
@@ -51,6 +52,7 @@ class Metric:
     reference: str = ""
     score: Callable[..., Any] | None = None
     labelled: bool = False
+    clips: bool = False
 
     def vectors_of_real(self, options: Mapping[str, Any]) -> bool:
         """Whether the real set's feature vectors are needed with these options."""
@@ -73,6 +75,7 @@ METRICS: Registry[Metric] = Registry(
         "fewstep.eval.metrics.sliced",
         "fewstep.eval.metrics.fscore",
         "fewstep.eval.metrics.per_class",
+        "fewstep.eval.metrics.fvd",
         "fewstep.eval.scores.clip_score",
     ),
     register="@fewstep.eval.metric(name)",
@@ -112,7 +115,7 @@ def metric(name: str, reference: str = "", **facts: Any) -> Callable[[C], C]:
     return register
 
 
-_FACTS = ("statistics", "rows", "real", "real_rows", "higher_is_better", "fewest", "remedy", "labelled")
+_FACTS = ("statistics", "rows", "real", "real_rows", "higher_is_better", "fewest", "remedy", "labelled", "clips")
 
 
 def _options(name: str, compute: Any) -> dict[str, Any]:

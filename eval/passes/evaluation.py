@@ -19,6 +19,7 @@ from fewstep.eval.passes.question import Question
 from fewstep.eval.report.evaluation_report import Report
 from fewstep.eval.report.result import Result
 from fewstep.eval.scores.score_entry import score_metric
+from fewstep.eval.video.clips import FRAMES
 from fewstep.output.places import prove_file
 from fewstep.samplers.noise.random_state import random_state_kept
 
@@ -70,6 +71,7 @@ def evaluate(
             run, processes: "shared", all are given the same images and each looks at a part; "own", each is given generated
             images of its own, which are added up; "alone", this one evaluates without the others; and wait, the seconds that
             it waits for the others to begin;
+            of videos: frames, stride, clips (of each), see `clips`;
             of images: skip_bad, range (of floats), layout, key, limit (MiB of one); for a pipeline all that `Generated` takes.
 
     Returns:
@@ -85,6 +87,8 @@ def evaluate(
     question = Question.of(metrics, options)
     if real is None and question.comparing:
         raise ValueError(f"{question.comparing} compare with real images: give `real`.")
+    if question.clips and "frames" not in how:
+        how["frames"] = FRAMES
     begun = time.monotonic()
     sides = Side.of(real, how.get("download", False)), Side.of(generated, how.get("download", False))
     planner = Planner.begun(*sides, extractor, device, how)

@@ -20,13 +20,14 @@ from fewstep.eval.passes.collect import collect, require_readable
 from fewstep.eval.passes.processes import Facts, Processes
 from fewstep.eval.scores.score_entry import Scorer
 from fewstep.eval.scores.scoring import Scoring, prompts_for
+from fewstep.eval.video.clips import Clips
 from fewstep.samplers.noise.random_state import random_state_kept
 
 # Arguments of `evaluate` for the extractor, when it is given by name; for the pass over images; and for sets of images, both
 # sides alike. Whatever else is given is for a pipeline that draws.
 OF_EXTRACTOR = ("protocol", "weights", "download", "fast", "compile", "layer")
 OF_PASS = ("batch_size", "workers", "progress", "resume", "number", "processes", "wait")
-OF_IMAGES = ("skip_bad", "range", "key", "layout", "limit")
+OF_IMAGES = ("skip_bad", "range", "key", "layout", "limit", "frames", "stride", "clips")
 
 
 def comparable(real: Meta, generated: Meta) -> None:
@@ -213,6 +214,12 @@ class Planner:
     def images(self, side: Side, **more: Any) -> ImageSet:
         """The images of one side; more: how they are read or drawn, before what was said of all."""
         given = {**self.of_images, **more}
+        if isinstance(side.source, ImageSet):
+            return side.source
+        if "frames" in given:
+            return Clips(side.source, **given)
+        if odd := [name for name in ("stride", "clips") if name in given]:
+            raise ValueError(f"{', '.join(odd)}: of clips of videos, whose number of frames is said too, frames=16")
         if side.draws:
             given = {
                 "batch_size": self.of_pass.get("batch_size", 64),

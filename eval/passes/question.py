@@ -57,6 +57,11 @@ class Question:
         return any(m.score is None for m in self.wanted)
 
     @property
+    def clips(self) -> bool:
+        """Whether samples are clips of videos."""
+        return any(m.clips for m in self.wanted)
+
+    @property
     def labelled(self) -> bool:
         """Whether the class of every image is needed."""
         return any(m.labelled for m in self.wanted)

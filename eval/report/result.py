@@ -9,7 +9,13 @@ from typing import Any
 # Names with other extractors than Inception: nobody shall take FD-digits for FID.
 _SHARED = {"is": "IS", "is_inf": "IS-inf", "kid": "KID", "kid_full": "KID-full", "mind": "MIND"}
 _FRECHET = {"fid": "", "fid_inf": "-inf", "fid_debiased": "-debiased"}
-_FAMILY = {**_SHARED, **{m: f"FD{end}" for m, end in _FRECHET.items()}, "sfid": "sFD", "intra_fid": "intra-FD"}
+_FAMILY = {
+    **_SHARED,
+    **{m: f"FD{end}" for m, end in _FRECHET.items()},
+    "sfid": "sFD",
+    "fvd": "FVD",
+    "intra_fid": "intra-FD",
+}
 _INCEPTION = {**_SHARED, **{m: f"FID{end}" for m, end in _FRECHET.items()}, "sfid": "sFID", "intra_fid": "intra-FID"}
 # The layers that metrics of Inception were published with: pool, spatial, logits. Others are named.
 _USUAL = ("", "2048", "sfid", "logits_unbiased", "logits")

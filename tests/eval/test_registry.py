@@ -36,10 +36,11 @@ OWN_METRICS = [
     "f_score",
     "fid_per_class",
     "intra_fid",
+    "fvd",
     "clip_score",
     "pick_score",
 ]
-OWN_EXTRACTORS = ["inception", "digits", "dinov2", "clip"]
+OWN_EXTRACTORS = ["inception", "digits", "dinov2", "clip", "i3d", "videomae"]
 
 
 @pytest.fixture(scope="module")
