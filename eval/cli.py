@@ -15,9 +15,13 @@ from fewstep.eval.commands import peers
 EXTRACTION = (
     click.option(
         "--extractor",
-        help="inception, digits, dinov2, clip; of clips i3d, videomae  [default: the reference's, else inception]",
+        help="inception, digits, dinov2, clip; of clips i3d, videomae  [default: as of the reference]",
     ),
-    click.option("--protocol", type=click.Choice(["tf", "pytorch-fid", "clean"]), help="Of inception  [default: tf]"),
+    click.option(
+        "--protocol",
+        type=click.Choice(["tf", "pytorch-fid", "clean", "dgm-eval"]),
+        help="Of inception  [default: tf], of dinov2.",
+    ),
     click.option(
         "--weights", help="File of the extractor's weights  [default: where pytorch-fid, torch-fidelity keep it]"
     ),

@@ -14,7 +14,9 @@ from fewstep.eval.scores.scoring import prompts_of
 class Beside:
     """Prompts of generated images, and labels of both sides where a metric needs them."""
 
-    def __init__(self, labelled: bool) -> None:
+    def __init__(self, labelled: bool, paired: str = "") -> None:
+        if paired:
+            raise ValueError(f"{paired}: a Meter does not pair images; fewstep.eval.evaluate does")
         self.labelled = labelled
         self.prompts: dict[int, str] = {}
         self.labels: dict[bool, dict[int, str]] = {False: {}, True: {}}

@@ -22,7 +22,6 @@ from fewstep.eval.passes.plan import Planner, Side, comparable
 from fewstep.eval.passes.processes import Facts
 from fewstep.eval.passes.question import Question
 from fewstep.eval.report.evaluation_report import Report
-from fewstep.eval.video.clips import FRAMES
 from fewstep.samplers.noise.random_state import random_state_kept
 from fewstep.samplers.pipeline.eval_mode import in_eval_mode
 
@@ -68,10 +67,9 @@ class Meter:
             raise ValueError(
                 f"a Meter takes no {', '.join(odd)}: it counts what it is given, and `state_dict` keeps it"
             )
-        self.question, real_labels = Question.of(metrics, options), how.pop("real_labels", None)
-        self._beside = Beside(self.question.labelled)
-        if self.question.clips:
-            how.setdefault("frames", FRAMES)
+        self.question, theirs = Question.of(metrics, options), how.pop("real_labels", None)
+        self._beside = Beside(self.question.labelled, self.question.paired)
+        how = self.question.usual(how)
         self._side = Side.of(reference, how.get("download", False))
         if reference is not None and not self.question.comparing:
             raise ValueError(f"{self.question.told} compares with no real images: leave `reference` away")
@@ -79,7 +77,7 @@ class Meter:
             self._planner = Planner.begun(self._side, Side(None), extractor, device, {**how, "processes": processes})
             self._planner.scores, self._planner.featured = self.question.scores, self.question.featured
             self._planner.words = self._beside.prompts
-            self._planner.classes = Classes(self.question.labelled, {False: None, True: real_labels})
+            self._planner.classes = Classes(self.question.labelled, {False: None, True: theirs})
             real = self.question.needs(True)
             self._plan = None if reference is None else self._planner.plan(self._side, *real, real=True)
             if self._planner.of_extractor.get("download"):
@@ -248,10 +246,9 @@ class Meter:
                 f"a Meter needs at least 2 {SIDES[real]} images, and was given {n}: {call} comes before compute"
             )
         metas = processes.gather(self._meta() if held.n else None)
-        meta = next(one for one in metas if one is not None)
-        for other in metas:
-            if other is not None:
-                comparable(meta, other)
+        meta = next(filter(None, metas))
+        for other in filter(None, metas):
+            comparable(meta, other)
         dims = same_dims(processes.gather(held.dims))
         mine = held.of_dims(dims) if held.shard is None else held.shard.snapshot()
         rest = held.rest(self._network)

@@ -34,6 +34,7 @@ class Metric:
         fewest: number of images a set needs, given the options. remedy: what to do where it has fewer.
         reference: the paper.
         clips: whether samples are clips of videos.
+        paired: whether the score is of each generated image and the real one of the same number.
         labelled: whether the class of every image is needed, of both sides.
         score: of a mean over scores of single images, what makes the score from the options.
     """
@@ -51,6 +52,7 @@ class Metric:
     remedy: str = "another metric"
     reference: str = ""
     score: Callable[..., Any] | None = None
+    paired: bool = False
     labelled: bool = False
     clips: bool = False
 
@@ -77,6 +79,7 @@ METRICS: Registry[Metric] = Registry(
         "fewstep.eval.metrics.per_class",
         "fewstep.eval.metrics.fvd",
         "fewstep.eval.scores.clip_score",
+        "fewstep.eval.scores.pairs_of_images",
     ),
     register="@fewstep.eval.metric(name)",
 )

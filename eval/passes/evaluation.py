@@ -19,7 +19,6 @@ from fewstep.eval.passes.question import Question
 from fewstep.eval.report.evaluation_report import Report
 from fewstep.eval.report.result import Result
 from fewstep.eval.scores.score_entry import score_metric
-from fewstep.eval.video.clips import FRAMES
 from fewstep.output.places import prove_file
 from fewstep.samplers.noise.random_state import random_state_kept
 
@@ -87,13 +86,16 @@ def evaluate(
     question = Question.of(metrics, options)
     if real is None and question.comparing:
         raise ValueError(f"{question.comparing} compare with real images: give `real`.")
-    if question.clips and "frames" not in how:
-        how["frames"] = FRAMES
+    how = question.usual(how)
     begun = time.monotonic()
     sides = Side.of(real, how.get("download", False)), Side.of(generated, how.get("download", False))
     planner = Planner.begun(*sides, extractor, device, how)
     planner.scores, planner.featured, planner.words = question.scores, question.featured, prompts
     planner.classes = Classes(question.labelled, {False: labels, True: real_labels})
+
+    if question.paired:
+        planner.pair_with(sides[0], question.paired)
+        sides = sides if question.comparing else (Side(None), sides[1])
 
     def plans() -> list[Plan | None]:
         found = [

@@ -94,6 +94,7 @@ class Planner:
     scores: Mapping[str, Callable[[bool], Scorer]] = field(default_factory=dict)  # told whether to download
     featured: bool = True  # whether features are needed, and not scores alone
     words: Any = ()  # prompts by the numbers of the images
+    others: ImageSet | None = None  # real images of the same numbers
     classes: Classes = field(default_factory=Classes)
 
     @classmethod
@@ -156,11 +157,11 @@ class Planner:
         with self.processes.first_goes_ahead() if together else nullcontext(), random_state_kept():
             made = {name: make(download) for name, make in self.scores.items()}
         for name, one in made.items():
-            if one.prompted and not isinstance(self.words, dict) and not self.words:
+            if self.others is None and one.prompted and not isinstance(self.words, dict) and not self.words:
                 raise ValueError(
                     f"{name} is of images and their prompts: give prompts= (--prompts FILE), one an image in their order"
                 )
-        self.network = Scoring(base, made, self.words).eval().to(self.processes.device)
+        self.network = Scoring(base, made, self.words, self.others).eval().to(self.processes.device)
         return self.network
 
     def plan(self, side: Side, moments: Sequence[str], rows: Sequence[str], real: bool) -> Plan:
@@ -170,6 +171,11 @@ class Planner:
             if found is not None:
                 raise ValueError(
                     f"{', '.join(self.scores)}: scores are of images, and these are features; give the images"
+                )
+            if self.others is not None and self.others.count != self.images(side).count:
+                raise ValueError(
+                    f"{', '.join(self.scores)}: {self.others.count} real images and {self.images(side).count} generated ones "
+                    "were given, which make no pairs: give as many of both, in one order"
                 )
             self.words = prompts_for(self.words, self.images(side).count, self.of_pass.get("number"), self.processes)
         if self.classes.wanted:
@@ -188,6 +194,12 @@ class Planner:
                 "write the file again with all features (fewstep stats --features) or for sFID (--spatial)."
             )
         return Plan(self, found, None, (), (), real)
+
+    def pair_with(self, real: Side, names: str) -> None:
+        """The real images that generated ones of the same numbers are compared with. ValueError: there are none."""
+        if real.source is None or real.features is not None:
+            raise ValueError(f"{names}: each image is compared with the real one of its number; give the real images")
+        self.others = self.images(real)
 
     def agreed(self, question: str, make: Callable[[], Sequence[Plan | None]]) -> Sequence[Plan | None]:
         """The plans that `make` makes, of a real side (if any) and of a generated one, when all processes ask the same."""

@@ -17,6 +17,7 @@ from fewstep.eval.passes.processes import Processes
 from fewstep.eval.report.evaluation_report import Report
 from fewstep.eval.report.remarks import notes, precision_of
 from fewstep.eval.report.result import Result
+from fewstep.eval.video.clips import FRAMES
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,18 @@ class Question:
         return {m.name: making(m) for m in self.wanted if m.score is not None}
 
     @property
+    def paired(self) -> str:
+        """Names of the scores of an image and the real one of its number."""
+        return ", ".join(m.name for m in self.wanted if m.paired)
+
+    def usual(self, how: Mapping[str, Any]) -> dict[str, Any]:
+        """What was said, and of clips the number of frames where it was not."""
+        return {**({"frames": FRAMES} if any(m.clips for m in self.wanted) else {}), **how}
+
+    @property
     def featured(self) -> bool:
         """Whether any metric needs an extractor's features."""
         return any(m.score is None for m in self.wanted)
-
-    @property
-    def clips(self) -> bool:
-        """Whether samples are clips of videos."""
-        return any(m.clips for m in self.wanted)
 
     @property
     def labelled(self) -> bool:

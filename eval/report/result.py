@@ -27,6 +27,7 @@ _FIXED = {
     "rmse": "RMSE",
     "psnr": "PSNR",
     "lpips": "LPIPS",
+    "lpips_pairs": "LPIPS-pairs",
     "cmmd": "CMMD",
     "clip_score": "CLIP-score",
     "pick_score": "PickScore",

@@ -39,6 +39,7 @@ OWN_METRICS = [
     "fvd",
     "clip_score",
     "pick_score",
+    "lpips_pairs",
 ]
 OWN_EXTRACTORS = ["inception", "digits", "dinov2", "clip", "i3d", "videomae"]
 
