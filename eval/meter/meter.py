@@ -14,7 +14,7 @@ from fewstep.eval.gaussian.features import Features, Meta
 from fewstep.eval.images.image_sets import digest
 from fewstep.eval.images.reading import read
 from fewstep.eval.meter.beside import Beside
-from fewstep.eval.meter.given import features_in, one_image
+from fewstep.eval.meter.given import features_in, one_image, require_fit
 from fewstep.eval.meter.held import Held, require_state, same_dims
 from fewstep.eval.passes.collect import blocks_of, require_readable
 from fewstep.eval.passes.gathering import gathered
@@ -125,7 +125,7 @@ class Meter:
                 comparable(self._meta(), images.meta)
             features = features_in(images)
             if features is not None:
-                self._require_fit(features)
+                require_fit(features, *self._dims())
                 numbers, places = held.numbered(len(next(iter(features.values()))), index)
                 self._beside.tell(numbers, real, **beside)
                 if held.processes.share == "shared" and held.processes.size > 1:
@@ -187,16 +187,6 @@ class Meter:
                 *(getattr(reference, name) for name in ("extractor", "protocol", "hash")), published=reference.published
             )
         return Meta(network, self._planner.of_extractor.get("protocol", "")) if self._named else Meta()
-
-    def _require_fit(self, features: Mapping[str, Any]) -> None:
-        """ValueError for features of another size than the reference's, or than the extractor makes."""
-        known, whose = self._dims()
-        for part, rows in features.items():
-            if part in known and rows.shape[1] != known[part]:
-                raise ValueError(
-                    f"features of {rows.shape[1]} numbers were given as {part}, and those of {whose} have {known[part]}: give "
-                    "features of the same extractor and layer"
-                )
 
     def _dims(self) -> tuple[dict[str, int], str]:
         found, network = self._side.features, self._planner.network
