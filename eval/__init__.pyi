@@ -25,6 +25,8 @@ from fewstep.eval.gap.gap_report import ScoreGap as ScoreGap
 from fewstep.eval.gap.gap_report import score_gap as score_gap
 from fewstep.eval.scores.score_entry import register_score as register_score
 from fewstep.eval.shared_noise.pairs import paired as paired
+from fewstep.eval.video.clips import Clips as Clips
+from fewstep.eval.video.video_extractors import VideoFunction as VideoFunction
 
 __all__ = [
     "fid",
@@ -40,6 +42,8 @@ __all__ = [
     "InceptionV3",
     "Extractor",
     "Function",
+    "VideoFunction",
+    "Clips",
     "extractor",
     "register_extractor",
     "EXTRACTORS",

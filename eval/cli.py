@@ -13,8 +13,15 @@ from fewstep.arguments import CALL, NAMES, NOISE, NUMBERS, PLACE
 from fewstep.eval.commands import peers
 
 EXTRACTION = (
-    click.option("--extractor", help="inception, digits, dinov2, clip  [default: the reference's, else inception]"),
-    click.option("--protocol", type=click.Choice(["tf", "pytorch-fid", "clean"]), help="Of inception  [default: tf]"),
+    click.option(
+        "--extractor",
+        help="inception, digits, dinov2, clip; of clips i3d, videomae  [default: as of the reference]",
+    ),
+    click.option(
+        "--protocol",
+        type=click.Choice(["tf", "pytorch-fid", "clean", "dgm-eval"]),
+        help="Of inception  [default: tf], of dinov2.",
+    ),
     click.option(
         "--weights", help="File of the extractor's weights  [default: where pytorch-fid, torch-fidelity keep it]"
     ),
@@ -36,6 +43,11 @@ EXTRACTION = (
     click.option(
         "--limit", type=click.IntRange(1), metavar="MIB", help="Memory that one decoded image may take  [default: 192]"
     ),
+    click.option(
+        "--frames", type=click.IntRange(2), help="Of each clip, where the sets are videos: a folder of frames each."
+    ),
+    click.option("--stride", type=click.IntRange(1), help="Of a clip, between its frames."),
+    click.option("--clips", type=click.IntRange(1), help="Of each video  [default: 1]"),
     click.option("--key", help="Array in an .npz of several, e.g. test_images."),
     click.option("--resume", metavar="DIR", help="Keep the state in DIR, and go on from what is there."),
     click.option(

@@ -18,7 +18,7 @@ from fewstep.output.places import kept, prove_file, prove_folder
 def evaluating(how: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `evaluate` among those of a command: what was said, and nothing else."""
     names = ("extractor", "protocol", "weights", "download", "fast", "device", "batch_size", "workers", "skip_bad")
-    others = ("layer", "compile", "key", "limit", "resume", "number", "processes", "wait")
+    others = ("frames", "stride", "clips", "layer", "compile", "key", "limit", "resume", "number", "processes", "wait")
     how = translated(how)
     said = {name: how[name] for name in (*names, *others) if how.get(name)}
     return {**said, "progress": not how["silent"]}

@@ -34,6 +34,7 @@ class Extractor(nn.Module, ABC):
             "spatial" (sFID); the last two may be missing.
         precision: "fp32", or what a faster and less exact path computes in; it is written into every result.
         published: whether the weights are those that the metric was published with, where that is known.
+        clips: whether a sample is a clip of a video, uint8 (T, 3, H, W).
         at_once: the most images that go through the network together; None for all that are given.
     """
 
@@ -44,6 +45,7 @@ class Extractor(nn.Module, ABC):
     precision: str = "fp32"
     published: bool | None = None
     at_once: int | None = None
+    clips: bool = False
 
     @abstractmethod
     def prepare(self, images: Tensor) -> Tensor:
@@ -110,6 +112,10 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
 
 
 def _checked(images: Tensor) -> Tensor:
+    if images.ndim == 5:
+        raise ValueError(
+            "this extractor takes images, and these are clips of videos: name one of videos, i3d or videomae"
+        )
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(
             f"an extractor takes uint8 images of shape (B, 3, H, W); got {images.dtype} {tuple(images.shape)}. "

@@ -41,7 +41,12 @@ class ExtractorEntry:
 EXTRACTORS: Registry[ExtractorEntry] = Registry(
     "extractor",
     ExtractorEntry,
-    homes=("fewstep.eval.extractors.inception", "fewstep.eval.extractors.digits", "fewstep.eval.extractors.vision"),
+    homes=(
+        "fewstep.eval.extractors.inception",
+        "fewstep.eval.extractors.digits",
+        "fewstep.eval.extractors.vision",
+        "fewstep.eval.video.video_extractors",
+    ),
     register="@fewstep.eval.register_extractor(name)",
 )
 

@@ -86,13 +86,17 @@ def _strips(axis: Axis, before: int, after: int, device: torch.device) -> list[t
     return strips
 
 
-def resized(images: Tensor, size: int, axis: Axis) -> Tensor:
-    """(B, C, H, W) of any dtype -> float32 (B, C, size, size), clipped to 0..255."""
+def resized(images: Tensor, size: int, axis: Axis, levels: bool = False) -> Tensor:
+    """(B, C, H, W) of any dtype -> float32 (B, C, size, size), clipped to 0..255.
+
+    levels: rounded to whole ones after either axis, as Pillow does with pictures of 8 bits.
+    """
     x = images.float()
     for _ in ("columns", "rows"):
         x = x.mT
         if (before := x.shape[-2]) != size:
             x = torch.cat([a @ x[..., i:j, :] for i, j, a in _strips(axis, before, size, x.device)], dim=-2)
+            x = (x + 0.5).floor().clamp(0, 255) if levels else x
     return x.clamp(0, 255)
 
 

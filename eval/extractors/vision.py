@@ -23,6 +23,7 @@ class _Transformer(Extractor):
 
     mean: Tensor
     deviation: Tensor
+    levels = False  # whether resized pictures are rounded to 8 bits
 
     def __init__(
         self,
@@ -39,7 +40,7 @@ class _Transformer(Extractor):
         self.to(device or "cpu")
 
     def prepare(self, images: Tensor) -> Tensor:
-        return (resized(images, self.size, pillow_bicubic) - self.mean) / self.deviation
+        return (resized(images, self.size, pillow_bicubic, self.levels) - self.mean) / self.deviation
 
 
 @register_extractor("dinov2")
@@ -50,9 +51,10 @@ class DINOv2(_Transformer):
         weights: hub id or folder; files on this machine are used where there are any.
         device: where it runs; None is the CPU.
         download: fetch them from the hub where there are none.
+        protocol: "float", resized pictures are not rounded; "dgm-eval", they are, as Pillow resizes: FD-DINOv2 of papers.
 
     Raises:
-        ValueError: transformers is not installed.
+        ValueError: transformers is not installed, or another protocol.
         FileNotFoundError: the weights are not here, or cannot be fetched.
 
     Reference:
@@ -68,10 +70,17 @@ class DINOv2(_Transformer):
         weights: str | PathLike[str] = DINOV2_WEIGHTS,
         device: str | torch.device | None = None,
         download: bool = False,
+        protocol: str = "float",
     ) -> None:
+        if protocol not in ("float", "dgm-eval"):
+            raise ValueError(
+                f"`protocol` of dinov2 is float, or dgm-eval, which rounds as pictures are; got {protocol!r}"
+            )
         tower = of_transformers("Dinov2Model", weights, download)
         super().__init__(tower, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), device)
         self.published = None if weights == DINOV2_WEIGHTS else False  # any others are told by their hash
+        if protocol == "dgm-eval":
+            self.levels, self.protocol = True, "dgm-eval"
         self.layers = {"cls": tower.config.hidden_size}
 
     def taps(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:

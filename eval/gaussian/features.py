@@ -57,6 +57,8 @@ class Features:
         rows: part -> float32 (n, d) in the order of the samples, possibly memory-mapped.
         meta: under what they were made.
         layers: part -> name of the extractor's layer.
+        numbers: of the samples, in the order of the rows, where they were counted.
+        labels: class of each row, a word, where it is known.
     """
 
     n: int | None
@@ -64,6 +66,8 @@ class Features:
     rows: dict[str, np.ndarray] = field(default_factory=dict)
     meta: Meta = field(default_factory=Meta)
     layers: dict[str, str] = field(default_factory=dict)
+    numbers: np.ndarray | None = None
+    labels: np.ndarray | None = None
 
     def check(self) -> None:
         """ValueError where statistics that were given are of no covariance."""

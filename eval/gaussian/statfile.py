@@ -38,7 +38,7 @@ REMEDY = (
     "Write it again with fewstep stats, or keep only mu and sigma if the change was meant: np.savez(F, mu=, sigma=)"
 )
 MOST = 10**12  # images that anybody could have looked at
-_READ = ("meta", "n", "factor", *ROWS, *(name for pair in MOMENTS.values() for name in pair))
+_READ = ("meta", "n", "factor", "labels", *ROWS, *(name for pair in MOMENTS.values() for name in pair))
 _TYPES = {"lossy": (bool, type(None)), "published": (bool, type(None)), "skipped": (int,)}  # of Meta; all else is text
 _HERE = Path(__file__).parents[1]  # eval/: what is bundled lies there
 
@@ -158,7 +158,7 @@ def _of_arrays(file: Path, arrays: dict[str, np.ndarray], device: Any) -> Featur
             f"it has {len(rows['main'])} feature vectors, and says it was made of {n} images; write it again"
         )
     if rows and "mu" not in arrays:
-        return _laid(of_rows(rows["main"], meta), layers)
+        return _laid(of_rows(rows["main"], meta), layers, arrays.get("labels"))
     if not {"mu", "sigma"} <= arrays.keys():
         raise ValueError("it has one of mu and sigma; statistics need both")
     found = Features(n, {}, rows, meta)
@@ -174,11 +174,16 @@ def _of_arrays(file: Path, arrays: dict[str, np.ndarray], device: Any) -> Featur
             found.statistics[part] = FeatureStatistics.of(gaussian, n)
             if part == "main" and rows and rows["main"].shape == (n, gaussian.dim):
                 _sampled(found.statistics[part], rows["main"])
-    return _laid(found, layers)
+    return _laid(found, layers, arrays.get("labels"))
 
 
-def _laid(found: Features, layers: dict[str, str]) -> Features:
+def _laid(found: Features, layers: dict[str, str], labels: np.ndarray | None = None) -> Features:
     found.layers = layers
+    rows = found.rows.get("main")
+    if labels is not None and rows is not None:
+        if labels.shape != (len(rows),) or labels.dtype.kind != "U":
+            raise ValueError(f"its labels are {labels.dtype} {labels.shape} for {len(rows)} images; write it again")
+        found.labels = labels
     return found
 
 
@@ -244,6 +249,8 @@ def save(path: str | PathLike[str], features: Features, factor: bool = True, hal
             if part == "main" and factor:
                 arrays["factor"] = gaussian.factor.cpu().numpy()
     if "main" in features.rows:
+        if features.labels is not None:
+            arrays["labels"] = np.asarray(features.labels)
         arrays["features"] = np.asarray(features.rows["main"], np.float16 if half else np.float32)
     target = Path(path)
     if target.suffix.lower() != ".npz":

@@ -109,6 +109,13 @@ class Dataset(ImageSet):
         super().__init__(f"a {type(source).__name__} of {len(source)}", len(source), skip_bad=skip_bad)
         self.source, self.key, self.how, self.limit = source, key, (range, _of_one(layout)), limit
 
+    @property
+    def labels(self) -> Any:
+        """What torchvision's Datasets call their targets, where there is one an image."""
+        targets = getattr(self.source, "targets", None)
+        fits = np.ndim(targets) == 1 and len(targets) == len(self.source) if targets is not None else False
+        return np.asarray(targets).astype(str) if fits else None
+
     def image(self, index: int) -> Tensor:
         try:
             found = list(_images_in(self.source[index], self.key))

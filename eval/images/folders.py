@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fewstep.eval.classes.labels import of_folders
 from fewstep.eval.images.decode import (
     LIMIT,
     LOSSY,
@@ -87,6 +88,11 @@ class Files(ImageSet):
 
     def label(self, index: int) -> str:
         return f"{self.files[index]} in {self.name}"
+
+    @property
+    def labels(self) -> Any:
+        """The folders that the files lie in."""
+        return of_folders(self.files)
 
     def image(self, index: int) -> Tensor:
         file = self.files[index]

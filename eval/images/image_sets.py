@@ -77,6 +77,11 @@ class ImageSet(ABC):
         """The same for the same images on another machine: by it processes know that they were given the same."""
         return self.fingerprint
 
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The class of every image, a word each; None where none is known."""
+        return None
+
     def answers(self) -> np.ndarray | None:
         """Numbers that tell a network that draws the images from another of the same weights; None where there is none."""
         return None

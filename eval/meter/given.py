@@ -57,3 +57,13 @@ def _floating(given: Any) -> bool:
 def one_image(given: Any) -> bool:
     """Whether it is a single picture of PIL."""
     return hasattr(given, "getbands")
+
+
+def require_fit(features: Mapping[str, Any], known: Mapping[str, int], whose: str) -> None:
+    """ValueError for features of another size than the known ones: of the reference, of others, or of the extractor."""
+    for part, rows in features.items():
+        if part in known and rows.shape[1] != known[part]:
+            raise ValueError(
+                f"features of {rows.shape[1]} numbers were given as {part}, and those of {whose} have {known[part]}: give "
+                "features of the same extractor and layer"
+            )

@@ -169,8 +169,11 @@ class Held:
         """Remember what the processes were given that share their images."""
         self.print = digest(self.print, content)
 
-    def merge(self, other: Held, extractor: Extractor | None) -> None:
-        """Add what another one has seen, which is left as it was; numbers that both have are given anew, in their order."""
+    def merge(self, other: Held, extractor: Extractor | None) -> dict[int, int] | None:
+        """Add what another one has seen, which is left as it was; numbers that both have are given anew, in their order.
+
+        Returns the new numbers of its images by the old ones, None where these stay.
+        """
         shards = [*([] if other.shard is None else [other.shard.snapshot()]), *other.rest(extractor)]
         mine = np.concatenate([self.numbers, *([] if self.shard is None else [self.shard.indices])]).astype(np.int64)
         theirs = np.concatenate([np.zeros(0, np.int64), *(shard.indices for shard in shards)])
@@ -185,6 +188,7 @@ class Held:
             if self.shard is None:
                 self.shard = self.of_dims({**shard.wanted.statistics, **shard.wanted.rows})
             self.shard.merge(shard, anew)
+        return anew
 
     def state(self) -> dict[str, Any]:
         """All of it, as tensors, numbers and words."""
@@ -221,3 +225,11 @@ def same_dims(dims: Sequence[Mapping[str, int]]) -> dict[str, int]:
         if one != known[0]:
             raise ValueError(f"the processes have features of different dimensions, {known[0]} and {one}")
     return dict(known[0]) if known else {}
+
+
+def require_state(state: Mapping[str, Any], names: Sequence[str], question: str) -> None:
+    """ValueError for what is no state of a Meter, or is one of another question."""
+    if missing := [name for name in names if name not in state]:
+        raise ValueError(f"this is no state of a Meter: it has no {', '.join(missing)}; give what `state_dict` told")
+    if state["question"] != question:
+        raise ValueError(f"this is the state of a Meter of {state['question']}, and this one is of {question}")

@@ -7,20 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from fewstep.eval.classes.labels import Classes
 from fewstep.eval.extractors.base import Extractor
 from fewstep.eval.feed.ahead import ahead
 from fewstep.eval.gaussian.features import Features, Meta
 from fewstep.eval.images.image_sets import digest
 from fewstep.eval.images.reading import read
-from fewstep.eval.meter.given import features_in, one_image
-from fewstep.eval.meter.held import Held, same_dims
+from fewstep.eval.meter.beside import Beside
+from fewstep.eval.meter.given import features_in, one_image, require_fit
+from fewstep.eval.meter.held import Held, require_state, same_dims
 from fewstep.eval.passes.collect import blocks_of, require_readable
 from fewstep.eval.passes.gathering import gathered
 from fewstep.eval.passes.plan import Planner, Side, comparable
 from fewstep.eval.passes.processes import Facts
 from fewstep.eval.passes.question import Question
 from fewstep.eval.report.evaluation_report import Report
-from fewstep.eval.scores.scoring import prompts_of
 from fewstep.samplers.noise.random_state import random_state_kept
 from fewstep.samplers.pipeline.eval_mode import in_eval_mode
 
@@ -41,7 +42,8 @@ class Meter:
         metrics, extractor, options, device: as `evaluate` takes them; the extractor is loaded once, for the first images.
         processes: "own", what each process is given counts; "shared", all are given the same, and each looks at a part;
             "alone", this process asks no other one.
-        how: of the extractor, of images and of the pass, as `evaluate` takes them: protocol, weights, range, batch_size, wait.
+        how: of the extractor, of images and of the pass, as `evaluate` takes them: protocol, weights, range, batch_size, wait;
+            real_labels of the reference.
 
     In several processes `compute` is called by all of them, `update` by each as often as it likes, never too. Neither changes
     global random generators or the mode of a network.
@@ -61,19 +63,21 @@ class Meter:
         processes: Any = "own",
         **how: Any,
     ) -> None:
-        self._words: dict[int, str] = {}  # prompts of images that wait
         if odd := sorted({"number", "resume"} & set(how)):
             raise ValueError(
                 f"a Meter takes no {', '.join(odd)}: it counts what it is given, and `state_dict` keeps it"
             )
-        self.question = Question.of(metrics, options)
+        self.question, theirs = Question.of(metrics, options), how.pop("real_labels", None)
+        self._beside = Beside(self.question.labelled, self.question.paired)
+        how = self.question.usual(how)
         self._side = Side.of(reference, how.get("download", False))
         if reference is not None and not self.question.comparing:
             raise ValueError(f"{self.question.told} compares with no real images: leave `reference` away")
         with random_state_kept():
             self._planner = Planner.begun(self._side, Side(None), extractor, device, {**how, "processes": processes})
             self._planner.scores, self._planner.featured = self.question.scores, self.question.featured
-            self._planner.words = self._words
+            self._planner.words = self._beside.prompts
+            self._planner.classes = Classes(self.question.labelled, {False: None, True: theirs})
             real = self.question.needs(True)
             self._plan = None if reference is None else self._planner.plan(self._side, *real, real=True)
             if self._planner.of_extractor.get("download"):
@@ -95,7 +99,7 @@ class Meter:
     def __repr__(self) -> str:
         return f"<Meter of {self.question.told}: {self.n} images>"
 
-    def update(self, images: Any, real: bool = False, *, index: Any = None, prompts: Any = None, **how: Any) -> Meter:
+    def update(self, images: Any, real: bool = False, *, index: Any = None, **how: Any) -> Meter:
         """Count images, or features; returns itself.
 
         Args:
@@ -104,13 +108,13 @@ class Meter:
             real: whether they belong to the reference, where none was given.
             index: a number for each of them, in all processes together; it decides their order where that matters (the
                 subsets of KID). None: in turn, the k-th of rank r being k size + r where each process has its own.
-            prompts: of these images, one each or one text for all, where a score needs them.
-            how: range, layout ... of these images, else as they were said of all.
+            how: range, layout ... of these images, else as they were said of all; prompts (one each, or one text for all),
+                labels (one each): where a score or metric needs them.
 
         Raises:
             ValueError: no images; features of another size or extractor than the reference's.
         """
-        real = bool(real)
+        real, beside = bool(real), {name: how.pop(name, None) for name in ("prompts", "labels")}
         if real and self._side.source is not None:
             raise ValueError("this Meter has its reference already: make it with reference=None to give real images")
         if real and not self.question.comparing:
@@ -121,32 +125,35 @@ class Meter:
                 comparable(self._meta(), images.meta)
             features = features_in(images)
             if features is not None:
-                self._require_fit(features)
+                require_fit(features, *self._dims())
                 numbers, places = held.numbered(len(next(iter(features.values()))), index)
+                self._beside.tell(numbers, real, **beside)
                 if held.processes.share == "shared" and held.processes.size > 1:
                     held.share([rows.shape for rows in features.values()])
                     held.share(b"".join(rows.cpu().double().numpy().tobytes() for rows in features.values()))
                 if len(places):
                     held.add({part: rows[places] for part, rows in features.items()}, numbers[places])
             else:
-                self._read([images] if one_image(images) else images, held, index, prompts, how)
+                self._read([images] if one_image(images) else images, real, index, beside, how)
         return self
 
-    def _read(self, source: Any, held: Held, index: Any, prompts: Any, how: Mapping[str, Any]) -> None:
+    def _read(self, source: Any, real: bool, index: Any, beside: dict[str, Any], how: Mapping[str, Any]) -> None:
         """Images that are shown to the network as soon as there is a batch of them."""
-        side = Side(source)
+        side, held = Side(source), self._held[real]
+        self._beside.forget(self._held[False].numbers)
         given = {"device": None, **how} if side.draws else how
-        images, extractor = self._planner.images(side, **given), self._extractor()
+        images, extractor = self._planner.images(side, **given), self._planner.extractor(together=False)
         held.lossy = images.lossy if held.n == 0 or held.lossy == images.lossy else held.lossy or images.lossy or None
         require_readable(images, held.processes)
         if images.count is None:
             for _, pictures in images.stream(held.batch_size):
                 numbers, _ = held.numbered(len(pictures), None)
-                self._words |= prompts_of(numbers, prompts)
+                self._beside.tell(numbers, real, **beside)
                 held.wait(numbers.tolist(), pictures, extractor)
             return
         numbers, places = held.numbered(images.count, index)
-        self._words |= prompts_of(numbers, prompts)
+        beside["labels"] = images.labels if beside["labels"] is None else beside["labels"]
+        self._beside.tell(numbers, real, **beside)
         if held.processes.share == "shared" and held.processes.size > 1:
             held.share(images.content)
         blocks = blocks_of(places, held.batch_size)
@@ -158,17 +165,17 @@ class Meter:
             return
         for found, pictures in read(images, blocks):
             held.wait(numbers[found].tolist(), pictures, extractor)
-        for number in self._words.keys() - set(held.numbers):
-            del self._words[number]
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
-        network = self._planner.network
-        with random_state_kept(), in_eval_mode(*([network] if isinstance(network, Extractor) else [])):
+        with random_state_kept(), in_eval_mode(self._network):
             yield
 
-    def _extractor(self) -> Extractor:
-        return self._planner.extractor(together=False)
+    @property
+    def _network(self) -> Extractor | None:
+        """The extractor, where it is made."""
+        network = self._planner.network
+        return network if isinstance(network, Extractor) else None
 
     def _meta(self) -> Meta:
         """Under what features are made, as far as it is known without loading a network."""
@@ -180,16 +187,6 @@ class Meter:
                 *(getattr(reference, name) for name in ("extractor", "protocol", "hash")), published=reference.published
             )
         return Meta(network, self._planner.of_extractor.get("protocol", "")) if self._named else Meta()
-
-    def _require_fit(self, features: Mapping[str, Any]) -> None:
-        """ValueError for features of another size than the reference's, or than the extractor makes."""
-        known, whose = self._dims()
-        for part, rows in features.items():
-            if part in known and rows.shape[1] != known[part]:
-                raise ValueError(
-                    f"features of {rows.shape[1]} numbers were given as {part}, and those of {whose} have {known[part]}: give "
-                    "features of the same extractor and layer"
-                )
 
     def _dims(self) -> tuple[dict[str, int], str]:
         found, network = self._side.features, self._planner.network
@@ -239,21 +236,21 @@ class Meter:
                 f"a Meter needs at least 2 {SIDES[real]} images, and was given {n}: {call} comes before compute"
             )
         metas = processes.gather(self._meta() if held.n else None)
-        meta = next(one for one in metas if one is not None)
-        for other in metas:
-            if other is not None:
-                comparable(meta, other)
+        meta = next(filter(None, metas))
+        for other in filter(None, metas):
+            comparable(meta, other)
         dims = same_dims(processes.gather(held.dims))
-        network = self._planner.network
         mine = held.of_dims(dims) if held.shard is None else held.shard.snapshot()
-        rest = held.rest(network if isinstance(network, Extractor) else None)
+        rest = held.rest(self._network)
         processes.meet()
-        layers = processes.gather(dict(network.parts) if isinstance(network, Extractor) else {})
+        layers = processes.gather({} if self._network is None else dict(self._network.parts))
         named = Meta(
             meta.extractor, meta.protocol, meta.hash, meta.precision, source=f"{SIDES[real]} images of a Meter",
             lossy=held.lossy, published=meta.published,
         )  # fmt: skip
-        return gathered(named, next(filter(None, layers), {}), mine, rest, mine.wanted, processes)
+        found = gathered(named, next(filter(None, layers), {}), mine, rest, mine.wanted, processes)
+        found.labels = self._beside.of(found.numbers, real, processes)
+        return found
 
     def merge(self, other: Meter) -> Meter:
         """Add what another Meter of the same question has counted, in this process; it is left as it was.
@@ -265,17 +262,16 @@ class Meter:
         comparable(self._meta(), other._meta())
         with self._quiet():
             for real, held in self._held.items():
-                theirs, network = other._held[real], other._planner.network
-                if theirs.n:
+                if (theirs := other._held[real]).n:
                     if held.dims and theirs.dims != held.dims:
                         same_dims([held.dims, theirs.dims])
-                    held.merge(theirs, network if isinstance(network, Extractor) else None)
+                    self._beside.merge(other._beside, real, held.merge(theirs, other._network))
         return self
 
     def reset(self, real: bool = True) -> None:
         """Forget the generated images, and the real ones that came by `update` unless real=False; the reference stays."""
         for side in SIDES if real else (False,):
-            self._held[side] = self._empty(side)
+            self._held[side], self._beside.labels[side] = self._empty(side), {}
 
     def state_dict(self) -> dict[str, Any]:
         """What this process has counted: tensors, numbers and words, as torch.save keeps them."""
@@ -283,7 +279,7 @@ class Meter:
         return {
             "question": self.question.told,
             "extractor": [meta.extractor, meta.protocol, meta.hash],
-            "prompts": dict(self._words),
+            "beside": self._beside.state(),
             **{name: self._held[real].state() for real, name in SIDES.items()},
         }
 
@@ -292,20 +288,12 @@ class Meter:
 
         ValueError: the state of another question or extractor, or no state.
         """
-        missing = [name for name in ("question", "extractor", *SIDES.values()) if name not in state]
-        if missing:
-            raise ValueError(
-                f"this is no state of a Meter: it has no {', '.join(missing)}; give what `state_dict` told"
-            )
-        if state["question"] != self.question.told:
-            raise ValueError(
-                f"this is the state of a Meter of {state['question']}, and this one is of {self.question.told}"
-            )
+        require_state(state, ("question", "extractor", *SIDES.values()), self.question.told)
         comparable(self._meta(), Meta(*state["extractor"], source="the state"))
         held = {real: self._empty(real) for real in SIDES}
         for real, name in SIDES.items():
             held[real].take(state[name])
             if held[real].images:
-                self._extractor()
-        self._words |= state.get("prompts", {})
+                self._planner.extractor(together=False)
+        self._beside.take(state.get("beside", {}))
         self._held = held

@@ -43,7 +43,8 @@ def influences(real: Gaussian, generated: Gaussian, n: int, blocks: Iterable[Ten
     return torch.cat(found)
 
 
-def _result(name: str, part: str, real: Features, generated: Features, interval: bool) -> Result:
+def distance_of(name: str, part: str, real: Features, generated: Features, interval: bool) -> Result:
+    """The distance between two sides' statistics of a part, with its error where the generated side kept a sample."""
     side = generated.statistics[part]
     a, b = real.statistics[part].gaussian(), side.gaussian()
     b = b.to(a.mean.device)
@@ -75,10 +76,10 @@ def fid(real: Features, generated: Features, *, interval: bool = True) -> list[R
 
     interval: also its standard error, of the sampling of the generated images (the real side counts as fixed).
     """
-    return [_result("fid", "main", real, generated, interval)]
+    return [distance_of("fid", "main", real, generated, interval)]
 
 
 @metric("sfid", reference=NASH, statistics=("spatial",))
 def sfid(real: Features, generated: Features, *, interval: bool = True) -> list[Result]:
     """The same on the first 7 channels of Inception's mixed_6/conv with their places: 2023 dimensions."""
-    return [_result("sfid", "spatial", real, generated, interval)]
+    return [distance_of("sfid", "spatial", real, generated, interval)]

@@ -33,6 +33,9 @@ class Metric:
         options: names and defaults of what `compute` takes.
         fewest: number of images a set needs, given the options. remedy: what to do where it has fewer.
         reference: the paper.
+        clips: whether samples are clips of videos.
+        paired: whether the score is of each generated image and the real one of the same number.
+        labelled: whether the class of every image is needed, of both sides.
         score: of a mean over scores of single images, what makes the score from the options.
     """
 
@@ -49,6 +52,9 @@ class Metric:
     remedy: str = "another metric"
     reference: str = ""
     score: Callable[..., Any] | None = None
+    paired: bool = False
+    labelled: bool = False
+    clips: bool = False
 
     def vectors_of_real(self, options: Mapping[str, Any]) -> bool:
         """Whether the real set's feature vectors are needed with these options."""
@@ -70,7 +76,10 @@ METRICS: Registry[Metric] = Registry(
         "fewstep.eval.metrics.energy",
         "fewstep.eval.metrics.sliced",
         "fewstep.eval.metrics.fscore",
+        "fewstep.eval.metrics.per_class",
+        "fewstep.eval.metrics.fvd",
         "fewstep.eval.scores.clip_score",
+        "fewstep.eval.scores.pairs_of_images",
     ),
     register="@fewstep.eval.metric(name)",
 )
@@ -83,7 +92,7 @@ def metric(name: str, reference: str = "", **facts: Any) -> Callable[[C], C]:
         name: a word; what `evaluate` and `fewstep eval --metrics` take.
         reference: the paper, or where it is from.
         facts: what it needs of the features and how it is read, as `Metric` has them: statistics, rows (parts: "main",
-            "logits", "spatial"), real, real_rows, higher_is_better, fewest, remedy.
+            "logits", "spatial"), real, real_rows, higher_is_better, fewest, remedy, labelled.
 
     Raises:
         ValueError: a name that is taken, needs that no features have, or a function whose arguments are others.
@@ -109,7 +118,7 @@ def metric(name: str, reference: str = "", **facts: Any) -> Callable[[C], C]:
     return register
 
 
-_FACTS = ("statistics", "rows", "real", "real_rows", "higher_is_better", "fewest", "remedy")
+_FACTS = ("statistics", "rows", "real", "real_rows", "higher_is_better", "fewest", "remedy", "labelled", "clips")
 
 
 def _options(name: str, compute: Any) -> dict[str, Any]:

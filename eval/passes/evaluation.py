@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fewstep.eval.classes.labels import Classes
 from fewstep.eval.extractors.base import Extractor
 from fewstep.eval.gaussian.features import Features
 from fewstep.eval.gaussian.statfile import save
@@ -44,6 +45,8 @@ def evaluate(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     device: Any = None,
     prompts: Any = None,
+    labels: Any = None,
+    real_labels: Any = None,
     **how: Any,
 ) -> Report:
     """Metrics of a generated set against a real one, in one pass over each.
@@ -59,12 +62,15 @@ def evaluate(
         options: of metrics by name, e.g. {"kid": {"subsets": 50}}.
         device: where the network runs; None is a GPU where there is one.
         prompts: of the generated images, one each in their order, or one text for all; clip_score and its kin need them.
+        labels, real_labels: classes of the generated and of the real images, one each in their order, numbers or words; None:
+            the folders that the images lie in. fid_per_class and intra_fid need them.
         how: of the extractor: protocol ("tf", "pytorch-fid", "clean"), weights (a path), layer, download (of its weights, and
             of published statistics), fast (bf16);
             of the pass: batch_size, workers, progress, resume (folder), number (of generated images); where several processes
             run, processes: "shared", all are given the same images and each looks at a part; "own", each is given generated
             images of its own, which are added up; "alone", this one evaluates without the others; and wait, the seconds that
             it waits for the others to begin;
+            of videos: frames, stride, clips (of each), see `clips`;
             of images: skip_bad, range (of floats), layout, key, limit (MiB of one); for a pipeline all that `Generated` takes.
 
     Returns:
@@ -80,10 +86,16 @@ def evaluate(
     question = Question.of(metrics, options)
     if real is None and question.comparing:
         raise ValueError(f"{question.comparing} compare with real images: give `real`.")
+    how = question.usual(how)
     begun = time.monotonic()
     sides = Side.of(real, how.get("download", False)), Side.of(generated, how.get("download", False))
     planner = Planner.begun(*sides, extractor, device, how)
     planner.scores, planner.featured, planner.words = question.scores, question.featured, prompts
+    planner.classes = Classes(question.labelled, {False: labels, True: real_labels})
+
+    if question.paired:
+        planner.pair_with(sides[0], question.paired)
+        sides = sides if question.comparing else (Side(None), sides[1])
 
     def plans() -> list[Plan | None]:
         found = [
@@ -164,6 +176,9 @@ def stats(
         (plan,) = planner.agreed(f"stats {parts} {vectors}", lambda: [planner.plan(side, parts, vectors, real=False)])
         assert plan is not None
         found = plan.run()
+        known = None if plan.images is None else plan.images.labels
+        if rows and known is not None and found.numbers is not None and not planner.processes.own:
+            found.labels = known[found.numbers]
         if name:
             found.meta = replace(found.meta, source=name)
         if out is not None and planner.processes.first:

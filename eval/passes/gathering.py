@@ -41,7 +41,7 @@ def gathered(
         raise ValueError(f"statistics need at least 2 images; {meta.source} gave {n} that could be used.")
     rows = {part: _ordered(part, dim, own, n, processes) for part, dim in wanted.rows.items()}
     skipped = sum(processes.gather(sum(len(shard.missing) for shard in own)))
-    return Features(n, merged, rows, replace(meta, skipped=skipped), layers)
+    return Features(n, merged, rows, replace(meta, skipped=skipped), layers, np.sort(numbers))
 
 
 def _print(own: list[Shard]) -> str | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fewstep.eval.classes.labels import Classes, of_numbers
 from fewstep.eval.extractors.base import Extractor
 from fewstep.eval.extractors.extractor_entry import extractor
 from fewstep.eval.gaussian.features import Features, Meta, content_of
@@ -18,14 +19,15 @@ from fewstep.eval.images.sources import holds_images, image_set, is_pipeline, of
 from fewstep.eval.passes.collect import collect, require_readable
 from fewstep.eval.passes.processes import Facts, Processes
 from fewstep.eval.scores.score_entry import Scorer
-from fewstep.eval.scores.scoring import Scoring, checked_prompts
+from fewstep.eval.scores.scoring import Scoring, prompts_for
+from fewstep.eval.video.clips import Clips
 from fewstep.samplers.noise.random_state import random_state_kept
 
 # Arguments of `evaluate` for the extractor, when it is given by name; for the pass over images; and for sets of images, both
 # sides alike. Whatever else is given is for a pipeline that draws.
 OF_EXTRACTOR = ("protocol", "weights", "download", "fast", "compile", "layer")
 OF_PASS = ("batch_size", "workers", "progress", "resume", "number", "processes", "wait")
-OF_IMAGES = ("skip_bad", "range", "key", "layout", "limit")
+OF_IMAGES = ("skip_bad", "range", "key", "layout", "limit", "frames", "stride", "clips")
 
 
 def comparable(real: Meta, generated: Meta) -> None:
@@ -92,6 +94,8 @@ class Planner:
     scores: Mapping[str, Callable[[bool], Scorer]] = field(default_factory=dict)  # told whether to download
     featured: bool = True  # whether features are needed, and not scores alone
     words: Any = ()  # prompts by the numbers of the images
+    others: ImageSet | None = None  # real images of the same numbers
+    classes: Classes = field(default_factory=Classes)
 
     @classmethod
     def begun(cls, real: Side, generated: Side, network: Any, device: Any, how: dict[str, Any]) -> Planner:
@@ -153,18 +157,29 @@ class Planner:
         with self.processes.first_goes_ahead() if together else nullcontext(), random_state_kept():
             made = {name: make(download) for name, make in self.scores.items()}
         for name, one in made.items():
-            if one.prompted and not isinstance(self.words, dict) and not self.words:
+            if self.others is None and one.prompted and not isinstance(self.words, dict) and not self.words:
                 raise ValueError(
                     f"{name} is of images and their prompts: give prompts= (--prompts FILE), one an image in their order"
                 )
-        self.network = Scoring(base, made, self.words).eval().to(self.processes.device)
+        self.network = Scoring(base, made, self.words, self.others).eval().to(self.processes.device)
         return self.network
 
     def plan(self, side: Side, moments: Sequence[str], rows: Sequence[str], real: bool) -> Plan:
         """How one side's features will be had: they exist as far as needed, or its images are there to be looked at."""
         found = side.features
         if not real and self.scores:
-            self._check_scored(side)
+            if found is not None:
+                raise ValueError(
+                    f"{', '.join(self.scores)}: scores are of images, and these are features; give the images"
+                )
+            if self.others is not None and self.others.count != self.images(side).count:
+                raise ValueError(
+                    f"{', '.join(self.scores)}: {self.others.count} real images and {self.images(side).count} generated ones "
+                    "were given, which make no pairs: give as many of both, in one order"
+                )
+            self.words = prompts_for(self.words, self.images(side).count, self.of_pass.get("number"), self.processes)
+        if self.classes.wanted:
+            self.classes.settle(found, None if found is not None else self.images(side), real)
         if found is None:
             return Plan(self, None, self.images(side), tuple(moments), tuple(rows), real)
         no_rows = tuple(part for part in rows if part not in found.rows)
@@ -180,18 +195,11 @@ class Planner:
             )
         return Plan(self, found, None, (), (), real)
 
-    def _check_scored(self, side: Side) -> None:
-        """ValueError: features without images, or other than one prompt an image."""
-        if side.features is not None:
-            raise ValueError(f"{', '.join(self.scores)}: scores are of images, and these are features; give the images")
-        if not isinstance(self.words, dict):
-            images = self.images(side)
-            number = self.of_pass.get("number")
-            self.words = checked_prompts(
-                self.words, min((k for k in (images.count, number) if k is not None), default=None)
-            )
-            if self.processes.own and not isinstance(self.words, dict):
-                self.words = dict(zip(self.processes.numbers(range(len(self.words))).tolist(), self.words, strict=True))
+    def pair_with(self, real: Side, names: str) -> None:
+        """The real images that generated ones of the same numbers are compared with. ValueError: there are none."""
+        if real.source is None or real.features is not None:
+            raise ValueError(f"{names}: each image is compared with the real one of its number; give the real images")
+        self.others = self.images(real)
 
     def agreed(self, question: str, make: Callable[[], Sequence[Plan | None]]) -> Sequence[Plan | None]:
         """The plans that `make` makes, of a real side (if any) and of a generated one, when all processes ask the same."""
@@ -218,6 +226,12 @@ class Planner:
     def images(self, side: Side, **more: Any) -> ImageSet:
         """The images of one side; more: how they are read or drawn, before what was said of all."""
         given = {**self.of_images, **more}
+        if isinstance(side.source, ImageSet):
+            return side.source
+        if "frames" in given:
+            return Clips(side.source, **given)
+        if odd := [name for name in ("stride", "clips") if name in given]:
+            raise ValueError(f"{', '.join(odd)}: of clips of videos, whose number of frames is said too, frames=16")
         if side.draws:
             given = {
                 "batch_size": self.of_pass.get("batch_size", 64),
@@ -276,6 +290,8 @@ class Plan:
         network = self.planner.extractor()
         processes = self.planner.processes.sharing() if self.real else self.planner.processes
         seen = collect(self.images, network, statistics=self.moments, rows=self.rows, processes=processes, **how)
+        if seen.numbers is not None and (known := self.planner.classes.numbered(processes, self.real)):
+            seen.labels = of_numbers(known, seen.numbers, self.images.name)
         if self.found is None:
             return seen
         return replace(self.found, rows={**self.found.rows, **seen.rows}, layers=seen.layers)

@@ -17,6 +17,7 @@ from fewstep.eval.passes.processes import Processes
 from fewstep.eval.report.evaluation_report import Report
 from fewstep.eval.report.remarks import notes, precision_of
 from fewstep.eval.report.result import Result
+from fewstep.eval.video.clips import FRAMES
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,23 @@ class Question:
         return {m.name: making(m) for m in self.wanted if m.score is not None}
 
     @property
+    def paired(self) -> str:
+        """Names of the scores of an image and the real one of its number."""
+        return ", ".join(m.name for m in self.wanted if m.paired)
+
+    def usual(self, how: Mapping[str, Any]) -> dict[str, Any]:
+        """What was said, and of clips the number of frames where it was not."""
+        return {**({"frames": FRAMES} if any(m.clips for m in self.wanted) else {}), **how}
+
+    @property
     def featured(self) -> bool:
         """Whether any metric needs an extractor's features."""
         return any(m.score is None for m in self.wanted)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the class of every image is needed."""
+        return any(m.labelled for m in self.wanted)
 
     @property
     def comparing(self) -> str:
@@ -152,7 +167,7 @@ def _told(result: Result, metric: Metric, real: Features, generated: Features) -
     other = real.meta if metric.real else meta
     return result.under(
         n=result.n or generated.n,
-        n_real=real.n if metric.real else None,
+        n_real=(result.n_real or real.n) if metric.real else None,
         extractor=meta.extractor,
         protocol=meta.protocol,
         layer=generated.layers.get(part, ""),

@@ -8,8 +8,15 @@ from typing import Any
 
 # Names with other extractors than Inception: nobody shall take FD-digits for FID.
 _SHARED = {"is": "IS", "is_inf": "IS-inf", "kid": "KID", "kid_full": "KID-full", "mind": "MIND"}
-_FAMILY = {**_SHARED, "fid": "FD", "fid_inf": "FD-inf", "fid_debiased": "FD-debiased", "sfid": "sFD"}
-_INCEPTION = {**_SHARED, "fid": "FID", "fid_inf": "FID-inf", "fid_debiased": "FID-debiased", "sfid": "sFID"}
+_FRECHET = {"fid": "", "fid_inf": "-inf", "fid_debiased": "-debiased"}
+_FAMILY = {
+    **_SHARED,
+    **{m: f"FD{end}" for m, end in _FRECHET.items()},
+    "sfid": "sFD",
+    "fvd": "FVD",
+    "intra_fid": "intra-FD",
+}
+_INCEPTION = {**_SHARED, **{m: f"FID{end}" for m, end in _FRECHET.items()}, "sfid": "sFID", "intra_fid": "intra-FID"}
 # The layers that metrics of Inception were published with: pool, spatial, logits. Others are named.
 _USUAL = ("", "2048", "sfid", "logits_unbiased", "logits")
 # Measured image by image on shared noise (eval/compare), beside the registered ones, whose names these cannot be.
@@ -20,6 +27,7 @@ _FIXED = {
     "rmse": "RMSE",
     "psnr": "PSNR",
     "lpips": "LPIPS",
+    "lpips_pairs": "LPIPS-pairs",
     "cmmd": "CMMD",
     "clip_score": "CLIP-score",
     "pick_score": "PickScore",
@@ -77,12 +85,13 @@ class Result:
             return _FIXED[self.metric]
         if self.extractor == self.metric:  # a score of single images, which is of no extractor
             return self.metric
-        family = _FAMILY.get(self.metric, self.metric)
+        base, bracket, of_class = self.metric.partition("[")
+        family = _FAMILY.get(base, base) + bracket + of_class
         if not self.extractor:
             return f"{family} {UNKNOWN}"
         layer = f"-{self.layer}" if self.extractor == "inception" and self.layer not in _USUAL else ""
         if self.extractor == "inception" and self.published and not layer:
-            return _INCEPTION.get(self.metric, self.metric)
+            return _INCEPTION.get(base, base) + bracket + of_class
         unknown = " (weights unknown)" if self.extractor == "inception" and self.published is None else ""
         return f"{family}-{self.extractor}{layer}{unknown}"
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from torch import nn
 
+from fewstep.checks import unknown
 from fewstep.eval.gaussian.features import PARTS, Features
 from fewstep.eval.metrics.blocks import Blocks, rows
 from fewstep.eval.metrics.groups import group_means
@@ -23,14 +25,19 @@ from fewstep.eval.report.result import PAIRED, Result, normal_interval
 from fewstep.eval.scores.transformers_scores import of_model
 from fewstep.registry import plain
 
+BESIDE = ("prompts", "real")
 M = TypeVar("M", bound=Callable[..., Any])
 
 
-def register_score(name: str, reference: str = "", *, higher_is_better: bool = True) -> Callable[[M], M]:
+def register_score(
+    name: str, reference: str = "", *, higher_is_better: bool = True, beside: str = "prompts"
+) -> Callable[[M], M]:
     """Register a function `(**options) -> score` under a name; returned is the function.
 
     The score is a function (images) or (images, prompts) -> (B,), or a transformers model with its processor. It is a
     metric of `evaluate`, `score`, `Meter` and `fewstep eval --metrics` then.
+
+    beside: what a function of two arguments gets as its second one: "prompts", or "real", the real images of the same numbers.
 
     Raises:
         ValueError: a name that is taken, options without a default.
@@ -40,9 +47,11 @@ def register_score(name: str, reference: str = "", *, higher_is_better: bool = T
         if not callable(make):
             raise ValueError(f"{name!r} is no score but {type(make).__name__}: register a function that makes one")
         taken = inspect.signature(make).parameters.values()
+        if beside not in BESIDE:
+            raise unknown("`beside` of a score", beside, BESIDE)
         if needed := [p.name for p in taken if p.default is p.empty]:
             raise ValueError(f"score {name!r} is made from its name alone: give {', '.join(needed)} a default")
-        entry = score_metric(name, make, reference, higher_is_better)
+        entry = replace(score_metric(name, make, reference, higher_is_better), paired=beside == "real")
         METRICS.add(name, entry, make.__module__)
         return make
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fewstep.eval.extractors.base import Extractor
 from fewstep.eval.extractors.precision import exact_arithmetic
-from fewstep.eval.images.image_sets import digest
+from fewstep.eval.images.image_sets import ImageSet, digest
+from fewstep.eval.metrics.registry import METRICS
 from fewstep.eval.scores.score_entry import Scorer
 
 Words = Sequence[str] | dict[int, str]
@@ -24,12 +25,16 @@ class Scoring(Extractor):
         base: of the features, or None.
         scorers: by name.
         words: the prompts, by the numbers of the images.
+        others: real images of the same numbers, for scores of pairs.
     """
 
     protocol = "as the model's own"
 
-    def __init__(self, base: Extractor | None, scorers: Mapping[str, Scorer], words: Words) -> None:
+    def __init__(
+        self, base: Extractor | None, scorers: Mapping[str, Scorer], words: Words, others: ImageSet | None = None
+    ) -> None:
         super().__init__()
+        self.others = others
         self.base, self.scorers, self.words = base, torch.nn.ModuleDict(scorers), words
         facts: Any = self if base is None else base
         self.name = "+".join(scorers) if base is None else base.name
@@ -68,7 +73,7 @@ class Scoring(Extractor):
         shown = torch.stack(list(images)) if same else list(images)
         with exact_arithmetic(self.device), torch.no_grad():
             for name in asked:
-                made = self.scorers[name](shown, self._prompts(name, numbers))
+                made = self.scorers[name](shown, self._beside(name, numbers))
                 column = found[name] = torch.as_tensor(made).detach().reshape(-1, 1).float()
                 if not (finite := column.isfinite().all(1)).all():
                     bad = int(numbers[int(finite.int().argmin())])
@@ -77,10 +82,13 @@ class Scoring(Extractor):
                     )
         return found
 
-    def _prompts(self, name: str, numbers: Iterable[int]) -> list[str] | None:
+    def _beside(self, name: str, numbers: Iterable[int]) -> list[Any] | None:
+        """The prompts of these images, or the real images of their numbers, where the score asks for them."""
         scorer: Any = self.scorers[name]
         if not scorer.prompted:
             return None
+        if self.others is not None and METRICS.named(name) == name and METRICS.find(name).paired:
+            return [self.others.image(int(number)) for number in numbers]
         try:
             return [self.words[int(number)] for number in numbers]
         except (IndexError, KeyError) as error:
@@ -103,6 +111,16 @@ def checked_prompts(prompts: Any, count: int | None) -> Words:
     if count is not None and len(found) != count:
         raise ValueError(f"{len(found)} prompts were given for {count} images: give one an image, in their order")
     return found
+
+
+def prompts_for(given: Any, count: int | None, number: int | None, processes: Any) -> Words:
+    """Prompts of so many images, or of the first `number` of them; by their numbers where each process has its own."""
+    if isinstance(given, dict):
+        return given
+    found = checked_prompts(given, min((k for k in (count, number) if k is not None), default=None))
+    if not processes.own or isinstance(found, dict):
+        return found
+    return dict(zip(processes.numbers(range(len(found))).tolist(), found, strict=True))
 
 
 def prompts_of(numbers: np.ndarray, prompts: Any) -> dict[int, str]:

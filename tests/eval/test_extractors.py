@@ -73,6 +73,20 @@ def test_dinov2_is_the_class_token_of_the_squashed_image(folders):
     torch.testing.assert_close(dino(images), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_dinov2_by_the_protocol_of_dgm_eval(folders):
+    """Pillow's own bicubic of pictures of 8 bits; a level here and there is rounded otherwise."""
+    from PIL import Image
+
+    dino, images = extractor("dinov2", weights=folders / "dinov2", protocol="dgm-eval"), smooth_images(3, 300, 250)
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()).resize((224, 224), Image.BICUBIC) for image in images]
+    expected = torch.stack([torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() for picture in pictures])
+    ours = dino.prepare(images) * dino.deviation + dino.mean
+    assert (ours - expected).abs().max() < 2.01 and ((ours - expected).abs() > 0.01).double().mean() < 1e-3
+    assert dino.protocol == "dgm-eval"
+    with pytest.raises(ValueError, match="`protocol` of dinov2"):
+        extractor("dinov2", weights=folders / "dinov2", protocol="tf")
+
+
 def test_clip_is_projected_and_of_unit_length(folders):
     clip, images = extractor("clip", weights=folders / "clip"), smooth_images(3, 40, 90)
     x = by_pillow(images, 56, [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])

@@ -34,10 +34,14 @@ OWN_METRICS = [
     "sliced",
     "mind",
     "f_score",
+    "fid_per_class",
+    "intra_fid",
+    "fvd",
     "clip_score",
     "pick_score",
+    "lpips_pairs",
 ]
-OWN_EXTRACTORS = ["inception", "digits", "dinov2", "clip"]
+OWN_EXTRACTORS = ["inception", "digits", "dinov2", "clip", "i3d", "videomae"]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,9 @@
 """Scores of single images: CLIP score against transformers' own, any function or model, one pass beside other metrics."""
 
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -166,3 +168,35 @@ def test_bad_input(clip: Path) -> None:
         fe.evaluate(None, "mnist", ("clip_score",), prompts=TEXTS)
     with pytest.raises(FileNotFoundError, match="is not on this machine.*--download"):
         fe.score(images, TEXTS, options={"clip_score": {"weights": "nobody/nothing"}}, progress=False)
+
+
+class Levels(torch.nn.Module):
+    """In the place of the package: the mean of squares of the difference."""
+
+    def __init__(self, net: str, verbose: bool) -> None:
+        super().__init__()
+        assert net == "vgg" and not verbose
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a - b).square().mean((1, 2, 3), keepdim=True)
+
+
+def test_images_of_one_number_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lpips", SimpleNamespace(LPIPS=Levels))
+    real, generated = pictures(6, 0), pictures(6, 1)
+    how: dict[str, Any] = {"options": {"lpips_pairs": {"net": "vgg"}}, "progress": False, "batch_size": 4}
+    found = fe.evaluate(real, generated, ("lpips_pairs",), **how)["lpips_pairs"]
+    expected = ((real.double() - generated.double()) / 127.5).square().mean()
+    assert found.value == pytest.approx(float(expected), rel=1e-5) and not found.higher_is_better
+    both = fe.evaluate(real, generated, ("kid_full", "lpips_pairs"), extractor="digits", **how)
+    assert both["lpips_pairs"].value == found.value
+    with pytest.raises(ValueError, match="5 real images and 6 generated ones"):
+        fe.evaluate(real[:5], generated, ("lpips_pairs",), **how)
+    with pytest.raises(ValueError, match="give the real images"):
+        fe.evaluate(None, generated, ("lpips_pairs",), **how)
+
+
+def test_without_the_package_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    with pytest.raises(ValueError, match="pip install lpips"):
+        fe.evaluate(pictures(), pictures(), ("lpips_pairs",), progress=False)

@@ -1,0 +1,1 @@
+"""Classes of images: the labels that metrics class by class go by."""
