@@ -44,6 +44,7 @@ def test_no_row_loses_its_place() -> None:
         assert np.abs(philox.normals(seeds, (0, 0, first), (100_000,), CPU).numpy() - want).max() <= 5e-7
 
 
+@pytest.mark.slow
 def test_the_host_reads_nothing() -> None:
     assert philox.normals((1, 2), PLACE, (3, 8, 8), torch.device("meta")).shape == (2, 3, 8, 8)
 
