@@ -8,13 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from fewstep.eval.extractors.base import Extractor
-from fewstep.eval.feed.ahead import ahead
 from fewstep.eval.gaussian.features import Features, Meta
 from fewstep.eval.images.image_sets import digest
-from fewstep.eval.images.reading import read
 from fewstep.eval.meter.given import features_in, one_image
 from fewstep.eval.meter.held import Held, same_dims
-from fewstep.eval.passes.collect import blocks_of, require_readable
+from fewstep.eval.passes.collect import require_readable
 from fewstep.eval.passes.gathering import gathered
 from fewstep.eval.passes.plan import Planner, Side, comparable
 from fewstep.eval.passes.processes import Facts
@@ -84,8 +82,7 @@ class Meter:
         self._held = {real: self._empty(real) for real in SIDES}
 
     def _empty(self, real: bool) -> Held:
-        size = self._planner.of_pass.get("batch_size", 64)
-        return Held(self.question.needs(real), self._planner.processes, size)
+        return Held(self.question.needs(real), self._planner.processes, self._planner.of_pass.get("batch_size", 64))
 
     @property
     def n(self) -> int:
@@ -149,15 +146,7 @@ class Meter:
         self._words |= prompts_of(numbers, prompts)
         if held.processes.share == "shared" and held.processes.size > 1:
             held.share(images.content)
-        blocks = blocks_of(places, held.batch_size)
-        whole = images.whole(blocks, extractor.device)
-        if whole is not None:
-            held.skip_bad = held.skip_bad or images.skip_bad
-            for batch in ahead(whole, extractor.device):
-                held.wait(numbers[batch.indices].tolist(), list(batch.pictures), extractor, batch.codes)
-            return
-        for found, pictures in read(images, blocks):
-            held.wait(numbers[found].tolist(), pictures, extractor)
+        held.read(images, numbers, places, extractor)
         for number in self._words.keys() - set(held.numbers):
             del self._words[number]
 
