@@ -35,9 +35,7 @@ EXTRACTION = (
         "--num-workers",
         "workers",
         type=click.IntRange(0),
-        default=0,
-        show_default=True,
-        help="Processes that decode.",
+        help="Processes that decode  [default: as many as help on a GPU, none on a CPU]",
     ),
     click.option("--skip-bad", is_flag=True, help="Pass over images that cannot be used, and count them."),
     click.option(

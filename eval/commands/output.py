@@ -20,7 +20,9 @@ def evaluating(how: Mapping[str, Any]) -> dict[str, Any]:
     names = ("extractor", "protocol", "weights", "download", "fast", "device", "batch_size", "workers", "skip_bad")
     others = ("frames", "stride", "clips", "layer", "compile", "key", "limit", "resume", "number", "processes", "wait")
     how = translated(how)
-    said = {name: how[name] for name in (*names, *others) if how.get(name)}
+    said = {
+        name: how[name] for name in (*names, *others) if how.get(name) or (name == "workers" and how.get(name) == 0)
+    }
     return {**said, "progress": not how["silent"]}
 
 

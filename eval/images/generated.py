@@ -130,7 +130,7 @@ class Generated(ImageSet):
 
     def _pictures(self, seeds: Sequence[int]) -> Any:
         """One batch: uint8 (B, 3, H, W) where it was made, or the pipeline's own pictures."""
-        with self._watch.running(torch.device(self.source.pipe.device)):
+        with self._watch.running(torch.device(getattr(self.source.pipe, "device", "cpu"))):
             (batch,) = self.source.batches(seeds, self.adaptive, self.start, tensors=self._tensors)
             x0, info = batch.sampled(**self.spec)
             if batch.tensors:

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 
 from fewstep.eval.extractors.base import Extractor
+from fewstep.eval.feed.ahead import ahead
 from fewstep.eval.feed.quantising import BLACK, UNUSABLE
 from fewstep.eval.feed.waiting import Doubt
-from fewstep.eval.images.image_sets import digest
-from fewstep.eval.passes.collect import dimension, extracted
+from fewstep.eval.images.image_sets import ImageSet, digest
+from fewstep.eval.images.reading import read
+from fewstep.eval.passes.collect import blocks_of, dimension, extracted
 from fewstep.eval.passes.processes import Processes
 from fewstep.eval.passes.shards import Shard, Wanted
 
@@ -104,6 +106,18 @@ class Held:
                     "extractor and layer"
                 )
         self.shard.add(numbers, {part: features[part] for part in needed})
+
+    def read(self, images: ImageSet, numbers: np.ndarray, places: np.ndarray, extractor: Extractor) -> None:
+        """The images at these places, each with its number; whole batches of them where they go to a device."""
+        blocks = blocks_of(places, self.batch_size)
+        whole = images.whole(blocks, extractor.device)
+        if whole is None:
+            for found, pictures in read(images, blocks):
+                self.wait(numbers[found].tolist(), pictures, extractor)
+            return
+        self.skip_bad = self.skip_bad or images.skip_bad
+        for batch in ahead(whole, extractor.device):
+            self.wait(numbers[batch.indices].tolist(), list(batch.pictures), extractor, batch.codes)
 
     def wait(
         self, numbers: Sequence[int], images: Sequence[Tensor], extractor: Extractor, codes: Tensor | None = None

@@ -9,14 +9,12 @@ from typing import Any
 
 from fewstep.eval.classes.labels import Classes
 from fewstep.eval.extractors.base import Extractor
-from fewstep.eval.feed.ahead import ahead
 from fewstep.eval.gaussian.features import Features, Meta
 from fewstep.eval.images.image_sets import digest
-from fewstep.eval.images.reading import read
 from fewstep.eval.meter.beside import Beside
 from fewstep.eval.meter.given import features_in, one_image, require_fit
 from fewstep.eval.meter.held import Held, require_state, same_dims
-from fewstep.eval.passes.collect import blocks_of, require_readable
+from fewstep.eval.passes.collect import require_readable
 from fewstep.eval.passes.gathering import gathered
 from fewstep.eval.passes.plan import Planner, Side, comparable
 from fewstep.eval.passes.processes import Facts
@@ -88,8 +86,7 @@ class Meter:
         self._held = {real: self._empty(real) for real in SIDES}
 
     def _empty(self, real: bool) -> Held:
-        size = self._planner.of_pass.get("batch_size", 64)
-        return Held(self.question.needs(real), self._planner.processes, size)
+        return Held(self.question.needs(real), self._planner.processes, self._planner.of_pass.get("batch_size", 64))
 
     @property
     def n(self) -> int:
@@ -135,12 +132,12 @@ class Meter:
                     held.add({part: rows[places] for part, rows in features.items()}, numbers[places])
             else:
                 self._read([images] if one_image(images) else images, real, index, beside, how)
+                self._beside.forget(self._held[False].numbers)
         return self
 
     def _read(self, source: Any, real: bool, index: Any, beside: dict[str, Any], how: Mapping[str, Any]) -> None:
         """Images that are shown to the network as soon as there is a batch of them."""
         side, held = Side(source), self._held[real]
-        self._beside.forget(self._held[False].numbers)
         given = {"device": None, **how} if side.draws else how
         images, extractor = self._planner.images(side, **given), self._planner.extractor(together=False)
         held.lossy = images.lossy if held.n == 0 or held.lossy == images.lossy else held.lossy or images.lossy or None
@@ -156,15 +153,7 @@ class Meter:
         self._beside.tell(numbers, real, **beside)
         if held.processes.share == "shared" and held.processes.size > 1:
             held.share(images.content)
-        blocks = blocks_of(places, held.batch_size)
-        whole = images.whole(blocks, extractor.device)
-        if whole is not None:
-            held.skip_bad = held.skip_bad or images.skip_bad
-            for batch in ahead(whole, extractor.device):
-                held.wait(numbers[batch.indices].tolist(), list(batch.pictures), extractor, batch.codes)
-            return
-        for found, pictures in read(images, blocks):
-            held.wait(numbers[found].tolist(), pictures, extractor)
+        held.read(images, numbers, places, extractor)
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:

@@ -66,7 +66,8 @@ def evaluate(
             the folders that the images lie in. fid_per_class and intra_fid need them.
         how: of the extractor: protocol ("tf", "pytorch-fid", "clean"), weights (a path), layer, download (of its weights, and
             of published statistics), fast (bf16);
-            of the pass: batch_size, workers, progress, resume (folder), number (of generated images); where several processes
+            of the pass: batch_size, workers (that decode; None, as many as help), progress, resume (folder), number (of
+            generated images); where several processes
             run, processes: "shared", all are given the same images and each looks at a part; "own", each is given generated
             images of its own, which are added up; "alone", this one evaluates without the others; and wait, the seconds that
             it waits for the others to begin;

@@ -25,7 +25,7 @@ def written(tmp_path: Path, *arguments: str, before: str = "") -> dict[str, Any]
     file = tmp_path / "gpu.json"
     code = f"import sys, runpy\n{before}\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"
     call = [sys.executable, "-c", code, str(SCRIPT), *arguments, "--device", "cpu", "--out", str(file)]
-    subprocess.run(call, check=True, cwd=ROOT, timeout=170)
+    subprocess.run(call, check=True, cwd=ROOT, timeout=600)
     told: dict[str, Any] = json.loads(file.read_text())
     assert file.with_suffix(".md").read_text().count("\n| ") >= sum(len(p["rows"]) for p in told["parts"].values())
     return told

@@ -76,9 +76,11 @@ def metrics(place: Place, sides: list[torch.Tensor]) -> Iterator[Row]:
     for name, given in options.items():
         compute: Callable[..., Any] = METRICS.find(name).compute
         found: list[Any] = []
+
+        def run(compute: Any = compute, given: Any = given, found: list[Any] = found) -> None:
+            found.extend(compute(real, generated, device=place.device, **given))
+
         with place.peak() as peak:
-            once = place.seconds(
-                lambda c=compute, g=given: found.extend(c(real, generated, device=place.device, **g)), 1, 0
-            )
+            once = place.seconds(run, 1, 0)
             told = ", ".join(f"{r.metric} {r.value:.4f}" for r in found[:4])
             yield Row(f"{name}, {n} images of each set", once, "s", f"{told} {peak()}".strip())
