@@ -170,7 +170,9 @@ def main(
     cost = f"{time.time() - begun:.0f} s, {time.process_time() - spent:.0f} s of processor time"
     after, R_after = judged("after")
     gain = R_after - R
-    click.echo(f"{method}: {gain.mean():+.2f}, {gain.mean() / (gain.std() / len(gain) ** 0.5):.1f} standard errors; {cost}")
+    click.echo(
+        f"{method}: {gain.mean():+.2f}, {gain.mean() / (gain.std() / len(gain) ** 0.5):.1f} standard errors; {cost}"
+    )
     save_image((torch.cat([before[:20], after[:20]]) + 1) / 2, out, nrow=10, pad_value=0.5)
 
 
