@@ -18,7 +18,7 @@ import kept
 SIZE = "--classes 4 --group 6 --nfe 4 --held-out 50 --images 100"
 RUNS = {
     ("grpo", "ink"): "--rounds 5",
-    ("ddpo", "slant"): "--rounds 6",
+    ("ddpo", "ink"): "--rounds 5",
     ("exact", "ink"): "--rounds 5",
 }
 COLUMNS = ("method", "reward", "before", "after", "gain, standard errors", "read as asked", "FD-digits", "samples", "s")
