@@ -1,7 +1,8 @@
 """A network fine-tuned towards a reward without a gradient: sampling as a policy, by DDPO or GRPO.
 
     python examples/policy_gradients.py                                   # GRPO: bold digits
-    python examples/policy_gradients.py --method ddpo --reward slant      # DDPO: italics
+    python examples/policy_gradients.py --method ddpo                     # DDPO: the same
+    python examples/policy_gradients.py --reward slant --rounds 60        # italics, which take longer
     python examples/policy_gradients.py --method exact                    # the exact gradient of a smooth stand-in, beside them
 
 Rewards count pixels of the image cut at zero, which no gradient comes through: the share of ink, or the slant of what is
@@ -45,7 +46,8 @@ def slant(x: Tensor, smooth: bool = False) -> Tensor:
     right, up = torch.arange(28.0).view(1, 1, 1, 28), -torch.arange(28.0).view(1, 1, 28, 1)
     right = right - (shape * right).sum((2, 3), keepdim=True)
     up = up - (shape * up).sum((2, 3), keepdim=True)
-    return 100 * (shape * right * up).sum((1, 2, 3)) / (shape * up * up).sum((1, 2, 3))
+    shear = 100 * (shape * right * up).sum((1, 2, 3)) / (shape * up * up).sum((1, 2, 3))
+    return shear.clamp(-60, 60)  # of a dash or a blot it may be anything
 
 
 REWARDS: dict[str, Callable[..., Tensor]] = {"ink": ink, "slant": slant}
@@ -120,24 +122,29 @@ class Trainer:
 @click.command()
 @click.option("--method", type=click.Choice(["grpo", "ddpo", "exact"]), default="grpo", show_default=True)
 @click.option("--reward", type=click.Choice(list(REWARDS)), default="ink", show_default=True)
-@click.option("--rounds", default=12, show_default=True, help="Rounds of runs and updates.")
-@click.option("--classes", default=5, show_default=True, help="Groups of a round.")
-@click.option("--group", default=8, show_default=True, help="Runs of a class in a round.")
+@click.option("--rounds", default=5, show_default=True, help="Rounds of runs and updates.")
+@click.option("--classes", default=4, show_default=True, help="Groups of a round.")
+@click.option("--group", default=6, show_default=True, help="Runs of a class in a round.")
 @click.option("--solver", default="dpmpp_2m_sde", show_default=True, help="Any with noise.")
-@click.option("--nfe", default=5, show_default=True, help="Network evaluations.")
-@click.option("--lr", default=2e-3, show_default=True, help="Learning rate of AdamW.")
+@click.option("--nfe", default=4, show_default=True, help="Network evaluations.")
+@click.option(
+    "--lr",
+    type=float,
+    help="Learning rate of AdamW  [default: 2e-3 of grpo; 3e-4 of the others, whose steps nothing bounds]",
+)
 @click.option("--rank", default=4, show_default=True, help="Of what is added to each weight.")
 @click.option("--kl", default=0.05, show_default=True, help="Weight of the KL to the frozen network (GRPO).")
-@click.option("--held-out", default=60, show_default=True, help="Images that are judged before and after.")
+@click.option("--held-out", default=50, show_default=True, help="Images that are judged before and after.")
 @click.option("--images", default=0, show_default=True, help="Images of FD-digits; 0 for none.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", default="policy_gradients.png", show_default=True)
 def main(
-    method: str, reward: str, rounds: int, classes: int, group: int, solver: str, nfe: int, lr: float, rank: int, kl: float,
-    held_out: int, images: int, seed: int, out: str,
+    method: str, reward: str, rounds: int, classes: int, group: int, solver: str, nfe: int, lr: float | None, rank: int,
+    kl: float, held_out: int, images: int, seed: int, out: str,
 ) -> None:  # fmt: skip
     """Fine-tune the demo network towards a reward."""
     torch.manual_seed(seed)
+    lr = lr or (2e-3 if method == "grpo" else 3e-4)
     trainer, classifier = Trainer(reward, solver, nfe, lr, rank, kl), load_demo_classifier()
 
     @torch.no_grad()
@@ -170,7 +177,9 @@ def main(
     cost = f"{time.time() - begun:.0f} s, {time.process_time() - spent:.0f} s of processor time"
     after, R_after = judged("after")
     gain = R_after - R
-    click.echo(f"{method}: {gain.mean():+.2f}, {gain.mean() / (gain.std() / len(gain) ** 0.5):.1f} standard errors; {cost}")
+    click.echo(
+        f"{method}: {gain.mean():+.2f}, {gain.mean() / (gain.std() / len(gain) ** 0.5):.1f} standard errors; {cost}"
+    )
     save_image((torch.cat([before[:20], after[:20]]) + 1) / 2, out, nrow=10, pad_value=0.5)
 
 

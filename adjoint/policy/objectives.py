@@ -43,8 +43,10 @@ def advantages(rewards: Tensor, groups: int | Sequence[int] | Tensor | None = No
     if scale == "none":
         return A
     each = (torch.zeros_like(count).index_add(0, place, A.square()) / count).sqrt()
-    size = each[place] if scale == "group" else A.square().mean().sqrt()
-    return A / (size + 1e-4 * R.abs().amax().clamp_min(1e-12))
+    whole = A.square().mean().sqrt()
+    # relative to the batch, so that no unit of rewards matters; what is left of equal rewards by rounding is nothing
+    small = (1e-4 * whole + 1e-12 * R.abs().amax()).clamp_min(torch.finfo(R.dtype).tiny)
+    return A / ((each[place] if scale == "group" else whole) + small)
 
 
 def reinforce(log_prob: Tensor, advantages: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ class Repeated:
             self.first = now
         elif (now - self.first).norm() > 32 * torch.finfo(now.dtype).eps * self.first.norm():
             raise ValueError(
-                f"the network has changed between log_prob() and backward() (row {self.step.index}): its weights were moved, or "
+                f"the network has changed between log_prob() and backward() (row {self.step.index}): its weights moved, or "
                 "an adapter or dropout switched, so that its gradient would be of another one. Call backward() first"
             )
         return output

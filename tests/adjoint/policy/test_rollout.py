@@ -348,7 +348,7 @@ def test_dropout_is_refused() -> None:
 
 
 def test_weights_by_element_and_processes_with_a_mean() -> None:
-    """A table whose weights are arrays of one sample's shape is the scalar one; a process that reverts to a mean has ratio 1."""
+    """A table whose weights are arrays of one sample's shape is the scalar one; with a mean the ratio is 1 too."""
     _, denoiser = model()
     table = build("dpmpp_2m_sde", VP, 4)
     wide = dataclasses.replace(table, W=np.broadcast_to(table.W[..., None], (*table.W.shape, 3)).copy())
