@@ -6,11 +6,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import fewstep
 import pytest
 import torch
 from tunable import Ring
 
+import fewstep
 from fewstep import adjoint
 
 QUICK: dict[str, Any] = {
@@ -63,7 +63,9 @@ def test_weights_know_their_table(pairs: tuple[Ring, Any], tmp_path: Path) -> No
     for solver, nfe in (("ddim", 4), ("dpmpp_2m", 3)):
         with pytest.warns(UserWarning, match="were tuned for ddim at 3"):
             fewstep.sample(one.denoiser(), x_T, solver, nfe)
-    (tmp_path / "kept" / "tuned.json").write_text((tmp_path / "kept" / "tuned.json").read_text().replace('"tuned"', '"no-gain"'))
+    (tmp_path / "kept" / "tuned.json").write_text(
+        (tmp_path / "kept" / "tuned.json").read_text().replace('"tuned"', '"no-gain"')
+    )
     with pytest.raises(ValueError, match="changed or damaged"):
         adjoint.Tuned.load(tmp_path / "kept")
 
@@ -71,7 +73,9 @@ def test_weights_know_their_table(pairs: tuple[Ring, Any], tmp_path: Path) -> No
 def test_low_rank_parts_come_off_to_the_bit() -> None:
     net = Ring()
     found = tuned(net, weights="lora", rank=1, lr=3e-2)
-    assert torch.equal(draw(net), draw(Ring())) and set(dict(net.named_parameters())) == set(dict(Ring().named_parameters()))
+    assert torch.equal(draw(net), draw(Ring())) and set(dict(net.named_parameters())) == set(
+        dict(Ring().named_parameters())
+    )
     assert found.status == "tuned" and all("lora_" in name for name in found.tensors)
     before = draw(net)
     found.apply(net)
@@ -102,7 +106,8 @@ def test_no_gain_leaves_the_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["reward+hold", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("pairs+error", "pairs+fokker_planck"))]
+    "kind",
+    ["reward+hold", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("pairs+error", "pairs+fokker_planck"))],
 )
 def test_sums_of_losses(kind: str) -> None:
     own = {"reward": lambda images: images[:, 0]} if kind.startswith("reward") else {}
@@ -133,7 +138,15 @@ def test_sums_of_losses(kind: str) -> None:
     ],
 )
 def test_bad_input(own: dict[str, Any], said: str) -> None:
-    asked = {"steps": 2, **QUICK, "seeds": range(8), "guard_seeds": range(5000, 5008), "loss": "pairs", "solver": "ddim", **own}
+    asked = {
+        "steps": 2,
+        **QUICK,
+        "seeds": range(8),
+        "guard_seeds": range(5000, 5008),
+        "loss": "pairs",
+        "solver": "ddim",
+        **own,
+    }
     net = Ring()
     with pytest.raises(ValueError, match=said):
         fewstep.tune(net.denoiser(), asked.pop("solver"), 3, asked.pop("loss"), **asked)
@@ -158,7 +171,22 @@ def test_the_embedded_pipeline_by_the_command(tmp_path: Path) -> None:
     from fewstep.demo.pipeline import DigitsPipeline
 
     out = tmp_path / "tuned"
-    asked = ["--nfe", "2", "--steps", "6", "--batch", "8", "-n", "16", "--guard", "16", "--teacher-nfe", "12", "--every", "3"]
+    asked = [
+        "--nfe",
+        "2",
+        "--steps",
+        "6",
+        "--batch",
+        "8",
+        "-n",
+        "16",
+        "--guard",
+        "16",
+        "--teacher-nfe",
+        "12",
+        "--every",
+        "3",
+    ]
     asked += ["--lr", "3e-4", "--ema", "0.5", "--no-cache", "--method", "direct", "--out", str(out)]
     done = CliRunner().invoke(main, ["tune", "demo", *asked])
     assert done.exit_code == 0, done.output
