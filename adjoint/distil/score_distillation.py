@@ -37,8 +37,8 @@ def distil(
     seeds: Sequence[int] | None = None,
     generator: torch.Generator | None = None,
     student: Denoiser | str | None = None,
-    solver: str = "ddim",
-    nfe: int = 20,
+    solver: str = "alf",
+    nfe: int | None = None,
 ) -> Distilled:
     """A loss whose gradient, x - D(alpha x + sigma e), pulls images, or what renders them, to the samples of a model.
 
@@ -56,7 +56,7 @@ def distil(
         weight: w(t): "one", "sigma2", "alpha2", or a function of t. seeds: one an image, for cfd and dsd. generator: of e
             and t.
         student: of vsd, a Denoiser (loss.student_loss(images) trains it) or "particles", the exact one of the batch of images.
-        solver, nfe: of the inversion (sdi) and of the path (dsd, where no times are said).
+        solver, nfe: of the inversion (sdi, 10 evaluations), one that `adjoint.invert` knows; nfe of the path of dsd (50).
 
     Returns:
         loss(images, step=None) -> one number, summed over images: half the mean square of the gradient, whose derivative is it.
@@ -68,8 +68,8 @@ def distil(
 
     Reference: DreamFusion: Text-to-3D using 2D Diffusion, Poole, Jain, Barron, Mildenhall, 2022, arXiv:2209.14988;
         ProlificDreamer, Wang et al., 2023, arXiv:2305.16213; Score Distillation via Reparametrized DDIM, Lukoianov et al.,
-        2024, arXiv:2405.15891; Diverse Score Distillation, Xu, Srinivasa, Liu, Tulsiani, 2024, arXiv:2412.06780; Consistent Flow
-        Distillation for Text-to-3D Generation, Yan, Chen, Wang, 2025, arXiv:2501.05445.
+        2024, arXiv:2405.15891; Diverse Score Distillation, Xu, Srinivasa, Liu, Tulsiani, 2024, arXiv:2412.06780; Consistent
+        Flow Distillation for Text-to-3D Generation, Yan, Chen, Wang, 2025, arXiv:2501.05445.
     """
     if mode not in MODES:
         raise unknown("mode", mode, MODES)
@@ -83,6 +83,8 @@ def distil(
         raise unknown("student", student, STUDENTS)
     if (seeds is not None) != (mode in ("cfd", "dsd")):
         raise ValueError("`seeds`, one an image, go with modes 'cfd' and 'dsd', which follow one path a seed")
+    if nfe is not None:
+        whole("nfe", nfe, hint="It counts the evaluations of an inversion or a path")
     if denoiser.schedule.kind == "mean-reverting":
         raise ValueError("a mean-reverting schedule has no noise to draw from: distil from another model")
     low, high = span
@@ -98,7 +100,12 @@ def distil(
         end, begin = denoiser.schedule.t_end, denoiser.schedule.t_max
         falling = np.linspace(end + high * (begin - end), end + low * (begin - end), count)
     return Distilled(
-        denoiser, Noises(denoiser, mode, seeds, generator, falling, solver, nfe), falling, span, weight, student
+        denoiser,
+        Noises(denoiser, mode, seeds, generator, falling, solver, nfe or (10 if mode == "sdi" else 50)),
+        falling,
+        span,
+        weight,
+        student,
     )
 
 
