@@ -5,8 +5,8 @@
 
 Image k shall become the digit k. Two things are optimised: the pixels themselves, and a small differentiable renderer, eighteen
 soft strokes an image, each with a place, a direction, a length, a width and an ink. `guidance.distil` gives the loss: "cfd" and
-"dsd" follow one path a seed, "sds" draws noise anew, "sdi" inverts the image, "vsd" keeps the images of a batch apart. It prints the
-mean probability that a classifier gives to the digits asked for, and draws both.
+"dsd" follow one path a seed, "sds" draws noise anew, "sdi" inverts the image, "vsd" keeps the images of a batch apart. It
+prints the mean probability that a classifier gives to the digits asked for, and draws both.
 """
 
 import click
