@@ -187,7 +187,7 @@ def test_the_embedded_pipeline_by_the_command(tmp_path: Path) -> None:
         "--every",
         "3",
     ]
-    asked += ["--lr", "3e-4", "--ema", "0.5", "--no-cache", "--method", "direct", "--out", str(out)]
+    asked += ["--lr", "6e-5", "--ema", "0.5", "--no-cache", "--method", "direct", "--out", str(out)]
     done = CliRunner().invoke(main, ["tune", "demo", *asked])
     assert done.exit_code == 0, done.output
     assert "tuned: ddim at 2" in done.output
