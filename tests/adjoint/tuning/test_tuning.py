@@ -12,6 +12,7 @@ from tunable import Ring
 
 import fewstep
 from fewstep import adjoint
+from fewstep.adjoint.tuning.trained_weights import Trained
 
 QUICK: dict[str, Any] = {
     "shape": (2,), "seeds": range(128), "guard_seeds": range(5000, 5128), "batch": 64, "lr": 4e-3, "every": 10,
@@ -80,6 +81,10 @@ def test_low_rank_parts_come_off_to_the_bit() -> None:
     before = draw(net)
     found.apply(net)
     assert not torch.allclose(draw(net), before)
+    with pytest.raises(ValueError, match="already"):
+        found.apply(net)
+    with pytest.raises(ValueError, match="another network"):
+        found.apply(Ring(width=16))
 
 
 def test_what_was_interrupted_goes_on_to_the_same_weights(tmp_path: Path) -> None:
@@ -151,6 +156,13 @@ def test_bad_input(own: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         fewstep.tune(net.denoiser(), asked.pop("solver"), 3, asked.pop("loss"), **asked)
     assert all(p.requires_grad for p in net.parameters()) and len(dict(net.named_parameters())) == 6
+
+
+def test_half_precision_is_refused_where_it_would_not_move() -> None:
+    net = Ring()
+    net.inner.bfloat16()
+    with pytest.raises(ValueError, match="load the model in float32"):
+        Trained({"network": net}, "all", 8, None, 0)
 
 
 def test_a_function_says_no_weights() -> None:
