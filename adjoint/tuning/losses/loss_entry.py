@@ -30,8 +30,9 @@ class TuningLoss:
     """A registered loss `f(scene, *, options) -> one number`.
 
     needs: of "teacher" (ends of long runs), "data" and "reward"; spares: whether with these options it needs none of them.
-    alone: whether it can be lowered by itself; others are for beside one that can. judge: what the guard compares, "error", the mean squares to the teacher, or a function of what was
-    drawn (`Drawn`) that gives one number a sample, whose mean is the loss.
+    alone: whether it can be lowered by itself; others are for beside one that can. judge: what the guard compares, "error",
+    the mean squares to the teacher, or a function of what was drawn (`Drawn`) that gives one number a sample, whose mean is
+    the loss.
     """
 
     name: str
