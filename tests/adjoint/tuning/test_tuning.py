@@ -224,3 +224,24 @@ def test_accelerate_gives_the_same() -> None:
     few = {"steps": 6, "guard_seeds": range(5000, 5016)}
     one, other = tuned(Ring(), **few), tuned(Ring(), accelerator=Accelerator(cpu=True), **few)
     assert all(torch.allclose(one.tensors[name], other.tensors[name]) for name in one.tensors)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (["--loss", "mmd"], "--data FOLDER"),
+        (["--loss", "reward"], "a reward is a function"),
+        (["--loss", "pairs+pears"], "pears"),
+        (["--out", "."], "holds something already"),
+    ],
+)
+def test_bad_lines(said: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a model is loaded."""
+    from click.testing import CliRunner
+
+    from fewstep.cli import main
+
+    (tmp_path / "other.txt").write_text("")
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["tune", "nobodys/model", *said])
+    assert done.exit_code == 2 and told in done.output, done.output
