@@ -89,7 +89,7 @@ def tune(**given: Any) -> None:
     """Tune the weights of MODEL to one table of few evaluations: certainly better on untouched seeds, or it says so.
 
     \b
-    fewstep tune demo --solver ddim --nfe 4 --loss mmd --data mnist --out tuned
+    fewstep tune demo --solver ddim --nfe 4 --loss mmd --data mnist-test --out tuned
     fewstep tune demo --solver five.json --loss pairs+hold --set hold.weight=0.1
     fewstep tune demo --nfe 2 --weights lora --rank 8
     fewstep sample tuned --learned tuned/table.json --nfe 4

@@ -33,10 +33,8 @@ def work(given: dict[str, Any]) -> None:
         click.echo(json.dumps(losses(), indent=1) if given["as_json"] else losses_table().text())
         return
     out = Path(given["out"])
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "tuned.json").is_file()):
-        raise ValueError(
-            f"--out {out} is a file or holds other things: give a new folder, or one that `fewstep tune` wrote"
-        )
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise ValueError(f"--out {out} is a file, or holds something already: give a new folder")
     prove_folder(out, "--out")
     terms = stages(given["loss"], given["settings"])
     if any(name == "reward" for name, _ in terms):
@@ -45,9 +43,7 @@ def work(given: dict[str, Any]) -> None:
             "own in a plug-in"
         )
     if any("data" in LOSSES.find(name).needs for name, _ in terms) and given["data"] is None:
-        raise ValueError(
-            f"--loss {given['loss']} compares with data: say --data FOLDER, a name such as mnist, or teacher"
-        )
+        raise ValueError(f"--loss {given['loss']} compares with data: say --data FOLDER, mnist-test, or teacher")
     source = Source(given["model"], device=given["device"], dtype=given["dtype"])
     extractor = given["extractor"]
     if extractor is None and given["data"] is not None:

@@ -42,7 +42,7 @@ class Asked:
 
     def needs(self, what: str) -> bool:
         """Whether any of the losses needs it."""
-        return any(what in term.entry.needs for term in self.terms)
+        return any(what in term.needs for term in self.terms)
 
     def eyes(self, extractor: Any, device: Any) -> Eyes:
         """What images are looked at by."""
@@ -94,7 +94,7 @@ def asked(
         if value not in known:
             raise unknown(name, value, known)
     terms = terms_of(loss)
-    needed = {need: term.entry.name for term in terms for need in term.entry.needs}
+    needed = {need: term.entry.name for term in terms for need in term.needs}
     if data is None and "data" in needed:
         raise ValueError(
             f"loss {needed['data']!r} compares with data: give `data`, a folder of images, an array, or 'teacher', the ends of "

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 KINDS = (nn.Linear, nn.Conv2d)
+Layer = nn.Linear | nn.Conv2d
 A, B = "lora_A.weight", "lora_B.weight"  # as adapter files name them
 
 
@@ -38,10 +39,10 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return (b.flatten(1) @ a.flatten(1)).view(b.shape[0], *a.shape[1:])
 
 
-def wanted(network: nn.Module, targets: Sequence[str] | None, rank: int) -> dict[str, nn.Module]:
+def wanted(network: nn.Module, targets: Sequence[str] | None, rank: int) -> dict[str, Layer]:
     """Linear layers and convolutions that get one, by name: all that are larger than the rank, or those whose name has a
     target's word in it. ValueError where there is none."""
-    found = {
+    found: dict[str, Layer] = {
         name: layer
         for name, layer in network.named_modules()
         if isinstance(layer, KINDS) and getattr(layer, "groups", 1) == 1 and min(layer.weight.shape[:2]) > rank

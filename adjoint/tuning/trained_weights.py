@@ -52,6 +52,11 @@ class Trained:
                 "no weight of this model requires a gradient: weights='all' or 'lora' chooses by itself, 'trainable' takes "
                 "those that do, of an adapter that was added, say"
             )
+        if half := next((name for name, p in found.items() if p.dtype in (torch.float16, torch.bfloat16)), None):
+            raise ValueError(
+                f"{half} is in {str(found[half].dtype).removeprefix('torch.')}, which steps of this size do not move: load the "
+                "model in float32, or take weights='lora', whose parts are"
+            )
         self.names, self.params = list(found), list(found.values())
         self.original = self.values()
 
@@ -59,9 +64,9 @@ class Trained:
         """What is trained requires gradients, nothing else of these networks does."""
         for p in self._before:
             p.requires_grad_(False)
-        for p in self.params:
-            p.requires_grad_(True)
-            p.grad = None
+        for own in self.params:
+            own.requires_grad_(True)
+            own.grad = None
 
     def end(self) -> None:
         """The model as it was."""

@@ -30,7 +30,7 @@ from fewstep.samplers.artefact.artefact import Artefact
 from fewstep.samplers.artefact.loading import as_artefact
 from fewstep.samplers.table.jsonfile import plainly, read, understood
 from fewstep.samplers.table.tableau import Tableau
-from fewstep.samplers.validity.bound_weights import FILE, bind, told_of
+from fewstep.samplers.validity.bound_weights import FILE, bind, bound, told_of
 
 FORMAT, VERSION = "fewstep.tuned", 1
 TABLE = "table.json"
@@ -80,11 +80,14 @@ class Tuned:
         own = {name: self._of(name) for name in found if self._of(name)}
         if set(own) != set(self.networks):
             raise ValueError(f"these weights are of {', '.join(self.networks)}; this model has {', '.join(found)}")
+        told = told_of(self.table)
+        if self.kind == "lora" and any(bound(found[name]) == told for name in own):
+            raise ValueError("these low-rank parts are in the weights already: apply them to a model as it was before")
         for name, tensors in own.items():
             self._put(found[name], tensors, check=True)
         for name, tensors in own.items():
             self._put(found[name], tensors)
-        bind(found.values(), told_of(self.table))
+        bind(found.values(), told)
         return model
 
     def _of(self, network: str) -> dict[str, Tensor]:

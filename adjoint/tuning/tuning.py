@@ -28,6 +28,7 @@ from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.learned.progress import shown
 from fewstep.samplers.learned.tasks.each_guidance import drawn_from
 from fewstep.samplers.learned.tasks.learner_task import Progress
+from fewstep.samplers.pipeline.eval_mode import in_eval_mode
 from fewstep.samplers.table.jsonfile import plain
 from fewstep.samplers.table.stored import to_content
 
@@ -129,8 +130,9 @@ def tune(
         problem = Problem(model, guidance=guidance, dtype=dtype, **how)
         table = want.table(problem, solver, nfe, grid, solver_options or {})
         found = networks_to_train(problem.source.pipe if problem.source is not None else model, networks)
-        if problem.source is not None:
-            open_things.enter_context(drawn_from(problem.source.pipe))
+        open_things.enter_context(
+            in_eval_mode(*found.values(), *([] if problem.source is None else [problem.source.pipe]))
+        )
         work = Work(want, problem, table, Teacher(problem, cache=cache, paths=(), **(teacher or {})))
         work.look_at(data, extractor, device)
         trained = Trained(found, weights, rank, targets, seed)

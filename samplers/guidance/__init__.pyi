@@ -1,4 +1,6 @@
 # The public names and their types. `__init__.py` reads this file: a name is imported when it is first asked for.
+from fewstep.adjoint.distil.optimiser_sweeps import picard_steps as picard_steps
+from fewstep.adjoint.distil.score_distillation import distil as distil
 from fewstep.adjoint.optimise.adversarial import adv_diff as adv_diff
 from fewstep.adjoint.optimise.momentum_steps import doodl as doodl
 from fewstep.adjoint.optimise.noise_space import noise_prior_penalty as noise_prior_penalty
@@ -76,6 +78,8 @@ __all__ = [
     "d_flow",
     "noise_prior_penalty",
     "adv_diff",
+    "distil",
+    "picard_steps",
     "GaussianField",
     "PointField",
     "diffusion_pde",

@@ -36,6 +36,7 @@ HOMES = (
     "fewstep.adjoint.optimise.momentum_steps",
     "fewstep.adjoint.optimise.quasi_newton_steps",
     "fewstep.adjoint.optimise.adversarial",
+    "fewstep.adjoint.distil.score_distillation",
 )
 KINDS = {
     "scale": "a condition made stronger",
@@ -43,12 +44,13 @@ KINDS = {
     "restoring": "samples that fit a measurement, a loss or an equation",
     "particles": "weighted samples of a tilted density",
     "noise": "the initial noise optimised",
+    "distilling": "images, or what renders them, pulled to a model's samples",
 }
 OPERATORS = ("", "any", "linear", "pinv")  # that a measurement may come from; "": it takes no measurement
 # of the package `guidance` that are no methods: nothing can be registered by these
 RESERVED = (
     "GUIDANCE", "method", "Guided", "Operator", "GaussianField", "PointField", "adjoint_residual", "noise_prior_penalty",
-    "callback", "mask", "points", "downsample", "blur", "colour", "matrix", "phase", "fourier", "projection",
+    "callback", "picard_steps", "mask", "points", "downsample", "blur", "colour", "matrix", "phase", "fourier", "projection",
 )  # fmt: skip
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -69,7 +69,7 @@ def _beside(network: Module) -> dict[str, Any] | None:
             if (folder / FILE).is_file():
                 told = json.loads((folder / FILE).read_text(encoding="utf-8"))
                 known = told.get("bound")
-                named = told.get("networks") or []
+                named = (told.get("networks") or []) if told.get("status") == "tuned" else []
                 if isinstance(known, dict) and {"solver", "nfe", "times"} <= set(known) and Path(place).name in named:
                     return known
     return None

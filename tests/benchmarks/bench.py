@@ -77,6 +77,7 @@ TABLES = {  # short ones first
     "restoring": Benchmark("restoring_digits.py --data mnist.npz", ("mnist.npz",)),
     "restart": Benchmark("restart.py --data mnist.npz -n 400 --nfe 24,48", ("mnist.npz",)),
     "learned_mixtures": Benchmark("learned_mixtures.py"),
+    "tuned_weights": Benchmark("tuned_weights.py"),
     "budget": Benchmark("budget.py"),
     "league_sixteen": Benchmark("league.py --model sixteen --steps 150 --batch 32 --number 1000"),
     "solvers_digits": Benchmark("solvers_digits.py"),

@@ -63,6 +63,16 @@ def test_optimising_noise(tmp_path):
 
 
 @pytest.mark.slow
+def test_distilling_digits(tmp_path):
+    pixels, strokes = numbers(
+        r"mean probability ([\d.]+)",
+        run("distil_digits", "--images", 2, "--steps", 40, "--out", tmp_path / "drawn.png"),
+    )
+    assert pixels > 0.7 and strokes > 0.2
+    Image.open(tmp_path / "drawn.png").verify()
+
+
+@pytest.mark.slow
 def test_completing_digits(tmp_path):
     out = tmp_path / "completed.png"
     output = run("edit_by_noise", "--images", 2, "--iterations", 6, "--nfe", 3, "--seed", 1, "--out", out)

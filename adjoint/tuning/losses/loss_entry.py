@@ -29,9 +29,10 @@ JUDGES = ("error", "loss")
 class TuningLoss:
     """A registered loss `f(scene, *, options) -> one number`.
 
-    needs: of "teacher" (ends of long runs), "data" and "reward". alone: whether it can be lowered by itself; others are for
-    beside one that can. judge: what the guard compares, "error", the mean squares to the teacher, or a function of what was
-    drawn (`Drawn`) that gives one number a sample, whose mean is the loss.
+    needs: of "teacher" (ends of long runs), "data" and "reward"; spares: whether with these options it needs none of them.
+    alone: whether it can be lowered by itself; others are for beside one that can. judge: what the guard compares, "error",
+    the mean squares to the teacher, or a function of what was drawn (`Drawn`) that gives one number a sample, whose mean is
+    the loss.
     """
 
     name: str
@@ -41,6 +42,7 @@ class TuningLoss:
     needs: tuple[str, ...] = ()
     alone: bool = True
     judge: str | Callable[..., Any] = "error"
+    spares: Callable[[Mapping[str, Any]], bool] | None = None
 
     @cached_property
     def options(self) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def tuning_loss(name: str, *, reference: str, needs: Sequence[str] = (), **facts
 
     Args:
         name: a word, for `tune(loss=...)`. reference: title, authors, year, arXiv. needs: of "teacher", "data", "reward".
-        facts: `alone` and `judge` of a TuningLoss.
+        facts: `alone`, `judge` and `spares` of a TuningLoss.
 
     Raises:
         ValueError: a name that exists, an unknown need or fact, a function whose options have no names and defaults.
@@ -80,8 +82,8 @@ def tuning_loss(name: str, *, reference: str, needs: Sequence[str] = (), **facts
             )
         if isinstance(needs, str) or not set(needs) <= set(NEEDS):
             raise ValueError(f"`needs` of loss {name!r} lists what it asks for, of {', '.join(NEEDS)}; got {needs!r}")
-        if strange := set(facts) - {"alone", "judge"}:
-            raise ValueError(f"a loss has no {', '.join(sorted(strange))}; it has alone and judge")
+        if strange := set(facts) - {"alone", "judge", "spares"}:
+            raise ValueError(f"a loss has no {', '.join(sorted(strange))}; it has alone, judge and spares")
         LOSSES.add(name, TuningLoss(name, fn, reference, needs=tuple(needs), **facts), fn.__module__)
         return fn
 
@@ -95,6 +97,12 @@ class Term:
     entry: TuningLoss
     weight: float
     options: Mapping[str, Any]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """With these options."""
+        spares = self.entry.spares
+        return () if spares is not None and spares(self.options) else self.entry.needs
 
 
 def terms_of(loss: Any) -> tuple[Term, ...]:

@@ -25,6 +25,7 @@ WAYS = ("through", "along")
     "arXiv:2209.03003; Rectified Diffusion, Wang et al., 2024, arXiv:2410.07303; Progressive Distillation for Fast Sampling of "
     "Diffusion Models, Salimans, Ho, 2022, arXiv:2202.00512",
     needs=("teacher",),
+    spares=lambda options: options.get("to") == "double" and options.get("way") != "along",
 )
 def pairs(scene: Scene, *, to: str = "teacher", way: str = "through") -> Tensor:
     """|x0 - x0*|^2 / d, x0* the end of a long run from the same noise.

@@ -6,12 +6,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import fewstep
 import pytest
 import torch
 from tunable import Ring
 
+import fewstep
 from fewstep import adjoint
+from fewstep.adjoint.tuning.trained_weights import Trained
 
 QUICK: dict[str, Any] = {
     "shape": (2,), "seeds": range(128), "guard_seeds": range(5000, 5128), "batch": 64, "lr": 4e-3, "every": 10,
@@ -63,7 +64,9 @@ def test_weights_know_their_table(pairs: tuple[Ring, Any], tmp_path: Path) -> No
     for solver, nfe in (("ddim", 4), ("dpmpp_2m", 3)):
         with pytest.warns(UserWarning, match="were tuned for ddim at 3"):
             fewstep.sample(one.denoiser(), x_T, solver, nfe)
-    (tmp_path / "kept" / "tuned.json").write_text((tmp_path / "kept" / "tuned.json").read_text().replace('"tuned"', '"no-gain"'))
+    (tmp_path / "kept" / "tuned.json").write_text(
+        (tmp_path / "kept" / "tuned.json").read_text().replace('"tuned"', '"no-gain"')
+    )
     with pytest.raises(ValueError, match="changed or damaged"):
         adjoint.Tuned.load(tmp_path / "kept")
 
@@ -71,11 +74,17 @@ def test_weights_know_their_table(pairs: tuple[Ring, Any], tmp_path: Path) -> No
 def test_low_rank_parts_come_off_to_the_bit() -> None:
     net = Ring()
     found = tuned(net, weights="lora", rank=1, lr=3e-2)
-    assert torch.equal(draw(net), draw(Ring())) and set(dict(net.named_parameters())) == set(dict(Ring().named_parameters()))
+    assert torch.equal(draw(net), draw(Ring())) and set(dict(net.named_parameters())) == set(
+        dict(Ring().named_parameters())
+    )
     assert found.status == "tuned" and all("lora_" in name for name in found.tensors)
     before = draw(net)
     found.apply(net)
     assert not torch.allclose(draw(net), before)
+    with pytest.raises(ValueError, match="already"):
+        found.apply(net)
+    with pytest.raises(ValueError, match="another network"):
+        found.apply(Ring(width=16))
 
 
 def test_what_was_interrupted_goes_on_to_the_same_weights(tmp_path: Path) -> None:
@@ -102,7 +111,8 @@ def test_no_gain_leaves_the_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["reward+hold", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("pairs+error", "pairs+fokker_planck"))]
+    "kind",
+    ["reward+hold", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("pairs+error", "pairs+fokker_planck"))],
 )
 def test_sums_of_losses(kind: str) -> None:
     own = {"reward": lambda images: images[:, 0]} if kind.startswith("reward") else {}
@@ -133,11 +143,26 @@ def test_sums_of_losses(kind: str) -> None:
     ],
 )
 def test_bad_input(own: dict[str, Any], said: str) -> None:
-    asked = {"steps": 2, **QUICK, "seeds": range(8), "guard_seeds": range(5000, 5008), "loss": "pairs", "solver": "ddim", **own}
+    asked = {
+        "steps": 2,
+        **QUICK,
+        "seeds": range(8),
+        "guard_seeds": range(5000, 5008),
+        "loss": "pairs",
+        "solver": "ddim",
+        **own,
+    }
     net = Ring()
     with pytest.raises(ValueError, match=said):
         fewstep.tune(net.denoiser(), asked.pop("solver"), 3, asked.pop("loss"), **asked)
     assert all(p.requires_grad for p in net.parameters()) and len(dict(net.named_parameters())) == 6
+
+
+def test_half_precision_is_refused_where_it_would_not_move() -> None:
+    net = Ring()
+    net.inner.bfloat16()
+    with pytest.raises(ValueError, match="load the model in float32"):
+        Trained({"network": net}, "all", 8, None, 0)
 
 
 def test_a_function_says_no_weights() -> None:
@@ -158,8 +183,23 @@ def test_the_embedded_pipeline_by_the_command(tmp_path: Path) -> None:
     from fewstep.demo.pipeline import DigitsPipeline
 
     out = tmp_path / "tuned"
-    asked = ["--nfe", "2", "--steps", "6", "--batch", "8", "-n", "16", "--guard", "16", "--teacher-nfe", "12", "--every", "3"]
-    asked += ["--lr", "3e-4", "--ema", "0.5", "--no-cache", "--method", "direct", "--out", str(out)]
+    asked = [
+        "--nfe",
+        "2",
+        "--steps",
+        "6",
+        "--batch",
+        "8",
+        "-n",
+        "16",
+        "--guard",
+        "16",
+        "--teacher-nfe",
+        "12",
+        "--every",
+        "3",
+    ]
+    asked += ["--lr", "6e-5", "--ema", "0.5", "--no-cache", "--method", "direct", "--out", str(out)]
     done = CliRunner().invoke(main, ["tune", "demo", *asked])
     assert done.exit_code == 0, done.output
     assert "tuned: ddim at 2" in done.output
@@ -184,3 +224,24 @@ def test_accelerate_gives_the_same() -> None:
     few = {"steps": 6, "guard_seeds": range(5000, 5016)}
     one, other = tuned(Ring(), **few), tuned(Ring(), accelerator=Accelerator(cpu=True), **few)
     assert all(torch.allclose(one.tensors[name], other.tensors[name]) for name in one.tensors)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (["--loss", "mmd"], "--data FOLDER"),
+        (["--loss", "reward"], "a reward is a function"),
+        (["--loss", "pairs+pears"], "pears"),
+        (["--out", "."], "holds something already"),
+    ],
+)
+def test_bad_lines(said: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a model is loaded."""
+    from click.testing import CliRunner
+
+    from fewstep.cli import main
+
+    (tmp_path / "other.txt").write_text("")
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["tune", "nobodys/model", *said])
+    assert done.exit_code == 2 and told in done.output, done.output

@@ -24,7 +24,17 @@ def scene(net: Ring, solver: str = "ddim", nfe: int = 3, method: str = "checkpoi
     teacher = Teacher(problem, nfe=30, cache=False, paths=())
     table = build(solver, net.schedule, nfe)
     around = Surroundings(
-        problem, table, list(net.parameters()), teacher.end, Eyes(None), own.get("data"), None, nullcontext, method, None, {}
+        problem,
+        table,
+        list(net.parameters()),
+        teacher.end,
+        Eyes(None),
+        own.get("data"),
+        None,
+        nullcontext,
+        method,
+        None,
+        {},
     )
     return Scene(around, problem.part(range(32)), torch.Generator().manual_seed(0))
 
@@ -67,7 +77,10 @@ def _estimate(x: Tensor, y: Tensor, kernel: str) -> float:
 def test_the_embedded_error_is_the_gap_of_two_steps() -> None:
     """It vanishes on one mode without width, whose flow is straight, and falls with more steps elsewhere."""
     net = Ring()
-    sizes = [sum(float(e.detach().square().mean()) for e in embedded_error.embedded(scene(net, "ddim", n))) ** 0.5 for n in (8, 32)]
+    sizes = [
+        sum(float(e.detach().square().mean()) for e in embedded_error.embedded(scene(net, "ddim", n))) ** 0.5
+        for n in (8, 32)
+    ]
     assert sizes[1] < sizes[0] / 2
     net.means.copy_(net.means[:1].expand(8, 2))
     net.std = 0.0
