@@ -42,7 +42,8 @@ class Health:
     def __str__(self) -> str:
         told = f"{self.lineages:.1f} lineages of {self.particles}, {self.effective:.1f} effective particles at the worst step"
         told += f", {self.failed} failed rewards" * (self.failed > 0)
-        told += f"; mean {self.mean:.4g} +- {self.error:.2g}" * (self.mean is not None)
+        if self.mean is not None:
+            told += f"; mean {self.mean:.4g} +- {self.error:.2g}"
         if self.healthy:
             return f"healthy: {told}"
         return f"not to be believed: {told}. Take more particles or steps, a softer reward or likelihood, or a slower ramp"

@@ -59,7 +59,7 @@ def test_soft_values_pick_one_of_k_at_every_step():
     x0, _ = drawn(target, (160, 1), nfe=12)
     one = target.unweighted(x0, 1)
     plain = sample(SHORT.denoiser(EDM), target.initial_noise((40, 1), rng(3)), "dpmpp_2m_sde", 12, generator=rng(4))
-    assert len(one) == 40 and float(one.mean()) > float(plain.mean()) + 0.4
+    assert len(one) == 40 and float(one.mean()) > float(plain.mean()) + 0.2
     assert target.resampled.all() and torch.allclose(target.lineages, torch.ones(40, dtype=torch.float64))
     assert not target.health().healthy  # a search, no law
 
