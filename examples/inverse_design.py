@@ -100,7 +100,9 @@ def main(wanted: float, designs: int, candidates: int, nfe: int, width: float, s
         found = measured(images)
         told[name] = [f"{g:.2f}" for g in found]
         off = np.nanmean(np.abs(found - wanted))
-        click.echo(f"{name:16}: off by {off:.3f}, broken {int(np.isnan(found).sum())} of {len(found)}; gave up {failed[name]} times")
+        click.echo(
+            f"{name:16}: off by {off:.3f}, broken {int(np.isnan(found).sum())} of {len(found)}; gave up {failed[name]} times"
+        )
     click.echo(f"weighted: {many.health()}")
     draw(rows, told, out)
 

@@ -65,12 +65,12 @@ def fkc(
             None: all are one group.
         ess: a group is resampled where its effective sample size is below ess K; 0 never, 1 after every step.
         method: "systematic", "stratified" or "multinomial"; "one": all places of a group go to one particle, drawn by weight,
-            which with ess=1, stop=0 and gradient=False is decoding by soft values (SVDD) among K candidates a step. stop: no resampling in the last fraction of the steps, where
-            errors of the scores weigh most.
+            which with ess=1, stop=0 and gradient=False is decoding by soft values (SVDD) among K candidates a step. stop: no
+            resampling in the last fraction of the steps, where errors of the scores weigh most.
         clamp: bound of what a step adds to log w, after centring; biased; `clamped` is the share that met it. None: no bound.
         seeds: of resampling, one a group, or the first of consecutive ones. A group is the same alone and among others.
-        reward: r, (B, *shape) -> (B,), differentiable unless gradient=False. on: "x0" (at predicted x0, through the networks) or "x" (at the
-            noisy state); both are exact, and r of the sample itself at the end. ramp: beta as a function of lam; default
+        reward: r, (B, *shape) -> (B,), differentiable unless gradient=False. on: "x0" (at predicted x0, through the
+            networks) or "x" (at the noisy state); both are exact, and r of the sample itself at the end. ramp: beta as a function of lam; default
             alpha^2 / (alpha^2 + sigma^2). The target has beta at the end of sampling: 1 at sigma = 0.
         gradient: False: a black box, any function of a batch that gives B numbers, of which the drift knows nothing: weights
             alone say beta r, d log w = d(beta r). Where it raises or gives no finite number for a particle, that has weight

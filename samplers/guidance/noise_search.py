@@ -1,6 +1,6 @@
 """Search over the initial noise by a reward that is a black box: best of n, and steps from the best so far.
 
-    x' = sqrt(1 - step^2) x + step z        stays N(0, sigma^2) where x is, however often it is done
+x' = sqrt(1 - step^2) x + step z        stays N(0, sigma^2) where x is, however often it is done
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ class Combination(Denoiser):
         if blocks := isinstance(denoisers, Parts):
             if exponents is not None or denoisers.exponents is None:
                 raise ValueError(
-                    "parts of a state have their own exponents, guidance.parts(..., exponents=...), and averages of overlaps are "
-                    "no product of densities: give `fkc` parts with exponents, and none of its own"
+                    "parts of a state have their own exponents, guidance.parts(..., exponents=...), and averages of "
+                    "overlaps are no product of densities: give `fkc` parts with exponents, and none of its own"
                 )
             denoisers, exponents = denoisers.blocks, denoisers.exponents
         parts = alike([denoisers] if isinstance(denoisers, Denoiser) else denoisers)

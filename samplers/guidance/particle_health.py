@@ -17,7 +17,10 @@ from torch import Tensor
 
 from fewstep.samplers.guidance.particle_weights import Run
 
-FEW, LOST = 20.0, 0.01  # lineages, and a share of effective particles at the worst step, below which nothing is to be believed
+FEW, LOST = (
+    20.0,
+    0.01,
+)  # lineages, and a share of effective particles at the worst step, below which nothing is to be believed
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ class Health:
             told += f"; mean {self.mean:.4g} +- {self.error:.2g}"
         if self.healthy:
             return f"healthy: {told}"
-        return f"not to be believed: {told}. Take more particles or steps, a softer reward or likelihood, or a slower ramp"
+        return (
+            f"not to be believed: {told}. Take more particles or steps, a softer reward or likelihood, or a slower ramp"
+        )
 
 
 def health_of(run: Run, lineages: Tensor, effective: Tensor, failed: int, values: Tensor | None) -> Health:

@@ -53,7 +53,9 @@ class Tilt:
             x = x.detach().requires_grad_() if x0 is None else x
             value = self.reward(self._seen(x if x0 is None else x0))
         if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
-            raise ValueError(f"`reward` must give one differentiable number a sample, ({x.shape[0]},); got {_got(value)}")
+            raise ValueError(
+                f"`reward` must give one differentiable number a sample, ({x.shape[0]},); got {_got(value)}"
+            )
         if not value.requires_grad:
             raise ValueError(
                 "`reward` has no gradient in its argument (it detaches it, or is no function of tensors): say so, "

@@ -42,7 +42,8 @@ def twisted(
         x0 = sample(target.denoiser, x_T, "dpmpp_2m_sde", nfe=100, noise_seeds=range(1000), hook=target)
         print(target.health())          # "not to be believed: 1.4 lineages ..." where it is not
 
-        p_t(x) ~ p(x) exp(-beta |y - A(x0(x))|^2 / 2 s^2),   beta = s^2 / (s^2 + w^2 r^2),   r^2 = v sigma^2 / (v alpha^2 + sigma^2)
+        p_t(x) ~ p(x) exp(-beta |y - A(x0(x))|^2 / 2 s^2),   beta = s^2 / (s^2 + w^2 r^2),
+        r^2 = v sigma^2 / (v alpha^2 + sigma^2)
 
     Args:
         y: one measurement, the shape of A of one sample, or one a particle. A: (B, *shape) -> (B, *measured).
@@ -75,5 +76,3 @@ def twisted(
         return noise_std**2 / (noise_std**2 + width**2 * r2)
 
     return fkc(denoiser, reward=misfit, ramp=ramp, gradient=gradient, **how)
-
-

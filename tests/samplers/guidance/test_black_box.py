@@ -1,4 +1,4 @@
-"""Rewards without a gradient, that may fail: laws by weights alone, soft values, search over noise, and what is to be believed."""
+"""Rewards without a gradient, that may fail: laws by weights alone, soft values, search over noise, and health."""
 
 from __future__ import annotations
 
@@ -86,7 +86,13 @@ def test_what_a_reward_lacks_is_said():
     with pytest.raises(ValueError, match=r"one number a sample, \(4,\); got shape \(4, 1\)"):
         drawn(guidance.fkc(network, reward=lambda x: x, gradient=False), (4, 1), nfe=4)
     with pytest.raises(ValueError, match="raised for every particle.*broken"):
-        drawn(guidance.fkc(network, reward=lambda x: 1 / 0 if x is None else exec("raise OSError('broken')"), gradient=False), (4, 1), nfe=4)
+        drawn(
+            guidance.fkc(
+                network, reward=lambda x: 1 / 0 if x is None else exec("raise OSError('broken')"), gradient=False
+            ),
+            (4, 1),
+            nfe=4,
+        )
     with pytest.raises(ValueError, match="of a reward"):
         guidance.fkc(network, gradient=False)
     with torch.no_grad():  # with a gradient too, as the README samples

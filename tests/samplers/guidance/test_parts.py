@@ -68,7 +68,11 @@ def test_parts_that_do_not_touch_are_sampled_as_alone(schedule, predictions):
 
 def test_tiles_with_overlap_are_averaged_and_agree_where_models_do():
     one = Gaussian(0.3, 0.7)
-    tiles = [(one.denoiser(EDM, "sample"), (slice(None), slice(a, a + 8), slice(b, b + 8))) for a in (0, 4) for b in (0, 4, 8)]
+    tiles = [
+        (one.denoiser(EDM, "sample"), (slice(None), slice(a, a + 8), slice(b, b + 8)))
+        for a in (0, 4)
+        for b in (0, 4, 8)
+    ]
     wide = guidance.parts(tiles, (3, 12, 16), overlap="mean")
     x_T = EDM.initial_noise((2, 3, 12, 16), rng(0), dtype=torch.float64)
     assert (sample(wide, x_T, "dpmpp_2m", 6) - sample(one.denoiser(EDM), x_T, "dpmpp_2m", 6)).abs().max() < 1e-9

@@ -38,7 +38,8 @@ def guided(scale: float) -> Denoiser:
 
 SMALL: dict[str, Any] = {
     "shape": (16,), "seeds": range(32), "guard_seeds": range(1000, 1032), "cache": False, "progress": False,
-    "dtype": "float64", "rivals": False, "batch_size": 256, "solver_options": {"order": 3, "corrector": True, "lower_order_final": "zero"},
+    "dtype": "float64", "rivals": False, "batch_size": 256,
+    "solver_options": {"order": 3, "corrector": True, "lower_order_final": "zero"},
 }  # fmt: skip
 
 
