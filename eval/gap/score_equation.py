@@ -9,7 +9,8 @@ u = y / rho,
 
 |R|^2 is asked by random directions v, E_v <v, R>^2 = |R|^2, and the divergence by random signs z, E_z <z, J z> = div_u eps,
 two for one direction, whose product is unbiased; of few dimensions it is summed along the axes instead. Derivatives along
-v and z are central differences, J' z is one vector-Jacobian product: nothing is differentiated twice, so that any network will do.
+v and z are central differences, J' z is one vector-Jacobian product: nothing is differentiated
+twice, so that any network will do.
 """
 
 from __future__ import annotations

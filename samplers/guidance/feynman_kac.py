@@ -71,7 +71,8 @@ def fkc(
         seeds: of resampling, one a group, or the first of consecutive ones. A group is the same alone and among others.
         reward: r, (B, *shape) -> (B,), differentiable unless gradient=False. on: "x0" (at predicted x0, through the
             networks) or "x" (at the noisy state); both are exact, and r of the sample itself at the end.
-            ramp: beta as a function of lam; default alpha^2 / (alpha^2 + sigma^2). The target has beta at the end of sampling: 1 at sigma = 0.
+            ramp: beta as a function of lam; default alpha^2 / (alpha^2 + sigma^2). The target has beta at the end of
+            sampling: 1 at sigma = 0.
         gradient: False: a black box, any function of a batch that gives B numbers, of which the drift knows nothing: weights
             alone say beta r, d log w = d(beta r). Where it raises or gives no finite number for a particle, that has weight
             zero if it is so at the end, and on the way the reward it had before; `failed` counts. decode: True, or a function:

@@ -26,8 +26,8 @@ from fewstep.samplers.run.denoiser import Denoiser
 @method("twisted", kind="particles", operator="any", gradients=1)
 def twisted(
     denoiser: Denoiser,
-    y: Tensor,
-    A: Callable[[Tensor], Tensor],
+    measurement: Tensor,
+    operator: Callable[[Tensor], Tensor],
     *,
     noise_std: float,
     width: float = 1.0,
@@ -46,7 +46,7 @@ def twisted(
         r^2 = v sigma^2 / (v alpha^2 + sigma^2)
 
     Args:
-        y: one measurement, the shape of A of one sample, or one a particle. A: (B, *shape) -> (B, *measured).
+        measurement: y, the shape of A of one sample, or one a particle. operator: A, (B, *shape) -> (B, *measured).
         noise_std: s. width: w, about how strongly A stretches. data_std: sqrt v. gradient: False for an A without one: weights
         alone then know of y. how: as `fkc` takes them: particles, ess, method, stop, seeds, across.
 
@@ -59,14 +59,14 @@ def twisted(
         positive(name, value)
 
     def misfit(x0: Tensor) -> Tensor:
-        measured = A(x0)
-        known = y.to(measured)
+        measured = operator(x0)
+        known = measurement.to(measured)
         if known.ndim == measured.ndim - 1:
             known = known[None]
         if known.shape not in (measured.shape, (1, *measured.shape[1:])):
             raise ValueError(
-                f"`y` must be of the shape {tuple(measured.shape[1:])} that A gives of a sample, or one a particle, "
-                f"{tuple(measured.shape)}; got {tuple(y.shape)}"
+                f"`measurement` must be of the shape {tuple(measured.shape[1:])} that `operator` gives of a sample, or one a particle, "
+                f"{tuple(measured.shape)}; got {tuple(measurement.shape)}"
             )
         return -(known - measured).square().flatten(1).sum(1) / (2 * noise_std**2)
 
