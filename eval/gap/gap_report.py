@@ -59,10 +59,14 @@ class ScoreGap:
 
     def table(self) -> Table:
         """Levels, from noise to data."""
+
+        def told(value: float, error: float) -> str:
+            return f"{value:.4f} +- {error:.4f}"
+
         rows = [
-            [f"{one.lam:.2f}", f"{one.fokker_planck:.4f} +- {one.fokker_planck_error:.4f}", f"{one.skew:.4f} +- {one.skew_error:.4f}"]
+            [f"{one.lam:.2f}", told(one.fokker_planck, one.fokker_planck_error), told(one.skew, one.skew_error)]
             for one in self.levels
-        ]  # fmt: skip
+        ]
         return Table(["lam", "Fokker-Planck residual", "skew / symmetric"], rows)
 
     def words(self) -> str:
@@ -70,9 +74,9 @@ class ScoreGap:
         s, gap = self.solvers, self.ode_sde
         said = "two laws" if self.differs else "no difference beyond chance"
         return (
-            f"ODE ({s['ode']}, {s['ode_nfe']}) against SDE ({s['sde']}, {s['sde_nfe']}), {self.samples} samples: energy distance "
-            f"{gap.distance:.5f} of the spread, {gap.by_chance:.5f} by chance (95 %), p = {gap.p:.3f}: {said}. ODE against itself "
-            f"with half the evaluations: {self.floor.distance:.5f}"
+            f"ODE ({s['ode']}, {s['ode_nfe']}) against SDE ({s['sde']}, {s['sde_nfe']}), {self.samples} samples: energy "
+            f"distance {gap.distance:.5f} of the spread, {gap.by_chance:.5f} by chance (95 %), p = {gap.p:.3f}: {said}. ODE "
+            f"against itself with half the evaluations: {self.floor.distance:.5f}"
         )
 
     def text(self) -> str:
@@ -173,7 +177,9 @@ def _at(part: Part, x0: Tensor, lam: float) -> Any:
 
 def _told(lam: float, found: Sequence[Any]) -> Level:
     """Means over samples, as roots."""
-    fokker_planck, skew, even = (torch.cat([getattr(one, name) for one in found]).double().cpu() for name in found[0]._fields)
+    fokker_planck, skew, even = (
+        torch.cat([getattr(one, name) for one in found]).double().cpu() for name in found[0]._fields
+    )
     size = float(even.mean().clamp(min=1e-300))
     return Level(lam, *_root(fokker_planck), *_root(skew / size))
 

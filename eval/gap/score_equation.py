@@ -7,9 +7,10 @@ u = y / rho,
     R = (eps + d eps / d lam) - grad_u (|eps|^2 - div_u eps)          is zero at every level,
     J = d eps / du                                                    is symmetric there.
 
-|R|^2 is asked by random directions v, E_v <v, R>^2 = |R|^2, and the divergence by random signs z, E_z <z, J z> = div_u eps, two
-for one direction, whose product is unbiased; of few dimensions it is summed along the axes instead. Derivatives along v and z are central differences, J' z is one vector-Jacobian
-product: nothing is differentiated twice, so that any network will do.
+|R|^2 is asked by random directions v, E_v <v, R>^2 = |R|^2, and the divergence by random signs z, E_z <z, J z> = div_u eps,
+two for one direction, whose product is unbiased; of few dimensions it is summed along the axes instead. Derivatives along
+v and z are central differences, J' z is one vector-Jacobian product: nothing is differentiated
+twice, so that any network will do.
 """
 
 from __future__ import annotations

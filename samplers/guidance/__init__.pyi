@@ -5,6 +5,7 @@ from fewstep.adjoint.optimise.adversarial import adv_diff as adv_diff
 from fewstep.adjoint.optimise.momentum_steps import doodl as doodl
 from fewstep.adjoint.optimise.noise_space import noise_prior_penalty as noise_prior_penalty
 from fewstep.adjoint.optimise.quasi_newton_steps import d_flow as d_flow
+from fewstep.samplers.guidance.blocks_of_state import parts as parts
 from fewstep.samplers.guidance.classifier_free import apg as apg
 from fewstep.samplers.guidance.classifier_free import cfg as cfg
 from fewstep.samplers.guidance.classifier_free import cfg_pp as cfg_pp
@@ -25,6 +26,7 @@ from fewstep.samplers.guidance.latent import psld as psld
 from fewstep.samplers.guidance.latent import resample as resample
 from fewstep.samplers.guidance.loss_guidance import energy as energy
 from fewstep.samplers.guidance.loss_guidance import lgd as lgd
+from fewstep.samplers.guidance.noise_search import best_of as best_of
 from fewstep.samplers.guidance.operator_base import Operator as Operator
 from fewstep.samplers.guidance.operator_base import adjoint_residual as adjoint_residual
 from fewstep.samplers.guidance.operators import blur as blur
@@ -43,6 +45,7 @@ from fewstep.samplers.guidance.posterior import dps as dps
 from fewstep.samplers.guidance.posterior import exact_covariance as exact_covariance
 from fewstep.samplers.guidance.posterior import pigdm as pigdm
 from fewstep.samplers.guidance.posterior_draw import daps as daps
+from fewstep.samplers.guidance.tilted_posterior import twisted as twisted
 from fewstep.samplers.noise.field import GaussianField as GaussianField
 from fewstep.samplers.noise.point_field import PointField as PointField
 from fewstep.samplers.run.guided import Guided as Guided
@@ -59,7 +62,10 @@ __all__ = [
     "mixture",
     "regions",
     "intervals",
+    "parts",
     "fkc",
+    "twisted",
+    "best_of",
     "dps",
     "daps",
     "psld",

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fewstep.samplers.guidance.guidance_entry import method
 from fewstep.samplers.guidance.particle_denoiser import Combination, known_share
+from fewstep.samplers.guidance.particle_reward import Tilt
 from fewstep.samplers.guidance.particle_weights import Rules
 from fewstep.samplers.guidance.particles import Particles
 from fewstep.samplers.guidance.resampling import Alone, Spread
@@ -38,9 +39,11 @@ def fkc(
     stop: float = 0.1,
     clamp: float | None = None,
     seeds: int | Sequence[int] = 0,
-    reward: Callable[[Tensor], Tensor] | None = None,
+    reward: Callable[[Any], Any] | None = None,
     on: str = "x0",
     ramp: Callable[[float], float] = known_share,
+    gradient: bool = True,
+    decode: Callable[[Tensor], Any] | bool = False,
     across: Any = None,
 ) -> Particles:
     """Weighted particles of p(x) ~ prod_k q_k(x)^exponents[k] exp(reward(x)): exact as steps and particles grow.
@@ -61,13 +64,19 @@ def fkc(
         particles: K, particles of a group. The batch is groups x K, group by group, and a group is resampled in itself;
             None: all are one group.
         ess: a group is resampled where its effective sample size is below ess K; 0 never, 1 after every step.
-        method: "systematic", "stratified" or "multinomial". stop: no resampling in the last fraction of the steps, where
-            errors of the scores weigh most.
+        method: "systematic", "stratified" or "multinomial"; "one": all places of a group go to one particle, drawn by weight,
+            which with ess=1, stop=0 and gradient=False is decoding by soft values (SVDD) among K candidates a step. stop: no
+            resampling in the last fraction of the steps, where errors of the scores weigh most.
         clamp: bound of what a step adds to log w, after centring; biased; `clamped` is the share that met it. None: no bound.
         seeds: of resampling, one a group, or the first of consecutive ones. A group is the same alone and among others.
-        reward: r, (B, *shape) -> (B,), differentiable. on: "x0" (at predicted x0, through the networks) or "x" (at the
-            noisy state); both are exact, and r of the sample itself at the end. ramp: beta as a function of lam; default
-            alpha^2 / (alpha^2 + sigma^2). The target has beta at the end of sampling: 1 at sigma = 0.
+        reward: r, (B, *shape) -> (B,), differentiable unless gradient=False. on: "x0" (at predicted x0, through the
+            networks) or "x" (at the noisy state); both are exact, and r of the sample itself at the end.
+            ramp: beta as a function of lam; default alpha^2 / (alpha^2 + sigma^2). The target has beta at the end of
+            sampling: 1 at sigma = 0.
+        gradient: False: a black box, any function of a batch that gives B numbers, of which the drift knows nothing: weights
+            alone say beta r, d log w = d(beta r). Where it raises or gives no finite number for a particle, that has weight
+            zero if it is so at the end, and on the way the reward it had before; `failed` counts. decode: True, or a function:
+            r is a function of decoded images, by the first denoiser's own `decode`.
         across: a torch.distributed process group, or True for the default one: the particles of all processes, in the order
             of ranks, as many in each, are weighed and resampled as one batch. A resampling gathers their states.
 
@@ -83,8 +92,14 @@ def fkc(
     Raises: ValueError for exponents, denoisers, batch or solver that do not fit, and for weights that are not finite.
 
     Reference: Feynman-Kac Correctors in Diffusion: Annealing, Guidance, and Product of Experts; Skreta, Akhound-Sadegh,
-    Ohanesian, Bondesan, Aspuru-Guzik, Doucet, Brekelmans, Tong, Neklyudov; 2025; arXiv:2503.02819.
+    Ohanesian, Bondesan, Aspuru-Guzik, Doucet, Brekelmans, Tong, Neklyudov; 2025; arXiv:2503.02819. Soft values:
+    Derivative-Free Guidance in Continuous and Discrete Diffusion Models with Soft Value-Based Decoding; Li et al.; 2024;
+    arXiv:2408.08252.
     """
-    combination = Combination(denoisers, exponents, reward, on, ramp)
+    first = denoisers if isinstance(denoisers, Denoiser) else next(iter(denoisers), None)
+    if decode is True and not callable(decode := getattr(first, "decode", False)):
+        raise ValueError("decode=True is for Denoiser.from_pipeline, which knows how; give a function of latents")
+    tilt = Tilt(reward, on, ramp, gradient, decode if callable(decode) else None)
+    combination = Combination(denoisers, exponents, tilt)
     rules = Rules(particles, ess, method, stop, clamp, seeds)
     return Particles(combination, rules, Spread(across) if across else Alone())

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import exp, inf, isclose
+from math import exp, isclose
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fewstep.samplers.guidance.blocks_of_state import Parts
 from fewstep.samplers.guidance.composed_denoiser import At, alike, numbers
+from fewstep.samplers.guidance.particle_reward import Tilt
 from fewstep.samplers.run.denoiser import Denoiser
 from fewstep.samplers.run.ownership import require_fresh, require_kept, version
 from fewstep.samplers.run.per_sample import wide
@@ -20,10 +22,10 @@ Watch = Callable[[Tensor, Any], float]
 
 
 class Lift(NamedTuple):
-    """A reward at a call: beta r (B,), its gradient in x, and x0 and eps of S, which it does not move."""
+    """A reward at a call: beta r (B,), its gradient in x (None of a black box), and x0 and eps of S, which it does not move."""
 
     value: Tensor
-    pull: Tensor
+    pull: Tensor | None
     x0: Tensor
     eps: Tensor
 
@@ -42,7 +44,14 @@ class Combination(Denoiser):
     networks are called, `seen` is what the latest call has for the weights.
     """
 
-    def __init__(self, denoisers: Any, exponents: Any, reward: Any, on: str, ramp: Callable[[float], float]):
+    def __init__(self, denoisers: Any, exponents: Any, tilt: Tilt):
+        if blocks := isinstance(denoisers, Parts):
+            if exponents is not None or denoisers.exponents is None:
+                raise ValueError(
+                    "parts of a state have their own exponents, guidance.parts(..., exponents=...), and averages of "
+                    "overlaps are no product of densities: give `fkc` parts with exponents, and none of its own"
+                )
+            denoisers, exponents = denoisers.blocks, denoisers.exponents
         parts = alike([denoisers] if isinstance(denoisers, Denoiser) else denoisers)
         b = numbers("exponents", [1.0] * len(parts) if exponents is None else exponents, len(parts))
         first = parts[0]
@@ -51,17 +60,13 @@ class Combination(Denoiser):
                 raise ValueError(f"weights are known for white noise only; denoisers[{k}] has a field of its own")
         if first.schedule.jump_scale is not None:
             raise ValueError(f"the noise of {first.schedule!r} is not Gaussian: take a VP, VE, EDM or flow schedule")
-        self.total = sum(b)
+        self.total = 1.0 if blocks else sum(b)  # of each entry of the state
         if not self.total > 0:
             raise ValueError(f"exponents must sum to more than 0, for the target to have a law at pure noise; got {b}")
-        if on not in ("x0", "x"):
-            raise ValueError(f'`on` must be "x0" or "x"; got {on!r}')
-        if not all(f is None or callable(f) for f in (reward, ramp)):
-            raise ValueError("`reward` and `ramp` must be functions, of a batch and of lam")
-        self.normalised = isclose(self.total, 1.0, rel_tol=1e-12)
+        self.normalised = isclose(sum(b), 1.0, rel_tol=1e-12)
         self.same = self.normalised and all(one.prediction == first.prediction for one in parts)
         super().__init__(self.call, first.schedule, first.prediction if self.same else "epsilon")
-        self.parts, self.exponents, self.reward, self.on, self.ramp = parts, b, reward, on, ramp
+        self.parts, self.exponents, self.tilt = parts, b, tilt
         self.watch: Watch = lambda x, step: 1.0
         self.seen: Seen | None = None
 
@@ -71,35 +76,22 @@ class Combination(Denoiser):
         if len(at.t) > 1:
             raise ValueError("a combination of denoisers takes one time for the whole batch: its solvers are tables")
         self.nfe += 1
-        through = self.reward is not None and self.on == "x0"
+        through = self.tilt.through
         with torch.set_grad_enabled(through or torch.is_grad_enabled()):
             x = x.detach().requires_grad_() if through else x
             output, eps = self._combined(x, tau, step, at)
-        seen = Seen(growth([e.detach() for e in eps], self.exponents))
-        if self.reward is not None:
             p, q = (float(v[0]) for v in convert(self.prediction, ["x0"], at))
             x0 = p * wide(x) + q * output
-            value, pull = self.rewarded(x, x0 if through else None, float(at.lam[0]))
+        seen = Seen(growth([e.detach() for e in eps], self.exponents))
+        if self.tilt.reward is not None:
+            value, pull = self.tilt.at(x, x0 if self.tilt.on == "x0" else None, float(at.lam[0]))
             E = sum(b * e for b, e in zip(self.exponents, eps, strict=True))
             seen = seen._replace(lift=Lift(value, pull, x0.detach(), torch.as_tensor(E).detach()))
             output = output.detach()
-            if at.alpha[0] > 0:  # a gain l of the score moves x0 by (sigma^2 / alpha) l
+            if pull is not None and at.alpha[0] > 0:  # a gain l of the score moves x0 by (sigma^2 / alpha) l
                 output = output + z / (1 + z) * float(at.sigma[0] ** 2 / at.alpha[0]) / q * pull
         self.seen = seen
         return output
-
-    def rewarded(self, x: Tensor, x0: Tensor | None, lam: float) -> tuple[Tensor, Tensor]:
-        """beta r at x0, a function of x, or else at x itself, (B,), and its gradient in x; zero at pure noise."""
-        assert self.reward is not None
-        with torch.enable_grad():
-            x = x.detach().requires_grad_() if x0 is None else x
-            value = self.reward(x if x0 is None else x0)
-        if not isinstance(value, Tensor) or value.shape != x.shape[:1] or not value.requires_grad:
-            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"`reward` must give one differentiable number a sample, ({x.shape[0]},); got {got}")
-        (g,) = torch.autograd.grad(value.sum(), x)
-        beta = 0.0 if lam == -inf else float(self.ramp(lam))
-        return beta * wide(value.detach()), beta * wide(g)
 
     def _combined(self, x: Tensor, tau: Tensor, step: Any, at: Nodes) -> tuple[Tensor, list[Tensor]]:
         """The output of the combination, and eps of every component."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fewstep.samplers.guidance.particle_denoiser import Combination, Lift
+from fewstep.samplers.guidance.particle_health import Health, health_of
 from fewstep.samplers.guidance.particle_weights import Plan, Rules, Run
 from fewstep.samplers.guidance.resampling import Alone, ancestors, effective, places
 from fewstep.samplers.noise.brownian import unit_normal
@@ -23,7 +24,7 @@ class Particles:
 
     A second run starts afresh. Attributes of the latest run: weights, log_weights (B,), each group's sum to 1; effective and
     resampled (steps, groups), the effective sample size after each step, before its resampling, and whether there was one;
-    clamped, the share of increments that met `clamp`.
+    clamped, the share of increments that met `clamp`; failed, lineages, evidence and health(), which say what to believe.
     """
 
     def __init__(self, denoiser: Combination, rules: Rules, processes: Alone):
@@ -71,7 +72,9 @@ class Particles:
         K, seeds = self.rules.groups(self.processes.total(x))
         plan = Plan(step.tableau, self.denoiser.total, self.rules.ess > 0)
         wide = torch.float32 if x.device.type == "mps" else torch.float64
-        return Run(plan, seeds, torch.zeros(len(seeds), K, device=x.device, dtype=wide), x.shape[0])
+        own = torch.arange(K, device=x.device).repeat(len(seeds), 1)
+        even = torch.full(own.shape, -log(K), device=x.device, dtype=wide)
+        return Run(plan, seeds, even, x.shape[0], lineage=own)
 
     def __call__(self, progress: Progress) -> Callable[[Tensor], Tensor] | None:
         """The hook: weights up to the new state, and what resampling does to all that the sampler carries, if anything."""
@@ -102,23 +105,43 @@ class Particles:
         if seen.lift is not None:
             gained = gained + self._lifted(run, seen.lift, x)
         gained = self.processes.joined(gained.to(run.log_w.dtype)).view_as(run.log_w)
-        run.finite.append(gained.isfinite().all(1))
+        dead = torch.isneginf(gained)  # a reward that failed at the end
+        run.finite.append(((gained.isfinite() | dead) & ~dead.all(1, keepdim=True)).all(1))
+        gained = gained.masked_fill(dead, 0.0)
         if self.rules.clamp is not None:
             gained = gained - gained.mean(1, keepdim=True)
             run.clamped.append((gained.abs() > self.rules.clamp).double().mean())
             gained = gained.clamp(-self.rules.clamp, self.rules.clamp)
-        run.log_w = (run.log_w + gained).log_softmax(1)
+        gained = run.log_w + gained.masked_fill(dead, -torch.inf)
+        run.evidence = run.evidence + gained.logsumexp(1)
+        run.log_w = gained.log_softmax(1)
 
     def _lifted(self, run: Run, lift: Lift, x: Tensor) -> Tensor:
         """d(beta r) - beta grad r o (dx - dx_flow): of this step what begins it, of the last one what ends it."""
         plan, k = run.plan, run.step
-        moved = x - (float(plan.alpha[k + 1]) * lift.x0 + float(plan.sigma[k + 1]) * lift.eps)
-        gained = lift.value - run.reward - 0.5 * inner(lift.pull, run.moved + moved)
+        value = self._known(run, lift.value)
+        moved: Tensor | float = 0.0
+        gained = value - run.reward
+        if lift.pull is not None:
+            moved = x - (float(plan.alpha[k + 1]) * lift.x0 + float(plan.sigma[k + 1]) * lift.eps)
+            gained = gained - 0.5 * inner(lift.pull, run.moved + moved)
         if k + 1 == len(plan.last):
-            value, pull = self.denoiser.rewarded(x, None, float(plan.table.nodes.lam[-1]))
-            gained = gained + value - lift.value - 0.5 * inner(pull, moved)
-        run.reward, run.moved = lift.value, moved
+            end, pull = self.denoiser.tilt.at(x, None, float(plan.table.nodes.lam[-1]), last=True)
+            if pull is None:
+                run.failed.append(end.isnan())
+                end = end.nan_to_num(nan=-torch.inf)
+            else:
+                gained = gained - 0.5 * inner(pull, moved)
+            gained = gained + end - value
+        run.reward, run.moved = value, moved
         return gained
+
+    def _known(self, run: Run, value: Tensor) -> Tensor:
+        """beta r where a black box gave it, else what it was before: any value on the way is right, the end's alone decides."""
+        if self.denoiser.tilt.gradient:
+            return value
+        run.failed.append(value.isnan())
+        return torch.where(value.isnan(), torch.as_tensor(run.reward).to(value), value)
 
     def _resample(self, run: Run) -> Callable[[Tensor], Tensor] | None:
         """Copies of heavy particles where groups need them; on an accelerator decided there, without a look."""
@@ -135,9 +158,9 @@ class Particles:
         stay = torch.arange(K, device=w.device)
         index = torch.where(need[:, None], chosen, stay) + K * torch.arange(G, device=w.device)[:, None]
         run.log_w = torch.where(need[:, None], -log(K), w)
+        run.lineage = torch.gather(run.lineage, 1, torch.where(need[:, None], chosen, stay))
         take = self.processes.taker(index.flatten(), run.batch)
-        if isinstance(run.reward, Tensor) and isinstance(run.moved, Tensor):
-            run.reward, run.moved = take(run.reward), take(run.moved)
+        run.reward, run.moved = (take(v) if isinstance(v, Tensor) else v for v in (run.reward, run.moved))
         return take
 
     def _require_finite(self, run: Run) -> None:
@@ -180,6 +203,32 @@ class Particles:
         """Share of the increments of log w that met `clamp`."""
         met = self._done().clamped
         return float(torch.stack(met).mean()) if met else None
+
+    @property
+    def failed(self) -> int:
+        """How often a black-box reward raised or gave no finite number for a particle of this process, in all steps."""
+        met = self._done().failed
+        return int(torch.stack(met).sum()) if met else 0
+
+    @property
+    def evidence(self) -> Tensor:
+        """log of the mean weight, (groups,): of exp(reward) under the model, unbiased before the logarithm; 0 without tilt."""
+        return torch.as_tensor(self._done().evidence)
+
+    @property
+    def lineages(self) -> Tensor:
+        """Effective number of particles of the start that are left, (groups,): 1 / sum of squares of their offspring's weights.
+
+        Resampling makes weights even, and hides from the effective sample size that all are copies of a few; this does not.
+        """
+        run = self._done()
+        assert run.lineage is not None
+        shares = torch.zeros_like(run.log_w).scatter_add_(1, run.lineage, run.log_w.exp())
+        return 1.0 / shares.square().sum(1)
+
+    def health(self, values: Tensor | None = None) -> Health:
+        """Whether to believe the weighted sample, and how far; values (B,): of which the mean is wanted, beside its error."""
+        return health_of(self._done(), self.lineages, self.effective, self.failed, values)
 
     def unweighted(self, x0: Tensor, n: int | None = None) -> Tensor:
         """n samples of each group of x0 (B, *shape), K by default, of equal weight: (groups n, *shape), with copies.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-METHODS = ("systematic", "stratified", "multinomial")
+METHODS = ("systematic", "stratified", "multinomial", "one")
 CHOICES = 2**33  # counters of resampling, beyond those of a seed's noise
 
 
@@ -34,10 +34,12 @@ def ancestors(log_w: Tensor, uniforms: Tensor) -> Tensor:
 def places(method: str, seeds: Sequence[int], row: int, n: int) -> np.ndarray:
     """Places (groups, n) in [0, 1), float64, a function of each group's seed and the row alone.
 
-    systematic: (i + u) / n with one u; stratified: (i + u_i) / n; multinomial: u_i.
+    systematic: (i + u) / n with one u; stratified: (i + u_i) / n; multinomial: u_i; one: the same u for all.
     """
-    count = 1 if method == "systematic" else n
+    count = 1 if method in ("systematic", "one") else n
     u = np.stack([_uniforms(seed, row, count) for seed in seeds])
+    if method == "one":
+        return np.repeat(u, n, axis=1)
     return u if method == "multinomial" else (np.arange(n) + u) / n
 
 

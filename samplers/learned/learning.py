@@ -13,6 +13,7 @@ import torch
 from fewstep.output.exclusive import exclusive
 from fewstep.samplers.artefact.artefact import Artefact, Learned, prediction_name
 from fewstep.samplers.artefact.corrections import corrections
+from fewstep.samplers.learned.lattice import Lattice
 from fewstep.samplers.learned.learning_run import Run, _drawn, keep_answers, proved, stage_folder
 from fewstep.samplers.learned.planning import planned
 from fewstep.samplers.learned.problem.teacher import Teacher
@@ -21,7 +22,6 @@ from fewstep.samplers.learned.tasks.each_guidance import drawn_from, under_each
 from fewstep.samplers.learned.tasks.learner_task import Progress
 from fewstep.samplers.learned.tasks.measuring import room
 from fewstep.samplers.learned.tasks.soundness import require_sound
-from fewstep.samplers.learned.lattice import Lattice
 from fewstep.samplers.learned.worth.surface import tested_between
 from fewstep.samplers.learned.worth.transfer import checked_transfer, measured_elsewhere
 from fewstep.samplers.learned.yardsticks.yardstick import require_fit

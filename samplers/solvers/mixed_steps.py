@@ -89,7 +89,9 @@ def choices(path: Path, *given: Any) -> list[Step]:
             raise ValueError(
                 f"mixed: `history` lists lags from the newest output, 0, to older ones, such as (0, 1, 3); got {lags}"
             )
-        mended = p if own["corrector"] is True else opt.whole("mixed", "corrector", int(own["corrector"]), MOST, least=0)
+        mended = (
+            p if own["corrector"] is True else opt.whole("mixed", "corrector", int(own["corrector"]), MOST, least=0)
+        )
         step = Step(
             opt.one_of("mixed", "form", own["form"], FORMS), p, lags[:p], mended,
             opt.one_of("mixed", "clock", own["clock"], CLOCKS), opt.one_of("mixed", "weights", own["weights"], WEIGHTS),

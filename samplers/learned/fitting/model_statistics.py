@@ -26,9 +26,9 @@ from torch import Tensor
 
 from fewstep.checks import whole
 from fewstep.lazy import optional
+from fewstep.samplers.grids.coordinate import FAINTEST
 from fewstep.samplers.learned.fitting.least_squares import RIDGE
 from fewstep.samplers.learned.fitting.network_field import Derivative, Field, _derivative
-from fewstep.samplers.grids.coordinate import FAINTEST
 from fewstep.samplers.learned.problem.problem import Part, Problem
 from fewstep.samplers.learned.problem.teacher import Teacher
 from fewstep.samplers.schedule.base import Array

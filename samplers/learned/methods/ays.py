@@ -18,8 +18,8 @@ from torch import Tensor
 
 from fewstep.samplers.artefact.corrections import on_times
 from fewstep.samplers.building.resuming import boundaries
-from fewstep.samplers.grids.grid_entry import GRIDS
 from fewstep.samplers.grids.coordinate import Coordinate
+from fewstep.samplers.grids.grid_entry import GRIDS
 from fewstep.samplers.learned.problem.problem import Part
 from fewstep.samplers.learned.search.shortest_path import enough_nodes, shortest
 from fewstep.samplers.learned.tasks.learner_entry import learner

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from fewstep.samplers.learned.fitting.on_policy import OnPolicy
-from fewstep.samplers.ratios.cascade import Cascade
-from fewstep.samplers.ratios.compensation import Compensation, compensated
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task, enough
+from fewstep.samplers.ratios.cascade import Cascade
+from fewstep.samplers.ratios.compensation import Compensation, compensated
 from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.table.tableau import Tableau
 

@@ -17,8 +17,8 @@ from fewstep.checks import positive, whole
 from fewstep.lazy import optional
 from fewstep.samplers.artefact.corrections import on_times
 from fewstep.samplers.building.resuming import boundaries
-from fewstep.samplers.learned.playing.arithmetic import quick, unrolled
 from fewstep.samplers.grids.coordinate import FAINTEST, Coordinate
+from fewstep.samplers.learned.playing.arithmetic import quick, unrolled
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.schedule.base import Array

@@ -21,8 +21,8 @@ import numpy as np
 
 from fewstep.samplers.artefact.corrections import begun, on_times
 from fewstep.samplers.building.resuming import boundaries
-from fewstep.samplers.learned.methods.iia import iia
 from fewstep.samplers.grids.coordinate import Coordinate
+from fewstep.samplers.learned.methods.iia import iia
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task
 from fewstep.samplers.schedule.base import Array

@@ -23,6 +23,7 @@ from fewstep.samplers.schedule.base import Array
 from fewstep.samplers.table.tableau import Tableau
 
 SOLVER_NAMES = ("dpmpp_2m", "dpmpp_3m", "unipc", "deis", "ipndm_v", "cab", "abnorsett", "res_multistep")
+TAILS = 2.0  # power of what an rms is larger than that of the best whole run
 MIXED = "mixed"  # among the solvers: then each step chooses for itself
 GRID_NAMES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("uniform", {}),
@@ -64,8 +65,8 @@ def s3(
 ) -> Tableau:
     """The best of many solvers on many grids, found by evolution with a learned predictor; may be another solver's table.
 
-    With "mixed" among the solvers three quarters of the evaluations go to free choices at every step: form, order, which history,
-    corrector, clock and time of each evolve from what was best for whole runs, where there are three steps or more.
+    With "mixed" among the solvers three quarters of the evaluations go to free choices at every step: form, order, which
+    history, corrector, clock and time of each evolve from what was best for whole runs, where there are three steps or more.
     Network evaluations a sample: `evaluations` x nfe. A space of no more choices than that is looked at completely.
 
     Args:
@@ -104,6 +105,7 @@ def s3(
 
 def _free(ran: _Ran, ranked: Sequence[int], search: _Evolution, steps: FreeSteps) -> None:
     """Go on with choices of each step, from the best of whole runs."""
+    ran.borne = ran.rms
     known = dict.fromkeys(one for i in ranked if (one := like(search.tables[i])) is not None)
     round_ = list(known)[: min(PARENTS, ran.most - ran.count)]
     while round_ and not ran.late:
@@ -115,7 +117,11 @@ def _free(ran: _Ran, ranked: Sequence[int], search: _Evolution, steps: FreeSteps
 
 @dataclass(eq=False)
 class _Ran:
-    """Tables that were run on some training samples: how many, and the best."""
+    """Tables that were run on some training samples: how many, and the best.
+
+    rms: of the best. borne: what more than this counts against a table: many free choices lower the median at the cost of
+    the few samples that switch mode, and the guard will not bear that.
+    """
 
     task: Task
     parts: Sequence[Any]
@@ -125,6 +131,8 @@ class _Ran:
     told: float = float("inf")
     table: Tableau | None = None
     reason: str = ""
+    rms: float = float("inf")
+    borne: float = float("inf")
     began: float = field(default_factory=time.monotonic)
 
     def of(self, make: Callable[[], Tableau]) -> tuple[float, Tableau | None]:
@@ -132,12 +140,14 @@ class _Ran:
         self.count += 1
         try:
             table = make()
-            error = score(self.task.errors(table, self.parts, self.task.loss))
+            squares = self.task.errors(table, self.parts, self.task.loss)
+            rms = float(squares.mean().sqrt())
+            error = score(squares) * max(1.0, rms / self.borne) ** TAILS
         except ValueError as refused:
             self.reason = str(refused)
             return float("inf"), None
         if error < self.error or self.table is None:
-            self.error, self.table = error, table
+            self.error, self.table, self.rms = error, table, rms
         return error, table
 
     def tell(self) -> None:

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from fewstep.samplers.artefact.corrections import base_of, on_times, widened
 from fewstep.samplers.building.resuming import boundaries
+from fewstep.samplers.grids.coordinate import Coordinate
 from fewstep.samplers.learned.parameters.bases import coef_basis, reach, state_basis
 from fewstep.samplers.learned.playing.arithmetic import quick
-from fewstep.samplers.grids.coordinate import Coordinate
 from fewstep.samplers.run.compiled import Compiled
 from fewstep.samplers.run.free_row import Coefficients
 from fewstep.samplers.schedule.base import Array, Nodes

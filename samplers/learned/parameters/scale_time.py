@@ -26,8 +26,8 @@ from fewstep.samplers.artefact.corrections import widened
 from fewstep.samplers.building.compiling import compile_path
 from fewstep.samplers.building.resuming import boundaries
 from fewstep.samplers.building.solver_entry import SOLVERS
-from fewstep.samplers.learned.parameters.knobs import Knobs
 from fewstep.samplers.grids.coordinate import Coordinate
+from fewstep.samplers.learned.parameters.knobs import Knobs
 from fewstep.samplers.run.compiled import Compiled
 from fewstep.samplers.run.free_row import Coefficients
 from fewstep.samplers.schedule.base import Array, Nodes

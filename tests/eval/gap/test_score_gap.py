@@ -32,7 +32,10 @@ def broken(turn: float = 0.0, gain: float = 1.0) -> Denoiser:
 
 @pytest.mark.parametrize("schedule", [NoiseSchedule.vp_linear(), NoiseSchedule.flow(), NoiseSchedule.edm()])
 def test_the_residual_of_a_mixture_is_zero_and_its_jacobian_symmetric(schedule):
-    denoiser, drawn = ring(schedule), torch.randn(4, 400, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    denoiser, drawn = (
+        ring(schedule),
+        torch.randn(4, 400, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
+    )
     node = schedule.node(float(schedule.t_of_lam(0.7)))
     x = node.alpha * drawn[3] + node.sigma * drawn[0].roll(1, 0)
     found = residual(denoiser, x, 0.7, list(drawn[:3]))

@@ -61,12 +61,14 @@ def made(name: str, denoiser: Denoiser) -> Denoiser:
         "regions": lambda: guidance.regions([denoiser], [torch.ones(4)]),
         "intervals": lambda: guidance.intervals([denoiser, denoiser], [1.0]),
         "energy": lambda: guidance.energy(denoiser, lambda x0: x0.square().sum(1)),
+        "parts": lambda: guidance.parts([(denoiser, slice(0, 4))]),
+        "twisted": lambda: guidance.twisted(denoiser, y[0], A, noise_std=0.5, ess=0).denoiser,
         "fkc": lambda: guidance.fkc(denoiser, ess=0).denoiser,
     }
     return special[name]() if name in special else getattr(guidance, name)(denoiser, y, A)
 
 
-NOISE = ("doodl", "d_flow", "adv_diff")  # written out: a look into the registry imports them all
+NOISE = ("doodl", "d_flow", "adv_diff", "best_of")  # written out: a look into the registry imports them all
 GRADED = [name for name in OWN if name not in ("replacement", "fun_dps", "distil", *NOISE)]
 
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from fewstep.samplers import NoiseSchedule, Tableau, build, sample
 from fewstep.samplers.coefficients.weights import lagrange_row
+from fewstep.samplers.grids.coordinate import Coordinate
 from fewstep.samplers.learned.methods.dc import dc, learned_ratios
+from fewstep.samplers.learned.tasks.learner_entry import METHODS
 from fewstep.samplers.ratios.cascade import Cascade, cascade
 from fewstep.samplers.ratios.compensation import compensated
-from fewstep.samplers.grids.coordinate import Coordinate
-from fewstep.samplers.learned.tasks.learner_entry import METHODS
 from fewstep.samplers.schedule.base import Node
 
 VP = NoiseSchedule.vp_linear()

@@ -48,12 +48,17 @@ def test_mixed_alone_or_beside_others_runs_no_more_than_told_and_wins_over_its_b
     assert score(t.errors(found, t.train_parts())) < score(t.errors(whole, t.train_parts()))
 
 
+PLACE = {"batch_size": 512}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ring", "sixteen"])
 def test_free_steps_beat_the_best_recipe_of_whole_runs_by_the_guard_s_test(name):
     """With weights in closed form on top; the rival is the best of all solvers on all grids."""
     model = {"ring": ring, "sixteen": sixteen}[name]()
-    stages = [("s3", {"evaluations": 800, "samples": 256}), "iia"]
-    artefact = learn(model, "auto", 5, stages, shape=SHAPES[name], seeds=range(342), cache=False, progress=False)
+    stages = [("s3", {"evaluations": 800, "samples": 450}), "iia"]
+    artefact = learn(
+        model, "auto", 5, stages, shape=SHAPES[name], seeds=range(600), cache=False, progress=False, **PLACE
+    )
     (one,) = artefact.tables
     assert one.status == "learned" and one.tableau.name == "mixed"

@@ -12,10 +12,10 @@ from problems import in_turn
 
 from fewstep.samplers import Denoiser, NoiseSchedule
 from fewstep.samplers.building.resuming import boundaries
+from fewstep.samplers.grids.coordinate import Coordinate
 from fewstep.samplers.grids.grid_entry import GRIDS
 from fewstep.samplers.learned.methods.ays import _costs
 from fewstep.samplers.learned.methods.s3 import compiled
-from fewstep.samplers.grids.coordinate import Coordinate
 from fewstep.samplers.learned.search.evolution import space
 from fewstep.samplers.learned.search.shortest_path import shortest
 from fewstep.samplers.learned.tasks.learner_entry import METHODS

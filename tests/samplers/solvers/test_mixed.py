@@ -27,7 +27,9 @@ SAME = [
 @pytest.mark.parametrize(("solver", "options", "choices"), SAME)
 def test_one_choice_for_all_steps_is_the_known_solver(solver, options, choices):
     for schedule in SCHEDULES:
-        known, mixed = (unrolled(build(*one[:1], schedule, 8, **one[1])) for one in ((solver, options), ("mixed", choices)))
+        known, mixed = (
+            unrolled(build(*one[:1], schedule, 8, **one[1])) for one in ((solver, options), ("mixed", choices))
+        )
         assert np.abs(known.outputs - mixed.outputs).max() < 1e-12 and np.abs(known.state - mixed.state).max() < 1e-12
 
 
@@ -75,7 +77,10 @@ def test_a_mixture_of_forms_histories_and_correctors_is_the_loop_by_hand(schedul
 
 
 def test_a_run_that_begins_in_the_middle_takes_the_last_of_the_choices():
-    for solver, options in (("mixed", {"order": [1, 2, 3, 2, 1], "corrector": [1, 0, 2, 0, 0]}), ("unipc", {"order": [1, 2, 3, 2, 1]})):
+    for solver, options in (
+        ("mixed", {"order": [1, 2, 3, 2, 1], "corrector": [1, 0, 2, 0, 0]}),
+        ("unipc", {"order": [1, 2, 3, 2, 1]}),
+    ):
         table = build(solver, SCHEDULES[0], 5, **options)
         later = resume(table, 2)
         assert later.nfe == 3 and list(later.options["order"]) == [3, 2, 1]
