@@ -6,6 +6,8 @@ from fewstep.eval.extractors.extractor_entry import EXTRACTORS as EXTRACTORS
 from fewstep.eval.extractors.extractor_entry import extractor as extractor
 from fewstep.eval.extractors.extractor_entry import register_extractor as register_extractor
 from fewstep.eval.extractors.inception import InceptionV3 as InceptionV3
+from fewstep.eval.gap.gap_report import ScoreGap as ScoreGap
+from fewstep.eval.gap.gap_report import score_gap as score_gap
 from fewstep.eval.gaussian.features import Features as Features
 from fewstep.eval.gaussian.frechet import frechet_distance as frechet_distance
 from fewstep.eval.gaussian.statistics import FeatureStatistics as FeatureStatistics
@@ -21,8 +23,6 @@ from fewstep.eval.passes.evaluation import stats as stats
 from fewstep.eval.report.curves import Curves as Curves
 from fewstep.eval.report.evaluation_report import Report as Report
 from fewstep.eval.report.result import Result as Result
-from fewstep.eval.gap.gap_report import ScoreGap as ScoreGap
-from fewstep.eval.gap.gap_report import score_gap as score_gap
 from fewstep.eval.scores.score_entry import register_score as register_score
 from fewstep.eval.shared_noise.pairs import paired as paired
 from fewstep.eval.video.clips import Clips as Clips

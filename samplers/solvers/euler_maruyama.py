@@ -164,7 +164,9 @@ def flow_sde(path: Path, *, w: str | float | Callable[[float], float] = "t", sca
     between = path.schedule.kind == "two-sided"
     if w == "cps":
         if between:
-            raise ValueError('flow_sde: w="cps" keeps the coefficients of data and noise; between two laws of data take "t"')
+            raise ValueError(
+                'flow_sde: w="cps" keeps the coefficients of data and noise; between two laws of data take "t"'
+            )
         return _kept_coefficients(path, 0.5 * pi * scale)
     diffusion = _diffusion(w, scale, path.nodes[1].t if between else path.nodes[1].r)
     if between:

@@ -61,7 +61,9 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if " learn " in line and "--estimate" not in line:
             arguments += ["-n", "8", "--guard", "8", "--teacher-nfe", "24", "--no-cache"]
         if " tune " in line and "--losses" not in line:
-            arguments += "--loss pairs --steps 8 --batch 8 -n 24 --guard 24 --teacher-nfe 12 --lr 6e-5 --ema 0.5".split()
+            arguments += (
+                "--loss pairs --steps 8 --batch 8 -n 24 --guard 24 --teacher-nfe 12 --lr 6e-5 --ema 0.5".split()
+            )
             arguments += ["--every", "4", "--no-cache"]
         arguments += ["--nfe", "3"] if "--estimate" in line else []
         arguments += ["--nfe", "2", "--grid", "uniform"] if " compare " in line or "--model" in line else []
