@@ -89,8 +89,8 @@ class TwoFields(Denoiser):
         if self._edge:
             times, tau = np.clip(times, self._edge, 1 - self._edge), tau.clamp(self._edge, 1 - self._edge)
         before = version(x)
-        found = self.fn(x, tau)
-        found = (found,) if isinstance(found, Tensor) else tuple(found)
+        answer: Any = self.fn(x, tau)
+        found = (answer,) if isinstance(answer, Tensor) else tuple(answer)
         if len(found) != len(self.fields):
             raise ValueError(
                 f"fn returned {len(found)} tensors for the fields {', '.join(self.fields)}: return one for each, (v, score)"
@@ -106,7 +106,7 @@ class TwoFields(Denoiser):
         (a, da), (b, db), (g, dg) = weights
         if "velocity" in given and (not scored or "score" in given):
             return given["velocity"], given.get("score") if scored else None
-        rows = {"x": (a, b, g), "velocity": (da, db, dg)}
+        rows: dict[str, tuple[Any, ...]] = {"x": (a, b, g), "velocity": (da, db, dg)}
         one, zero = np.ones_like(a), np.zeros_like(a)
         rows |= {"x0": (one, zero, zero), "x1": (zero, one, zero), "z": (zero, zero, one)}
         known = {"x": x, **{("z" if name == "score" else name): value for name, value in given.items()}}
