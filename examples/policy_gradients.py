@@ -2,7 +2,7 @@
 
     python examples/policy_gradients.py                                   # GRPO: bold digits
     python examples/policy_gradients.py --method ddpo                     # DDPO: the same
-    python examples/policy_gradients.py --reward slant --rounds 60        # italics, which take longer
+    python examples/policy_gradients.py --reward slant                    # italics: a noisier reward
     python examples/policy_gradients.py --method exact                    # the exact gradient of a smooth stand-in, beside them
 
 Rewards count pixels of the image cut at zero, which no gradient comes through: the share of ink, or the slant of what is

@@ -195,11 +195,11 @@ def test_kl_is_exact() -> None:
         wanted = torch.distributions.kl_divergence(torch.distributions.Normal(m, c), torch.distributions.Normal(n, c))
         assert torch.allclose(column, wanted.sum(1), rtol=1e-12)
     gap = (t.log_prob() - t.log_prob(other)).sum(1)
-    off = kl.sum(1) - gap
+    off = (kl.sum(1) - gap).detach()
     assert abs(float(off.mean())) <= 4 * float(off.std()) / math.sqrt(len(off))
-    assert float(kl.sum(1).mean()) > 10 * float(off.std()) / math.sqrt(len(off))
+    assert float(kl.detach().sum(1).mean()) > 10 * float(off.std()) / math.sqrt(len(off))
     frozen = t.means(other)
-    assert torch.equal(t.kl(t.means(one), frozen), kl) and float(t.kl(one).abs().max()) == 0
+    assert torch.equal(t.kl(t.means(one), frozen), kl) and not bool(t.kl(one).any())
     kl.sum().backward()  # reaches the weights
 
 
