@@ -14,11 +14,11 @@ from fewstep.adjoint.policy.objectives import advantages as advantages
 from fewstep.adjoint.policy.objectives import clipped as clipped
 from fewstep.adjoint.policy.objectives import reinforce as reinforce
 from fewstep.adjoint.policy.stochastic_run import rollout as rollout
-from fewstep.samplers.rollouts.recorded_run import Trajectory as Trajectory
 from fewstep.adjoint.tuning.losses.loss_entry import LOSSES as LOSSES
 from fewstep.adjoint.tuning.losses.loss_entry import tuning_loss as tuning_loss
 from fewstep.adjoint.tuning.tuned_model import Tuned as Tuned
 from fewstep.adjoint.tuning.tuning import tune as tune
+from fewstep.samplers.rollouts.recorded_run import Trajectory as Trajectory
 
 __all__ = [
     "sample",
