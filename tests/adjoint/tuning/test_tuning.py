@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import launched
 from tunable import Ring
 
 import fewstep
@@ -245,3 +247,26 @@ def test_bad_lines(said: list[str], told: str, tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, ["tune", "nobodys/model", *said])
     assert done.exit_code == 2 and told in done.output, done.output
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_one_set_of_weights(tmp_path: Path) -> None:
+    """Each takes batches of its own, as many as twice the passes of one process take; their gradients are averaged."""
+    script = """
+        from accelerate import Accelerator
+        import fewstep
+        from tunable import Ring
+        found = fewstep.tune(
+            Ring().denoiser(), "ddim", 3, shape=(2,), seeds=range(64), guard_seeds=range(5000, 5016), batch=14, steps=4,
+            lr=4e-3, every=2, cache=False, progress=False, teacher={"nfe": 20}, accelerator=Accelerator(cpu=True), ema=0.1,
+        )
+        sums = [round(float(v.double().sum()), 5) for v in found.tensors.values()]
+        print("sums", rank, sums, flush=True)
+        dist.destroy_process_group()
+    """
+    lines = re.findall(r"sums \d (\[[^\]]*\])", launched(tmp_path, 2, script))
+    few = {"seeds": range(64), "guard_seeds": range(5000, 5016), "batch": 14, "steps": 4, "every": 2, "ema": 0.1}
+    alone = tuned(Ring(), accumulate=2, teacher={"nfe": 20}, **few)
+    assert len(lines) == 2 and lines[0] == lines[1]
+    want = [float(v.double().sum()) for v in alone.tensors.values()]
+    assert [float(v) for v in lines[0].strip("[]").split(",")] == pytest.approx(want, abs=1e-4)
