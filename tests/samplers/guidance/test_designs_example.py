@@ -8,6 +8,7 @@ from PIL import Image
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the reward failed for every particle")
 def test_designs_by_a_black_box(tmp_path):
     out = tmp_path / "designs.png"
     output = run("inverse_design", "--designs", 2, "--candidates", 3, "--nfe", 4, "--out", out)
