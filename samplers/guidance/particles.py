@@ -98,8 +98,8 @@ class Particles:
             self._require_finite(run)
             if run.lost is not None and bool(run.lost.any()):
                 warnings.warn(
-                    f"the reward failed for every particle of {int(run.lost.sum())} of {len(run.seeds)} groups: their weights are "
-                    "those of the step before",
+                    f"the reward failed for every particle of {int(run.lost.sum())} of {len(run.seeds)} groups: their "
+                    "weights are those of the step before",
                     stacklevel=2,
                 )
         return take

@@ -61,7 +61,9 @@ def test_a_group_whose_every_particle_failed_keeps_its_weights_and_is_told():
         _, weights = drawn(target, (16, 1), nfe=6)
     assert np.allclose(weights[:8], 1 / 8) and not np.allclose(weights[8:], 1 / 8) and not target.health().healthy
     with pytest.raises(ValueError, match="not finite"):
-        drawn(guidance.fkc(SHORT.denoiser(EDM), reward=lambda x: [float("nan")] * len(x), gradient=False), (8, 1), nfe=4)
+        drawn(
+            guidance.fkc(SHORT.denoiser(EDM), reward=lambda x: [float("nan")] * len(x), gradient=False), (8, 1), nfe=4
+        )
 
 
 def test_soft_values_pick_one_of_k_at_every_step():

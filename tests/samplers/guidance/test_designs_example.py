@@ -12,7 +12,9 @@ from PIL import Image
 def test_designs_by_a_black_box(tmp_path):
     out = tmp_path / "designs.png"
     output = run("inverse_design", "--designs", 2, "--candidates", 3, "--nfe", 4, "--out", out)
-    rows = re.findall(r"^(plain|best of n|one of n a step|weighted) *: off by ([\d.]+|nan), broken \d of 2", output, re.M)
+    rows = re.findall(
+        r"^(plain|best of n|one of n a step|weighted) *: off by ([\d.]+|nan), broken \d of 2", output, re.M
+    )
     assert [name for name, _ in rows] == ["plain", "best of n", "one of n a step", "weighted"]
     assert "lineages" in output
     Image.open(out).verify()
