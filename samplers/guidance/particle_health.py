@@ -59,6 +59,7 @@ def health_of(run: Run, lineages: Tensor, effective: Tensor, failed: int, values
     K, w = run.log_w.shape[1], run.log_w.exp()
     left, worst = float(lineages.min()), float(effective.min())
     evidence = torch.as_tensor(run.evidence).double()
+    lost = run.lost is not None and bool(run.lost.any())
     mean = error = None
     if values is not None:
         if values.shape != (w.numel(),):
@@ -69,7 +70,7 @@ def health_of(run: Run, lineages: Tensor, effective: Tensor, failed: int, values
         pulls = torch.zeros_like(w).scatter_add_(1, run.lineage, shares * (f - m))
         mean, error = float(m), float(pulls.square().sum().sqrt())
     return Health(
-        healthy=left >= min(FEW, K / 2) and worst >= LOST * K,
+        healthy=left >= min(FEW, K / 2) and worst >= LOST * K and not lost,
         lineages=left, effective=worst, particles=K, failed=failed,
         evidence=float(evidence.logsumexp(0) - torch.tensor(float(len(evidence))).log()),
         spread=float(evidence.std()) if len(evidence) > 1 else None, mean=mean, error=error,

@@ -95,7 +95,8 @@ class Run:
 
     log_w: normalised log weights (G, K), of all processes. row, step: the next ones of the table. called: the row that the
     denoiser was asked for. seen: at the step's start. reward, moved: beta r where the step before began, and how far that
-    step went beside the flow. failed: of each step, where the reward did. lineage: the particle of the start that each one
+    step went beside the flow. failed: of each step, where the reward did; lost: groups (G,) whose every
+    particle failed at the end. lineage: the particle of the start that each one
     (G, K) comes from. evidence: log of the mean weight so far, (G,).
     """
 
@@ -114,6 +115,7 @@ class Run:
     finite: list[Tensor] = field(default_factory=list)
     clamped: list[Tensor] = field(default_factory=list)
     failed: list[Tensor] = field(default_factory=list)
+    lost: Tensor | None = None
     lineage: Tensor | None = None
     evidence: Tensor | float = 0.0
 

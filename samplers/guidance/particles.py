@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from math import log
 from typing import Any
@@ -95,6 +96,12 @@ class Particles:
         if run.done:
             run.seen, run.moved = None, 0.0
             self._require_finite(run)
+            if run.lost is not None and bool(run.lost.any()):
+                warnings.warn(
+                    f"the reward failed for every particle of {int(run.lost.sum())} of {len(run.seeds)} groups: their "
+                    "weights are those of the step before",
+                    stacklevel=2,
+                )
         return take
 
     def _weigh(self, run: Run, x: Tensor) -> None:
@@ -106,6 +113,9 @@ class Particles:
             gained = gained + self._lifted(run, seen.lift, x)
         gained = self.processes.joined(gained.to(run.log_w.dtype)).view_as(run.log_w)
         dead = torch.isneginf(gained)  # a reward that failed at the end
+        run.lost = dead.all(1)  # such a group keeps its weights, where others have some
+        dead = dead & ~(run.lost & ~run.lost.all())[:, None]
+        gained = torch.where(torch.isneginf(gained) & ~dead, 0.0, gained)
         run.finite.append(((gained.isfinite() | dead) & ~dead.all(1, keepdim=True)).all(1))
         gained = gained.masked_fill(dead, 0.0)
         if self.rules.clamp is not None:

@@ -65,8 +65,8 @@ def twisted(
             known = known[None]
         if known.shape not in (measured.shape, (1, *measured.shape[1:])):
             raise ValueError(
-                f"`measurement` must be of the shape {tuple(measured.shape[1:])} that `operator` gives of a sample, or one a "
-                f"particle, {tuple(measured.shape)}; got {tuple(measurement.shape)}"
+                f"`measurement` must be of the shape {tuple(measured.shape[1:])} that `operator` gives of a sample, or one "
+                f"a particle, {tuple(measured.shape)}; got {tuple(measurement.shape)}"
             )
         return -(known - measured).square().flatten(1).sum(1) / (2 * noise_std**2)
 

@@ -52,6 +52,20 @@ def test_a_failing_simulator_has_weight_zero_and_is_counted():
     assert not ((kept > 1.0) | (kept < -1.5)).any()
 
 
+def test_a_group_whose_every_particle_failed_keeps_its_weights_and_is_told():
+    def simulator(x):
+        return [float("nan") if i < 8 else v for i, v in enumerate(x[:, 0].tolist())]
+
+    target = guidance.fkc(SHORT.denoiser(EDM), reward=simulator, gradient=False, particles=8, ess=0)
+    with pytest.warns(UserWarning, match="every particle of 1 of 2 groups"):
+        _, weights = drawn(target, (16, 1), nfe=6)
+    assert np.allclose(weights[:8], 1 / 8) and not np.allclose(weights[8:], 1 / 8) and not target.health().healthy
+    with pytest.raises(ValueError, match="not finite"):
+        drawn(
+            guidance.fkc(SHORT.denoiser(EDM), reward=lambda x: [float("nan")] * len(x), gradient=False), (8, 1), nfe=4
+        )
+
+
 def test_soft_values_pick_one_of_k_at_every_step():
     value = black(lambda x: 6.0 * x[:, 0])
     how = {"particles": 4, "method": "one", "ess": 1.0, "stop": 0.0, "ramp": lambda lam: 1.0}
