@@ -13,10 +13,11 @@ S_N = F_N - B_N is off by O(1 / N^2), and the mean of S over the two halves of a
 
 is off by O(1 / N^3). The influences found from the samples vary too much by the same rule, twice the part of second order:
 
-    error^2 = 11/8 e_N^2 - 3/16 e_N/2^2 + (2 s^2 / B_N)^2,    e^2 = Var(influence) / N,    s = S_N - value,
+    error^2 = 11/8 e_N^2 - 3/16 e_N/2^2 + (5/4 s^2 / B_N)^2,    e^2 = Var(influence) / N,    s = S_N - value,
 
 between 3/2 and 1/4, which leave the part of second order once, and 5/4 and 1/8, which leave it one and a half times: the
-halves' own noise is in the value too. The last term is what the bias has left if its terms go on as its first two do, doubled.
+halves' own noise is in the value too. The last term is what the bias has left if its terms go on as its first two do, and a
+quarter more.
 """
 
 from __future__ import annotations
@@ -201,7 +202,7 @@ def _extrapolated(
 ) -> Result:
     of_halves = float(np.mean([half.value for half in halves]))
     value = (4 * full.value - of_halves) / 3
-    left = 2 * (full.value - value) ** 2 / full.bias if full.bias > 0 else 0.0
+    left = 1.25 * (full.value - value) ** 2 / full.bias if full.bias > 0 else 0.0
     sampling = 1.375 * full.squared - 0.1875 * float(np.mean([half.squared for half in halves]))
     error = sqrt(max(sampling, full.squared / 4) + left**2)
     whose = "the real images as they are" if sides == "generated" else "both sides' sampling"
