@@ -57,7 +57,7 @@ def bind(calls: Sequence[Call], run: Any, network: Network, x: Tensor, mu: Tenso
 
     def weights(prediction: Any, forms: list[Any]) -> list[tuple[float, ...]]:
         p, q = convert(prediction, forms, nodes)
-        r = np.zeros_like(p) if mu is None else mean_weight(prediction, forms, nodes, p, q)
+        r = np.zeros_like(p) if mu is None else mean_weight(p, schedule.beta(nodes.t))
         return [tuple(map(float, row)) for row in zip(p, q, r, strict=True)]
 
     to_x0 = weights(run.denoiser.prediction, ["x0"] * len(calls)) if run.post else [(0.0, 1.0, 0.0)] * len(calls)

@@ -85,7 +85,7 @@ def distil(
         raise ValueError("`seeds`, one an image, go with modes 'cfd' and 'dsd', which follow one path a seed")
     if nfe is not None:
         whole("nfe", nfe, hint="It counts the evaluations of an inversion or a path")
-    if denoiser.schedule.kind == "mean-reverting":
+    if denoiser.schedule.has_mean:
         raise ValueError("a mean-reverting schedule has no noise to draw from: distil from another model")
     low, high = span
     if not 0 <= low < high <= 1:

@@ -132,7 +132,7 @@ def score_gap(
         if solver_of(solver)[0].stochastic != noisy:
             raise ValueError(f"`{name}` must be a solver that draws {'noise' if noisy else 'no noise'}; got {solver!r}")
     problem = Problem(model, **how)
-    if problem.schedule.kind == "mean-reverting":
+    if problem.schedule.has_mean:
         raise ValueError("the score equation here is of VP, VE, EDM and flow schedules; this one reverts to a mean")
     tables = [_table(problem, ode, nfe[0]), _table(problem, sde, nfe[1]), _table(problem, ode, max(1, nfe[0] // 2))]
     parts = problem.parts(list(range(seed, seed + number)))

@@ -47,7 +47,7 @@ class Run:
         self.source = NoiseSource(seeds or range(x.shape[0]))
         calls = Nodes(*(c[:-1] for c in table.nodes))
         self.p, self.q = convert(denoiser.prediction, table.forms, calls)
-        self.r = mean_weight(denoiser.prediction, table.forms, calls, self.p, self.q) * (mu is not None)
+        self.r = mean_weight(self.p, table.schedule.beta(calls.t)) * (mu is not None)
 
     def predict(self, k: int, x: Tensor) -> Tensor:
         out = self.denoiser.call(x, torch.tensor(self.table.model_times[k]))
