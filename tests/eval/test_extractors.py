@@ -74,14 +74,15 @@ def test_dinov2_is_the_class_token_of_the_squashed_image(folders):
 
 
 def test_dinov2_by_the_protocol_of_dgm_eval(folders):
-    """Pillow's own bicubic of pictures of 8 bits; a level here and there is rounded otherwise."""
+    """Pillow's own bicubic of pictures of 8 bits; one pixel in a hundred is a level off, by its fixed-point weights."""
     from PIL import Image
 
     dino, images = extractor("dinov2", weights=folders / "dinov2", protocol="dgm-eval"), smooth_images(3, 300, 250)
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()).resize((224, 224), Image.BICUBIC) for image in images]
     expected = torch.stack([torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() for picture in pictures])
     ours = dino.prepare(images) * dino.deviation + dino.mean
-    assert (ours - expected).abs().max() < 2.01 and ((ours - expected).abs() > 0.01).double().mean() < 1e-3
+    apart = (ours - expected).abs()
+    assert apart.max() < 2.01 and (apart > 0.01).double().mean() < 0.02 and (apart > 1.01).double().mean() < 1e-4
     assert dino.protocol == "dgm-eval"
     with pytest.raises(ValueError, match="`protocol` of dinov2"):
         extractor("dinov2", weights=folders / "dinov2", protocol="tf")

@@ -62,6 +62,7 @@ def test_clip_score_is_that_of_transformers(clip: Path) -> None:
     assert half["clip_score"].value == pytest.approx(found.value / 40, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_any_function_any_model(clip: Path) -> None:
     from transformers import CLIPModel, CLIPProcessor
 
