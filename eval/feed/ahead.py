@@ -11,7 +11,7 @@ more is copied it waits for the work on the oldest, never for a value.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -98,7 +98,7 @@ class CudaLane:
         done.synchronize()
 
 
-def ahead(batches: Iterator[Batch], device: torch.device, lane: Lane | None = None) -> Iterator[Batch]:
+def ahead(batches: Iterator[Batch], device: torch.device, lane: Lane | None = None) -> Generator[Batch, None, None]:
     """The batches on the device, in their order; each is copied as soon as it is there, whatever the device has still to do.
 
     On a CPU they are what they are. lane: another way to bring them.

@@ -167,7 +167,8 @@ class Held:
         doubt = self._doubt(np.array(self.numbers, np.int64))
         if doubt is not None:
             usable = self._usable(doubt.images, doubt.codes.cpu().numpy())
-            self.numbers, self.images = (list(compress(held, usable)) for held in (self.numbers, self.images))
+            self.numbers = list(compress(self.numbers, usable))
+            self.images = list(compress(self.images, usable))
             self.codes = [None] * len(self.images)
 
     def rest(self, extractor: Extractor | None) -> list[Shard]:

@@ -66,9 +66,9 @@ def _of_classes(real: Features, generated: Features, name: str, interval: bool) 
     sides = [(_places(side, name), rows) for side, rows in ((real, x), (generated, y))]
     theirs, ours = (places for places, _ in sides)
     if apart := sorted(theirs.keys() ^ ours.keys()):
-        side, other = ("real", "generated") if apart[0] in theirs else ("generated", "real")
+        having, lacking = ("real", "generated") if apart[0] in theirs else ("generated", "real")
         raise ValueError(
-            f"{name} compares class by class: the {side} images have {apart[0]!r}, and the {other} ones do not "
+            f"{name} compares class by class: the {having} images have {apart[0]!r}, and the {lacking} ones do not "
             f"({len(apart)} such classes): give the same classes on both sides"
         )
     found = {}

@@ -82,7 +82,8 @@ def best_of(
         raise ValueError(f"`seeds` must be one int, or one a sample, {len(x_T)}; got {len(told)}")
     tilt = Tilt(reward, "x", lambda lam: 1.0, False, decode if callable(decode) else None)
     schedule = denoiser.schedule
-    sigma = float(schedule.sigma(how.get("t_start") or getattr(denoiser, "t_start", schedule.t_max)))
+    start = how.get("t_start") or getattr(denoiser, "t_start", None) or schedule.t_max
+    sigma = float(schedule.sigma(float(start)))
     best: Tried | None = None
     centre, history, failed, before = x_T, [], 0, denoiser.nfe
     for k in range(n * (1 + rounds)):

@@ -130,7 +130,7 @@ class Particles:
         """d(beta r) - beta grad r o (dx - dx_flow): of this step what begins it, of the last one what ends it."""
         plan, k = run.plan, run.step
         value = self._known(run, lift.value)
-        moved: Tensor | float = 0.0
+        moved = torch.zeros_like(x)
         gained = value - run.reward
         if lift.pull is not None:
             moved = x - (float(plan.alpha[k + 1]) * lift.x0 + float(plan.sigma[k + 1]) * lift.eps)
@@ -168,6 +168,7 @@ class Particles:
         stay = torch.arange(K, device=w.device)
         index = torch.where(need[:, None], chosen, stay) + K * torch.arange(G, device=w.device)[:, None]
         run.log_w = torch.where(need[:, None], -log(K), w)
+        assert run.lineage is not None
         run.lineage = torch.gather(run.lineage, 1, torch.where(need[:, None], chosen, stay))
         take = self.processes.taker(index.flatten(), run.batch)
         run.reward, run.moved = (take(v) if isinstance(v, Tensor) else v for v in (run.reward, run.moved))

@@ -58,7 +58,7 @@ def residual(denoiser: Denoiser, x: Tensor, t: float, probe: Tensor, width: floa
         (pulled,) = torch.autograd.grad((eps * probe).sum(), u, create_graph=True)
         both = rho**2 * (pulled * probe).sum() - rho * eps.square().sum()
         (slope,) = torch.autograd.grad(both, u, create_graph=keep)
-        across = 0.0
+        across = torch.zeros_like(u)
         low, high = _clipped(denoiser, lam - width), _clipped(denoiser, lam + width)
         for lam_at, sign in ((low, 1.0), (high, -1.0)):  # rho falls as lam rises
             at = schedule.nodes(float(schedule.t_of_lam(lam_at)))
