@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ def in_a_process(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "fewstep", *args], capture_output=True, text=True)
 
 
-def test_help_is_fast_and_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom fewstep.cli import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
@@ -25,13 +24,8 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
-    spent = []
-    for _ in range(3):
-        start = time.perf_counter()
-        result = in_a_process("--help")
-        spent.append(time.perf_counter() - start)
-        assert result.returncode == 0 and "compare" in result.stdout
-    assert min(spent) < 0.5
+    result = in_a_process("--help")
+    assert result.returncode == 0 and "compare" in result.stdout
 
 
 def test_version() -> None:

@@ -84,7 +84,9 @@ def test_a_call_and_its_step_compile_into_one_graph(name: str) -> None:
 
     x, noise = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)), NoiseSource([0, 1])
     short, long = (build(name, VP, nfe, limiter=False) for nfe in (24, 144))
-    with torch._dynamo.config.patch(recompile_limit=24):  # pndm has 17 kinds of row
+    config: Any = torch._dynamo.config
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before torch 2.7
+    with config.patch({limit: 24}):  # pndm has 17 kinds of row
         assert torch.allclose(play(short), sample(denoiser, x, short, noise_seeds=[0, 1]), rtol=1e-5, atol=1e-6)
         kinds = len(graphs)
         assert kinds <= (17 if name == "pndm" else 8)

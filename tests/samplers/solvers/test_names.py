@@ -66,7 +66,7 @@ def test_every_scheduler_class_means_a_solver_or_says_why_not() -> None:
         except ValueError as error:
             assert "is no solver here: " in str(error) and len(str(error)) < 300
             refused.add(name)
-    assert len(classes) >= 49
+    assert len(classes) >= 46  # of the oldest release that is declared; 49 of the newest
     assert len(refused) <= 14 and "AmusedScheduler" in refused and "KDPM2DiscreteScheduler" not in refused
 
 
