@@ -17,7 +17,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
-from option_product import CLASSES, CLASSICAL, Case, classical, drawn, error  # noqa: E402
+from option_cases import CLASSES, CLASSICAL, Case, classical, drawn, error  # noqa: E402
 
 
 def kind(case: Case) -> str:

@@ -265,7 +265,7 @@ def test_bad_input():
         "not its adjoint: .* differ by": lambda: guidance.dds(denoiser, y, wrong),
         "not finite": lambda: guidance.mpgd(denoiser, y / 0, A),
         "must be a Denoiser": lambda: guidance.dps(lambda x, t: x, y, A),
-        "Operator or a pair": lambda: guidance.dps(denoiser, y, problem.A),
+        "an Operator, a pair": lambda: guidance.dps(denoiser, y, problem.A),
         "not linear": lambda: guidance.dds(denoiser, y, guidance.Operator(A.forward, linear=False)),
         "a `loss` of clean samples": lambda: guidance.lgd(denoiser),
         "no pseudo-inverse": lambda: guidance.impute(denoiser, y, A),

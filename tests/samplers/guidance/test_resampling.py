@@ -41,13 +41,14 @@ def test_resampling_is_unbiased_and_a_function_of_the_seed(method):
     log_w = torch.log(torch.tensor([[0.5, 0.3, 0.2, 0.0], [0.25, 0.25, 0.25, 0.25]], dtype=torch.float64))
     K, runs = 4, 1500
     counts = torch.zeros(2, K)
+    atol = 0.2 if method == "one" else 0.08  # one parent for all: each count is 0 or K, and varies most
     for row in range(runs):
         found = ancestors(log_w, torch.from_numpy(places(method, [3, 4], row, K)))
         each = torch.stack([torch.bincount(line, minlength=K) for line in found])
         counts += each
         if method == "systematic":
             assert ((each - K * log_w.exp()).abs() < 1).all()
-    assert torch.allclose(counts / runs, (K * log_w.exp()).float(), atol=0.08) and counts[0, 3] == 0
+    assert torch.allclose(counts / runs, (K * log_w.exp()).float(), atol=atol) and counts[0, 3] == 0
     assert np.array_equal(places(method, [3, 4], 7, K)[1:], places(method, [4], 7, K))
     assert torch.allclose(effective(log_w), torch.tensor([1 / 0.38, 4.0], dtype=torch.float64))
 

@@ -8,7 +8,7 @@ import random
 import affine
 import numpy as np
 import pytest
-from option_product import CLASSES, classical, drawn, error
+from option_cases import CLASSES, classical, drawn, error
 from real_grids import CONFIGS, table
 from spreads import MEAN, OPTIONS, STD, coefficients, spreads
 
