@@ -45,8 +45,8 @@ PATHS = (
 )
 FREE = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 # What is slow where it is right, and whether it ends is what its own tests are about: here only with something wrong beside it.
-LONG = {"sample": ["--nfe", "0"], "compare": ["--nfe", "0"], "learn": ["--nfe", "0"], "tune": ["--nfe", "0"], "eval": ["--metrics", "?", "--nfe", "0"],
-        "fid": ["--batch-size", "0"], "stats": ["--batch-size", "0"]}  # fmt: skip
+LONG = {"sample": ["--nfe", "0"], "compare": ["--nfe", "0"], "learn": ["--nfe", "0"], "tune": ["--nfe", "0"],
+        "eval": ["--metrics", "?", "--nfe", "0"], "fid": ["--batch-size", "0"], "stats": ["--batch-size", "0"]}  # fmt: skip
 
 
 def options(command):
