@@ -13,7 +13,6 @@ from fewstep.samplers.artefact.file import nfes
 from fewstep.samplers.artefact.learned_table import Learned
 from fewstep.samplers.building.compiling import build
 from fewstep.samplers.building.resuming import boundaries
-from fewstep.samplers.ratios.cascade import covers, foretold
 from fewstep.samplers.table.tableau import Tableau
 
 
@@ -31,9 +30,11 @@ def table_at(
     cascade: of dynamic compensation, see `ratios/cascade.py`: it has a table where none was learned, within its ranges.
     """
     known = nfes(tables)
-    if (nfe, guidance) not in [(t.nfe, t.guidance) for t in tables] and covers(cascade, nfe, guidance):
-        assert cascade is not None and nfe is not None
-        return foretold(cascade, tables[0].tableau.schedule, nfe, guidance)
+    if cascade and nfe is not None and (nfe, guidance) not in [(t.nfe, t.guidance) for t in tables]:
+        from fewstep.samplers.ratios.cascade import covers, foretold
+
+        if covers(cascade, nfe, guidance):
+            return foretold(cascade, tables[0].tableau.schedule, nfe, guidance)
     if nfe is None and len(known) > 1:
         raise ValueError(f"this artefact has tables for {_listed('nfe', known)}: say which, nfe=")
     if nfe is None or nfe in known:

@@ -15,7 +15,6 @@ import torch
 from fewstep.samplers.noise.brownian import BrownianPaths, unit_normal, unit_uniform
 from fewstep.samplers.noise.draws import Draw, Noise, check_seeds, drawn_seeds, onto, uniforms
 from fewstep.samplers.noise.field import GaussianField
-from fewstep.samplers.noise.philox import normals
 
 DRAWN_THERE, MANY = ("cuda",), 2**17  # devices that draw by themselves, and of how many numbers on it is faster
 JUMPS = 2**32  # counters of jumps, beyond those of rows and paths
@@ -35,6 +34,8 @@ class NoiseSource:
         """z of shape (B, ...) with B = number of seeds."""
         check_seeds(self.seeds, like)
         if like.device.type in DRAWN_THERE and like.numel() >= MANY:
+            from fewstep.samplers.noise.philox import normals
+
             return normals(self.seeds, (0, draw.slot, draw.row), like.shape[1:], like.device).to(like.dtype)
         return onto(like, [unit_normal(seed, (0, draw.slot, draw.row), like.shape[1:]) for seed in self.seeds])
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from fewstep.samplers.rollouts.noisy_rows import NoisyRows
-from fewstep.samplers.rollouts.recorded_run import Recorder, Trajectory
 from fewstep.samplers.run.step import State, Step
+
+if TYPE_CHECKING:
+    from fewstep.samplers.rollouts.recorded_run import Recorder, Trajectory
 
 
 class Recording:
@@ -28,6 +29,9 @@ class Recording:
         """The state after a row."""
         if not self.records:
             return step.__call__(state, output, noises)  # step(): torch 2.6 guards its id
+        from fewstep.samplers.rollouts.noisy_rows import NoisyRows
+        from fewstep.samplers.rollouts.recorded_run import Recorder
+
         with torch.no_grad():
             if self._record is None:
                 if step.index:

@@ -74,7 +74,7 @@ def test_public_names_resolve() -> None:
 
 @pytest.mark.slow
 def test_scheduler_and_sample_load_few_lines() -> None:
-    """Imported and used once each: of 40,000; the first release, without limiter, seals and rules by class, 10,429."""
+    """Imported and used once each: of 56,000; the first release, without limiter, seals and rules by class, 10,429."""
     run(
         sys.executable, "-c",
         "import sys, torch\n"
@@ -83,7 +83,7 @@ def test_scheduler_and_sample_load_few_lines() -> None:
         "Scheduler.from_config({'_class_name': 'DDIMScheduler'}).set_timesteps(3)\n"
         "files = [m.__file__ for name, m in sys.modules.items() if name.startswith('fewstep') and m.__file__]\n"
         "lines = sum(len(open(file, encoding='utf-8').read().splitlines()) for file in files)\n"
-        "assert lines < 12_200, lines\n",
+        "assert lines < 12_700, lines\n",
     )  # fmt: skip
 
 
