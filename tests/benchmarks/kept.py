@@ -101,6 +101,11 @@ def resumable() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def short(model: str) -> str:
+    """What a table's name calls a model by: `digits` for the embedded one, a folder by its own name."""
+    return "digits" if model == "demo" else Path(model).name
+
+
 def power(value: float, digits: int = 1) -> str:
     """6.5e-4."""
     mantissa, exponent = f"{value:.{digits}e}".split("e")

@@ -39,7 +39,6 @@ LEAGUE = "dmn ays gits oss d_ode dc iia ems s3 tta ld3 s4s dss bns bespoke joint
 OPTIONS: dict[str, dict[str, Any]] = {"ays": {"mode": "optimise"}}
 SOLVER = "dpmpp_2m"
 ALL = kept.ROOT / "docs" / "league.json"  # every figure of both models
-NAMES = {"demo": "digits"}
 
 
 def measured(task: Task, table: Any, seeds: list[int], truth: Any) -> dict[str, Any]:
@@ -69,7 +68,9 @@ def one(task: Task, name: str, start: Any, steps: int, batch: int) -> tuple[Any,
 
 
 @click.command()
-@click.option("--model", default="demo", show_default=True, help="demo, ring, sixteen or third.")
+@click.option(
+    "--model", default="demo", show_default=True, help="demo, ring, sixteen, third, or the folder of a pipeline."
+)
 @click.option("--nfe", "nfes", default="4,5,6,8,10", show_default=True)
 @click.option("--methods", default=",".join(LEAGUE), show_default=False)
 @click.option("--steps", default=150, show_default=True, help="Of gradient methods.")
@@ -88,7 +89,7 @@ def main(
         play(path, model, [int(n) for n in nfes.split(",")], methods.split(","), (steps, batch, number))
         rows = [row for row in json.loads(path.read_text()) if row["model"] == model]
         columns, lines = shown(rows)
-        kept.show(f"league_{NAMES.get(model, model)}", columns, lines, keep)
+        kept.show(f"league_{kept.short(model)}", columns, lines, keep)
         if keep:
             others = [row for row in json.loads(ALL.read_text()) if row["model"] != model]
             write_text(ALL, json.dumps(sorted([*rows, *others], key=lambda row: row["model"] != "demo"), indent=1))
@@ -98,8 +99,8 @@ def play(path: Path, model: str, nfes: list[int], methods: list[str], how: tuple
     """Measure what the file has not; how: steps and batch of gradient methods, untouched seeds."""
     steps, batch, number = how
     torch.set_num_threads(1)
-    if model == "demo":
-        problem, teacher = Problem("demo"), {"nfe": 60}
+    if model not in MIXTURES:
+        problem, teacher = Problem(model), {"nfe": 60}
     else:
         problem = Problem(MIXTURES[model](), shape=SHAPES[model], dtype=torch.float64, batch_size=256)
         teacher = {"nfe": 200}

@@ -1,4 +1,4 @@
-"""Error of every deterministic solver on the embedded model: `python tests/benchmarks/solvers_digits.py`.
+"""Error of every deterministic solver on a model: `python tests/benchmarks/solvers_digits.py [--model colours]`.
 
 What `fewstep compare --solvers all --grid auto` does, as the table of the pages: each solver on the best of five grids, those
 whose errors are the same ones in one row, the best at 10 evaluations first. `all` may be names between commas.
@@ -36,15 +36,16 @@ def together(found: list[SolverErrors]) -> list[list[SolverErrors]]:
 
 
 @click.command()
+@click.option("--model", default="demo", show_default=True, help="demo, or the folder of a pipeline.")
 @click.option("--solvers", type=NAMES, default="all", show_default=True)
 @click.option("--nfe", "nfes", type=NUMBERS, default="4,5,6,8,10,15,20", show_default=True)
 @click.option("-n", "--number", default=16, show_default=True, help="Images.")
 @kept.keep
-def main(solvers: tuple[str, ...], nfes: tuple[int, ...], number: int, keep: bool) -> None:
+def main(model: str, solvers: tuple[str, ...], nfes: tuple[int, ...], number: int, keep: bool) -> None:
     """Print the table."""
     torch.set_num_threads(1)
     names = ode_solvers() if tuple(solvers) == ("all",) else solvers
-    trials = Trials(Source("demo"), range(number))
+    trials = Trials(Source(model), range(number))
     trials.truth(progress=sys.stderr.isatty())
     groups = together([trials.errors(name, nfes, "auto") for name in watched(names, "solver")])
     at = list(nfes).index(RANKED) if RANKED in nfes else -1
@@ -55,7 +56,7 @@ def main(solvers: tuple[str, ...], nfes: tuple[int, ...], number: int, keep: boo
         (", ".join(one.solver for one in group), group[0].grid, *line)
         for group, line in zip(groups, cells, strict=True)
     ]
-    kept.show("solvers_digits", ("solver", "grid", *map(str, nfes)), rows, keep)
+    kept.show(f"solvers_{kept.short(model)}", ("solver", "grid", *map(str, nfes)), rows, keep)
 
 
 if __name__ == "__main__":

@@ -103,9 +103,9 @@ def test_error_is_the_spread_of_fresh_samples(shift):
 def test_intervals_cover(shift, least, least_of_both):
     """Without a shift, or a small one for so many images, the estimate is skewed, and its normal interval covers 90 %."""
     value, error, fresh, of_both = _replicates(shift, 2000, m=200)
-    for values, errors, least in ((value, error, least), (fresh, of_both, least_of_both)):
+    for values, errors, bound in ((value, error, least), (fresh, of_both, least_of_both)):
         covered = np.mean(np.abs(values - values.mean()) < 1.96 * errors)
-        assert least < covered < 0.97
+        assert bound < covered < 0.97
 
 
 def test_bad_input():

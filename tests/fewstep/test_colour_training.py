@@ -249,3 +249,29 @@ def test_what_cannot_be_trained_is_told_in_a_sentence(trained, folder, data, tmp
     damaged[-1] ^= 1
     (tmp_path / "copy" / "state.safetensors").write_bytes(damaged)
     assert "was changed or damaged" in refused(tmp_path / "copy", 6)
+
+
+def test_a_classifier_is_trained_and_read_back(tmp_path):
+    sys.path.insert(0, str(EXAMPLES))
+    import colour_classifier
+
+    sys.path.remove(str(EXAMPLES))
+    random, arrays = np.random.default_rng(0), {}
+    for split, number in (("train", 60), ("test", 30)):  # each class is a shade
+        labels = np.arange(number) % 3
+        noise = random.integers(0, 60, (number, 16, 16, 3))
+        arrays |= {f"{split}_images": (noise + 90 * labels[:, None, None, None]).astype(np.uint8)}
+        arrays |= {f"{split}_labels": labels}
+    np.savez(tmp_path / "shades.npz", **arrays)
+    out = tmp_path / "classifier.safetensors"
+    command = ["--data", str(tmp_path / "shades.npz"), "--out", str(out), "--rounds", "60", "--device", "cpu"]
+    told = CliRunner().invoke(colour_classifier.main, command)
+    assert told.exit_code == 0, told.output
+    right = float(told.output.partition("%")[0])
+    assert right > 90
+    network = colour_classifier.load(out)
+    images = torch.from_numpy(arrays["test_images"].transpose(0, 3, 1, 2).copy())
+    assert colour_classifier.share_right(network, images, torch.arange(30) % 3) == pytest.approx(right / 100, abs=0.04)
+    assert network.features(images).shape == (30, 128)
+    missing = CliRunner().invoke(colour_classifier.main, ["--data", str(tmp_path / "none.npz"), "--out", str(out)])
+    assert missing.exit_code == 1 and "does not exist" in missing.output
