@@ -55,7 +55,7 @@ def optimal_steps(schedule: NoiseSchedule, n: int, t_start: float, t_end: float,
     first, last = np.exp(-np.logaddexp(0.0, schedule.lam(np.array([t_start, t_end]))))
     top = min(float(first), known[table][0])
     low = float(last) if last > 0 else min(known[table][-1], 0.5 * top)
-    levels = [top, *(r for r in known[table] if low < r < top), low]
+    levels = [top, *(r for r in known[table] if low * (1 + 1e-9) < r < top * (1 - 1e-9)), low]  # one level is not two
     place = np.linspace(0, len(levels) - 1, n + 1)
     r = np.exp(np.interp(place, np.arange(len(levels)), np.log(levels)))
     with np.errstate(divide="ignore"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,16 @@ import pytest
 import scipy
 import torch
 from problems import Gaussian, Mixture, starts
+from scipy.integrate._ivp.common import select_initial_step
 
 from fewstep.samplers import NoiseSchedule, sample
 
 VP = NoiseSchedule.vp_linear()
 LAMS = (float(VP.lam(1.0)), float(VP.lam(1e-3)))
+KNOWS_ITS_END = pytest.mark.skipif(
+    "t_bound" not in inspect.signature(select_initial_step).parameters,
+    reason="the first trial step of this scipy may go beyond the end",
+)
 
 
 def in_lam(lam: float, u: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -34,6 +40,7 @@ def in_time(t: float, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 @pytest.mark.parametrize("var", ["lam", "t"])
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-5, 1e-8])
 @pytest.mark.parametrize("seed", [0, 1])
+@KNOWS_ITS_END
 def test_same_steps_as_scipy(var: str, tolerance: float, seed: int) -> None:
     """One sample: the same evaluations, accepted steps and result (derivatives of lam by differences in t)."""
     x = starts(VP, 1.0, 1, seed)

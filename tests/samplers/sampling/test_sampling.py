@@ -298,4 +298,5 @@ def test_a_whole_sampling_is_exported(name: str) -> None:
             return end
 
     sampler, x = Sampler(), torch.randn(2, 4)
-    assert torch.equal(torch.export.export(sampler, (x,)).module()(x), sampler(x))
+    exported = torch.export.export(sampler, (x,), strict=False)  # as it is from torch 2.7 on, unless told
+    assert torch.equal(exported.module()(x), sampler(x))
