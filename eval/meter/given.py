@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fewstep.checks import unknown
 from fewstep.eval.gaussian.features import PARTS, Features
+from fewstep.eval.images.image_sets import ImageSet
 
 
 def features_in(given: Any) -> dict[str, Tensor] | None:
@@ -57,6 +58,13 @@ def _floating(given: Any) -> bool:
 def one_image(given: Any) -> bool:
     """Whether it is a single picture of PIL."""
     return hasattr(given, "getbands")
+
+
+def all_of(images: ImageSet) -> list[Tensor]:
+    """Every image of a set. ValueError: a stream, whose images nobody can number."""
+    if images.count is None:
+        raise ValueError("`originals` are numbered as the images are: give a tensor, a list or a folder")
+    return [images.image(i) for i in range(images.count)]
 
 
 def require_fit(features: Mapping[str, Any], known: Mapping[str, int], whose: str) -> None:

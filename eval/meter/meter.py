@@ -12,7 +12,7 @@ from fewstep.eval.extractors.base import Extractor
 from fewstep.eval.gaussian.features import Features, Meta
 from fewstep.eval.images.image_sets import digest
 from fewstep.eval.meter.beside import Beside
-from fewstep.eval.meter.given import features_in, one_image, require_fit
+from fewstep.eval.meter.given import all_of, features_in, one_image, require_fit
 from fewstep.eval.meter.held import Held, require_state, same_dims
 from fewstep.eval.passes.collect import require_readable
 from fewstep.eval.passes.gathering import gathered
@@ -24,6 +24,7 @@ from fewstep.samplers.noise.random_state import random_state_kept
 from fewstep.samplers.pipeline.eval_mode import in_eval_mode
 
 SIDES = {False: "generated", True: "real"}
+BESIDE = ("prompts", "labels", "originals")
 
 
 class Meter:
@@ -75,6 +76,7 @@ class Meter:
             self._planner = Planner.begun(self._side, Side(None), extractor, device, {**how, "processes": processes})
             self._planner.scores, self._planner.featured = self.question.scores, self.question.featured
             self._planner.words = self._beside.prompts
+            self._planner.others = self._beside.originals if self.question.paired else None
             self._planner.classes = Classes(self.question.labelled, {False: None, True: theirs})
             real = self.question.needs(True)
             self._plan = None if reference is None else self._planner.plan(self._side, *real, real=True)
@@ -106,12 +108,12 @@ class Meter:
             index: a number for each of them, in all processes together; it decides their order where that matters (the
                 subsets of KID). None: in turn, the k-th of rank r being k size + r where each process has its own.
             how: range, layout ... of these images, else as they were said of all; prompts (one each, or one text for all),
-                labels (one each): where a score or metric needs them.
+                labels (one each), originals (the real image of each, in any form): where a score or metric needs them.
 
         Raises:
             ValueError: no images; features of another size or extractor than the reference's.
         """
-        real, beside = bool(real), {name: how.pop(name, None) for name in ("prompts", "labels")}
+        real, beside = bool(real), {name: how.pop(name, None) for name in BESIDE}
         if real and self._side.source is not None:
             raise ValueError("this Meter has its reference already: make it with reference=None to give real images")
         if real and not self.question.comparing:
@@ -142,6 +144,8 @@ class Meter:
         images, extractor = self._planner.images(side, **given), self._planner.extractor(together=False)
         held.lossy = images.lossy if held.n == 0 or held.lossy == images.lossy else held.lossy or images.lossy or None
         require_readable(images, held.processes)
+        if beside["originals"] is not None:
+            beside["originals"] = all_of(self._planner.images(Side(beside["originals"]), **how))
         if images.count is None:
             for _, pictures in images.stream(held.batch_size):
                 numbers, _ = held.numbered(len(pictures), None)

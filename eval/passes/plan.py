@@ -94,7 +94,7 @@ class Planner:
     scores: Mapping[str, Callable[[bool], Scorer]] = field(default_factory=dict)  # told whether to download
     featured: bool = True  # whether features are needed, and not scores alone
     words: Any = ()  # prompts by the numbers of the images
-    others: ImageSet | None = None  # real images of the same numbers
+    others: Any = None  # real images of the same numbers: others.image(number)
     classes: Classes = field(default_factory=Classes)
 
     @classmethod

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fewstep.eval.extractors.base import Extractor
 from fewstep.eval.extractors.precision import exact_arithmetic
-from fewstep.eval.images.image_sets import ImageSet, digest
+from fewstep.eval.images.image_sets import digest
 from fewstep.eval.metrics.registry import METRICS
 from fewstep.eval.scores.score_entry import Scorer
 
@@ -25,14 +25,12 @@ class Scoring(Extractor):
         base: of the features, or None.
         scorers: by name.
         words: the prompts, by the numbers of the images.
-        others: real images of the same numbers, for scores of pairs.
+        others: real images of the same numbers, for scores of pairs: others.image(number).
     """
 
     protocol = "as the model's own"
 
-    def __init__(
-        self, base: Extractor | None, scorers: Mapping[str, Scorer], words: Words, others: ImageSet | None = None
-    ) -> None:
+    def __init__(self, base: Extractor | None, scorers: Mapping[str, Scorer], words: Words, others: Any = None) -> None:
         super().__init__()
         self.others = others
         self.base, self.scorers, self.words = base, torch.nn.ModuleDict(scorers), words

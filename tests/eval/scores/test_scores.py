@@ -197,6 +197,27 @@ def test_images_of_one_number_are_compared(monkeypatch: pytest.MonkeyPatch) -> N
         fe.evaluate(None, generated, ("lpips_pairs",), **how)
 
 
+def test_a_meter_compares_images_with_their_originals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lpips", SimpleNamespace(LPIPS=Levels))
+    real, generated = pictures(7, 0), pictures(7, 1)
+    how: dict[str, Any] = {"options": {"lpips_pairs": {"net": "vgg"}}, "batch_size": 4}
+    expected = fe.evaluate(real, generated, ("lpips_pairs",), progress=False, **how)["lpips_pairs"].value
+    meter = fe.Meter(None, ("lpips_pairs",), **how)
+    meter.update(generated[:3], originals=real[:3]).update(generated[3:6], originals=list(real[3:6]))
+    other = fe.Meter(None, ("lpips_pairs",), **how)
+    other.load_state_dict(meter.state_dict())  # two images wait
+    meter.update(generated[6:], originals=real[6:])
+    assert meter.compute()["lpips_pairs"].value == pytest.approx(expected, rel=1e-12)
+    last = fe.Meter(None, ("lpips_pairs",), **how).update(generated[6:], originals=real[6:])
+    assert other.merge(last).compute()["lpips_pairs"].value == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(ValueError, match="got 3 images and 2 of these"):
+        meter.update(generated[:3], originals=real[:2])
+    with pytest.raises(ValueError, match=r"update\(images, originals="):
+        meter.update(generated[:3])
+    with pytest.raises(ValueError, match="no metric of this Meter"):
+        fe.Meter("mnist", ("fid",), extractor="digits").update(generated, originals=real)
+
+
 def test_without_the_package_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lpips", None)
     with pytest.raises(ValueError, match="pip install lpips"):
