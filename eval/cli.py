@@ -98,6 +98,10 @@ def fid_command(real: str | None, generated: str | None, **how: Any) -> None:
 @click.option("--pairs", type=click.IntRange(2), default=64, show_default=True, help="Images for rmse, psnr, lpips.")
 @click.option("--grid", help="Of --model: a name that `fewstep grids` lists.")
 @click.option("-n", "--number", type=click.IntRange(2), help="Generated images  [default: all; of --model: 1000]")
+@click.option(
+    "--labels", metavar="FILE", help="Classes of GENERATED: a line an image, or a .npy  [default: its folders]"
+)
+@click.option("--real-labels", metavar="FILE", help="Classes of REAL.")
 @click.option("--against", type=NAMES, default=(), metavar="A,B,...", help="Of LEARNED.json: other solvers to beat.")
 @click.option("--gap", is_flag=True, help="Of MODEL: how far it is from being a score, and its ODE from its SDE.")
 @click.option("--out", metavar="DIR", help="Of --model: folder for curves, sheet, page and values.")

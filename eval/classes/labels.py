@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -33,6 +34,26 @@ def checked_labels(labels: Any, count: int | None, whose: str) -> np.ndarray:
             f"{len(array)} labels were given for {count} images, {whose}: give one an image, in their order"
         )
     return array.astype(str)
+
+
+def labels_in(path: str) -> np.ndarray:
+    """Labels out of a file, one an image in their order: a line each, or an array in a .npy. ValueError for anything else."""
+    if not os.path.isfile(path):
+        raise ValueError(f"there is no file {path!r} with labels: a line an image, or an array in a .npy")
+    try:
+        if path.endswith(".npy"):
+            return np.asarray(np.load(path, allow_pickle=False))
+        with open(path, encoding="utf-8-sig") as lines:
+            found = [line.strip() for line in lines]
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} holds no labels ({error}): a line an image, or an array in a .npy") from error
+    while found and not found[-1]:
+        del found[-1]
+    if "" in found:
+        raise ValueError(
+            f"line {found.index('') + 1} of {path} has no label: one a line, for each image in their order"
+        )
+    return np.array(found, str)
 
 
 def of_numbers(known: Mapping[int, str], numbers: np.ndarray, whose: str) -> np.ndarray:

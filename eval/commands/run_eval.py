@@ -25,6 +25,8 @@ def run_eval(
         check_learned(sets, model, metrics, how, said)
         return
     if model is not None:
+        if how["labels"] or how["real_labels"]:
+            raise ValueError("--labels are of images in files; those that --model draws have its --classes")
         if sets:
             raise ValueError(f"--model draws the images; give the real ones as --real, not as {' '.join(sets)!r}")
         evaluate_model(model, metrics, how)

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from fewstep.eval.classes.labels import labels_in
 from fewstep.eval.commands.one_set import write_statistics
 from fewstep.eval.commands.output import check_outputs, evaluating, is_first, metric_options, tell
 from fewstep.eval.gaussian.statfile import holds_statistics
@@ -25,8 +26,9 @@ def evaluate_sets(real: str | None, generated: str, metrics: Sequence[str], how:
     check_outputs(how)
     options = metric_options(how.get("metric_options", ()))
     said = (how.get("call") or {}).get("prompt") or how.get("prompt")
-    prompts = {"prompts": said} if said else {}
-    report = evaluate(real, generated, metrics, options=options, **prompts, **evaluating(how))
+    beside: dict[str, Any] = {"prompts": said} if said else {}
+    beside |= {name: labels_in(how[name]) for name in ("labels", "real_labels") if how.get(name)}
+    report = evaluate(real, generated, metrics, options=options, **beside, **evaluating(how))
     if is_first(how):
         tell(report, report.table(), how, lambda folder: _sheets(real, generated, how, folder))
 

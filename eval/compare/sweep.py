@@ -9,7 +9,7 @@ from typing import Any
 from PIL.Image import Image
 
 from fewstep.eval.images.generated import Generated
-from fewstep.eval.metrics.registry import METRICS
+from fewstep.eval.metrics.registry import METRICS, Metric
 from fewstep.eval.passes.evaluation import evaluate, stats
 from fewstep.eval.passes.processes import Processes
 from fewstep.eval.report.curve_points import Point
@@ -54,11 +54,23 @@ class Sweep:
             spatial = any("spatial" in metric.statistics for metric in wanted)
             shared = {name: value for name, value in how.items() if name != "options"}
             real = stats(real, rows=rows, spatial=spatial, **shared)
+        beside = self._beside([METRICS.find(metric) for metric in metrics])
         labels = [f"{solver} at {n}" for solver, n in places]
         for (solver, n), _ in zip(places, watch(labels, "point"), strict=True):
             run = self._run(solver)
             images = Generated(self.source, solver, n, seeds=self.seeds, **run)
-            yield Point(solver, n, evaluate(real, images, metrics, **how), run["grid"] or "")
+            yield Point(solver, n, evaluate(real, images, metrics, **how, **beside), run["grid"] or "")
+
+    def _beside(self, metrics: Sequence[Metric]) -> dict[str, Any]:
+        """Prompts and classes of the seeds, as the model is called with them, where a metric looks at them."""
+        wanted = {"prompts": ("prompt", any(m.score is not None and not m.paired for m in metrics))}
+        wanted["labels"] = ("class_labels", any(m.labelled for m in metrics))
+        calls = [self.source.calls.of(seed) for seed in self.seeds]
+        return {
+            name: [call[argument] for call in calls]
+            for name, (argument, asked) in wanted.items()
+            if asked and all(call.get(argument) is not None for call in calls)
+        }
 
     def _run(self, solver: str) -> dict[str, Any]:
         """Grid, noise and options of one solver; the grid in its name goes before the one of all."""

@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from PIL.Image import Image
+from PIL.Image import Image, fromarray
 
 from fewstep.devices import chosen_device, loaded_in
 from fewstep.samplers.noise.random_state import random_state_kept
@@ -138,9 +139,9 @@ class Batch:
 
     @torch.no_grad()
     def images(self, x0: torch.Tensor) -> list[Image]:
-        """x0 (B, *shape) as the pipeline's own pictures."""
+        """x0 (B, *shape) as the pipeline's own pictures. ValueError for an `output_type` that is none."""
         with in_eval_mode(self.pipe):
-            return list(self.denoiser.decode(x0.to(self.x_T.device)))
+            return [_picture(drawn) for drawn in self.denoiser.decode(x0.to(self.x_T.device))]
 
     @torch.no_grad()
     def decoded(self, x0: torch.Tensor) -> torch.Tensor:
@@ -148,6 +149,19 @@ class Batch:
         with in_eval_mode(self.pipe):
             found: torch.Tensor = self.denoiser.decode(x0)
         return found
+
+
+def _picture(drawn: Any) -> Image:
+    """A picture, or values in [0, 1], (C, H, W) in a tensor and (H, W, C) in an array, as a picture."""
+    if isinstance(drawn, Image):
+        return drawn
+    values = np.asarray(drawn.detach().float().cpu().movedim(0, -1) if isinstance(drawn, torch.Tensor) else drawn)
+    if values.ndim != 3 or values.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"pictures are needed, and this call's `output_type` gives {tuple(values.shape)}: leave it away, or 'pil'"
+        )
+    levels = (values * 255).round().clip(0, 255).astype(np.uint8)
+    return fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
 
 
 Start = Callable[[Batch], torch.Tensor]

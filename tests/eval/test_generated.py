@@ -9,6 +9,7 @@ import torch
 from click.testing import CliRunner
 from pipelines import PIPELINES
 from torch import Tensor
+from worded_pipelines import worded
 
 import fewstep
 from fewstep import NoiseSchedule
@@ -233,3 +234,17 @@ def test_sobol_noise_is_refused_where_it_makes_no_sense() -> None:
             Sobol()(one)
     with pytest.raises(ValueError, match="numbered by the seeds, from 0"):
         Sobol()(batch(schedule, [0, 2**30]))
+
+
+def test_other_forms_of_output_are_the_same_pictures_and_latents_are_none() -> None:
+    pipe, call = worded("sd")
+    call = {name: value for name, value in call.items() if name != "output_type"} | {"prompt": "a"}
+
+    def pictures(**more: Any) -> list[Tensor]:
+        return drawn(Generated(pipe, "ddim", 2, number=2, call={**call, **more}))
+
+    plain = pictures()
+    for kind in ("pt", "np", "pil"):
+        assert_equal(pictures(output_type=kind), plain)
+    with pytest.raises(ValueError, match="leave it away, or 'pil'"):
+        pictures(output_type="latent")

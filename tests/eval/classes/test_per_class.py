@@ -96,6 +96,46 @@ def test_by_name_at_the_command_line(tmp_path: Path) -> None:
     assert result.exit_code == 0 and "intra-FD-digits" in result.output and "[1]" in result.output, result.output
 
 
+def test_labels_in_files_and_of_what_a_model_draws(tmp_path: Path) -> None:
+    real, generated, ours = pictures(16, 0), pictures(16, 1), ["b", "a"] * 8
+    for name, images in (("real", real), ("generated", generated)):
+        np.savez(tmp_path / f"{name}.npz", images.permute(0, 2, 3, 1).numpy())
+    (tmp_path / "labels.txt").write_text("\n".join(ours) + "\n", encoding="utf-8")
+    np.save(tmp_path / "labels.npy", np.arange(16) // 8)
+    words = ["eval", str(tmp_path / "real.npz"), str(tmp_path / "generated.npz"), "--extractor", "digits"]
+    words += ["--metrics", "intra_fid", "--json", "-"]
+
+    def told(*more: str) -> tuple[int, str]:
+        result = CliRunner().invoke(main, [*words, *more])
+        return result.exit_code, result.output
+
+    code, output = told("--labels", str(tmp_path / "labels.txt"), "--real-labels", str(tmp_path / "labels.txt"))
+    how: dict[str, Any] = {"extractor": "digits", **HOW}
+    expected = fe.evaluate(real, generated, ("intra_fid",), labels=ours, real_labels=ours, **how)["intra_fid"].value
+    assert code == 0 and f"{expected:.9f}"[:8] in output, output
+    code, output = told("--labels", str(tmp_path / "labels.npy"), "--real-labels", str(tmp_path / "labels.txt"))
+    assert code == 2 and "the generated images have '0', and the real ones do not" in output, output
+    code, output = told("--labels", str(tmp_path / "none.txt"))
+    assert code == 2 and "there is no file" in output
+    (tmp_path / "labels.txt").write_text("a\n\nb\n", encoding="utf-8")
+    code, output = told("--labels", str(tmp_path / "labels.txt"))
+    assert code == 2 and "line 2 of" in output
+
+    seen: list[Any] = []
+
+    @fe.metric("classes_of_test", rows=("main",), labelled=True, real=False)
+    def classes_of_test(_: Any, drawn: Any) -> list[Any]:
+        seen.append(drawn.labels.tolist())
+        return [fe.Result("classes_of_test", 0.0)]
+
+    try:
+        how = {"evaluation": {"extractor": "digits", "progress": False}, "classes": [7, 3, 1]}
+        fe.curve("demo", ("ddim",), (1, 2), None, ("classes_of_test",), 5, 1, **how)
+    finally:
+        fe.METRICS.remove("classes_of_test")
+    assert seen == [["3", "1", "7", "3", "1"]] * 2
+
+
 def test_bad_input(tmp_path: Path) -> None:
     real, generated = pictures(8, 0), pictures(8, 1)
     how: dict[str, Any] = {"extractor": thumbnails(), **HOW}

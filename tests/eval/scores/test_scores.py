@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor
+from worded_pipelines import worded
 
 import fewstep.eval as fe
 from fewstep.cli import main
@@ -195,6 +196,29 @@ def test_images_of_one_number_are_compared(monkeypatch: pytest.MonkeyPatch) -> N
         fe.evaluate(real[:5], generated, ("lpips_pairs",), **how)
     with pytest.raises(ValueError, match="give the real images"):
         fe.evaluate(None, generated, ("lpips_pairs",), **how)
+
+
+def test_prompts_of_a_model_are_those_that_it_draws_from() -> None:
+    pipe, rest = worded("sd")
+    seen: list[str] = []
+
+    @fe.register_score("letters_of_test")
+    def letters_of_test() -> Any:
+        def count(images: Tensor, prompts: Any) -> Tensor:
+            seen.extend(prompts)
+            return torch.tensor([float(len(prompt)) for prompt in prompts])
+
+        return count
+
+    try:
+        call = {**rest, "prompt": ["a", "a b", "a b c"]}
+        how: dict[str, Any] = {"evaluation": {"progress": False}, "batch_size": 2, "call": call}
+        told = fe.curve(pipe, ("ddim",), (2,), None, ("letters_of_test",), 5, 1, **how)
+    finally:
+        fe.METRICS.remove("letters_of_test")
+    assert seen == ["a b", "a b c", "a", "a b", "a b c"]
+    (point,) = told.points
+    assert point.report["letters_of_test"].value == pytest.approx((3 + 5 + 1 + 3 + 5) / 5)
 
 
 def test_a_meter_compares_images_with_their_originals(monkeypatch: pytest.MonkeyPatch) -> None:
