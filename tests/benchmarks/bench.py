@@ -59,6 +59,7 @@ class Benchmark:
 TABLES = {  # short ones first
     "overhead": Benchmark("overhead.py", one_thread=True),
     "real_configs": Benchmark("real_configs.py"),
+    "real_configs_left": Benchmark("real_configs.py --left --solvers deis,unipc,dpmpp_2m"),
     "auto_choice": Benchmark("auto_choice.py"),
     "adaptive": Benchmark("adaptive.py"),
     "adjoints": Benchmark("adjoints.py --only adjoints"),

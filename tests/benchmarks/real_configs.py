@@ -2,7 +2,7 @@
 
 A cell is a config, a number of evaluations and a mixture; its figure is the error over that of ddim. Printed for each solver:
 the geometric mean of all cells, the largest, the share above 1.1, and the worst cells; then, for the pages, the geometric mean
-and the largest over the configs of a kind.
+and the largest over the configs of a kind, or with --left every cell above 1.1 of the recommended solvers.
 """
 
 from __future__ import annotations
@@ -51,13 +51,24 @@ def shown(ratios: dict[str, dict[tuple[str, int, str], float]], configs: dict[st
     return rows
 
 
+def above(ratios: dict[str, dict[tuple[str, int, str], float]], most: float = 1.1) -> list[list[str]]:
+    """A row a config and mixture: solver, evaluations and error over that of ddim of every cell above `most`."""
+    left: dict[tuple[str, str], list[str]] = {}
+    for solver in SHOWN:
+        for (config, n, data), ratio in ratios[solver].items():
+            if ratio > most:
+                left.setdefault((config, data), []).append(f"`{solver}` {n}: {ratio:.2f}")
+    return [[config, data, "; ".join(cells)] for (config, data), cells in sorted(left.items())]
+
+
 @click.command()
 @click.option("--solvers", default="dpmpp_2m,unipc,deis,deis_log_rho,dpmpp_3m,cab,heun,dpm_2", show_default=True)
 @click.option("--nfe", default="5,8,13,20", show_default=True)
 @click.option("--every", default=1, show_default=True, help="Every how many-th of the configs.")
 @click.option("--published", is_flag=True, help="Rows without their limiter.")
+@click.option("--left", is_flag=True, help="Every cell that is left above 1.1.")
 @kept.keep
-def main(solvers: str, nfe: str, every: int, published: bool, keep: bool) -> None:
+def main(solvers: str, nfe: str, every: int, published: bool, left: bool, keep: bool) -> None:
     warnings.simplefilter("ignore")
     logging.disable()
     configs = dict(list(distinct().items())[::every])
@@ -81,6 +92,9 @@ def main(solvers: str, nfe: str, every: int, published: bool, keep: bool) -> Non
         )
     if set(SHOWN) <= set(ratios):
         print()
+        if left:
+            kept.show("real_configs_left", ("config", "mixture", "where"), above(ratios), keep)
+            return
         kept.show("real_configs", ("kind of config", *(f"`{s}`" for s in SHOWN)), shown(ratios, configs), keep)
 
 
