@@ -32,8 +32,11 @@ HERE = Path(__file__).resolve().parent
 FILES = {
     "mnist.npz": "arrays test_images (10000, 28, 28) and test_labels, uint8",
     "darcy.safetensors": "written by `python examples/recover_pde.py`",
+    "cifar10.zip": "CIFAR-10 as train/CLASS/*.jpg and test/CLASS/*.jpg, or another form that examples/train_colours.py reads",
     "dit": "written by `python examples/train_digits.py --network dit --out dit`",
 }
+COLOURS = "--model examples/colours --data cifar10.zip --classifier examples/colour_classifier.safetensors"
+DOZEN = "ddim,dpmpp_2m,dpmpp_3m,unipc,deis,res_multistep,cab,lms,heun,dpmpp_2s,etd_rk3"
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,12 @@ TABLES = {  # short ones first
     "budget": Benchmark("budget.py"),
     "league_sixteen": Benchmark("league.py --model sixteen --steps 150 --batch 32 --number 1000"),
     "solvers_digits": Benchmark("solvers_digits.py"),
+    "solvers_colours": Benchmark(f"solvers_digits.py --model examples/colours --solvers {DOZEN}"),
+    "fd_colours": Benchmark(f"fd_digits.py {COLOURS} -n 500", ("cifar10.zip",)),
+    "learned_colours": Benchmark("learned_digits.py --model examples/colours --learned examples/colours-learned.json"),
+    "learned_rmse_fd_colours": Benchmark(
+        f"fd_digits.py {COLOURS} --learned --artefact examples/colours-learned.json --nfe 5,8 -n 500", ("cifar10.zip",)
+    ),
     "learned_rmse_fd": Benchmark("fd_digits.py --learned"),
     "fd_digits": Benchmark("fd_digits.py"),
     "learned_digits_guided": Benchmark("learned_digits.py --guidance 3 --nfe 5,8"),

@@ -39,6 +39,8 @@ def model(name: str) -> tuple[Any, dict[str, Any]]:
     """A model and how it is called."""
     if name == "digits":
         return "demo", {"classes": range(10)}
+    if name not in MIXTURES:
+        return name, {}
     return MIXTURES[name](), {"shape": SHAPES[name], "dtype": torch.float64}
 
 
@@ -46,7 +48,7 @@ def curve(name: str, nfe: int, budgets: tuple[int, ...]) -> Iterator[str]:
     """A cell a budget: gain of what comes back, of the candidate (its rms), how many were accepted."""
     made, how = model(name)
     problem = Problem(made, batch_size=256, **how)
-    few = name == "digits"
+    few = name not in MIXTURES
     chooses, judges = range(CHOOSES, CHOOSES + (64 if few else 256)), range(JUDGES, JUDGES + (256 if few else 1024))
     own = Task(problem, Teacher(problem, cache=False), nfe, tuple(range(8)), tuple(chooses))
     known = sought(own, "auto", {}, True)
@@ -82,7 +84,7 @@ def curve(name: str, nfe: int, budgets: tuple[int, ...]) -> Iterator[str]:
 
 
 @click.command()
-@click.argument("models", nargs=-1, type=click.Choice((*MIXTURES, "digits")))
+@click.argument("models", nargs=-1, metavar="[ring|sixteen|third|digits|FOLDER]...")
 @click.option("--nfe", default=5, show_default=True)
 @click.option("--budget", "budgets", multiple=True, type=int, default=BUDGETS, show_default=True)
 @kept.keep

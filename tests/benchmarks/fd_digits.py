@@ -109,7 +109,7 @@ def shown(figures: dict[str, Points], table: Table) -> list[list[str]]:
 def named(model: str, learned: bool) -> str:
     """What the table is kept as."""
     if learned:
-        return "learned_rmse_fd" if model == "demo" else f"learned_{kept.short(model)}"
+        return "learned_rmse_fd" if model == "demo" else f"learned_rmse_fd_{kept.short(model)}"
     return f"fd_{kept.short(model)}"
 
 

@@ -1,6 +1,7 @@
-"""Learned tables of the embedded model against the best fixed recipe: `python tests/benchmarks/learned_digits.py`.
+"""Learned tables of a model against the best fixed recipe: `python tests/benchmarks/learned_digits.py`.
 
     python tests/benchmarks/learned_digits.py --guidance 3 --nfe 5,8
+    python tests/benchmarks/learned_digits.py --model examples/colours --learned examples/colours-learned.json
 
 What `fewstep learn demo --solver auto --set steps=70` does, as the table of the pages: rms / median of the error to the
 teacher on untouched seeds, ratios with 95 % intervals. Minutes a table; a run that was interrupted goes on.
@@ -58,6 +59,8 @@ def shown(artefact: Artefact) -> list[tuple[str, ...]]:
 
 
 @click.command()
+@click.option("--model", default="demo", show_default=True, help="demo, or the folder of a pipeline.")
+@click.option("--learned", type=click.Path(exists=True), help="What was learned already, and told with it.")
 @click.option("--nfe", "nfes", type=NUMBERS, default="3,4,5,6,7,8,9,10", show_default=True)
 @click.option("--guidance", type=float, help="Scale  [default: none]")
 @click.option("-n", "--number", default=256, show_default=True, help="Samples learned on.")
@@ -67,6 +70,8 @@ def shown(artefact: Artefact) -> list[tuple[str, ...]]:
 @click.option("--out", type=click.Path(path_type=Path), help="The artefact.")
 @kept.keep
 def main(
+    model: str,
+    learned: str | None,
     nfes: tuple[int, ...],
     guidance: float | None,
     number: int,
@@ -77,12 +82,16 @@ def main(
     keep: bool,
 ) -> None:
     """Learn, and print the table."""
+    name = f"learned_{kept.short(model)}" if guidance is None else f"learned_{kept.short(model)}_guided"
+    if learned:
+        kept.show(name, COLUMNS, shown(Artefact.load(learned)), keep)
+        return
     seeds = {"seeds": range(number), "guard_seeds": range(max(1000, number), max(1000, number) + guard)}
     with kept.resumable() as folder:
-        artefact = learn("demo", solver, nfes, guidance=guidance, steps=steps, resume=folder, **seeds)
+        artefact = learn(model, solver, nfes, guidance=guidance, steps=steps, resume=folder, **seeds)
         if out:
             artefact.save(out)
-        kept.show("learned_digits" if guidance is None else "learned_digits_guided", COLUMNS, shown(artefact), keep)
+        kept.show(name, COLUMNS, shown(artefact), keep)
 
 
 if __name__ == "__main__":

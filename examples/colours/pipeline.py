@@ -1,0 +1,3 @@
+from fewstep.demo.pipeline import ClassConditionalPipeline
+
+__all__ = ["ClassConditionalPipeline"]
