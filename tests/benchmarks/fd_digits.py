@@ -77,8 +77,6 @@ class Table:
 
 FIXED = Table(("ddim", "dpmpp_2m", "unipc", "deis", "heun"), (4, 5, 6, 8, 10, 20), 1000, "fid")
 LEARNED = Table(("demo", "dpmpp_2m", "res_multistep", "unipc"), tuple(range(3, 11)), 500, "rmse", (0, 5000))
-
-
 KNOWN = {*FIXED.solvers, *LEARNED.solvers} - {"demo"}
 
 

@@ -87,9 +87,9 @@ def test_bias_is_a_tenth_of_the_plain_one(sides):
 @pytest.mark.parametrize("apart", [0.15, 0.6])
 @pytest.mark.parametrize(("d", "n", "count"), [(64, 1000, 1000), (64, 5000, 300), (256, 1000, 300), (256, 5000, 60)])
 def test_interval_covers_the_true_distance(d, n, count, apart):
-    """93 to 97 %, give or take three standard errors of so many runs."""
+    """93 to 97 %, give or take a standard error of so many runs."""
     plain, ours, covered = Population(d, apart).runs(n, count)
-    slack = 3 * np.sqrt(0.05 * 0.95 / count)
+    slack = np.sqrt(0.05 * 0.95 / count)
     assert abs(ours) < plain / 10
     assert 0.93 - slack < covered < 0.97 + slack
 
