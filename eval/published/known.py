@@ -139,7 +139,7 @@ def place_of(name: str, download: bool = False) -> Path:
         return _fetched(known, beside)
     found, expected = digest_of_file(known.path), known.sha256
     if not expected and beside.is_file():
-        expected = beside.read_text().split()[0] if beside.read_text().split() else ""
+        expected = (beside.read_text(encoding="utf-8", errors="replace").split() or [""])[0]
     if expected and found != expected:
         raise ValueError(
             f"{known.path} is not what was published as {name}, or not all of it: its sha256 is {found}, expected {expected}. "
@@ -163,4 +163,4 @@ def _fetched(known: Known, beside: Path) -> Path:
 def _remember(beside: Path, sha256: str, file: str) -> None:
     """In the form that sha256sum -c reads."""
     with whole(beside) as temporary:
-        temporary.write_text(f"{sha256}  {file}\n")
+        temporary.write_text(f"{sha256}  {file}\n", encoding="utf-8")

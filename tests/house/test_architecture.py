@@ -264,3 +264,13 @@ def test_tests_mirror_the_tree() -> None:
 @pytest.mark.parametrize("edges", [{"a": {"b"}, "b": {"a"}}, {"a": {"b"}, "b": {"c"}, "c": {"a"}}])
 def test_circles_are_found(edges: dict[str, set[str]]) -> None:
     assert circle(edges) and not circle({"a": {"b"}, "b": {"c"}})
+
+
+def test_text_is_read_and_written_in_utf_8() -> None:
+    """What a machine's own encoding makes of a file is nobody's business."""
+    for path in house.files():
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                told = {keyword.arg for keyword in node.keywords}
+                of_text = node.func.attr in ("read_text", "write_text")
+                assert not of_text or "encoding" in told, f"{path}:{node.lineno}: say encoding='utf-8'"
