@@ -39,7 +39,7 @@ def build(
         solver: registry name or alias, or a function `f(path, *, options) -> Solution`. schedule: a NoiseSchedule.
         nfe: evaluations, >= 1; None with an explicit grid means one step an interval.
         grid: GRIDS name, array of decreasing times (the step boundaries; resampled if their number does not fit), a
-            function `f(schedule, n, t_start, t_end) -> n + 1 times`, or None for the schedule's default.
+            function `f(schedule, n, t_start, t_end) -> n + 1 times`, or None for the solver's or the schedule's default.
         t_start, t_end: ends of the grid in the schedule's time; default t_max and schedule.t_end.
         model_times: what the network is shown at the step boundaries (default schedule.model_time).
         groups: calls of each step, when the caller has planned them.
@@ -86,6 +86,8 @@ def build(
         groups = (1,) * pin + (calls,) * (intervals - short) + (1,) * short
         nfe = sum(groups)
     nfe = evaluations("nfe", nfe)
+    if grid is None and entry.grid is not None and t_start is None and t_end is None:
+        grid = entry.grid(schedule, nfe, chosen)
     if explicit:
         first, last = float(grid[0]), float(grid[-1])
     else:

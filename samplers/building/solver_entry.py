@@ -54,7 +54,9 @@ class Entry:
     combine. kind: "tableau", or "driver" for one that chooses its steps as it goes. options: keyword options with their
     defaults. calls: network calls of a full step (or a function of the options). main: of nfe evaluations, those that go
     along the grid, where others are spent on the way. adaptive: a driver whose nfe is a limit, not a plan. bound: options
-    whose defaults a folk name changed. per_step: options that may be a list with one value a step of the grid.
+    whose defaults a folk name changed. per_step: options that may be a list with one value a step of the grid. grid: the
+    name of the grid that suits f(schedule, nfe, options), or None, where nothing is asked but a number of evaluations. like:
+    the solver f(schedule, nfe, levelled) on whose class's steps it is played where the grid is a config's, of levels or even.
     """
 
     name: str
@@ -73,6 +75,8 @@ class Entry:
     bound: tuple[tuple[str, Any], ...] = ()
     again: Callable[[Mapping[str, Any], int, float], bool] | None = None
     per_step: tuple[str, ...] = ()
+    grid: Callable[[Any, int, Mapping[str, Any]], str | None] | None = None
+    like: Callable[[Any, int, bool], str] | None = None
 
     def with_defaults(self, options: Mapping[str, Any]) -> Entry:
         """This entry with other defaults, as a folk name has it; the entry itself where there are none."""

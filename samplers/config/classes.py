@@ -125,10 +125,17 @@ def sigma_map_of(chosen: Config) -> str | None:
     return wanted[0] if wanted else None
 
 
-def _levelled(config: Config) -> bool:
+def levelled(config: Config) -> bool:
     """Whether a config of betas places its steps by level."""
     mapped = sigma_map_of(explicit(config)) is not None
     return mapped or config.get("timestep_type") == "continuous" or config.get("prediction_type") == "original_sample"
+
+
+def only_counts(config: Config) -> bool:
+    """Whether a config says no more of its steps than how they are spaced: no map of levels, no shift of each image."""
+    rule = known(config)
+    free = kind_of(config) in ("table", "flow", "vp") and not (rule is not None and rule.sticks)
+    return free and not levelled(config) and not completed(config).get("use_dynamic_shifting")
 
 
 def class_of(config: Config, solver: str | None) -> str:
@@ -140,7 +147,7 @@ def class_of(config: Config, solver: str | None) -> str:
     if solver in CONVENTIONS:
         return solver
     if solver == "auto":  # which is what it becomes on such steps
-        solver = "unipc" if _levelled(config) else "deis"
+        solver = "unipc" if levelled(config) else "deis"
     return CLASS_OF_SOLVER[max((key for key in CLASS_OF_SOLVER if solver.startswith(key)), key=len)]
 
 

@@ -18,7 +18,7 @@ from fewstep.samplers.building import options as opt
 from fewstep.samplers.building.compiling import no_table
 from fewstep.samplers.building.names import checked_options
 from fewstep.samplers.building.solver_entry import SOLVERS, Entry
-from fewstep.samplers.config.classes import kind_of, label_of, told_by_betas
+from fewstep.samplers.config.classes import kind_of, label_of, only_counts, told_by_betas
 from fewstep.samplers.config.reading import reading, schedule_from_config
 from fewstep.samplers.grids.making import find, make_grid
 from fewstep.samplers.noise.sources import check_kind as check_noise_kind
@@ -112,6 +112,11 @@ class Model(Shared):
         told = told_by_betas(self.config, table)
         alphas = np.append(told[0], told[1:] / told[:-1])
         return {"betas": 1 - alphas, "alphas": alphas, "alphas_cumprod": table}
+
+    def suited(self, nfe: int) -> str | None:
+        """The grid that the solver is at home on, where the config says no more of its steps than their number."""
+        wish = self.entry and self.entry.grid
+        return wish(self.schedule, nfe, self.options) if wish and only_counts(self.config) else None
 
     def with_eta(self, eta: float) -> dict[str, float] | None:
         """The option that a pipeline's `eta`, the share of noise, is here; None without one, or where it is that."""

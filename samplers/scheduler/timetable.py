@@ -13,6 +13,7 @@ import torch
 from fewstep.bounded import MEBIBYTE, bounded
 from fewstep.samplers.building.compiling import compile_path
 from fewstep.samplers.building.solver_entry import Entry
+from fewstep.samplers.config.classes import levelled
 from fewstep.samplers.config.config_grid import grid_from_config
 from fewstep.samplers.config.known_classes import class_name
 from fewstep.samplers.grids.flow_shift import dynamic_shift
@@ -153,8 +154,9 @@ def _groups(
     if m.afs and n is not None and not explicit:
         n += 1  # the call that is left out; of an explicit curve it is the first
     rule: Callable[[int | None], Path] = lambda n: _from_config(m, entry, n, sigmas, timesteps, mu)  # noqa: E731
-    if m.grid is not None and not explicit:
-        rule = lambda n: (_from_name(m, n, mu), None)  # noqa: E731
+    grid = m.grid if m.grid is not None or n is None else m.suited(n)
+    if grid is not None and not explicit:
+        rule = lambda n: (_from_name(m, grid, n, mu), None)  # noqa: E731
     times, shown = rule(n)
     calls = len(times) - 1
     ends = bool(m.schedule.alpha(times[0]) == 0), bool(m.schedule.sigma(times[-1]) == 0)
@@ -170,7 +172,8 @@ def _groups(
 
 
 def _from_config(m: Model, entry: Entry, n: int | None, sigmas: Any, timesteps: Any, mu: float | None) -> Path:
-    times, shown = grid_from_config(m.config, m.schedule, n, entry.name, sigmas=sigmas, timesteps=timesteps, mu=mu)
+    name = entry.like(m.schedule, n, levelled(m.config)) if entry.like and n is not None else entry.name
+    times, shown = grid_from_config(m.config, m.schedule, n, name, sigmas=sigmas, timesteps=timesteps, mu=mu)
     return times, shown if timesteps is not None else _named(m.schedule, times[:-1], shown)
 
 
@@ -191,13 +194,13 @@ def _named(schedule: NoiseSchedule, times: Array, shown: Array) -> Array:
     return exact if misnamed.any() else shown
 
 
-def _from_name(m: Model, n: int | None, mu: float | None) -> Array:
+def _from_name(m: Model, grid: Any, n: int | None, mu: float | None) -> Array:
     """A grid by name or array in place of the config's own."""
     if n is None:
         raise ValueError("pass `num_inference_steps`, `sigmas` or `timesteps` to set_timesteps")
     options = {}
-    if m.grid == "flow" and m.config.get("use_dynamic_shifting"):
+    if grid == "flow" and m.config.get("use_dynamic_shifting"):
         if mu is None:
             raise ValueError("this config uses dynamic shifting: pass `mu` (pipelines derive it from the image size)")
         options["shift"] = dynamic_shift(mu, m.config.get("time_shift_type") or "exponential")
-    return make_grid(m.grid, m.schedule, n, **options)
+    return make_grid(grid, m.schedule, n, **options)

@@ -62,7 +62,7 @@ class Benchmark:
 TABLES = {  # short ones first
     "overhead": Benchmark("overhead.py", one_thread=True),
     "real_configs": Benchmark("real_configs.py"),
-    "real_configs_left": Benchmark("real_configs.py --left --solvers deis,unipc,dpmpp_2m"),
+    "real_configs_left": Benchmark("real_configs.py"),  # one run writes both
     "auto_choice": Benchmark("auto_choice.py"),
     "adaptive": Benchmark("adaptive.py"),
     "adjoints": Benchmark("adjoints.py --only adjoints"),
@@ -86,6 +86,7 @@ TABLES = {  # short ones first
     "tuned_weights": Benchmark("tuned_weights.py"),
     "budget": Benchmark("budget.py"),
     "league_sixteen": Benchmark("league.py --model sixteen --steps 150 --batch 32 --number 1000"),
+    "grids": Benchmark("grids.py"),
     "solvers_digits": Benchmark("solvers_digits.py"),
     "solvers_colours": Benchmark(f"solvers_digits.py --model examples/colours --solvers {DOZEN}"),
     "fd_colours": Benchmark(f"fd_digits.py {COLOURS} -n 500", ("cifar10.zip",)),

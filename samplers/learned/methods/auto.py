@@ -3,6 +3,9 @@
 best fixed recipe --> a grid found with the solver's own states --> weights in closed form on both
                   --> the same on grids that begin later than x_T, from the best of these
                   --> from the best of all these, grid, weights and network times together
+
+A recipe may begin later already (`leading` grids), with x_T at a wrong size and weights made for a whole path: a better
+recipe, and a worse start. Then the best that begins at pure noise goes the same way beside it, up to the last stage.
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ from typing import Any
 
 from fewstep.samplers.learned.parameters.knobs import Knobs
 from fewstep.samplers.learned.playing.differentiable import has_gradients
+from fewstep.samplers.learned.problem.recipes import recipes
 from fewstep.samplers.learned.tasks.learner_entry import learner
 from fewstep.samplers.learned.tasks.learner_task import Task, TooFew
+from fewstep.samplers.learned.tasks.screening import screened
 from fewstep.samplers.table.tableau import Tableau
 
 OURS = "ours: switches by trial, oss, iia, late and newton in this order, as they are cited there"
@@ -68,17 +73,17 @@ def auto(
         ValueError: another word in `refine`.
     """
     refine = refined({"refine": refine})
+    whole = _from_noise(task, start)
     if task.teacher.follows:
-        bases = [start]
+        bases = [start, *whole]
         if task.nfe > 1 and search:
             bases.append(task.run("oss", start, nodes=4 + 4 * task.nfe, samples=min(samples, search)))
-        for base in bases:
-            _unless_too_few(task, "iia", base)
+        made = [_unless_too_few(task, "iia", base) for base in bases]
         assert task.best is not None
         if task.nfe > 1 and shares:
-            _unless_too_few(
-                task, "late", task.best, samples=samples, **({} if tuple(shares) == SHARES else {"shares": shares})
-            )
+            there = {} if tuple(shares) == SHARES else {"shares": shares}
+            first = min((*whole, made[1]), key=task.judge) if whole else task.best
+            whole = [_unless_too_few(task, "late", first, samples=samples, **there)] if whole else []
     assert task.best is not None
     slopes = has_gradients([task.problem.part(task.valid[:1])], float(start.times[0]))
     if refine is None:
@@ -87,16 +92,29 @@ def auto(
         task.run("newton", task.best, rounds=6, samples=max(samples, _count(task, free)), **free)
     turned = {} if even == EVEN else {"even": even}
     if "joint" in refine and slopes and (free := _freest(task, "joint", *[ALL] * (task.nfe <= FEW), USUAL, PLACES)):
-        task.run("joint", task.best, steps=steps, batch=batch, lr=RATE, rounds=1, remember=remember, **free, **turned)
+        for table in {id(table): table for table in (task.best, *whole)}.values():
+            task.run("joint", table, steps=steps, batch=batch, lr=RATE, rounds=1, remember=remember, **free, **turned)
     return task.best
 
 
-def _unless_too_few(task: Task, name: str, start: Tableau, **options: Any) -> None:
-    """A stage, left out with a warning where there are fewer training samples than it fits numbers."""
+def _from_noise(task: Task, start: Tableau) -> list[Tableau]:
+    """The best recipe of multistep solvers that begins at pure noise, where `start` begins later than that."""
+    problem = task.problem
+    first = problem.t_start * (1 - 1e-6)
+    if start.times[0] >= first or start.stochastic:
+        return []
+    known = recipes("auto", problem.schedule, task.nfe, ends=(problem.t_start, problem.t_end))
+    known = screened(task, [recipe for recipe in known if recipe.table.times[0] >= first])
+    return [min((recipe.table for recipe in known), key=task.judge)]
+
+
+def _unless_too_few(task: Task, name: str, start: Tableau, **options: Any) -> Tableau:
+    """What a stage makes of `start`; that itself, with a warning, where fewer training samples are than it fits numbers."""
     try:
-        task.run(name, start, **options)
+        return task.run(name, start, **options)
     except TooFew as few:
         warnings.warn(f"auto: {few}. It was left out", stacklevel=3)
+        return start
 
 
 def _count(task: Task, free: Freedom) -> int:
