@@ -20,7 +20,8 @@ def test_designs_by_a_black_box(tmp_path):
     Image.open(out).verify()
 
 
-def test_two_bodies_from_a_model_of_one():
-    output = run("compositional_design", "--designs", 64, "--nfe", 16)
+@pytest.mark.parametrize("bodies", [2, 3])
+def test_bodies_from_models_of_parts(bodies):
+    output = run("compositional_design", "--bodies", bodies, "--designs", 64, "--nfe", 16)
     gaps, speeds = (list(map(float, re.findall(rf"{word} ([\d.]+)", output))) for word in ("gap", "speed behind them"))
     assert gaps[1] < 0.7 * gaps[0] and speeds[1] < speeds[0]
