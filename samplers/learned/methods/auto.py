@@ -59,6 +59,7 @@ def auto(
     search: int = 12,
     shares: Sequence[float] = SHARES,
     even: int = EVEN,
+    twice: bool = True,
 ) -> Tableau:
     """The best of several ways to a table, judged on the validation seeds.
 
@@ -66,14 +67,14 @@ def auto(
     None takes joint, and newton before it where a sample is small or there are no gradients. Joint keeps a constant x0 and
     eps exact from 7 evaluations up; below, every weight is free. Where there are fewer training samples than numbers, both
     turn fewer, and are left out at last. samples: of newton. steps, batch, remember, even: of joint. search: samples of oss.
-    shares: of late; 0 or none leave these out. On stochastic solvers, whose references have no states on the way, only newton
-    and joint are left.
+    shares: of late; 0 or none leave these out. twice: whether it also begins at pure noise, where `start` does not. On
+    stochastic solvers, whose references have no states on the way, only newton and joint are left.
 
     Raises:
         ValueError: another word in `refine`.
     """
     refine = refined({"refine": refine})
-    whole = _from_noise(task, start)
+    whole = _from_noise(task, start) if twice else []
     if task.teacher.follows:
         bases = [start, *whole]
         if task.nfe > 1 and search:

@@ -142,6 +142,7 @@ def _stages(n: int, left: int, train: int, valid: int, remember: bool) -> dict[s
     return {
         "refine": ("joint",) if joint else (), "steps": max(1, min(steps, 600)), "batch": batch, "remember": remember,
         "samples": train, "search": int(search), "shares": tuple(sorted((0.75, 1.0, 0.5)[: shares + more])), "even": even,
+        "twice": False,
     }  # fmt: skip
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from learned_problems import MIXTURES, SHAPES, ring
 
-from fewstep.samplers import Denoiser
+from fewstep.samplers import Denoiser, NoiseSchedule
 from fewstep.samplers.learned.learning import learn
+from fewstep.samplers.learned.methods import auto
+from fewstep.samplers.learned.tasks.budget import _stages
 
 GRIDS = ("uniform", "quadratic", "logsnr", "karras")
 
@@ -63,6 +66,22 @@ def test_a_network_without_gradients() -> None:
     (one,) = learn(blind, nfe=5, seeds=range(96), guard_seeds=range(1000, 1128), teacher={"nfe": 120}, **how).tables
     assert [s["method"] for s in one.stages] == ["oss", "iia", "iia", "late", "newton", "auto"]
     assert one.status == "learned" and one.report["test"]["gain"]["ratio"] < 0.5
+
+
+def test_a_start_that_begins_later_is_not_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best recipe at pure noise goes the same way beside it; `twice=False`, and a budget, leave that out."""
+    own = auto.recipes("auto", NoiseSchedule.from_config({"_class_name": "DDIMScheduler"}), 4)
+    late = next(r.table for r in own if r.grid == "leading")
+    first = late.schedule.t_max * (1 - 1e-6)
+    assert late.times[0] < first
+    monkeypatch.setattr(auto, "screened", lambda task, known: known[:3])
+    task = SimpleNamespace(
+        nfe=4, problem=SimpleNamespace(schedule=late.schedule, t_start=late.schedule.t_max, t_end=0.0), judge=id
+    )
+    (found,) = auto._from_noise(task, late)
+    assert found.times[0] >= first and found.nfe == 4
+    assert auto._from_noise(task, found) == []
+    assert not _stages(5, 10**5, 64, 16, True)["twice"]
 
 
 @pytest.mark.slow
