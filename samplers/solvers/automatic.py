@@ -9,7 +9,7 @@ digits at 4 and 6 err .13, .08 for .22, .11.
 From MANY evaluations on the steps themselves are the fault: even ones are few where the data appear, and `unipc` on `beta`,
 which crowd there, errs about half as much on both networks (docs/measured/grids.json) and on nearly all configs. With fewer a
 config's own steps stay: those that a model was distilled for are among them. With noise `beta` comes from NOISY on: a long last
-step into the data returns its mean, and what is drawn is too narrow: at 10, on a flow shifted by 7, by .68, and by .86 on `beta`.
+step into the data returns its mean, and what is drawn is too narrow: at 10, on a flow shifted by 7, .68 wide, on `beta` .86.
 """
 
 from __future__ import annotations

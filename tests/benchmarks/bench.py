@@ -30,7 +30,7 @@ from fewstep.output.files import write_text
 
 HERE = Path(__file__).resolve().parent
 FILES = {
-    "mnist.npz": "arrays test_images (10000, 28, 28) and test_labels, uint8",
+    "mnist.npz": "arrays train_images (60000, 28, 28), test_images (10000, 28, 28) and their labels, uint8",
     "darcy.safetensors": "written by `python examples/recover_pde.py`",
     "cifar10.zip": "CIFAR-10 as train/CLASS/*.jpg and test/CLASS/*.jpg, or another form that examples/train_colours.py reads",
     "dit": "written by `python examples/train_digits.py --network dit --out dit`",
@@ -84,6 +84,7 @@ TABLES = {  # short ones first
     "restart": Benchmark("restart.py --data mnist.npz -n 400 --nfe 24,48", ("mnist.npz",)),
     "learned_mixtures": Benchmark("learned_mixtures.py"),
     "tuned_weights": Benchmark("tuned_weights.py"),
+    "tuned_digits": Benchmark("tuned_digits.py --data mnist.npz", ("mnist.npz",)),
     "budget": Benchmark("budget.py"),
     "league_sixteen": Benchmark("league.py --model sixteen --steps 150 --batch 32 --number 1000"),
     "grids": Benchmark("grids.py"),
