@@ -18,12 +18,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
-from real_grids import DATA, Data, distinct, error, table  # noqa: E402
+from real_grids import DATA, Data, distinct, squared_errors, table  # noqa: E402
 
 from fewstep.samplers.config.reading import default_solver  # noqa: E402
 
 SOLVERS = "deis,unipc,dpmpp_2m,dpmpp_3m,cab,lms,deis_log_rho,ddim"
-NEAR = 1.1
+NEAR, SAMPLES = 1.1, 300
 _rng = np.random.default_rng(19)
 _angles = 2 * np.pi * np.arange(8) / 8
 NEW = {
@@ -61,7 +61,7 @@ def main(solvers: str, nfe: str, every: int, keep: bool) -> None:
 
 def _errors(config: dict, n: int, name: str) -> list[float]:
     played = table(config, name, n)
-    return [error(played, data) for data in NEW]
+    return [float(np.sqrt(squared_errors(played, data, SAMPLES).mean())) for data in NEW]
 
 
 def _nearest(over: np.ndarray) -> int:

@@ -167,6 +167,8 @@ METHODS: dict[str, tuple[str, Callable[[Task, int], Tensor]]] = {
     "`pigdm`": ("", ours("pigdm")),
     "`dps`": ("", ours("dps")),
     "`dps`, 3 iterations": ("", ours("dps", iterations=3)),
+    "`exact_covariance`, `ddpm on exponential`": ("", ours("exact_covariance", "ddpm on exponential", iterations=3)),
+    "`dps`, 3 iterations, `ddpm on exponential`": ("", ours("dps", "ddpm on exponential", iterations=3)),
     "`dds`": ("", ours("dds")),
     "`mpgd`": ("", ours("mpgd")),
     "`dreamguider`": ("", ours("dreamguider")),

@@ -210,11 +210,12 @@ def test_the_embedded_pipeline_by_the_command(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pipe([1], num_inference_steps=2)
+        denoiser = fewstep.Denoiser.from_pipeline(pipe, class_labels=[1])  # which plays nothing yet
     pipe.scheduler = fewstep.Scheduler.from_config(pipe.scheduler.config, solver="dpmpp_2m")
     with pytest.warns(UserWarning, match="tuned for ddim at 2"):
         pipe([1], num_inference_steps=3)
     with pytest.warns(UserWarning, match="tuned for ddim at 2"):
-        fewstep.sample(fewstep.Denoiser.from_pipeline(pipe, class_labels=[1]), torch.randn(1, 1, 28, 28), "ddim", 5)
+        fewstep.sample(denoiser, torch.randn(1, 1, 28, 28), "ddim", 5)
     with pytest.raises(ValueError, match="open that"):
         adjoint.Tuned.load(out)
 
