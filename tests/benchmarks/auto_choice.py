@@ -23,7 +23,7 @@ from real_grids import DATA, Data, distinct, squared_errors, table  # noqa: E402
 from fewstep.samplers.config.reading import default_solver  # noqa: E402
 
 SOLVERS = "deis,unipc,dpmpp_2m,dpmpp_3m,cab,lms,deis_log_rho,ddim"
-NEAR, SAMPLES = 1.1, 300
+NEAR, SAMPLES = 1.1, 200
 _rng = np.random.default_rng(19)
 _angles = 2 * np.pi * np.arange(8) / 8
 NEW = {
