@@ -72,9 +72,7 @@ TABLES = {  # short ones first
     "inception": Benchmark("extractor.py"),
     "posterior": Benchmark("inverse.py"),
     "restoring_peers_linear": Benchmark("restoring_peers.py --task linear", packages=("azula", "deepinv")),
-    "restoring_peers_digits": Benchmark(
-        "restoring_peers.py --task digits --images 6 --calls 20", packages=("azula", "deepinv")
-    ),
+    "restoring_peers_digits": Benchmark("restoring_peers.py --task digits --images 6", packages=("azula", "deepinv")),
     "classes": Benchmark("class_guidance.py"),
     "policies": Benchmark("policies.py", one_thread=True),
     "picard": Benchmark("picard.py --sweeps"),

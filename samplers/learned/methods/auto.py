@@ -27,6 +27,7 @@ SMALL = 256  # numbers of a sample up to which a network is taken to be cheap
 FEW = 6  # evaluations up to which joint may turn all weights: where steps are this long no order is there to be kept
 SHARES = (0.5, 0.75, 1.0)  # of a step that late leaves away
 RATE = 0.05  # of joint, half of its own: batches are small and steps few
+LATER = 0.02  # of the time of pure noise, by which a recipe that begins there may begin later
 EVEN = 16  # samples on which joint measures its axes
 Freedom = Mapping[str, Any]
 ALL: Freedom = {"free": ("grid", "coef", "tau", "state"), "window": None, "consistent": False}
@@ -83,8 +84,9 @@ def auto(
         assert task.best is not None
         if task.nfe > 1 and shares:
             there = {} if tuple(shares) == SHARES else {"shares": shares}
-            first = min((*whole, made[1]), key=task.judge) if whole else task.best
-            whole = [_unless_too_few(task, "late", first, samples=samples, **there)] if whole else []
+            first = [min((*whole, made[1]), key=task.judge)] if whole else []
+            ends = [_unless_too_few(task, "late", one, samples=samples, **there) for one in (task.best, *first)]
+            whole = ends[1:]
     assert task.best is not None
     slopes = has_gradients([task.problem.part(task.valid[:1])], float(start.times[0]))
     if refine is None:
@@ -101,7 +103,7 @@ def auto(
 def _from_noise(task: Task, start: Tableau) -> list[Tableau]:
     """The best recipe of multistep solvers that begins at pure noise, where `start` begins later than that."""
     problem = task.problem
-    first = problem.t_start * (1 - 1e-6)
+    first = problem.t_start * (1 - LATER)
     if start.times[0] >= first or start.stochastic:
         return []
     known = recipes("auto", problem.schedule, task.nfe, ends=(problem.t_start, problem.t_end))
