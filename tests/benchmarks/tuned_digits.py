@@ -26,12 +26,12 @@ GUARD = range(100_000, 100_512)
 COLUMNS = (
     "table",
     "FD before",
-    "after",
-    "change, paired",
+    "FD after",
+    "its change",
     "energy before",
-    "after",
-    "error to the teacher before",
-    "after",
+    "energy after",
+    "error before",
+    "error after",
     "s",
 )
 PLAYED = (("ddim", 2), ("ddim", 3), ("ddim", 4), ("learned", 3), ("learned", 4))
