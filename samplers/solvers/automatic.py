@@ -36,10 +36,13 @@ def chosen_for(schedule: NoiseSchedule, times: np.ndarray) -> str:
 
     A flow shifted by s stands at t = s u / (1 + (s - 1) u): its steps are even where they are so in u, for some s.
     """
-    few = len(times) - 1
-    if not _even(schedule, times):
-        return "deis" if few <= FEWEST else "unipc"
-    return "unipc" if schedule.kind == "vp" and few <= FEW else "deis"
+    return _name(schedule, len(times) - 1, _even(schedule, times))
+
+
+def _name(schedule: NoiseSchedule, steps: int, even: bool) -> str:
+    if not even:
+        return "deis" if steps <= FEWEST else "unipc"
+    return "unipc" if schedule.kind == "vp" and steps <= FEW else "deis"
 
 
 def _even(schedule: NoiseSchedule, times: np.ndarray) -> bool:
@@ -58,9 +61,7 @@ def suited(schedule: NoiseSchedule, nfe: int, options: Mapping[str, Any]) -> str
 
 def like(schedule: NoiseSchedule, nfe: int, levelled: bool) -> str:
     """The solver that it becomes on a config's own steps, whose class says where they end."""
-    if levelled or schedule.kind not in ("vp", "flow"):
-        return "deis" if nfe <= FEWEST else "unipc"
-    return "unipc" if schedule.kind == "vp" and nfe <= FEW else "deis"
+    return _name(schedule, nfe, not levelled and schedule.kind in ("vp", "flow"))
 
 
 @solver("auto", order=3, prediction="eps", reference=OURS, grid=suited, like=like)

@@ -140,8 +140,9 @@ def main(solvers: str, nfe: str, samples: int, every: int, published: bool, keep
     for solver in names:
         print(summary(solver, ratios[solver], len(configs) * len(counts) * len(DATA)))
     print()
-    kept.show("real_configs_left", ("config", "mixture", "where"), above(ratios), keep)
-    if set(SHOWN) <= set(ratios):
+    whole = set(SHOWN) <= set(ratios)  # what the pages show
+    kept.show("real_configs_left", ("config", "mixture", "where"), above(ratios), keep and whole)
+    if whole:
         kept.show("real_configs", ("kind of config", *(f"`{s}`" for s in SHOWN)), shown(ratios, configs), keep)
 
 

@@ -1,8 +1,8 @@
 """Weights of the embedded digits tuned to a table of two to four evaluations: `python tests/benchmarks/tuned_digits.py`.
 
-Tuned by `mmd` to MNIST training digits, by `ddim` and by the shipped learned tables. Told of 512
-untouched seeds: FD-digits to the MNIST test digits before and after, the paired 95 % interval of its change to the training
-digits, energy distance and error to the teacher; and the FD of eight evaluations of `ddim` with the weights as they were.
+Tuned by `mmd` to MNIST training digits, by `ddim` and by the shipped learned tables. Told of 512 untouched seeds: FD-digits
+to the MNIST test digits before and after, the paired 95 % interval of its change to the training digits, energy distance and
+error to the teacher; and the FD of eight evaluations of `ddim` with the weights as they were.
 """
 
 from __future__ import annotations
